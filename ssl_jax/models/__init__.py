@@ -1,0 +1,133 @@
+"""Encoders and heads: linen modules that take images and return every stage's feature map by name.
+
+``make`` builds an encoder by name, ``init`` its variables, ``forward`` runs it or a head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.models import heads
+from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.resnet import ResNet, global_pool
+from ssl_jax.types import Array, Axis, Tree
+
+__all__ = [
+    "ENCODERS",
+    "BatchNorm",
+    "ConvNet",
+    "ResNet",
+    "check_image_size",
+    "depth",
+    "forward",
+    "heads",
+    "init",
+    "make",
+    "pooled",
+]
+
+ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
+    "resnet200": partial(ResNet, blocks=(3, 24, 36, 3), bottleneck=True),
+}
+
+
+def make(name: str, **kwargs: Any) -> nn.Module:
+    """The encoder called ``name``, e.g. ``make("resnet18", stem="cifar", dtype="bfloat16")``.
+
+    Args:
+      name: a key of ``ENCODERS``.
+      **kwargs: fields of its module; lists become tuples and ``dtype`` may be a string or None.
+
+    Returns:
+      A linen module ``(x [b, h, w, c], train=, axis=) -> {stage: [b, h, w, c], "features": [b, dim]}``.
+
+    Raises:
+      ValueError: an unknown name or argument; says the nearest known one.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"model {name!r} is unknown{_nearest(name, ENCODERS)}; known: {', '.join(ENCODERS)}")
+    maker = ENCODERS[name]
+    module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
+    fields = [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", *fixed}]
+    for argument in kwargs:
+        if argument not in fields:
+            hint = _nearest(argument, fields)
+            raise ValueError(f"{name} has no argument {argument!r}{hint}; known: {', '.join(fields)}")
+    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    if kwargs.get("dtype") is not None:
+        kwargs["dtype"] = jnp.dtype(kwargs["dtype"])
+    return maker(**kwargs)
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def init(module: nn.Module, key: Array, x: Any) -> tuple[Tree, Tree]:
+    """Initial ``(params, state)`` of a module for inputs shaped like ``x`` (an array or ``ShapeDtypeStruct``).
+
+    Compiled, and the forward pass is dead code in it, so a large encoder costs little more than its random numbers.
+    ``state`` is ``{}`` or ``{"batch_stats": ...}``.
+    """
+    shape, dtype = jnp.shape(x), x.dtype
+    run = jax.jit(lambda key: module.init(key, jnp.zeros(shape, dtype), train=False, axis=None))
+    variables = dict(run(key))
+    return variables.pop("params", {}), variables
+
+
+def forward(
+    module: nn.Module, params: Tree, state: Tree, x: Array, *, train: bool, axis: Axis = None
+) -> tuple[Any, Tree]:
+    """Run an encoder or a head; returns ``(output, new_state)``, the state unchanged unless ``train``."""
+    variables = {"params": params, **state}
+    if not train:
+        return module.apply(variables, x, train=False, axis=axis), state
+    out, new_state = module.apply(variables, x, train=True, axis=axis, mutable=list(state))
+    return out, {**state, **new_state}
+
+
+def pooled(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Spatial mean of every stage map, ``{name: [b, c]}``, float32 or better; what is already ``[b, c]`` stays."""
+    return {name: global_pool(a) if a.ndim == 4 else a for name, a in outputs.items()}
+
+
+def depth(path: Any, *, stages: int = 4) -> int:
+    """Depth of a parameter for layer-wise rates: stem 0, stage k -> k, everything after the encoder ``stages + 1``.
+
+    Args:
+      path: of the parameter, as a string ``"encoder/stage1_block0/conv1/kernel"`` or a tuple of keys, strings or JAX's.
+      stages: stages of the encoder.
+    """
+    words = path.split("/") if isinstance(path, str) else [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
+    for word in words:
+        if re.match(r"stem(_|$)", word):
+            return 0
+        if match := re.match(r"stage(\d+)(_|$)", word):
+            return int(match[1])
+    return stages + 1
+
+
+def check_image_size(encoder: str | nn.Module, image_size: int) -> None:
+    """Raise ValueError if images of ``image_size`` are too small for an encoder, given as a module or by name."""
+    encoder = make(encoder) if isinstance(encoder, str) else encoder
+    if image_size < encoder.min_size:
+        raise ValueError(
+            f"data.image_size={image_size} is too small for {encoder.label}; use at least {encoder.min_size}"
+        )

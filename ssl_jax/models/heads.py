@@ -1,0 +1,142 @@
+"""Projection and prediction heads: one multi-layer perceptron and the forms the papers give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import numpy as jnp
+
+from ssl_jax.models.norm import BatchNorm
+from ssl_jax.types import Array, Axis
+
+
+def zero_bias(fan_in: int) -> Callable[..., Array]:
+    """Biases start at zero."""
+    return nn.initializers.zeros
+
+
+def torch_bias(fan_in: int) -> Callable[..., Array]:
+    """Biases uniform in +-1/sqrt(fan_in), the default of ``torch.nn.Linear``."""
+    limit = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+# Uniform in +-1/sqrt(fan_in): the default weights of torch.nn.Linear.
+torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Truncated normal, standard deviation 1/sqrt(fan_in): the default weights of haiku.Linear.
+haiku_kernel = nn.initializers.lecun_normal()
+
+
+class MLP(nn.Module):
+    """``[b, d] -> [b, sizes[-1]]``: Dense, norm and ReLU for every size but the last, Dense and optional norm for it.
+
+    Called ``(x, train=bool, axis=None | "data")`` like every module here.
+
+    Attributes:
+      sizes: output width of every Dense.
+      hidden_bias, out_bias: whether the hidden and the last Dense have a bias.
+      hidden_norm: whether ``norm`` follows each hidden Dense.
+      out_norm: None, or the keywords of the ``norm`` after the last Dense, e.g. ``{"use_bias": False}``.
+      kernel_init: initializer of the weights.
+      bias_init: ``fan_in -> initializer`` of the biases.
+      norm: makes the normalisation; MoCo passes one with groups.
+      dtype: of the computation; default: that of input and parameters. Parameters stay float32.
+    """
+
+    sizes: tuple[int, ...]
+    hidden_bias: bool = True
+    hidden_norm: bool = True
+    out_bias: bool = True
+    out_norm: Any = None
+    kernel_init: Callable[..., Array] = haiku_kernel
+    bias_init: Callable[[int], Callable[..., Array]] = zero_bias
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        for i, size in enumerate(self.sizes):
+            last = i == len(self.sizes) - 1
+            x = nn.Dense(
+                size,
+                use_bias=self.out_bias if last else self.hidden_bias,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init(x.shape[-1]),
+                dtype=self.dtype,
+                name=f"dense{i}",
+            )(x)
+            if not last:
+                if self.hidden_norm:
+                    x = self.norm(name=f"norm{i}")(x, train=train, axis=axis)
+                x = nn.relu(x)
+            elif self.out_norm is not None:
+                x = self.norm(**dict(self.out_norm), name=f"norm{i}")(x, train=train, axis=axis)
+        return x
+
+
+def simclr_projector(
+    dim: int,
+    *,
+    num_layers: int = 2,
+    out_dim: int = 128,
+    hidden: int | None = None,
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: Any = None,
+) -> MLP:
+    """SimCLR's projector: (Dense, BN, ReLU) x (num_layers - 1), Dense, BN with scale only; no Dense has a bias.
+
+    Args:
+      dim: width of the encoder's features, and of the hidden layers unless ``hidden`` says otherwise.
+      num_layers: 2 in SimCLR v1, 3 in v2.
+      out_dim: width of the projection.
+
+    Returns:
+      A module ``[b, dim] -> [b, out_dim]``; weights start from N(0, 0.01^2).
+
+    Reference: Chen et al. 2020 (SimCLR), section 4.2, and Chen et al. 2020 (SimCLR v2), section 2; the last BatchNorm
+    is in the official code and not in the papers.
+    """
+    sizes = (hidden or dim,) * (num_layers - 1) + (out_dim,)
+    return MLP(
+        sizes,
+        hidden_bias=False,
+        out_bias=False,
+        out_norm=(("use_bias", False),),
+        kernel_init=nn.initializers.normal(0.01),
+        norm=norm,
+        dtype=dtype,
+    )
+
+
+def byol_mlp(
+    *, hidden: int = 4096, out_dim: int = 256, norm: Callable[..., nn.Module] = BatchNorm, dtype: Any = None
+) -> MLP:
+    """BYOL's projector and predictor: Dense, BN, ReLU, Dense without bias; nothing after it.
+
+    Reference: Grill et al. 2020 (BYOL), section 3.3 and appendix C.
+    """
+    return MLP((hidden, out_dim), out_bias=False, norm=norm, dtype=dtype)
+
+
+def moco_projector(dim: int, *, version: int = 2, out_dim: int = 128, dtype: Any = None) -> MLP:
+    """MoCo's head: v1 one Dense, v2 Dense, ReLU, Dense; with biases, without normalisation, torch's initial values.
+
+    Args:
+      dim: width of the encoder's features and of v2's hidden layer.
+      version: 1 or 2.
+      out_dim: width of the projection.
+
+    Reference: He et al. 2020 (MoCo), section 3.3; Chen et al. 2020 (MoCo v2), section 2.
+    """
+    if version not in (1, 2):
+        raise ValueError(f"moco_projector version={version} is unknown; use 1 or 2")
+    sizes = (out_dim,) if version == 1 else (dim, out_dim)
+    return MLP(sizes, hidden_norm=False, kernel_init=torch_kernel, bias_init=torch_bias, dtype=dtype)
+
+
+def linear(out_dim: int, *, use_bias: bool = True, dtype: Any = None) -> MLP:
+    """One Dense layer, e.g. a classifier; its weights start at truncated normal 1/sqrt(fan_in), its bias at zero."""
+    return MLP((out_dim,), out_bias=use_bias, dtype=dtype)

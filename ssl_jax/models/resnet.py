@@ -1,0 +1,164 @@
+"""ResNet-18 to ResNet-200, v1, with torchvision's shapes, padding and stride placement, so that weights can be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssl_jax.models.norm import BatchNorm
+from ssl_jax.types import Array, Axis
+
+CONV_INITS = {
+    # Normal, standard deviation sqrt(2 / fan_out): torchvision's ResNets (He et al. 2015, equation 14).
+    "torchvision": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    # Truncated normal, standard deviation sqrt(1 / fan_in): SimCLR's TensorFlow code, and haiku's (BYOL).
+    "simclr": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+}
+
+
+def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Conv:
+    """A square convolution without bias, padded alike on both sides as torch pads (TensorFlow's SAME is lopsided)."""
+    if init not in CONV_INITS:
+        raise ValueError(f"conv_init={init!r} is unknown; use one of {', '.join(CONV_INITS)}")
+    pad = (kernel - 1) // 2 if kernel > stride else 0
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=pad,
+        use_bias=False,
+        kernel_init=CONV_INITS[init],
+        dtype=dtype,
+        name=name,
+    )
+
+
+def global_pool(x: Array) -> Array:
+    """Mean over height and width, ``[b, h, w, c] -> [b, c]``, in float32 or better."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, figure 5 left)."""
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv_init: str = "torchvision"
+    zero_init_residual: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        kwargs = {"init": self.conv_init, "dtype": self.dtype}
+        y = conv(self.width, 3, self.stride, name="conv1", **kwargs)(x)
+        y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
+        y = conv(self.width, 3, 1, name="conv2", **kwargs)(y)
+        y = self.norm(name="norm2", **_last(self.zero_init_residual))(y, train=train, axis=axis)
+        return nn.relu(_shortcut(self, x, self.width, train, axis) + y)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 to four times the width; the 3 x 3 strides, as in torchvision ("v1.5")."""
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv_init: str = "torchvision"
+    zero_init_residual: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        kwargs = {"init": self.conv_init, "dtype": self.dtype}
+        y = conv(self.width, 1, 1, name="conv1", **kwargs)(x)
+        y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
+        y = conv(self.width, 3, self.stride, name="conv2", **kwargs)(y)
+        y = nn.relu(self.norm(name="norm2")(y, train=train, axis=axis))
+        y = conv(4 * self.width, 1, 1, name="conv3", **kwargs)(y)
+        y = self.norm(name="norm3", **_last(self.zero_init_residual))(y, train=train, axis=axis)
+        return nn.relu(_shortcut(self, x, 4 * self.width, train, axis) + y)
+
+
+def _last(zero: bool) -> dict[str, Any]:
+    return {"scale_init": nn.initializers.zeros} if zero else {}
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: Array, width: int, train: bool, axis: Axis) -> Array:
+    """The input itself, or its 1 x 1 projection where stride or width change (option B)."""
+    if block.stride == 1 and x.shape[-1] == width:
+        return x.astype(block.dtype or x.dtype)
+    x = conv(width, 1, block.stride, init=block.conv_init, dtype=block.dtype, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_norm")(x, train=train, axis=axis)
+
+
+class ResNet(nn.Module):
+    """Residual network v1 without its classifier.
+
+    Attributes:
+      blocks: blocks in each of the stages.
+      bottleneck: three-convolution blocks, four times as wide at their end.
+      width: multiplier of every channel count (SimCLR's 1x, 2x, 4x).
+      stem: "imagenet" (7 x 7 stride 2, max-pool 3 x 3 stride 2) or "cifar" (3 x 3 stride 1, no pool).
+      zero_init_residual: start the last BatchNorm scale of every block at zero, so blocks start as the identity.
+      conv_init: "torchvision" or "simclr", see ``CONV_INITS``.
+      norm: makes the normalisation; ``encoder.clone(norm=partial(encoder.norm, groups=8))`` groups it.
+      dtype: of the computation, e.g. bfloat16; parameters and statistics stay float32.
+
+    Called ``(x [b, h, w, c], train=bool, axis=None | "data")``. Returns ``{"stem", "stage1", ..., "stage4":
+    [b, h, w, c], "features": [b, dim]}``; "stem" is before the max-pool, "features" float32 or better.
+
+    Reference: He et al. 2016, table 1; the cifar stem: Chen et al. 2020 (SimCLR), appendix B.9.
+    Differs from the reference code: SimCLR pads its max-pool as TensorFlow's SAME does, this one as torch does.
+    """
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    bottleneck: bool = False
+    width: float = 1.0
+    stem: str = "imagenet"
+    zero_init_residual: bool = False
+    conv_init: str = "torchvision"
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = None
+
+    @property
+    def dim(self) -> int:
+        """Width of ``"features"``."""
+        return self._channels(len(self.blocks) - 1) * (4 if self.bottleneck else 1)
+
+    @property
+    def label(self) -> str:
+        """What an error message calls this encoder."""
+        layers = 2 + sum(self.blocks) * (3 if self.bottleneck else 2)
+        return f"resnet{layers} with the {self.stem} stem"
+
+    @property
+    def min_size(self) -> int:
+        """The smallest image of which every stride still halves something: 8 with the cifar stem, else 32."""
+        return 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
+
+    def _channels(self, stage: int) -> int:
+        return max(1, round(64 * self.width)) * 2**stage
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> dict[str, Array]:
+        kwargs = {"conv_init": self.conv_init, "zero_init_residual": self.zero_init_residual, "dtype": self.dtype}
+        kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1)}.get(self.stem, (None, None))
+        if kernel is None:
+            raise ValueError(f"stem={self.stem!r} is unknown; use imagenet or cifar")
+        x = conv(self._channels(0), kernel, stride, init=self.conv_init, dtype=self.dtype, name="stem_conv")(x)
+        x = nn.relu(self.norm(name="stem_norm")(x, train=train, axis=axis))
+        outputs = {"stem": x}
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        block = Bottleneck if self.bottleneck else BasicBlock
+        for k, count in enumerate(self.blocks):
+            for i in range(count):
+                stride = 2 if k > 0 and i == 0 else 1
+                name = f"stage{k + 1}_block{i}"
+                x = block(self._channels(k), stride, self.norm, name=name, **kwargs)(x, train=train, axis=axis)
+            outputs[f"stage{k + 1}"] = x
+        return outputs | {"features": global_pool(x)}
