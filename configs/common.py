@@ -1,0 +1,64 @@
+"""The keys every config has, with their defaults. Experiment files start from ``base()`` and change what they mean."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def base() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.init_from = placeholder(str)  # a workdir whose encoder this run starts from
+
+    config.method = ConfigDict({"name": "simclr"})  # and the arguments of ssl_jax/methods/<name>.py
+    config.model = ConfigDict({"name": "resnet18"})  # and the arguments of the model; dtype "float32" or "bfloat16"
+
+    config.data = data = ConfigDict()
+    data.source = "digits"  # digits | tfds:<name> | folder:<path> | npz:<path>
+    data.data_dir = placeholder(str)  # where TFDS datasets lie; null: TFDS's own default
+    data.train_split = placeholder(str)
+    data.test_split = placeholder(str)
+    data.download = False
+    data.num_examples = placeholder(int)  # cap on train examples
+    data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
+    data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
+    data.max_unreadable = 0.01
+    data.image_size = 32
+    data.global_batch_size = 256
+    data.recipe = "simclr_cifar"
+    data.augment = "host"
+    data.mean = (0.0,)
+    data.std = (1.0,)
+
+    config.optim = optim = ConfigDict()
+    optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol
+    optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
+    optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
+    optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
+    optim.warmup_epochs = 0.0
+    optim.momentum = 0.9
+    optim.weight_decay = 1e-4
+    optim.decay_bias_and_norm = False  # MoCo decays every parameter
+    optim.clip_norm = placeholder(float)
+
+    config.train = train = ConfigDict()
+    train.epochs = 100
+    train.steps = placeholder(int)  # wins over epochs when set
+    train.log_every = 50
+    train.eval_every = 1000
+    train.checkpoint_every = 1000
+    train.keep_checkpoints = 3
+    train.on_nonfinite = "stop"  # stop | skip
+    train.tensorboard = False
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.probe = True
+    evaluation.knn_k = 200
+    evaluation.knn_temperature = 0.1
+    evaluation.max_bank = placeholder(int)  # null: all
+    evaluation.max_queries = placeholder(int)
+    evaluation.label_efficiency = False
+
+    config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
+    return config

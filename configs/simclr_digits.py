@@ -1,0 +1,21 @@
+"""SimCLR on the 1,797 handwritten digits of scikit-learn: the default, about three minutes on two CPU cores.
+
+    make pretrain
+"""
+
+from __future__ import annotations
+
+from configs.common import base
+
+
+def get_config():
+    config = base()
+    config.method.update({"name": "simclr", "temperature": 0.5, "projector_layers": 2, "projector_dim": 64})
+    config.model.update({"name": "convnet"})
+    config.data.update({"source": "digits", "image_size": 16, "global_batch_size": 128, "recipe": "digits"})
+    config.data.update({"mean": (0.305,), "std": (0.376,)})
+    config.optim.update({"name": "adamw", "learning_rate": 2e-3, "scale": "none", "weight_decay": 1e-4})
+    config.optim.update({"warmup_epochs": 5.0})
+    config.train.update({"epochs": 200, "log_every": 20, "eval_every": 200, "checkpoint_every": 500})
+    config.eval.update({"knn_k": 20, "label_efficiency": True})
+    return config

@@ -1,0 +1,1 @@
+"""Self-supervised learning in JAX: pure methods, one train step, honest evaluation."""

@@ -1,0 +1,200 @@
+"""Configs: read a file, apply ``--config.key=value``, refuse what cannot be meant, compare with a stored run.
+
+Everything here happens before a device is touched or a file written. Every refusal is a ``ValueError`` of one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# May differ between a run and its resumption: where things lie, how often one looks, on what it runs.
+FREE_ON_RESUME = ("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "data.data_dir")
+
+POSITIVE = "optim.learning_rate", "eval.knn_temperature", "data.image_size", "data.global_batch_size", "eval.knn_k"
+AT_LEAST_ZERO = (
+    *("seed", "optim.weight_decay", "optim.momentum", "optim.warmup_epochs"),
+    *("train.log_every", "train.eval_every", "train.checkpoint_every"),
+)
+POSITIVE_IF_SET = (
+    *("train.steps", "train.epochs", "train.keep_checkpoints", "data.num_examples", "optim.clip_norm"),
+    *("eval.max_bank", "eval.max_queries", "parallel.devices"),
+)
+CHOICES = {
+    "optim.name": ("sgd", "adamw", "lars_simclr", "lars_byol"),
+    "optim.scale": ("linear", "sqrt", "none"),
+    "optim.schedule": ("cosine", "cosine_by_epoch", "step", "constant"),
+    "parallel.mode": ("jit", "pmap"),
+    "data.augment": ("host",),
+    "data.verify": (None, "full", "header"),
+    "train.on_nonfinite": ("stop", "skip"),
+}
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config that ``get_config()`` of a file returns, with ``key=value`` overrides applied.
+
+    Args:
+      path: a Python file, e.g. ``configs/simclr_digits.py``.
+      overrides: strings ``"optim.learning_rate=0.1"``; values are Python literals, or text for text keys.
+
+    Raises:
+      ValueError: the file is missing or has no ``get_config``, a key is unknown (with the nearest right one), or a value
+        is of another type than the key's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "see: python experiments/pretrain.py --list"
+        raise ValueError(f"config file {path} does not exist; {hint}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    root = str(path.resolve().parent.parent)  # so that a config file can say "from configs.common import base"
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(root)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
+    config = module.get_config()
+    config.lock()
+    for override in overrides:
+        _apply(config, override)
+    return config
+
+
+def _apply(config: ConfigDict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"--config.{key} has no value; write --config.{key}=VALUE")
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
+    if not isinstance(node, ConfigDict) or last not in node or isinstance(node.get(last), ConfigDict):
+        # Arguments of a method or a model that the config leaves at their defaults may be named too.
+        if parents in (["method"], ["model"]) and last in _accepted(config, parents[0]):
+            with config.unlocked():
+                config[parents[0]][last] = _literal(text)
+            return
+        raise ValueError(unknown_key(f"config.{key}", [f"config.{k}" for k in known_keys(config)]))
+    kind = node.get_type(last)
+    value = text if kind is str and text.lower() not in ("none", "null") else _literal(text)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value == int(value):
+        value = int(value)
+    if kind is tuple and isinstance(value, (list, int, float)):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    try:
+        if isinstance(value, bool) and kind is not bool:
+            raise TypeError
+        node[last] = value
+    except (TypeError, ValueError):
+        raise ValueError(f"config.{key}={text} is not of type {kind.__name__}, e.g. {node[last]!r}") from None
+
+
+def _literal(text: str) -> Any:
+    words = {"none": None, "null": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _accepted(config: ConfigDict, part: str) -> list[str]:
+    from ssl_jax import methods, models
+
+    try:
+        return list((methods if part == "method" else models).arguments(config[part].name))
+    except ValueError:
+        return []
+
+
+def known_keys(config: ConfigDict) -> list[str]:
+    """Every key that an override may name, arguments of the chosen method and model included."""
+    keys = list(flatten(config))
+    return keys + [f"{p}.{a}" for p in ("method", "model") for a in _accepted(config, p) if f"{p}.{a}" not in keys]
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """One line for a key that does not exist, with the nearest that does."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.4)
+    if not near:  # the right last word under another parent
+        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"--{key} is unknown" + (f"; did you mean --{near[0]}?" if near else f"; known: {', '.join(known)}")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"optim.name": "sgd", ...}``, tuples as lists, as JSON would give them back."""
+    flat = {}
+    for key in sorted(config):
+        value = config[key]
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
+    from ssl_jax import methods, models
+    from ssl_jax.data import recipes
+
+    flat = flatten(config)
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"config.{key}={value} must be finite")
+    for key in POSITIVE:
+        _refuse(flat, key, flat[key] is None or flat[key] <= 0, "must be positive")
+    for key in AT_LEAST_ZERO:
+        _refuse(flat, key, flat[key] is None or flat[key] < 0, "must not be negative")
+    for key in POSITIVE_IF_SET:
+        _refuse(flat, key, flat[key] is not None and flat[key] <= 0, "must be positive")
+    _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
+    _refuse(flat, "data.val_fraction", not 0 <= flat["data.val_fraction"] < 1, "must be in [0, 1)")
+    _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
+    _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")
+    _refuse(flat, "train.epochs", flat["train.epochs"] is None and flat["train.steps"] is None, "or train.steps is needed")
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            named = [str(c) for c in choices if c is not None]
+            near = difflib.get_close_matches(str(flat[key]), named, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
+    recipes.get(config.data.recipe)
+    for part, known in (("method", methods.arguments), ("model", models.arguments)):
+        for name in config[part]:
+            if name != "name" and name not in known(config[part].name):
+                known_here = [f"config.{part}.{k}" for k in known(config[part].name)]
+                raise ValueError(unknown_key(f"config.{part}.{name}", known_here))
+
+
+def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:
+    if wrong:
+        raise ValueError(f"config.{key}={flat[key]} {why}")
+
+
+def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict, dict]:
+    """What differs between a stored run's config and this one's.
+
+    Returns:
+      (refused, free): each ``{key: (stored value, new value)}``; ``free`` holds those that a resumption may change.
+    """
+    old, new = flatten(stored), flatten(config)
+    changed = {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
+    free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME)}
+    return {k: v for k, v in changed.items() if k not in free}, free

@@ -1,0 +1,102 @@
+"""One file per method, each ``make(encoder, *, plan, ...) -> Method``; found by name, no registry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ssl_jax import models
+from ssl_jax.parallel import named_key
+from ssl_jax.types import Array, Axis, Plan, Tree, Variables
+
+
+def names() -> list[str]:
+    """The methods there are: the files of this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> Callable:
+    """``make`` of ``ssl_jax/methods/<name>.py``.
+
+    Raises:
+      ValueError: there is no such file; the message lists those there are.
+    """
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"method.name={name!r} is unknown; {hint}known: {', '.join(known)}")
+    return importlib.import_module(f"ssl_jax.methods.{name}").make
+
+
+def arguments(name: str) -> dict[str, inspect.Parameter]:
+    """The hyper-parameters that ``method.*`` may hold for this method."""
+    parameters = inspect.signature(get(name)).parameters
+    return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
+
+
+def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """``(images - mean) / std`` per channel; images are float in [0, 1], ``[b, h, w, c]``."""
+    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+
+
+Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
+
+
+def feature_dim(encoder: nn.Module, plan: Plan) -> int:
+    """Width d of the encoder's ``"features"``, without running it."""
+
+    def features(key, x):
+        return models.forward(encoder, *models.init(encoder, key, x), x, train=False)[0]["features"]
+
+    x = jax.ShapeDtypeStruct((1, *plan.input_shape), jnp.float32)
+    return jax.eval_shape(features, jax.random.key(0), x).shape[-1]
+
+
+def init_parts(parts: Parts, key: Array, images: Array, trunk: tuple[Tree, Tree] | None = None) -> tuple[Tree, Tree]:
+    """(params, model_state) of every part; ``trunk`` replaces the encoder's."""
+    params, state, x = {}, {}, images
+    for name, module in parts.items():
+        given = trunk if name == "encoder" else None
+        params[name], state[name] = given or models.init(module, named_key(key, name), x)
+        out, _ = models.forward(module, params[name], state[name], x, train=False)  # dead code under jit, for its shape
+        x = out["features"] if name == "encoder" else out
+    return params, state
+
+
+def run_parts(parts: Parts, params: Tree, state: Tree, images: Array, *, train: bool, axis: Axis = None):
+    """Images through the encoder, its features through the heads in turn.
+
+    Returns:
+      (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
+    """
+    outputs, new_state, x = {}, {}, images
+    for name, module in parts.items():
+        out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis)
+        outputs[name] = out
+        x = out["features"] if name == "encoder" else out
+    return outputs, new_state
+
+
+def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
+    """``encode(variables, images)``: pooled stages, ``"features"`` and, where there is a projector, ``"projections"``."""
+
+    def encode(variables: Variables, images: Array) -> Mapping[str, Array]:
+        images = normalize(images, mean, std)
+        outputs, _ = run_parts(parts, variables.params, variables.model_state, images, train=False)
+        pooled = models.pooled(outputs["encoder"])
+        return pooled | ({"projections": outputs["projector"]} if "projector" in parts else {})
+
+    return encode
+
+
+def online_trunk(variables: Variables) -> tuple[Tree, Tree]:
+    """The trained encoder: the product of every method without a teacher."""
+    return variables.params["encoder"], variables.model_state["encoder"]

@@ -1,0 +1,119 @@
+"""Devices: the mesh, where batches go, and the five helpers through which methods and losses reach other devices.
+
+Two worlds share one step function. ``axis=None`` is the global view: ``jit`` over a one-axis mesh ``("data",)``, the
+program is written as for one device and XLA's partitioner splits it. ``axis="data"`` is the same function under
+``pmap``, where each device sees its own rows and reaches the others by collectives.
+
+| helper | pmap | jit, mesh active | no mesh |
+|---|---|---|---|
+| ``row_ids(n, axis)`` | ``axis_index * n + arange(n)`` | ``arange(n)`` | ``arange(n)`` |
+| ``num_shards(axis)`` | axis size | 1 | 1 |
+| ``all_rows(x, axis)`` | ``all_gather(tiled)`` | constrain to ``P()`` | identity |
+| ``my_rows(x, axis)`` | slice by ``axis_index`` | constrain to ``P("data")`` | identity |
+| ``mean(tree, axis)`` | ``pmean`` | identity | identity |
+
+Re-indexing rows (``x[perm]``) makes the global view replicate all that follows, silently, until ``my_rows``
+constrains it again.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.types import Array, Axis, Batch, Tree
+
+DATA = "data"
+
+
+def row_ids(n: int, axis: Axis) -> Array:
+    """Global indices, int32 ``[n]``, of the ``n`` rows this device holds."""
+    ids = jnp.arange(n, dtype=jnp.int32)
+    return ids if axis is None else lax.axis_index(axis).astype(jnp.int32) * jnp.int32(n) + ids
+
+
+def num_shards(axis: Axis) -> int:
+    """Number of devices that rows are split over, as the calling code sees it."""
+    return 1 if axis is None else lax.axis_size(axis)
+
+
+def all_rows(x: Tree, axis: Axis) -> Tree:
+    """Every row of ``x``, on every device, differentiably: ``[b, ...] -> [num_shards * b, ...]``."""
+    if axis is not None:
+        return jax.tree.map(lambda a: lax.all_gather(a, axis, tiled=True), x)
+    return _constrain(x, P())
+
+
+def my_rows(x: Tree, axis: Axis) -> Tree:
+    """The inverse of :func:`all_rows`: this device's share of global rows."""
+    if axis is not None:
+        n = num_shards(axis)
+
+        def slice_rows(a):
+            size = a.shape[0] // n
+            return lax.dynamic_slice_in_dim(a, lax.axis_index(axis) * size, size)
+
+        return jax.tree.map(slice_rows, x)
+    return _constrain(x, P(DATA))
+
+
+def mean(tree: Tree, axis: Axis) -> Tree:
+    """Mean over devices of values that each device computed from its own rows."""
+    return tree if axis is None else lax.pmean(tree, axis)
+
+
+def named_key(key: Array, name: str) -> Array:
+    """An independent stream of random bits per name: ``fold_in(key, crc32(name))``."""
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+def row_keys(key: Array, n: int, axis: Axis) -> Array:
+    """One key per row, ``[n]``: ``fold_in(key, global row)``, so that draws do not depend on the device count."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids(n, axis))
+
+
+def _constrain(x: Tree, spec: P) -> Tree:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or DATA not in mesh.axis_names:
+        return x
+    return jax.tree.map(lambda a: lax.with_sharding_constraint(a, spec), x)
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+    """A one-axis mesh ``("data",)`` over the first ``devices`` devices (default: all)."""
+    available = jax.devices()
+    devices = len(available) if devices is None else devices
+    if not 1 <= devices <= len(available):
+        raise ValueError(
+            f"parallel.devices={devices} but {len(available)} {available[0].platform} device(s) are visible; "
+            f"use a number from 1 to {len(available)}"
+        )
+    return Mesh(np.array(available[:devices]), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of values that are the same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The sharding of values whose leading dimension is split over the mesh."""
+    return NamedSharding(mesh, P(DATA))
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """Put this process's rows of a batch on its devices, as parts of one global batch (``"table"`` whole on each)."""
+
+    def put(sharding):
+        return lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))
+
+    return {
+        name: jax.tree.map(put(replicated(mesh) if name == "table" else sharded(mesh)), value)
+        for name, value in batch.items()
+    }

@@ -1,0 +1,237 @@
+"""The train step: the only place where gradients are taken and an optimizer is called.
+
+``make_train_step`` builds a pure function ``(state, batch) -> (state, metrics)`` that runs unchanged in two worlds
+(see ``parallel.py``); ``compile_step`` compiles it as ``jit`` over a mesh or as ``pmap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+from ssl_jax import parallel
+from ssl_jax.evals.geometry import projection_moments
+from ssl_jax.types import Array, Axis, Batch, Method, Probe, TrainState, Tree, Variables, Views
+
+Metrics = Mapping[str, Any]
+MODES = ("jit", "pmap")
+
+
+def init_state(
+    method: Method,
+    tx: optax.GradientTransformation,
+    key: Array,
+    batch: Batch,
+    mesh: Mesh,
+    *,
+    views: Views | None = None,
+    probe: Probe | None = None,
+    trunk: tuple[Tree, Tree] | None = None,
+) -> TrainState:
+    """The state before the first step, built inside one jit so that every leaf is born where it belongs.
+
+    Args:
+      key: root of all random bits of the run; stored in the state and never advanced.
+      batch: a global batch as the step will see it, placed on ``mesh``.
+      trunk: (params, model_state) of a pretrained encoder, for ``init_from``.
+    """
+
+    def init(key, batch, trunk):
+        if views is not None:
+            batch = views(batch, parallel.named_key(key, "views"), None)
+        variables = method.init(parallel.named_key(key, "init"), batch, trunk)
+        probe_state = None
+        if probe is not None:
+            _, out = jax.eval_shape(lambda v, b: method.loss(v, b, key, jnp.int32(0), None), variables, batch)
+            probe_state = probe.init(parallel.named_key(key, "probe"), out.outputs["features"].shape[-1])
+        return TrainState(
+            step=jnp.int32(0),
+            params=variables.params,
+            model_state=variables.model_state,
+            opt_state=method.wrap_tx(tx).init(variables.params),
+            aux=variables.aux,
+            rows=variables.rows,
+            probe=probe_state,
+            bad=jnp.int32(-1),
+            key=key,
+        )
+
+    with jax.set_mesh(mesh):
+        return jax.jit(init, out_shardings=_state_shardings(mesh))(key, batch, trunk)
+
+
+def make_train_step(
+    method: Method,
+    tx: optax.GradientTransformation,
+    *,
+    views: Views | None = None,
+    probe: Probe | None = None,
+    axis: Axis = None,
+    on_nonfinite: Literal["stop", "skip"] = "stop",
+):
+    """A pure ``step(state, batch) -> (state, metrics)``.
+
+    Loss and gradients are averaged over devices once, here. When loss, gradients or the new statistics hold a
+    not-a-number, nothing is applied: parameters, statistics, optimizer, aux, rows and probe stay as they were and
+    ``state.bad`` keeps the first such step; in ``stop`` mode nothing is applied after it either.
+
+    Metrics are scalars under ``"loss"``, ``"grad_norm"`` and the method's and probe's own names, and
+    ``"moments"``, what the collapse alarm needs of the projections (``evals/geometry.py``).
+    """
+    tx = method.wrap_tx(tx)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if views is not None:
+            batch = views(batch, parallel.named_key(key, "views"), axis)
+
+        def loss_fn(params):
+            variables = Variables(params, state.model_state, state.aux, state.rows)
+            return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
+
+        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
+        outputs = lax.stop_gradient(dict(out.outputs))
+
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **scalars}
+        if "projections" in outputs:
+            metrics["moments"] = projection_moments(outputs["projections"], axis)
+        probe_state = state.probe
+        if probe is not None and "label" in batch:
+            probe_state, probe_metrics = probe.update(state.probe, outputs["features"], batch["label"], axis)
+            metrics |= probe_metrics
+
+        ok = _all_finite((loss, grads, out.model_state, out.rows, out.carry))
+        if axis is not None:
+            ok = lax.pmin(ok.astype(jnp.int32), axis).astype(bool)
+        bad = jnp.where((state.bad < 0) & ~ok, state.step, state.bad)
+        if on_nonfinite == "stop":
+            ok &= state.bad < 0
+
+        def apply():
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            aux = method.update_aux(Variables(params, out.model_state, state.aux), out.carry, state.step)
+            return params, out.model_state, opt_state, aux, out.rows, probe_state
+
+        def keep():
+            return state.params, state.model_state, state.opt_state, state.aux, state.rows, state.probe
+
+        # A conditional, not a select: a select would copy every bank and queue at every step.
+        params, model_state, opt_state, aux, rows, probe_state = lax.cond(ok, apply, keep)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            aux=aux,
+            rows=rows,
+            probe=probe_state,
+            bad=bad,
+        )
+        return state, metrics
+
+    return train_step
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled train step: ``state, metrics = step(state, step.place(batch))``; the old state is donated."""
+
+    mesh: Mesh
+    mode: str
+    function: Any
+
+    def place(self, batch: Batch) -> Batch:
+        """Put this process's NumPy rows of a batch where the step wants them."""
+        if self.mode == "jit":
+            return parallel.place(batch, self.mesh)
+        local = len(self.mesh.local_devices)
+
+        def split(a):
+            a = np.asarray(a)
+            return a.reshape(local, a.shape[0] // local, *a.shape[1:])
+
+        return {k: v if k == "table" else jax.tree.map(split, v) for k, v in batch.items()}
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if self.mode == "pmap":
+            return self._mapped(batch)(state, batch)
+        with jax.set_mesh(self.mesh):
+            return self.function(state, batch)
+
+    def lower(self, state: TrainState, batch: Batch):
+        """The lowered program, for cost analysis and ahead-of-time compilation."""
+        if self.mode == "pmap":
+            return self._mapped(batch).lower(state, batch)
+        with jax.set_mesh(self.mesh):
+            return self.function.lower(state, batch)
+
+    def _mapped(self, batch: Batch):
+        # pmap wants an axis for every key of the batch, so it is built per set of keys.
+        return self.function(tuple(sorted(batch)))
+
+
+def compile_step(
+    method: Method,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    mode: str = "jit",
+    views: Views | None = None,
+    probe: Probe | None = None,
+    on_nonfinite: Literal["stop", "skip"] = "stop",
+) -> Step:
+    """The train step as one program over ``mesh``; the state is donated.
+
+    Args:
+      mode: ``"jit"``, the global view that XLA partitions (default), or ``"pmap"``, the same function per device with
+        explicit collectives. Both compute the same (tested in float64).
+    """
+    if mode not in MODES:
+        raise ValueError(f"parallel.mode={mode!r} is not one of {', '.join(MODES)}")
+    axis = parallel.DATA if mode == "pmap" else None
+    step = make_train_step(method, tx, views=views, probe=probe, axis=axis, on_nonfinite=on_nonfinite)
+    if mode == "jit":
+        shardings = (_state_shardings(mesh), parallel.replicated(mesh))
+        return Step(mesh, mode, jax.jit(step, donate_argnums=0, out_shardings=shardings))
+
+    mapped = {}
+
+    def for_keys(keys):
+        if keys not in mapped:
+            state_axes = _per_field(None, 0)
+            mapped[keys] = jax.pmap(
+                step,
+                axis_name=parallel.DATA,
+                in_axes=(state_axes, {k: None if k == "table" else 0 for k in keys}),
+                out_axes=(state_axes, None),
+                devices=list(mesh.devices.flat),
+                donate_argnums=0,
+            )
+        return mapped[keys]
+
+    return Step(mesh, mode, for_keys)
+
+
+def _per_field(shared, per_row) -> TrainState:
+    """A TrainState-shaped prefix: ``per_row`` for ``rows``, ``shared`` for everything else."""
+    fields = {f: shared for f in TrainState.__dataclass_fields__} | {"rows": per_row}
+    return TrainState(**fields)
+
+
+def _state_shardings(mesh: Mesh) -> TrainState:
+    return _per_field(parallel.replicated(mesh), parallel.sharded(mesh))
+
+
+def _all_finite(tree: Tree) -> Array:
+    leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in leaves]))

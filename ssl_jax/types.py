@@ -1,0 +1,153 @@
+"""The words everyone uses: a batch, variables, the state of a run, a method, a probe, an evaluator.
+
+Nothing else lives here. Images between rooms are float32 in [0, 1]; mean and std are applied once, inside a method's
+``loss`` and ``encode``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Tree = Any  # a pytree of arrays
+Axis = str | None  # the name of the mapped device axis: None in the global view (jit), "data" under pmap
+Batch = Mapping[str, Any]
+"""Nested mapping of arrays, every leaf ``[rows of its part, ...]`` except ``"table"``.
+
+images: ``"image"`` uint8 ``[b, h, w, c]`` or ``"views"`` = (view, view, ...) float32, which may differ in size;
+``"label"`` int32 ``[b]`` (-1 where unknown) and ``"index"`` int32 ``[b]``. Evaluation adds ``"mask"`` bool ``[b]``.
+``"table"``: the whole uint8 dataset on the device, replicated, never donated.
+"""
+
+
+class Variables(NamedTuple):
+    """What a method computes with.
+
+    Attributes:
+      params: trained parameters by part; ``params["encoder"]`` is the trained trunk in every method.
+      model_state: running statistics of every network that is run, the target's too (``model_state["target"]``).
+      aux: what the method owns besides (EMA target, queue, bank): replicated, the same on every device.
+      rows: per-example state with a leading batch dimension, sharded over devices.
+    """
+
+    params: Tree
+    model_state: Tree
+    aux: Tree = None
+    rows: Tree = None
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run is, arrays only. ``key`` never advances: step t draws from ``fold_in(key, t)``.
+
+    ``step`` counts batches, those skipped for not being finite too (data order and keys follow it); optax's own count
+    counts updates. ``bad`` is -1 or the first step that was not finite.
+    """
+
+    step: Array
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    aux: Tree
+    rows: Tree
+    probe: Tree
+    bad: Array
+    key: Array
+
+
+class LossOut(NamedTuple):
+    """What ``Method.loss`` returns beside the scalar.
+
+    ``model_state`` and ``carry`` leave the loss already global (the same on every device). ``outputs`` holds
+    ``"features"`` ``[b, d]`` and ``"projections"`` for the online probe and the collapse alarm; step.py puts a
+    stop_gradient around them and averages loss, gradients and metrics over devices.
+    """
+
+    model_state: Tree
+    metrics: Mapping[str, Array]
+    rows: Tree = None
+    carry: Tree = None
+    outputs: Mapping[str, Array] = {}
+
+
+class Plan(NamedTuple):
+    """What a method may need to know before anything is compiled."""
+
+    total_steps: int
+    steps_per_epoch: int
+    num_examples: int
+    input_shape: tuple[int, ...]
+    global_batch_size: int
+    num_classes: int | None = None
+
+
+def _keep_aux(variables: Variables, carry: Tree, step: Array) -> Tree:
+    return variables.aux
+
+
+def _same_tx(tx):
+    return tx
+
+
+class Method(NamedTuple):
+    """A self-supervised method as pure functions; hyper-parameters live in its ``make()``.
+
+    Attributes:
+      init: ``(key, batch, trunk=None) -> Variables``; ``batch`` after views; ``trunk`` (params, model_state), as
+        ``Method.trunk`` returns them, goes in before any target is copied from it.
+      loss: ``(variables, batch, key, step, axis) -> (scalar, LossOut)``.
+      trunk: ``(variables) -> (params, model_state)`` of the network that is the product.
+      encode: ``(variables, images) -> {"features": [b, d], stage: [b, c], ...}`` in inference mode, global view.
+      update_aux: ``(variables, carry, step) -> aux``, after the optimizer: NEW params and model_state, OLD aux; no
+        collectives.
+      wrap_tx: ``(tx) -> tx``: parts with their own rates, frozen parts, projected parameters.
+      hooks: optional, name -> ``f(variables, inputs)``.
+    """
+
+    init: Callable[..., Variables]
+    loss: Callable[[Variables, Batch, Array, Array, Axis], tuple[Array, LossOut]]
+    trunk: Callable[[Variables], tuple[Tree, Tree]]
+    encode: Callable[[Variables, Array], Mapping[str, Array]]
+    update_aux: Callable[[Variables, Tree, Array], Tree] = _keep_aux
+    wrap_tx: Callable[[Any], Any] = _same_tx
+    hooks: Mapping[str, Callable[..., Any]] = {}
+
+
+class Probe(NamedTuple):
+    """A classifier trained on stop-gradient features beside the method, with its own optimizer.
+
+    Attributes:
+      init: ``(key, dim) -> state``.
+      update: ``(state, features [b, d], label [b], axis) -> (state, metrics)``; rows with label -1 do not count.
+      predict: ``(state, features [b, d]) -> logits [b, classes]``.
+    """
+
+    init: Callable[[Array, int], Tree]
+    update: Callable[[Tree, Array, Array, Axis], tuple[Tree, Mapping[str, Array]]]
+    predict: Callable[[Tree, Array], Array]
+
+
+Views = Callable[[Batch, Array, Axis], Batch]  # on-device augmentation: (batch, key, axis) -> batch without "table"
+
+
+class Source(Protocol):
+    """A dataset split with random access; ``record(i)`` is what ``data/host.py`` decodes."""
+
+    num_classes: int | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def record(self, i: int) -> Mapping[str, Any]: ...
+
+
+class Evaluator(Protocol):
+    """Frozen evaluation of an encoder. Yields names without a split; the caller adds ``val_`` or ``test_``."""
+
+    def __init__(self, encode: Callable, *, train: Source, test: Source, **config: Any) -> None: ...
+
+    def run(self, variables: Variables, outdir: str | None = None) -> Iterator[tuple[str, float]]: ...
