@@ -1,0 +1,203 @@
+"""Where a run's numbers go: ``metrics.jsonl`` always, TensorBoard when asked, a progress bar on a terminal.
+
+``metrics.jsonl`` has one object per line: ``"step"`` first, then scalars; what is not finite is null (strict JSON has
+no NaN). Each line is on its way to the disk before ``log`` returns. A step may have several lines (training metrics,
+then evaluation metrics), but a resumed run first cuts away the steps that it will repeat. Only process 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+METRICS = "metrics.jsonl"
+
+
+class Writer(NamedTuple):
+    """What :func:`open_writer` gives.
+
+    Attributes:
+      log: ``(step, metrics)``: scalars (Python, NumPy or JAX) by name.
+      tick: ``(step)``: moves the bar without writing a line.
+      say: ``(text)``: a message for the human that does not break the bar.
+      close: ends the bar and closes the files. Safe to call twice.
+    """
+
+    log: Callable[[int, Mapping[str, Any]], None]
+    tick: Callable[[int], None]
+    say: Callable[[str], None]
+    close: Callable[[], None]
+
+
+def open_writer(
+    workdir: str | os.PathLike,
+    *,
+    total_steps: int,
+    tensorboard: bool = False,
+    resume_step: int | None = None,
+    progress: bool | None = None,
+    every: float = 10.0,
+) -> Writer:
+    """Open the metric files of a run.
+
+    Args:
+      workdir: folder of the run; made if absent.
+      total_steps: where the bar ends.
+      tensorboard: also write ``<workdir>/tensorboard`` through tensorboardX.
+      resume_step: step of the restored checkpoint; later lines of ``metrics.jsonl`` are cut away. None or 0 for a run
+        that starts at the beginning: lines of an earlier attempt are cut away, too.
+      progress: True for a bar, False for plain lines; None asks whether stderr is a terminal.
+      every: seconds between plain lines of training metrics (lines with ``val_`` or ``test_`` metrics always appear).
+
+    Raises:
+      ValueError: TensorBoard is asked for and tensorboardX is not installed.
+    """
+    if jax.process_index() != 0:
+        return Writer(lambda step, metrics: None, lambda step: None, lambda text: None, lambda: None)
+    start = resume_step or 0
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    board = _open_tensorboard(workdir, start) if tensorboard else None
+    path = workdir / METRICS
+    cut_back(path, start)
+    file = path.open("a", encoding="utf-8")
+    bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
+    shown: dict[str, float] = {}
+    last = {"time": -math.inf, "step": start, "clock": time.monotonic()}
+
+    def log(step: int, metrics: Mapping[str, Any]) -> None:
+        values = {name: _number(value) for name, value in metrics.items()}
+        file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
+        file.flush()
+        if board is not None:
+            for name, value in metrics.items():
+                board.add_scalar(name, float(value), int(step))
+            board.flush()
+        shown.update({name: value for name, value in values.items() if value is not None})
+        if bar is not None:
+            bar.set_postfix_str(summary(shown), refresh=False)
+            tick(step)
+        else:
+            plain(int(step), values)
+
+    def plain(step: int, values: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        evaluated = any(name.startswith(("val_", "test_")) for name in values)
+        if not evaluated and step < total_steps and now - last["time"] < every:
+            return
+        speed = (step - start) / max(now - last["clock"], 1e-9)
+        left = f" eta {_duration((total_steps - step) / speed)}" if 0 < speed and step < total_steps else ""
+        text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
+        last["time"] = now
+        say(f"step {step}/{total_steps} {text}{left}")
+
+    def tick(step: int) -> None:
+        if bar is not None and step > bar.n:
+            bar.update(int(step) - bar.n)
+
+    def say(text: str) -> None:
+        if bar is not None:
+            bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close() -> None:
+        if bar is not None:
+            bar.close()
+        file.close()
+        if board is not None:
+            board.close()
+
+    return Writer(log, tick, say, close)
+
+
+def summary(values: Mapping[str, float]) -> str:
+    """Loss, images per second and the last online kNN of the metrics seen so far, for the bar."""
+    parts = []
+    for label, names in (
+        ("loss", ("train_loss", "loss")),
+        ("img/s", ("images_per_second", "train_images_per_second")),
+        ("kNN", ("val_knn_top1",)),
+    ):
+        value = next((values[name] for name in names if values.get(name) is not None), None)
+        if value is not None:
+            parts.append(f"{label}={_short(value)}")
+    return " ".join(parts)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl`` as dicts; a torn last line (the run was killed while writing) is left out.
+
+    Raises:
+      ValueError: a line before the last is not JSON.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn, or empty
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; remove it") from None
+    return records
+
+
+def cut_back(path: str | os.PathLike, step: int) -> None:
+    """Keep the lines of ``path`` up to and including ``step``, whole ones only; the file is replaced in one move."""
+    path = Path(path)
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):  # torn by a kill or a power cut: nothing to be had from it
+            continue
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _number(value: Any) -> float | int | bool | None:
+    """A JSON number with every digit it has (float32 through float64: the shortest that gives it back), or None."""
+    if isinstance(value, (bool, int)):
+        return value
+    value = value.item() if hasattr(value, "item") else float(value)
+    if isinstance(value, (bool, int)):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _bar(total_steps: int, start: int) -> Any:
+    from tqdm import tqdm  # here, so that a machine without it can still write plain lines
+
+    return tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr)
+
+
+def _open_tensorboard(workdir: Path, start: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard=True needs tensorboardX; run: pip install tensorboardX") from None
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
