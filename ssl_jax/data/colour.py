@@ -1,0 +1,150 @@
+"""Colour operations and blur as TensorFlow ops with explicit factors; what draws the factors is in ``host.py``.
+
+Every image is float32 ``[h, w, c]`` in [0, 1], ``c`` 1 or 3 and static; a factor is a scalar tensor or number. Results
+are clipped to [0, 1]. Where TensorFlow and torchvision mean different things by one word there are two functions.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+LUMA = (0.2989, 0.587, 0.114)
+ORDERS = tuple(itertools.permutations(range(4)))
+"""The 24 orders of brightness (0), contrast (1), saturation (2), hue (3)."""
+
+
+def _clip(image):
+    import tensorflow as tf
+
+    return tf.clip_by_value(image, 0.0, 1.0)
+
+
+def luma(image):
+    """Grey image ``[h, w, 1]``: .2989 R + .587 G + .114 B; a one-channel image is its own."""
+    if image.shape[-1] == 1:
+        return image
+    r, g, b = (image[..., i : i + 1] for i in range(3))
+    return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+
+
+def grayscale(image):
+    """The luma in every channel: ``[h, w, c] -> [h, w, c]``."""
+    import tensorflow as tf
+
+    return tf.repeat(luma(image), image.shape[-1], axis=-1) if image.shape[-1] > 1 else image
+
+
+def multiply_brightness(image, factor):
+    """x -> factor * x (SimCLR v2, torchvision)."""
+    return _clip(image * factor)
+
+
+def add_brightness(image, delta):
+    """x -> x + delta (SimCLR v1, BYOL)."""
+    return _clip(image + delta)
+
+
+def contrast_tf(image, factor):
+    """x -> factor * (x - m) + m with m the mean of each channel."""
+    import tensorflow as tf
+
+    mean = tf.reduce_mean(image, axis=(0, 1), keepdims=True)
+    return _clip(factor * (image - mean) + mean)
+
+
+def contrast_torch(image, factor):
+    """x -> factor * x + (1 - factor) * m with m one number, the mean of the grey image."""
+    import tensorflow as tf
+
+    return _clip(factor * image + (1.0 - factor) * tf.reduce_mean(luma(image)))
+
+
+def saturation_tf(image, factor):
+    """S -> clip(factor * S, 0, 1) in HSV."""
+    import tensorflow as tf
+
+    return _clip(tf.image.adjust_saturation(image, factor))
+
+
+def saturation_torch(image, factor):
+    """x -> factor * x + (1 - factor) * luma(x)."""
+    return _clip(factor * image + (1.0 - factor) * luma(image))
+
+
+def rotate_hue(image, delta):
+    """H -> H + delta in HSV, delta in full turns; TensorFlow and torchvision agree."""
+    import tensorflow as tf
+
+    return _clip(tf.image.adjust_hue(image, delta))
+
+
+def jitter(image, brightness, contrast, saturation, hue, order=None, *, flavour="tf", additive=False):
+    """Brightness, contrast, saturation and hue with explicit factors, one after the other, clipped after each.
+
+    Args:
+      image: float32 ``[h, w, c]``; with one channel saturation and hue do nothing.
+      brightness: factor, or shift when ``additive``; None leaves the operation out, as for the next three.
+      contrast: factor.
+      saturation: factor.
+      hue: shift in turns.
+      order: int32 ``[4]``, a permutation as in ``ORDERS``; None: as written.
+      flavour: "tf" or "torch".
+      additive: which brightness.
+
+    Returns:
+      float32 ``[h, w, c]``.
+    """
+    import tensorflow as tf
+
+    torch = flavour == "torch"
+    ops = [
+        (add_brightness if additive else multiply_brightness, brightness),
+        (contrast_torch if torch else contrast_tf, contrast),
+        (saturation_torch if torch else saturation_tf, saturation if image.shape[-1] == 3 else None),
+        (rotate_hue, hue if image.shape[-1] == 3 else None),
+    ]
+
+    def branch(image, op, factor):
+        return lambda: image if factor is None else op(image, factor)
+
+    for k in range(4):
+        if order is None:
+            image = branch(image, *ops[k])()
+        else:  # four small switches cost half of one switch over the 24 orders
+            image = tf.switch_case(order[k], [branch(image, *op) for op in ops])
+    return image
+
+
+def solarize(image, threshold=0.5):
+    """x -> 1 - x where x >= threshold."""
+    import tensorflow as tf
+
+    return tf.where(image < threshold, image, 1.0 - image)
+
+
+def gaussian_blur(image, sigma, radius, *, border="zero"):
+    """Separable Gaussian blur: weights exp(-i^2 / 2 sigma^2), |i| <= radius, normalised to sum 1.
+
+    Args:
+      image: float32 ``[h, w, c]``.
+      sigma: standard deviation in pixels, scalar.
+      radius: taps on each side of the centre, static int; 0 changes nothing.
+      border: "zero" (what lies outside is black, so borders darken) or "reflect" (needs h, w > radius).
+
+    Returns:
+      float32 ``[h, w, c]``.
+    """
+    import tensorflow as tf
+
+    if radius == 0:
+        return image
+    taps = tf.range(-radius, radius + 1, dtype=tf.float32)
+    weights = tf.exp(-tf.square(taps) / (2.0 * tf.square(tf.cast(sigma, tf.float32))))
+    weights /= tf.reduce_sum(weights)
+    pad = [[radius, radius], [radius, radius], [0, 0]]
+    x = tf.pad(image, pad, mode="REFLECT" if border == "reflect" else "CONSTANT")[None]
+    channels = image.shape[-1]
+    kernel = tf.tile(weights[:, None, None, None], (1, 1, channels, 1))
+    x = tf.nn.depthwise_conv2d(x, kernel, strides=(1, 1, 1, 1), padding="VALID")
+    x = tf.nn.depthwise_conv2d(x, tf.transpose(kernel, (1, 0, 2, 3)), strides=(1, 1, 1, 1), padding="VALID")
+    return x[0]

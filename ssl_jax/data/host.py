@@ -1,0 +1,280 @@
+"""A recipe carried out by TensorFlow on the host, one image at a time, inside a ``tf.data`` map.
+
+The box is drawn before the image is decoded, so that only the box need be decoded. All randomness is stateless: each
+operation draws from the view's seed and its own name, so adding an operation leaves the draws of the others alone.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+from ssl_jax.data import colour
+from ssl_jax.data.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, Solarize, View
+
+
+def augment(view: View, seed, image_size: int, *, shape, crop):
+    """One augmented view of one image.
+
+    Args:
+      view: what to do.
+      seed: int ``[2]``, one per example and view.
+      image_size: side of the view where ``view.size`` is None.
+      shape: int32 ``[3]``, height, width and channels of the record.
+      crop: int32 ``[4]`` (y, x, height, width) -> float32 ``[height, width, c]`` in [0, 1], with c static.
+
+    Returns:
+      float32 ``[size, size, c]`` in [0, 1].
+
+    Raises:
+      ValueError: an operation occurs twice in the view, or the number of channels is not static.
+    """
+    names = [type(op).__name__ for op in view.ops]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} occurs {names.count(name)} times in one view; each operation may occur once")
+    size = view.size or image_size
+    if view.crop is None:
+        image = resize(crop(_whole(shape)), (size, size))
+    else:
+        box = sample_box(view.crop, seed, shape)
+        image = resize(crop(box), (size, size), view.crop.interpolation, antialias=view.crop.antialias)
+    for op in view.ops:
+        image = _APPLY[type(op)](image, op, seed)
+    return _fixed(image, size)
+
+
+def evaluate(recipe: Eval, image_size: int, *, shape, crop):
+    """The deterministic view of evaluation; arguments and result as in :func:`augment`."""
+    import tensorflow as tf
+
+    size = image_size
+    how = {"interpolation": recipe.interpolation, "antialias": recipe.antialias}
+    if recipe.kind == "resize":
+        image = resize(crop(_whole(shape)), (size, size), **how)
+    elif recipe.kind == "centre_crop":
+        side = _round(recipe.fraction * tf.cast(tf.minimum(shape[0], shape[1]), tf.float32))
+        box = tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
+        image = resize(crop(box), (size, size), **how)
+    elif recipe.kind == "resize_crop":
+        short = round(size / recipe.fraction)
+        least = tf.minimum(shape[0], shape[1])
+        height, width = short * shape[0] // least, short * shape[1] // least
+        image = resize(crop(_whole(shape)), (height, width), **how)
+        top = _round(tf.cast(height - size, tf.float32) / 2.0)
+        left = _round(tf.cast(width - size, tf.float32) / 2.0)
+        image = image[top : top + size, left : left + size]
+    else:
+        raise ValueError(f"no evaluation view {recipe.kind!r}; known: centre_crop, resize, resize_crop")
+    return _fixed(image, size)
+
+
+def resize(image, size, interpolation="bilinear", *, antialias=True):
+    """Resize with pixel centres at half-integers, clipped to [0, 1] (bicubic overshoots).
+
+    Args:
+      image: float32 ``[h, w, c]``.
+      size: (height, width), ints or int32 scalars.
+      interpolation: "bilinear" or "bicubic" (Keys, a = -1/2).
+      antialias: stretch the kernel by the shrinking factor.
+
+    Returns:
+      float32 ``[height, width, c]``.
+    """
+    import tensorflow as tf
+
+    def plain():
+        return tf.image.resize(image, size, interpolation)
+
+    if antialias:
+        # The antialiasing op is four times slower and gives the same where nothing shrinks, as in crops of CIFAR.
+        now = tf.shape(image)
+        shrinks = tf.logical_or(now[0] > size[0], now[1] > size[1])
+        out = tf.cond(shrinks, lambda: tf.image.resize(image, size, interpolation, antialias=True), plain)
+    else:
+        out = plain()
+    return tf.clip_by_value(out, 0.0, 1.0)
+
+
+def sample_box(crop: Crop, seed, shape):
+    """A random box of an image, by the sampler of the crop.
+
+    Args:
+      crop: ranges and sampler.
+      seed: int ``[2]``.
+      shape: int32 ``[3]``.
+
+    Returns:
+      int32 ``[4]``: y, x, height, width.
+    """
+    samplers = {"torch": _box_torch, "tf": _box_tf, "byol": _box_byol}
+    if crop.sampler not in samplers:
+        raise ValueError(f"no crop sampler {crop.sampler!r}; known: {', '.join(samplers)}")
+    return samplers[crop.sampler](crop, seed, shape)
+
+
+def _box_torch(crop: Crop, seed, shape):
+    """Ten tries at a box that fits, then the largest centred box of an allowed aspect."""
+    import tensorflow as tf
+
+    tries = 10
+    u = _uniform(seed, "Crop", 2 * tries + 2)
+    full_h, full_w = shape[0], shape[1]
+    widths, heights = _sides(crop, u[:tries], u[tries : 2 * tries], shape)
+    fits = (widths > 0) & (widths <= full_w) & (heights > 0) & (heights <= full_h)
+    first = tf.argmax(tf.cast(fits, tf.int32), output_type=tf.int32)
+    any_fits = tf.reduce_any(fits)
+    # width / height of the image clipped to the allowed range: the whole image where its own aspect is allowed
+    fallback_w = tf.minimum(full_w, _round(tf.cast(full_h, tf.float32) * crop.aspect[1]))
+    fallback_h = tf.minimum(full_h, _round(tf.cast(full_w, tf.float32) / crop.aspect[0]))
+    h = tf.where(any_fits, heights[first], fallback_h)
+    w = tf.where(any_fits, widths[first], fallback_w)
+    y = tf.where(any_fits, _below(u[-2], full_h - h + 1), (full_h - h) // 2)
+    x = tf.where(any_fits, _below(u[-1], full_w - w + 1), (full_w - w) // 2)
+    return tf.stack([y, x, h, w])
+
+
+def _box_byol(crop: Crop, seed, shape):
+    """One try; sides that are too long are cut to the image."""
+    import tensorflow as tf
+
+    u = _uniform(seed, "Crop", 4)
+    w, h = _sides(crop, u[0], u[1], shape)
+    w, h = tf.minimum(w, shape[1]), tf.minimum(h, shape[0])
+    return tf.stack([_below(u[2], shape[0] - h + 1), _below(u[3], shape[1] - w + 1), h, w])
+
+
+def _box_tf(crop: Crop, seed, shape):
+    """TensorFlow's sampler with the whole image as the object of which at least a tenth must be covered."""
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=_named(seed, "Crop"),
+        min_object_covered=0.1,
+        aspect_ratio_range=crop.aspect,
+        area_range=crop.area,
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+def _sides(crop: Crop, u_area, u_aspect, shape):
+    """Width and height, int32, of boxes with uniform area and log-uniform aspect."""
+    import tensorflow as tf
+
+    area = _between(u_area, *crop.area) * tf.cast(shape[0] * shape[1], tf.float32)
+    aspect = tf.exp(_between(u_aspect, math.log(crop.aspect[0]), math.log(crop.aspect[1])))
+    return _round(tf.sqrt(area * aspect)), _round(tf.sqrt(area / aspect))
+
+
+def _flip(image, op: Flip, seed):
+    return _maybe(op.p, _uniform(seed, "Flip", 1)[0], image, lambda: image[:, ::-1])
+
+
+def _jitter(image, op: Jitter, seed):
+    import tensorflow as tf
+
+    u = _uniform(seed, "Jitter", 6)
+
+    def around(one, u, half_width, least=-1.0):
+        return None if half_width == 0.0 else _between(u, max(least, one - half_width), one + half_width)
+
+    def apply():
+        brightness = around(0.0, u[1], op.brightness) if op.additive else around(1.0, u[1], op.brightness, 0.0)
+        contrast = around(1.0, u[2], op.contrast, 0.0)
+        saturation = around(1.0, u[3], op.saturation, 0.0)
+        hue = around(0.0, u[4], op.hue)
+        order = tf.gather(tf.constant(colour.ORDERS), _below(u[5], 24)) if op.random_order else None
+        return colour.jitter(
+            image, brightness, contrast, saturation, hue, order, flavour=op.flavour, additive=op.additive
+        )
+
+    return _maybe(op.p, u[0], image, apply)
+
+
+def _gray(image, op: Gray, seed):
+    return _maybe(op.p, _uniform(seed, "Gray", 1)[0], image, lambda: colour.grayscale(image))
+
+
+def _blur(image, op: Blur, seed):
+    u = _uniform(seed, "Blur", 2)
+    size = image.shape[0]
+    radius = size // 20 if op.support == "tenth" else min(size - 1, round(4 * op.sigma[1]))
+    sigma = _between(u[1], *op.sigma)
+    return _maybe(op.p, u[0], image, lambda: colour.gaussian_blur(image, sigma, radius, border=op.border))
+
+
+def _solarize(image, op: Solarize, seed):
+    return _maybe(op.p, _uniform(seed, "Solarize", 1)[0], image, lambda: colour.solarize(image, op.threshold))
+
+
+def _noise(image, op: Noise, seed):
+    import tensorflow as tf
+
+    u = _uniform(seed, "Noise", 2)
+
+    def apply():
+        noise = tf.random.stateless_normal(tf.shape(image), _named(seed, "Noise values"))
+        return tf.clip_by_value(image + op.std * u[1] * noise, 0.0, 1.0)
+
+    return _maybe(op.p, u[0], image, apply)
+
+
+_APPLY = {Flip: _flip, Jitter: _jitter, Gray: _gray, Blur: _blur, Solarize: _solarize, Noise: _noise}
+
+
+def _maybe(p: float, u, image, apply):
+    """``apply()`` with probability p, else the image; no branch where p leaves no choice."""
+    import tensorflow as tf
+
+    if p <= 0.0:
+        return image
+    return apply() if p >= 1.0 else tf.cond(u < p, apply, lambda: image)
+
+
+def _named(seed, name: str):
+    """The seed of one name: int64 ``[2]``."""
+    import tensorflow as tf
+
+    return tf.cast(seed, tf.int64) + tf.constant([zlib.crc32(name.encode()), 0], tf.int64)
+
+
+def _uniform(seed, name: str, n: int):
+    """n numbers in [0, 1), float32 ``[n]``, which depend on the seed and the name alone."""
+    import tensorflow as tf
+
+    return tf.random.stateless_uniform((n,), _named(seed, name))
+
+
+def _between(u, low, high):
+    return low + u * (high - low)
+
+
+def _below(u, n):
+    """An integer in [0, n) from u in [0, 1); n may be a tensor."""
+    import tensorflow as tf
+
+    return tf.minimum(tf.cast(u * tf.cast(n, tf.float32), tf.int32), n - 1)
+
+
+def _round(x):
+    import tensorflow as tf
+
+    return tf.cast(tf.round(x), tf.int32)
+
+
+def _whole(shape):
+    import tensorflow as tf
+
+    return tf.stack([0, 0, shape[0], shape[1]])
+
+
+def _fixed(image, size: int):
+    """Tell TensorFlow the shape, which it loses in slices and conditionals."""
+    if image.shape[-1] is None:
+        raise ValueError("the number of channels is not known; crop must return [h, w, c] with c static")
+    image.set_shape((size, size, image.shape[-1]))
+    return image

@@ -1,0 +1,217 @@
+"""Augmentation recipes as data: what each paper does to an image to make its views, in order, in numbers.
+
+Nothing here computes: ``data/host.py`` carries a recipe out with TensorFlow on the host, ``data/device.py`` with JAX on
+the device. A view is one crop, then operations in the order they are written. "tf" and "torch" name two families of
+formulas that share parameter names but not results: contrast about the mean of each channel against contrast about the
+mean of the grey image, saturation as a scale of S in HSV against a blend with the grey image.
+
+Differs from the reference code: none of these recipes subtracts a mean; mean and std belong to the method's config.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal, NamedTuple
+
+
+class Crop(NamedTuple):
+    """A random box, resized to the view's size.
+
+    Attributes:
+      area: range of the box's share of the image's area.
+      aspect: range of the box's width / height.
+      sampler: "torch" (log-uniform aspect, 10 tries, then the largest centred box), "tf" (uniform aspect, up to 100
+        tries, then the whole image; at least 10 % of the image covered, so the true minimum area is .1) or "byol"
+        (log-uniform aspect, sides clipped to the image, never a second try).
+      interpolation: "bilinear" or "bicubic".
+      antialias: low-pass filter when shrinking, as Pillow does and TensorFlow's plain resize does not.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    sampler: Literal["torch", "tf", "byol"] = "torch"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+
+
+class Flip(NamedTuple):
+    """Mirror left and right with probability p."""
+
+    p: float = 0.5
+
+
+class Jitter(NamedTuple):
+    """Brightness, contrast, saturation and hue, all of them with probability p, clipped to [0, 1] after each.
+
+    Attributes:
+      brightness: factor from U(max(0, 1 - b), 1 + b), or, additive, a shift from U(-b, b).
+      contrast: factor from U(max(0, 1 - c), 1 + c).
+      saturation: factor from U(max(0, 1 - s), 1 + s); left out on one-channel images.
+      hue: shift from U(-h, h), in full turns; left out on one-channel images.
+      p: probability of the whole jitter.
+      flavour: "tf" or "torch", see the module's docstring.
+      additive: additive brightness (SimCLR v1, BYOL) instead of multiplicative (SimCLR v2, torchvision).
+      random_order: each image its own order, uniform over the 24; else the order above.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    p: float = 0.8
+    flavour: Literal["tf", "torch"] = "tf"
+    additive: bool = False
+    random_order: bool = True
+
+
+class Gray(NamedTuple):
+    """Luma .2989 R + .587 G + .114 B in every channel, with probability p; nothing on one-channel images."""
+
+    p: float = 0.2
+
+
+class Blur(NamedTuple):
+    """Gaussian blur with probability p.
+
+    Attributes:
+      p: probability.
+      sigma: range of the standard deviation in pixels of the view.
+      support: taps on each side of the centre: "tenth" (view // 20: the kernel is a tenth of the view, 3 taps at 32 pixels and
+        23 at 224, however large sigma is) or "sigma" (as far as the Gaussian reaches: 4 * the largest sigma).
+      border: "zero" (TensorFlow's SAME: darkens the border) or "reflect".
+    """
+
+    p: float
+    sigma: tuple[float, float] = (0.1, 2.0)
+    support: Literal["tenth", "sigma"] = "tenth"
+    border: Literal["zero", "reflect"] = "zero"
+
+
+class Solarize(NamedTuple):
+    """x -> 1 - x where x >= threshold, with probability p."""
+
+    p: float
+    threshold: float = 0.5
+
+
+class Noise(NamedTuple):
+    """Gaussian noise added with probability p; its standard deviation is drawn from U(0, std). Clipped to [0, 1]."""
+
+    std: float
+    p: float = 1.0
+
+
+Op = Flip | Jitter | Gray | Blur | Solarize | Noise
+
+
+class View(NamedTuple):
+    """One view: a crop, then operations in order, each kind at most once.
+
+    Attributes:
+      crop: the random box, or None: the whole image, resized.
+      ops: operations in order.
+      size: side in pixels; None: the run's ``image_size``. Multi-crop recipes give their small views a size.
+    """
+
+    crop: Crop | None
+    ops: tuple[Op, ...] = ()
+    size: int | None = None
+
+
+class Eval(NamedTuple):
+    """The deterministic view of evaluation.
+
+    Attributes:
+      kind: "resize" (the whole image), "centre_crop" (a centred box of ``fraction`` of the image, shape of the output,
+        then resize: SimCLR's order) or "resize_crop" (short side to ``image_size / fraction``, then the centre: the
+        order of torchvision and FAIR).
+      fraction: share of the short side that is kept; 224 / 256.
+      interpolation: "bilinear" or "bicubic".
+      antialias: low-pass filter when shrinking.
+    """
+
+    kind: Literal["resize", "centre_crop", "resize_crop"] = "resize"
+    fraction: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+
+
+class Recipe(NamedTuple):
+    """What a run does to an image: its views in training, and one view in evaluation."""
+
+    views: tuple[View, ...]
+    evaluate: Eval = Eval()
+
+
+def _jitter(strength: float, *, additive: bool = False) -> Jitter:
+    """SimCLR's jitter: (.8, .8, .8, .2) times the strength."""
+    return Jitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, additive=additive)
+
+
+# SimCLR's TF2 code resizes without antialiasing; TF1's bicubic kernel was yet another.
+_SIMCLR_CROP = Crop(sampler="tf", interpolation="bicubic", antialias=False)
+_TF_EVAL = Eval("centre_crop", 0.875, "bicubic", antialias=False)
+_FAIR_EVAL = Eval("resize_crop", 224 / 256, "bilinear")
+
+_SIMCLR = View(_SIMCLR_CROP, (Flip(), _jitter(1.0), Gray(), Blur(0.5)))
+_SIMCLR_CIFAR = View(_SIMCLR_CROP, (Flip(), _jitter(0.5), Gray()))
+
+_BYOL_CROP = Crop(sampler="byol", interpolation="bicubic", antialias=False)
+_BYOL_JITTER = Jitter(0.4, 0.4, 0.2, 0.1, additive=True)
+_BYOL = (
+    View(_BYOL_CROP, (Flip(), _BYOL_JITTER, Gray(), Blur(1.0), Solarize(0.0))),
+    View(_BYOL_CROP, (Flip(), _BYOL_JITTER, Gray(), Blur(0.1), Solarize(0.2))),
+)
+
+_SOLO_CROP = Crop(interpolation="bicubic")
+_SOLO_JITTER = Jitter(0.4, 0.4, 0.2, 0.1, flavour="torch")
+_BYOL_CIFAR = (
+    View(_SOLO_CROP, (_SOLO_JITTER, Gray(), Flip())),
+    View(_SOLO_CROP, (_SOLO_JITTER, Gray(), Solarize(0.2), Flip())),
+)
+
+_MOCO_CROP = Crop(area=(0.2, 1.0))
+_MOCO_JITTER = Jitter(0.4, 0.4, 0.4, 0.1, flavour="torch")
+_MOCO_V1 = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch"), Flip()))
+# Pillow's blur has no kernel limit: "sigma". On 32-pixel images a 3-tap kernel in its place cost MoCo 6 points of kNN.
+_MOCO_V2 = View(_MOCO_CROP, (_MOCO_JITTER, Gray(), Blur(0.5, support="sigma", border="reflect"), Flip()))
+_MOCO_CIFAR = View(Crop(area=(0.08, 1.0)), (Flip(), _MOCO_JITTER, Gray()))
+
+# Digits must stay readable: no flips (6 and 9, 2 and 5), little cut away, pen pressure and paper vary.
+_DIGITS = View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25)), (Jitter(0.2, 0.4, 0.0, 0.0, p=0.8), Noise(0.05, p=0.5)))
+
+RECIPES: dict[str, Recipe] = {
+    # Chen et al. 2020, appendix A; ImageNet, strength 1.
+    "simclr": Recipe((_SIMCLR, _SIMCLR), _TF_EVAL),
+    # Chen et al. 2020, appendix B.9: strength .5, no blur; 32-pixel images are evaluated whole.
+    "simclr_cifar": Recipe((_SIMCLR_CIFAR, _SIMCLR_CIFAR), Eval("resize", 1.0, "bicubic", antialias=False)),
+    # Grill et al. 2020, appendix B and table 6.
+    "byol": Recipe(_BYOL, _TF_EVAL),
+    # The asymmetric CIFAR pair of solo-learn, in torchvision's formulas; BYOL itself has no CIFAR variant.
+    "byol_cifar": Recipe(_BYOL_CIFAR, Eval("resize", 1.0, "bicubic")),
+    # He et al. 2020 and Chen et al. 2020b.
+    "moco_v1": Recipe((_MOCO_V1, _MOCO_V1), _FAIR_EVAL),
+    "moco_v2": Recipe((_MOCO_V2, _MOCO_V2), _FAIR_EVAL),
+    # The CIFAR-10 demo of the MoCo authors.
+    "moco_cifar": Recipe((_MOCO_CIFAR, _MOCO_CIFAR), Eval("resize", 1.0)),
+    # Ours, for handwritten digits in grey, 8 x 8 or larger.
+    "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
+    # Crop and flip only: supervised training, linear probes with augmentation. One view.
+    "supervised": Recipe((View(Crop(), (Flip(),)),), _FAIR_EVAL),
+    # No augmentation at all; both evaluation views can be asked for by name.
+    "none": Recipe((View(None),), Eval("resize", 1.0)),
+    "imagenet": Recipe((View(None),), _FAIR_EVAL),
+    "cifar": Recipe((View(None),), Eval("resize", 1.0)),
+}
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+      ValueError: no recipe has that name.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
+    raise ValueError(f"no augmentation recipe {name!r}; did you mean {near[0]!r}? known: {', '.join(sorted(RECIPES))}")
