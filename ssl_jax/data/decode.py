@@ -1,0 +1,162 @@
+"""Decoding of image files, in part where that can be.
+
+Two decoders, so that every file is read and the common case is fast. A *plain* file (baseline 8-bit JPEG, grey or
+YCbCr, EXIF orientation 1) goes through TensorFlow: ``tf.image.decode_and_crop_jpeg`` with the accurate integer DCT
+reads the rows and columns of the crop alone. Every other file goes through Pillow (:func:`read`) in a numpy_function.
+Both give RGB, or grey where a dataset has one channel.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import tensorflow
+
+MAX_PIXELS = 1 << 27  # 134 million; a header can promise far more than a machine's memory holds
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Unreadable(Exception):
+    """A file that cannot be decoded; caught inside ``ssl_jax.data``, where the file is left out and named."""
+
+
+def _open(file: Any):
+    from PIL import Image
+
+    if isinstance(file, bytes):
+        file = io.BytesIO(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own pixel limit only warns; ours is below
+            image = Image.open(file)
+    except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise Unreadable(f"{image.width} x {image.height} pixels is more than {MAX_PIXELS}")
+    return image
+
+
+def _orientation(image: Any) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # broken EXIF is common, and no reason to drop an image
+        return 1
+
+
+def contents(record: Any) -> bytes:
+    """The bytes of a record's image file."""
+    if "encoded" in record:
+        return record["encoded"]
+    with open(record["path"], "rb") as file:
+        return file.read()
+
+
+def is_plain(file: Any) -> bool:
+    """Whether TensorFlow may decode ``file`` (a path or bytes) in part. Reads the header alone.
+
+    Raises:
+      Unreadable: if it is no image or larger than ``MAX_PIXELS``.
+    """
+    with _open(file) as image:
+        return (
+            image.format == "JPEG"
+            and image.mode in ("L", "RGB")
+            and image.info.get("adobe_transform") != 0  # RGB stored as such
+            and "progressive" not in image.info
+            and "progression" not in image.info
+            and _orientation(image) in (0, 1)
+        )
+
+
+def read(file: Any, channels: int = 3) -> np.ndarray:
+    """The image in ``file`` (a path or bytes) as uint8 ``[h, w, channels]``, by Pillow.
+
+    The first frame of an animation, turned as its EXIF orientation says, transparency over white, CMYK as RGB,
+    16 bits scaled to 8.
+
+    Raises:
+      Unreadable: if it cannot be decoded in whole or is larger than ``MAX_PIXELS``.
+    """
+    from PIL import Image, ImageOps
+
+    with _open(file) as image:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image.load()
+                if _orientation(image) != 1:
+                    image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16-bit grey ("I;16"), or 16 bits held in 32 ("I")
+                grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+                image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+            elif image.mode == "F":
+                raise Unreadable("floating-point pixels have no known range; store 8 or 16 bits")
+            elif image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(f"{type(error).__name__}: {error}") from error
+    return image[..., None] if channels == 1 else image
+
+
+Shape = Any  # int32 [3] tensor
+Crop = Callable[[Any], Any]  # int32 [y, x, h, w] -> float32 [h, w, c] in [0, 1]
+
+
+def from_image(image: Any) -> tuple[Shape, Crop]:
+    """``shape`` and ``crop`` of a uint8 tensor ``[h, w, c]``, for the augmentation."""
+    tf = tensorflow()
+
+    def crop(box):
+        part = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], image.shape[-1]])
+        return tf.cast(part, tf.float32) / 255.0
+
+    return tf.shape(image), crop
+
+
+def from_encoded(data: Any, plain: Any, channels: int) -> tuple[Shape, Crop]:
+    """``shape`` and ``crop`` of the bytes of an image file, a string tensor.
+
+    Args:
+      data: scalar string tensor.
+      plain: bool, or a scalar bool tensor: decode in part.
+      channels: 1 or 3, what ``crop`` gives.
+    """
+    tf = tensorflow()
+
+    def by_pillow():
+        image = tf.numpy_function(lambda d: read(d, channels), [data], tf.uint8, stateful=False)
+        image.set_shape([None, None, channels])
+        return image
+
+    def by_header():
+        return tf.concat([tf.image.extract_jpeg_shape(data)[:2], [channels]], 0)
+
+    def in_part(box):
+        return tf.image.decode_and_crop_jpeg(data, box, channels=channels, dct_method="INTEGER_ACCURATE")
+
+    # Outside the crop, so that a file that is not plain is decoded once, however many views are cut from it.
+    whole = either(plain, lambda: tf.zeros([0, 0, channels], tf.uint8), by_pillow)
+    shape = either(plain, by_header, lambda: tf.shape(whole))
+
+    def crop(box):
+        part = either(
+            plain, lambda: in_part(box), lambda: tf.slice(whole, [box[0], box[1], 0], [box[2], box[3], channels])
+        )
+        part.set_shape([None, None, channels])
+        return tf.cast(part, tf.float32) / 255.0
+
+    return shape, crop
+
+
+def either(which: Any, yes: Callable, no: Callable) -> Any:
+    """``yes()`` or ``no()``, chosen when the graph is built if ``which`` is a Python bool."""
+    return (yes() if which else no()) if isinstance(which, bool) else tensorflow().cond(which, yes, no)

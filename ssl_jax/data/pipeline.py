@@ -1,0 +1,304 @@
+"""Index-addressed batches: batch t is a function of (seed, t) alone, so a run resumes at once at any step.
+
+Each epoch of ``n // N`` steps goes through a permutation of the ``n`` examples that depends on (seed, epoch); row r of
+batch t is augmented with the stateless seed (seed, t * N + r). Nothing is stored and nothing depends on how many
+processes or threads share the work: the rows of all processes, one after the other, are the one-process batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import decode, tensorflow
+from ssl_jax.data.recipes import Eval, Recipe
+from ssl_jax.data.source import Source
+
+log = logging.getLogger(__name__)
+
+FOREVER = 1 << 62
+
+
+def indices(n: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The examples of batch ``step``, int64 ``[global_batch_size]``, out of ``n``. Needs no TensorFlow.
+
+    Raises:
+      ValueError: if there are fewer examples than rows.
+    """
+    if not 1 <= global_batch_size <= n:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} needs at least as many train examples, there are {n}; "
+            f"use a number from 1 to {n}"
+        )
+    epoch, batch = divmod(int(step), n // global_batch_size)
+    return _permutation(n, int(seed), epoch)[batch * global_batch_size : (batch + 1) * global_batch_size]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    permutation = np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(n)
+    permutation.flags.writeable = False
+    return permutation
+
+
+def batches(
+    source: Source,
+    *,
+    recipe: Recipe,
+    image_size: int,
+    global_batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    total_steps: int | None = None,
+    process: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Augmented training batches from step ``start_step`` on, this process's rows of each.
+
+    Args:
+      source: what to draw from; a file of it that breaks during the run is replaced by the next index, and named.
+      recipe: one view is made for each of its ``views``.
+      image_size: side of a view in pixels, where the recipe does not say another.
+      global_batch_size: rows of all processes together.
+      seed: 0 to 2^32 - 1, of order and augmentation.
+      start_step: first batch; any number costs the same.
+      total_steps: batches end before this step; None: they never end.
+      process: rows ``process / process_count`` to ``(process + 1) / process_count`` of each batch are made.
+      process_count: processes that share a batch.
+
+    Returns:
+      Iterator of ``{"views": (float32 [b, s, s, c], ...) in [0, 1], "label": int32 [b] (-1 where unknown),
+      "index": int32 [b]}``, NumPy arrays.
+
+    Raises:
+      ValueError: if the batch cannot be drawn or split.
+    """
+    indices(len(source), global_batch_size, seed, start_step)
+    rows = _rows(global_batch_size, process, process_count)
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed {seed} is out of range; use 0 to {(1 << 32) - 1}")
+
+    def plan(step: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn = indices(len(source), global_batch_size, seed, step)[rows]
+        return drawn, int(step) * global_batch_size + np.arange(rows.start, rows.stop, dtype=np.int64)
+
+    def views(shape, crop, number):
+        from ssl_jax.data import host
+
+        tf = tensorflow()
+        # The number of the view goes into the half of the seed that the run leaves free.
+        return tuple(
+            host.augment(view, tf.stack([seed + (v << 32), number]), view.size or image_size, shape=shape, crop=crop)
+            for v, view in enumerate(recipe.views)
+        )
+
+    stop = FOREVER if total_steps is None else total_steps
+    local = rows.stop - rows.start
+    return _training(source, plan, views, local, start_step, stop)
+
+
+def _training(source, plan, views, local, step, stop) -> Iterator[dict[str, Any]]:
+    replaced: dict[int, int] = {}
+    failure = tensorflow().errors.OpError
+    make = _stream(source, views, local)
+    while step < stop:
+        stream = make(lambda t: _replace(plan(t), replaced), step, stop)
+        try:
+            for drawn, images in stream:
+                label = np.full(local, -1, np.int32) if source.labels is None else source.labels[drawn]
+                yield {"views": images, "label": label, "index": drawn.astype(np.int32)}
+                step += 1
+        except failure as error:
+            broken = [i for i in _replace(plan(step), replaced)[0] if not _opens(source, i)]
+            if not broken:
+                raise
+            for i in broken:
+                _substitute(source, int(i), replaced, error)
+
+
+def _replace(planned: tuple[np.ndarray, np.ndarray], replaced: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    drawn, numbers = planned
+    return (np.array([replaced.get(int(i), int(i)) for i in drawn], np.int64) if replaced else drawn), numbers
+
+
+def _substitute(source: Source, i: int, replaced: dict[int, int], error: Exception) -> None:
+    """Put the next whole example in the place of ``i``, which broke after the index was built."""
+    n = len(source)
+    following = ((i + k) % n for k in range(1, n))
+    j = next((j for j in following if j not in replaced and _opens(source, j)), None)
+    if j is None:
+        raise ValueError("no example of the dataset can be read any more; is its disk still there?") from error
+    for old, new in list(replaced.items()):
+        if new == i:
+            replaced[old] = j
+    replaced[i] = j
+    log.warning("%s cannot be read any more; %s takes its place (%d so far)", *_names(source, i, j), len(replaced))
+
+
+def _names(source: Source, *examples: int) -> list[str]:
+    return [str(source.columns["path"][i]) if "path" in source.columns else f"example {i}" for i in examples]
+
+
+def _opens(source: Source, i: int) -> bool:
+    """Whether example ``i`` can be decoded, whole, by the decoder that the pipeline would choose."""
+    tf = tensorflow()
+    try:
+        data = decode.contents(source.record(i))
+        decode.read(data, source.channels)
+        if source.columns["plain"][i]:
+            tf.io.decode_jpeg(data, channels=source.channels, dct_method="INTEGER_ACCURATE")
+    except (decode.Unreadable, OSError, tf.errors.OpError):
+        return False
+    return True
+
+
+def _rows(global_batch_size: int, process: int, process_count: int) -> slice:
+    if not 0 <= process < process_count:
+        raise ValueError(f"process {process} is out of range; use 0 to {process_count - 1}")
+    if global_batch_size < 1 or global_batch_size % process_count:
+        low = global_batch_size // process_count * process_count
+        choice = f"{low} or {low + process_count}" if low else f"{process_count}"
+        raise ValueError(
+            f"global_batch_size {global_batch_size} is not divisible by {process_count} processes; use {choice}"
+        )
+    local = global_batch_size // process_count
+    return slice(process * local, (process + 1) * local)
+
+
+def _stream(source: Source, images_of: Any, local: int) -> Any:
+    """``make(plan, start, stop) -> iterator`` of (indices ``[local]``, what ``images_of(shape, crop, number)`` makes).
+
+    ``plan(step)`` gives the indices of a batch and the number of each of its rows.
+    """
+    tf = tensorflow()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Converted once, so that every use is one tensor instead of a constant in each graph.
+    with tf.device("CPU"):
+        columns = {name: tf.convert_to_tensor(column) for name, column in source.columns.items()}
+    plain = source.columns.get("plain")
+    uniform = plain is not None and (plain.all() or not plain.any())
+
+    @tf.autograph.experimental.do_not_convert  # branches are written as tf.cond; rewriting the code only takes time
+    def one(index, number):
+        if "image" in columns:
+            shape, crop = decode.from_image(tf.gather(columns["image"], index))
+        else:
+            data = tf.io.read_file(columns["path"][index]) if "path" in columns else columns["encoded"][index]
+            shape, crop = decode.from_encoded(
+                data, bool(plain[0]) if uniform else columns["plain"][index], source.channels
+            )
+        return index, images_of(shape, crop, number)
+
+    def make(plan, start, stop):
+        def planned(step):
+            drawn, numbers = tf.numpy_function(plan, [step], (tf.int64, tf.int64))
+            return tf.ensure_shape(drawn, [local]), tf.ensure_shape(numbers, [local])
+
+        dataset = tf.data.Dataset.range(start, stop).map(tf.autograph.experimental.do_not_convert(planned)).unbatch()
+        dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.batch(local, drop_remainder=True).prefetch(2)
+        options = tf.data.Options()
+        options.deterministic = True
+        options.threading.private_threadpool_size = threads
+        options.autotune.enabled = True
+        return dataset.with_options(options).as_numpy_iterator()
+
+    return make
+
+
+def eval_batches(
+    source: Source,
+    *,
+    image_size: int,
+    recipe_eval: Eval,
+    global_batch_size: int,
+    process: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once and in order, unaugmented; the last batch is padded and says so in its mask.
+
+    Images in memory that already have ``image_size`` are taken as they are, without TensorFlow.
+
+    Args:
+      source: what to go through; a file that broke since the index was built is masked, and named.
+      image_size: side in pixels of what comes out.
+      recipe_eval: how other images are brought to that size.
+      global_batch_size: rows of all processes together.
+      process: see :func:`batches`.
+      process_count: processes that share a batch; all get the same number of batches.
+
+    Returns:
+      Iterator of ``{"image": float32 [b, s, s, c] in [0, 1], "label": int32 [b], "index": int32 [b],
+      "mask": bool [b]}``; where the mask is False the image is zero, the label -1 and the index 0.
+
+    Raises:
+      ValueError: if the batch cannot be split.
+    """
+    rows = _rows(global_batch_size, process, process_count)
+    images = source.columns.get("image")
+    if images is not None and images.shape[1:3] == (image_size, image_size):
+        return _in_memory(source, images, global_batch_size, rows)
+    return _resized(source, image_size, recipe_eval, global_batch_size, rows)
+
+
+def _plan_evaluation(n: int, global_batch_size: int, rows: slice, step: int) -> np.ndarray:
+    """The indices of this process's rows of batch ``step``, -1 where the batch is padded."""
+    index = np.arange(step * global_batch_size + rows.start, step * global_batch_size + rows.stop)
+    return np.where(index < n, index, -1)
+
+
+def _evaluation_batch(source: Source, image: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+    mask = index >= 0
+    image = image if mask.all() else np.where(mask[:, None, None, None], image, np.float32(0))
+    index = np.where(mask, index, 0).astype(np.int32)
+    label = np.full(len(index), -1, np.int32) if source.labels is None else source.labels[index]
+    return {"image": image, "label": np.where(mask, label, -1).astype(np.int32), "index": index, "mask": mask}
+
+
+def _in_memory(source, images, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
+    for step in range(-(-len(source) // global_batch_size)):
+        index = _plan_evaluation(len(source), global_batch_size, rows, step)
+        yield _evaluation_batch(source, images[np.maximum(index, 0)].astype(np.float32) / np.float32(255.0), index)
+
+
+def _resized(source, image_size, recipe_eval, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
+    from ssl_jax.data import host
+
+    n, local = len(source), rows.stop - rows.start
+    broken: set[int] = set()
+    failure = tensorflow().errors.OpError
+
+    def plan(step):
+        index = _plan_evaluation(n, global_batch_size, rows, int(step))
+        return np.where(np.isin(index, list(broken)), -1, index) if broken else index
+
+    def drawable(step):
+        # Rows that are masked still draw an image, any whole one.
+        stand_in = next(i for i in range(n) if i not in broken)
+        index = plan(step)
+        return np.where(index < 0, stand_in, index).astype(np.int64), np.zeros(local, np.int64)
+
+    def image_of(shape, crop, number):
+        return host.evaluate(recipe_eval, image_size, shape=shape, crop=crop)
+
+    make = _stream(source, image_of, local)
+    step, stop = 0, -(-n // global_batch_size)
+    while step < stop:
+        try:
+            for _, image in make(drawable, step, stop):
+                yield _evaluation_batch(source, image, plan(step))
+                step += 1
+        except failure:
+            lost = {int(i) for i in drawable(step)[0] if not _opens(source, int(i))}
+            if not lost:
+                raise
+            broken |= lost
+            for i in sorted(lost):
+                log.warning("%s cannot be read any more and is masked (%d so far)", *_names(source, i), len(broken))
+            if len(broken) == n:
+                raise ValueError("no example of the dataset can be read any more; is its disk still there?") from None
