@@ -11,15 +11,17 @@ Leaves are copied to the host before ``save`` returns, because the train step do
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ssl_jax.types import TrainState, Tree
 
+Workdir = str | os.PathLike[str]
 FORMAT = 1
 VARIABLES = ("params", "model_state", "aux", "rows")
 
@@ -56,7 +59,7 @@ class Saver(NamedTuple):
     close: Callable[[], None]
 
 
-def open_saver(workdir: str | os.PathLike, *, keep: int = 3, best: str | None = None) -> Saver:
+def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> Saver:
     """Open ``<workdir>/checkpoints`` for writing; restore first, since restoring may set a damaged checkpoint aside.
 
     What an interrupted save left is removed at the first save.
@@ -71,52 +74,70 @@ def open_saver(workdir: str | os.PathLike, *, keep: int = 3, best: str | None = 
       OSError: (from save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
     """
     if keep < 1:
-        raise ValueError(f"keep={keep} checkpoints: at least 1 is needed to resume; use checkpoint.keep=3")
+        raise ValueError(f"checkpoint.keep={keep}, but at least 1 is needed to resume; use checkpoint.keep=3")
+    logging.getLogger("absl").addFilter(_quiet)
     directory = _directory(workdir)
     opened: list[ocp.training.Checkpointer] = []  # at the first save: a run that only looks writes nothing
-    saved: set[int] = set()
+    saved: list[int] = []
 
-    def checkpointer() -> ocp.training.Checkpointer:
-        if not opened:
-            options = {"preservation_policy": _Keep(keep, best), "cleanup_tmp_directories": True}
-            opened.append(ocp.training.Checkpointer(directory, **options))
-        return opened[0]
+    def attempt(step: int | None, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:
+            saved.clear()
+            with contextlib.suppress(Exception):
+                opened.pop().close()  # a fresh one forgets the failed step and removes what it left
+            raise _write_error(directory, step, error) from error
 
     def save(state: TrainState, metadata: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> int:
         step = int(state.step)
         if step in saved and not metrics:
             return step
-        metrics = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         leaves = _host_leaves(state)
-        record = {"format": FORMAT, "step": step, "metadata": dict(metadata), "metrics": metrics}
-        # Orbax writes what process 0 gives; the others need the structure only
-        record["leaves"] = _manifest(leaves) if jax.process_index() == 0 else {}
+        record = {
+            "format": FORMAT,
+            "step": step,
+            "metadata": dict(metadata),
+            "metrics": {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)},
+            # Orbax writes what process 0 gives; the others need the structure only
+            "leaves": _manifest(leaves) if jax.process_index() == 0 else {},
+        }
         record = json.loads(json.dumps(record))  # as it will be read: tuples as lists
         record["sha256"] = _json_digest(record)
-        parts = _parts({name: _data(leaf) for name, leaf in leaves.items() if leaf.size})
-        with _as_oserror(directory, step):
-            writer = checkpointer()
-            there = step in [c.step for c in writer.checkpoints]
-            writer.save_checkpointables_async(
-                step, parts, force=True, overwrite=there, metrics=metrics or None, custom_metadata=record
+        parts: dict[str, dict[str, Any]] = {}
+        for name, (_, _, array) in leaves.items():
+            if array.size:  # TensorStore stores no empty arrays
+                parts.setdefault(_part(name), {})[name] = array
+        parts = {part: flax.traverse_util.unflatten_dict(flat, "/") for part, flat in parts.items()}
+
+        def write():
+            if not opened:
+                policy = _Keep(keep, best)
+                opened.append(
+                    ocp.training.Checkpointer(directory, preservation_policy=policy, cleanup_tmp_directories=True)
+                )
+            there = step in [checkpoint.step for checkpoint in opened[0].checkpoints]
+            opened[0].save_checkpointables_async(
+                step, parts, force=True, overwrite=there, metrics=record["metrics"] or None, custom_metadata=record
             )
-        saved.add(step)
+
+        attempt(step, write)
+        saved.append(step)
         return step
 
     def wait() -> None:
         if opened:
-            with _as_oserror(directory, max(saved, default=None)):
-                opened[0].wait()
+            attempt(saved[-1] if saved else None, opened[0].wait)
 
     def close() -> None:
         if opened:
-            with _as_oserror(directory, max(saved, default=None)):
-                opened.pop().close()
+            attempt(saved[-1] if saved else None, opened[0].close)
+            opened.clear()
 
     return Saver(save, wait, close)
 
 
-def steps(workdir: str | os.PathLike) -> list[int]:
+def steps(workdir: Workdir) -> list[int]:
     """Steps of the checkpoints in ``workdir``, ascending; unfinished and set-aside ones do not count."""
     directory = _directory(workdir)
     if not directory.is_dir():
@@ -124,13 +145,13 @@ def steps(workdir: str | os.PathLike) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
 
 
-def latest(workdir: str | os.PathLike) -> int | None:
+def latest(workdir: Workdir) -> int | None:
     """Step of the newest checkpoint, or None."""
     return max(steps(workdir), default=None)
 
 
 def restore(
-    workdir: str | os.PathLike, abstract: Tree, *, step: int | None = None, sharding: Any = None
+    workdir: Workdir, abstract: Tree, *, step: int | None = None, sharding: Any = None
 ) -> tuple[Tree, dict[str, Any]] | None:
     """The newest usable checkpoint, on the devices asked for; every process calls it.
 
@@ -151,7 +172,7 @@ def restore(
       ValueError: no usable checkpoint; or the state differs from the one saved (the first differing path is named).
     """
     wanted = _named(abstract)
-    want = {name: _text(_dtype(leaf), leaf.shape) for name, leaf in wanted.items()}
+    want = {name: [_dtype(leaf), list(leaf.shape)] for name, leaf in wanted.items()}
 
     def read(path):
         record = _record(path)
@@ -166,14 +187,13 @@ def restore(
     return jax.tree.unflatten(jax.tree.structure(abstract), placed), _public(record)
 
 
-def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> tuple[dict[str, Tree], dict[str, Any]]:
+def restore_variables(workdir: Workdir, step: int | None = None) -> tuple[dict[str, Tree], dict[str, Any]]:
     """What an evaluation needs of a checkpoint, without knowing the optimizer; writes nothing.
 
     Returns:
       ``({"params", "model_state", "aux", "rows"}, metadata)``: NumPy arrays in nested dicts (a tuple or NamedTuple
-      inside ``aux`` comes as a dict of its indices or field names; empty ones are {} or, for aux and rows, None),
-      metadata as in
-      :func:`restore`. A damaged newest checkpoint is named in a warning and the one before it is read.
+      inside ``aux`` comes as a dict by index or field name; what holds no array is {}, or None for aux and rows);
+      metadata as :func:`restore` gives it. A damaged newest one is named in a warning and the one before it is read.
 
     Raises:
       ValueError: there is no checkpoint, or none is usable.
@@ -187,8 +207,12 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> tu
     if found is None:
         raise ValueError(f"no checkpoint under {_directory(workdir)}; is this the workdir of a pretraining run?")
     arrays, record = found
-    tree = flax.traverse_util.unflatten_dict({name: _key_or_array(a, record, name) for name, a in arrays.items()}, "/")
-    return {part: tree.get(part, {} if part in ("params", "model_state") else None) for part in VARIABLES}, _public(record)
+    for name, (dtype, _, _) in record["leaves"].items():
+        if name in arrays and dtype.startswith("key<"):
+            arrays[name] = jax.random.wrap_key_data(jnp.array(arrays[name]), impl=dtype[4:-1])
+    tree = flax.traverse_util.unflatten_dict(arrays, "/")
+    empty = {"params": {}, "model_state": {}, "aux": None, "rows": None}
+    return {part: tree.get(part, nothing) for part, nothing in empty.items()}, _public(record)
 
 
 def fingerprint(tree: Tree) -> str:
@@ -198,7 +222,7 @@ def fingerprint(tree: Tree) -> str:
 
 
 @contextmanager
-def lock(workdir: str | os.PathLike) -> Iterator[None]:
+def lock(workdir: Workdir) -> Iterator[None]:
     """Hold ``<workdir>/.lock`` (flock, process 0 only): two runs must not write one folder. A kill releases it.
 
     Raises:
@@ -224,9 +248,6 @@ def lock(workdir: str | os.PathLike) -> Iterator[None]:
         yield  # the file stays: removing it would race with the next holder
 
 
-# --- leaves ---------------------------------------------------------------------------------------------------------
-
-
 def _named(tree: Tree) -> dict[str, Any]:
     """Leaves by path, "params/encoder/conv/kernel", in the tree's own order."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -234,15 +255,6 @@ def _named(tree: Tree) -> dict[str, Any]:
     if len(named) < len(flat):
         raise ValueError('two leaves of the state have the same path; a key must not contain "/"')
     return named
-
-
-class _Leaf(NamedTuple):
-    """A leaf on the host, owning its memory. For a typed PRNG key ``data`` is its words."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-    data: np.ndarray
 
 
 def _is_key(leaf: Any) -> bool:
@@ -260,16 +272,14 @@ def _dtype(leaf: Any) -> str:
     return f"key<{_key_impl(leaf)}>" if _is_key(leaf) else np.dtype(leaf.dtype).name
 
 
-def _host_leaves(tree: Tree) -> dict[str, _Leaf]:
+def _host_leaves(tree: Tree) -> dict[str, tuple[str, list[int], np.ndarray]]:
+    """Leaf name -> dtype, shape, and an array that owns its memory (of a typed key: its words)."""
     named = {name: leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for name, leaf in _named(tree).items()}
     raw = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
     for leaf in raw.values():
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
             leaf.copy_to_host_async()  # all transfers under way before the first is waited for
-    return {
-        name: _Leaf(_dtype(leaf), tuple(leaf.shape), math.prod(leaf.shape), _host(raw[name]))
-        for name, leaf in named.items()
-    }
+    return {name: (_dtype(leaf), list(leaf.shape), _host(raw[name])) for name, leaf in named.items()}
 
 
 def _host(leaf: Any) -> np.ndarray:
@@ -281,15 +291,11 @@ def _host(leaf: Any) -> np.ndarray:
     return np.array(leaf, order="C")  # a copy: on a CPU np.asarray is a view of a buffer about to be donated
 
 
-def _data(leaf: _Leaf) -> np.ndarray:
-    return leaf.data
-
-
-def _manifest(leaves: Mapping[str, _Leaf]) -> dict[str, list]:
+def _manifest(leaves: Mapping[str, tuple[str, list[int], np.ndarray]]) -> dict[str, list[Any]]:
     """Leaf name -> [dtype, shape, sha256 of the bytes]."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets go of the interpreter lock
-        digests = pool.map(lambda leaf: _digest(leaf.data), leaves.values())
-        return {name: [leaf.dtype, list(leaf.shape), d] for (name, leaf), d in zip(leaves.items(), digests, strict=True)}
+        digests = list(pool.map(lambda leaf: _digest(leaf[2]), leaves.values()))
+    return {name: [*leaf[:2], digest] for (name, leaf), digest in zip(leaves.items(), digests, strict=True)}
 
 
 def _digest(array: np.ndarray) -> str:
@@ -301,12 +307,9 @@ def _json_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _parts(arrays: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """The two Orbax trees; nested dicts, so that any Orbax reader sees the usual structure."""
-    split: dict[str, dict] = {"variables": {}, "training": {}}
-    for name, array in arrays.items():
-        split["variables" if name.split("/")[0] in VARIABLES else "training"][name] = array
-    return {part: flax.traverse_util.unflatten_dict(flat, "/") for part, flat in split.items() if flat}
+def _part(name: str) -> str:
+    """Which of the two Orbax trees a leaf belongs to."""
+    return "variables" if name.split("/")[0] in VARIABLES else "training"
 
 
 def _place(array: np.ndarray, like: Any, sharding: Any) -> jax.Array:
@@ -319,48 +322,33 @@ def _place(array: np.ndarray, like: Any, sharding: Any) -> jax.Array:
     return jax.random.wrap_key_data(placed, impl=_key_impl(like)) if _is_key(like) else placed
 
 
-def _key_or_array(array: np.ndarray, record: Mapping[str, Any], name: str) -> Any:
-    dtype = record["leaves"][name][0]
-    return jax.random.wrap_key_data(array, impl=dtype[4:-1]) if dtype.startswith("key<") else array
-
-
-# --- directories ----------------------------------------------------------------------------------------------------
-
-
-def _directory(workdir: str | os.PathLike) -> epath.Path:
+def _directory(workdir: Workdir) -> epath.Path:
     path = epath.Path(workdir) / "checkpoints"
     return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))  # Orbax wants it absolute
 
 
 def _record(path: epath.Path) -> dict[str, Any]:
     record = ocp.checkpointables_metadata(path).custom_metadata
-    if not record or record.get("sha256") != _json_digest(record):
+    if not isinstance(record, dict) or record.get("sha256") != _json_digest(record):
         raise _Damaged("its record of hashes is missing or altered")
     if record["format"] != FORMAT:
-        raise ValueError(f"{path} has format {record['format']}, this version reads {FORMAT}; use the version it names")
+        raise _Misfit(
+            f"{path} has format {record['format']} and this version reads {FORMAT}; use the one that wrote it"
+        )
     return record
 
 
 def _arrays(path: epath.Path, record: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Verified arrays by name; leaves without elements are not on the disk."""
-    expected = {
-        name: leaf
-        for name, leaf in record["leaves"].items()
-        if ("variables" if name.split("/")[0] in VARIABLES else "training") in parts
-    }
-    stored = set(_parts({name: np.zeros(0) for name, leaf in expected.items() if math.prod(leaf[1])}))
-    tree = ocp.load_checkpointables(path, dict.fromkeys(sorted(stored))) if stored else {}
-    loaded = {name: np.asarray(a) for part in tree.values() for name, a in _named(part).items()}
+    """Verified arrays by name."""
+    expected = {name: leaf for name, leaf in record["leaves"].items() if _part(name) in parts}
+    present = sorted({_part(name) for name, (_, shape, _) in expected.items() if math.prod(shape)})
+    loaded = {k: v for part in present for k, v in _named(ocp.load(path, checkpointable_name=part)).items()}
     arrays = {}
     for name, (dtype, shape, digest) in expected.items():
-        array = loaded.get(name) if math.prod(shape) else np.zeros(shape, np.uint32 if dtype[:4] == "key<" else dtype)
-        if array is None:
-            raise _Damaged(f"{name} is missing")
-        if dtype[:4] != "key<" and (array.dtype.name != dtype or list(array.shape) != shape):
-            raise _Damaged(f"{name} is {array.dtype.name}{list(array.shape)}, saved as {dtype}{shape}")
-        if math.prod(shape) and _digest(array) != digest:
-            raise _Damaged(f"{name} does not have the sha256 it was saved with")
-        arrays[name] = array
+        array = arrays[name] = np.asarray(loaded[name]) if math.prod(shape) else np.zeros(shape, dtype)
+        same = dtype.startswith("key<") or [array.dtype.name, list(array.shape)] == [dtype, shape]
+        if not same or _digest(array) != digest:
+            raise _Damaged(f"{name} is not what was saved (sha256)")
     return arrays
 
 
@@ -372,24 +360,22 @@ class _Misfit(ValueError):
     """A sound checkpoint of another state."""
 
 
-def _text(dtype: str, shape: Sequence[int]) -> str:
-    return f"{dtype}[{','.join(map(str, shape))}]"
-
-
-def _check_fits(saved: Mapping[str, list], want: Mapping[str, str], path: epath.Path) -> None:
-    have = {name: _text(dtype, shape) for name, (dtype, shape, _) in saved.items()}
-    for name in [*want, *have]:
-        if have.get(name) != want.get(name):
+def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], path: epath.Path) -> None:
+    for name in [*want, *saved]:
+        there, here = saved.get(name, [])[:2], want.get(name, [])
+        if there != here:
+            there, here = (f"{leaf[0]}{leaf[1]}" if leaf else "absent" for leaf in (there, here))
             raise _Misfit(
-                f"checkpoint {path} does not fit this config: {name} is {have.get(name, 'absent')} there and "
-                f"{want.get(name, 'absent')} here; use the config it was written with, or another workdir"
+                f"checkpoint {path} does not fit this config: {name} is {there} there and {here} here; "
+                "use the config it was written with, or another workdir"
             )
 
 
-def _newest_usable(workdir, step: int | None, read: Callable, *, set_aside: bool) -> Any:
+def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[epath.Path], Any], *, set_aside: bool) -> Any:
     directory, known = _directory(workdir), steps(workdir)
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
+    logging.getLogger("absl").addFilter(_quiet)
     damaged: dict[int, str] = {}
     for candidate in [step] if step is not None else reversed(known):
         result, reason = None, ""
@@ -398,7 +384,7 @@ def _newest_usable(workdir, step: int | None, read: Callable, *, set_aside: bool
         except (_Misfit, PermissionError, MemoryError):
             raise
         except Exception as error:  # whatever Orbax, TensorStore or JSON make of broken bytes
-            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0] or type(error).__name__
         if not _everywhere(result is not None):
             damaged[candidate] = reason or "unreadable on another process"
             continue
@@ -433,9 +419,6 @@ def _public(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record["metadata"], "step": record["step"], "metrics": record["metrics"]}
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Keep:
     """Which checkpoints stay (Orbax's PreservationPolicy): the newest ``newest``, and the best by one metric."""
@@ -443,40 +426,28 @@ class _Keep:
     newest: int
     best: str | None
 
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         scores = [(c.metrics or {}).get(self.best, -math.inf) for c in checkpoints]
-        top = max(range(len(scores)), key=lambda i: (scores[i], i), default=0)
-        return [
-            i >= len(checkpoints) - self.newest or (i == top and scores[i] > -math.inf) for i in range(len(checkpoints))
-        ]
+        top = max(scores, default=-math.inf)
+        stay = [i >= len(scores) - self.newest for i in range(len(scores))]
+        if top > -math.inf:
+            stay[len(scores) - 1 - scores[::-1].index(top)] = True
+        return stay
 
 
-@contextmanager
-def _as_oserror(directory: epath.Path, step: int | None) -> Iterator[None]:
-    """What Orbax raises when bytes cannot be written, as one OSError of one line."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError) as error:
-        if not isinstance(error, ValueError) or not _is_write_failure(error):
-            raise
-        raise _write_error(directory, step, error) from error
-    except Exception as error:
-        raise _write_error(directory, step, error) from error
+def _quiet(record: logging.LogRecord) -> bool:
+    """Orbax logs one traceback from each of its threads, hundreds of lines; the error itself reaches the caller."""
+    return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-_CODES = {os.strerror(code).lower(): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)}
-
-
-def _is_write_failure(error: BaseException) -> bool:
-    return any(text in str(error).lower() for text in _CODES)
-
-
-def _write_error(directory: epath.Path, step: int | None, error: BaseException) -> OSError:
-    code = next((c for text, c in _CODES.items() if text in str(error).lower()), getattr(error, "errno", None))
-    reason = os.strerror(code) if code else str(error).strip().split("\n")[0][:200]
+def _write_error(directory: epath.Path, step: int | None, error: Exception) -> OSError:
+    """What Orbax raises when bytes cannot be written, as an OSError of one line."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+    code = next((c for c in known if os.strerror(c) in str(error)), getattr(error, "errno", None))
+    reason = os.strerror(code) if code else str(error).strip().split("\n")[0][:200] or type(error).__name__
     left = steps(directory.parent)
+    last = f"the last good one is {left[-1]}" if left else "there is none before it"
     return OSError(
         code or errno.EIO,
-        f"checkpoint {step} could not be written to {directory}: {reason}; "
-        + (f"the last good one is {left[-1]}; free some space and start again" if left else "there is none before it"),
+        f"checkpoint {step} could not be written to {directory}: {reason}; {last}; free some space and start again",
     )

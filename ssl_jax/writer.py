@@ -38,7 +38,7 @@ class Writer(NamedTuple):
 
 
 def open_writer(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     total_steps: int,
     tensorboard: bool = False,
@@ -79,7 +79,8 @@ def open_writer(
         file.flush()
         if board is not None:
             for name, value in metrics.items():
-                board.add_scalar(name, float(value), int(step))
+                if values[name] is not None:
+                    board.add_scalar(name, float(value), int(step))
             board.flush()
         shown.update({name: value for name, value in values.items() if value is not None})
         if bar is not None:
@@ -94,7 +95,7 @@ def open_writer(
         if not evaluated and step < total_steps and now - last["time"] < every:
             return
         speed = (step - start) / max(now - last["clock"], 1e-9)
-        left = f" eta {_duration((total_steps - step) / speed)}" if 0 < speed and step < total_steps else ""
+        left = f" eta {_duration((total_steps - step) / speed)}" if speed > 0 and step < total_steps else ""
         text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         last["time"] = now
         say(f"step {step}/{total_steps} {text}{left}")
@@ -133,7 +134,7 @@ def summary(values: Mapping[str, float]) -> str:
     return " ".join(parts)
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl`` as dicts; a torn last line (the run was killed while writing) is left out.
 
     Raises:
@@ -149,7 +150,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     return records
 
 
-def cut_back(path: str | os.PathLike, step: int) -> None:
+def cut_back(path: str | os.PathLike[str], step: int) -> None:
     """Keep the lines of ``path`` up to and including ``step``, whole ones only; the file is replaced in one move."""
     path = Path(path)
     if not path.exists():
@@ -180,7 +181,7 @@ def _number(value: Any) -> float | int | bool | None:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "nan" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

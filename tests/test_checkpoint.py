@@ -1,0 +1,406 @@
+"""Checkpoints: bit-exact, on other devices, after a kill, with flipped bits, on a full disk, from two processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssl_jax import checkpoint, parallel
+from ssl_jax.types import TrainState
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Queue(NamedTuple):
+    keys: jax.Array
+    head: jax.Array
+    unused: None = None
+
+
+def make_state(step: int, key: jax.Array, width: int = 300) -> TrainState:
+    params = {
+        "encoder": {"kernel": jax.random.normal(key, (width, 400)), "half": jnp.full(3, 1.1, jnp.bfloat16)},
+        "none": {"empty": jnp.zeros((0, 3))},
+    }
+    tx = optax.chain(optax.clip(1.0), optax.masked(optax.adam(0.1), {"encoder": True, "none": False}))
+    return TrainState(
+        step=jnp.int32(step),
+        params=params,
+        model_state={},
+        opt_state=tx.init(params),
+        aux={"queue": Queue(jax.random.normal(key, (16, 4)), jnp.int32(3)), "pair": (jnp.arange(3), jnp.array([True]))},
+        rows=jnp.arange(16.0).reshape(16, 1),
+        probe=None,
+        bad=jnp.int32(-1),
+        key=jax.random.fold_in(key, 7),
+    )
+
+
+def on_devices(step: int, devices: int, seed: int = 0) -> TrainState:
+    mesh = parallel.make_mesh(devices)
+    abstract = jax.eval_shape(lambda key: make_state(step, key), jax.random.key(0))
+    shardings = jax.tree.map(lambda _: parallel.replicated(mesh), abstract).replace(rows=parallel.sharded(mesh))
+    return jax.jit(lambda key: make_state(step, key), out_shardings=shardings)(jax.random.key(seed))
+
+
+def numpy_leaves(tree) -> list[np.ndarray]:
+    def host(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(leaf) if is_key else leaf)
+
+    return [host(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_bits(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(numpy_leaves(a), numpy_leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        assert x.tobytes() == y.tobytes()
+
+
+def save_all(workdir, states, **options) -> None:
+    saver = checkpoint.open_saver(workdir, **options)
+    for state in states:
+        saver.save(state, {"config": {"lr": 0.1}})
+    saver.close()
+
+
+def data_file(workdir, step: int) -> Path:
+    """The file that holds the largest array of a checkpoint."""
+    files = (workdir / "checkpoints" / str(step)).rglob("*")
+    return max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def flip_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def run_python(code: str, *args, expect: int | None = 0) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert expect is None or done.returncode == expect, done.stderr[-3000:]
+    return done
+
+
+def test_saves_and_restores_every_bit_on_other_devices(tmp_path):
+    state = on_devices(5, 8)
+    saver = checkpoint.open_saver(tmp_path)
+    assert saver.save(state, {"config": {"sizes": (1, 2)}, "commit": "abc"}, {"val_knn_top1": 0.5}) == 5
+    saver.close()
+    saver.close()
+    for devices in (8, 1):
+        wanted = on_devices(0, devices, seed=1)
+        restored, metadata = checkpoint.restore(tmp_path, wanted)
+        assert_same_bits(restored, state)
+        assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, wanted)
+    assert metadata == {"config": {"sizes": [1, 2]}, "commit": "abc", "step": 5, "metrics": {"val_knn_top1": 0.5}}
+    abstract = jax.eval_shape(lambda: make_state(0, jax.random.key(0)))
+    replicated = parallel.replicated(parallel.make_mesh(2))
+    restored, _ = checkpoint.restore(tmp_path, abstract, sharding=replicated)
+    assert_same_bits(restored, state)
+    assert restored.params["encoder"]["kernel"].sharding == replicated
+    assert_same_bits(jax.random.uniform(restored.key, (4,)), jax.random.uniform(state.key, (4,)))
+
+
+def test_leaves_are_copied_out_before_save_returns(tmp_path):
+    state = on_devices(5, 8)
+    before = numpy_leaves(state)
+    step = jax.jit(
+        lambda s: s.replace(params=jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s.params), rows=s.rows * 3.0),
+        donate_argnums=0,
+    )
+    saver = checkpoint.open_saver(tmp_path)
+    saver.save(state, {})
+    for _ in range(5):
+        state = step(state)
+    jax.block_until_ready(state)
+    saver.close()
+    restored, _ = checkpoint.restore(tmp_path, state)
+    for x, y in zip(numpy_leaves(restored), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+    for _ in range(5):  # restored buffers are donated too: eight devices must not share one
+        restored = step(restored)
+    assert_same_bits(restored.params, state.params)
+    assert_same_bits(restored.rows, state.rows)
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    scores = {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: float("nan"), 6: 0.4}
+    saver = checkpoint.open_saver(tmp_path, keep=2, best="val_knn_top1")
+    for step, score in list(scores.items())[:4]:
+        saver.save(make_state(step, jax.random.key(0), 2), {}, None if score is None else {"val_knn_top1": score})
+    saver.close()
+    assert checkpoint.steps(tmp_path) == [2, 3, 4]
+    saver = checkpoint.open_saver(tmp_path, keep=2, best="val_knn_top1")  # the scores are on the disk
+    for step in (5, 6):
+        saver.save(make_state(step, jax.random.key(0), 2), {}, {"val_knn_top1": scores[step]})
+    saver.close()
+    assert checkpoint.steps(tmp_path) == [2, 5, 6]
+    assert checkpoint.latest(tmp_path) == 6
+    assert checkpoint.restore_variables(tmp_path, 5)[1]["metrics"] == {}
+    with pytest.raises(ValueError, match=r"checkpoint\.keep=0"):
+        checkpoint.open_saver(tmp_path, keep=0)
+
+
+def test_saving_a_step_again(tmp_path):
+    first, second = make_state(3, jax.random.key(0), 2), make_state(3, jax.random.key(1), 2)
+    saver = checkpoint.open_saver(tmp_path)
+    saver.save(first, {})
+    saver.save(second, {})  # the same step of the same run: nothing to do
+    saver.wait()
+    assert_same_bits(checkpoint.restore(tmp_path, first)[0], first)
+    saver.save(first, {}, {"val_knn_top1": 0.5})
+    saver.close()
+    assert checkpoint.restore(tmp_path, first)[1]["metrics"] == {"val_knn_top1": 0.5}
+    save_all(tmp_path, [second])  # a later run came here again, from an older checkpoint
+    assert_same_bits(checkpoint.restore(tmp_path, first)[0], second)
+
+
+def test_no_checkpoint(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.restore(tmp_path, make_state(0, jax.random.key(0), 2)) is None
+    with pytest.raises(ValueError, match="no checkpoint under"):
+        checkpoint.restore_variables(tmp_path)
+    checkpoint.open_saver(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "record"])
+def test_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
+    states = [make_state(step, jax.random.key(step)) for step in (1, 2)]
+    save_all(tmp_path, states)
+    file = data_file(tmp_path, 2)
+    if damage == "flip":
+        flip_bit(file)
+    elif damage == "truncate":
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        file = tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+        assert '"lr": 0.1' in file.read_text()
+        file.write_text(file.read_text().replace('"lr": 0.1', '"lr": 0.3'))
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged .* left where it is; using 1"):
+        variables, metadata = checkpoint.restore_variables(tmp_path)
+    assert metadata["step"] == 1
+    assert_same_bits(variables["params"]["encoder"], states[0].params["encoder"])
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged .* set aside as damaged_2; using 1"):
+        restored, _ = checkpoint.restore(tmp_path, states[0])
+    assert_same_bits(restored, states[0])
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "damaged_2"]
+    save_all(tmp_path, [states[1]])  # the run gets to step 2 again
+    assert_same_bits(checkpoint.restore(tmp_path, states[0])[0], states[1])
+
+
+def test_none_usable(tmp_path):
+    states = [make_state(step, jax.random.key(step)) for step in (1, 2)]
+    save_all(tmp_path, states)
+    for step in (1, 2):
+        flip_bit(data_file(tmp_path, step))
+    for _ in range(2):  # nothing is set aside: the next start must not begin at step 0 unasked
+        with pytest.raises(ValueError, match=r"no usable checkpoint under .*2: .*; 1: .*start anew") as error:
+            checkpoint.restore(tmp_path, states[0])
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7 .* there are \[1, 2\]"):
+        checkpoint.restore(tmp_path, states[0], step=7)
+
+
+def test_misfit_names_the_first_differing_path(tmp_path):
+    state = make_state(1, jax.random.key(0))
+    save_all(tmp_path, [state])
+    wider = jax.eval_shape(lambda: make_state(1, jax.random.key(0), 301))
+    for wanted, text in (
+        (wider, r"params/encoder/kernel is float32\[300, 400\] there and float32\[301, 400\] here"),
+        (state.replace(aux=None), r"aux/pair/0 is int32\[3\] there and absent here"),
+        (state.replace(probe=jnp.zeros(2)), r"probe is absent there and float32\[2\] here"),
+        (state.replace(bad=jnp.float32(0)), r"bad is int32\[\] there and float32\[\] here"),
+        (state.replace(key=jax.random.key(0, impl="rbg")), r"key is key<.*>\[\] there and key<rbg>\[\] here"),
+    ):
+        with pytest.raises(ValueError, match=text) as error:
+            checkpoint.restore(tmp_path, wanted)
+        assert "\n" not in str(error.value)
+    assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_variables_without_knowing_the_optimizer(tmp_path):
+    state = make_state(4, jax.random.key(0))
+    save_all(tmp_path, [state])
+    before = sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*"))
+    variables, metadata = checkpoint.restore_variables(tmp_path)
+    assert sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*")) == before
+    assert metadata == {"config": {"lr": 0.1}, "step": 4, "metrics": {}}
+    assert sorted(variables) == ["aux", "model_state", "params", "rows"]
+    assert variables["model_state"] == {}
+    assert_same_bits(variables["params"], state.params)
+    assert_same_bits(variables["rows"], state.rows)
+    assert_same_bits(variables["aux"]["queue"]["keys"], state.aux["queue"].keys)
+    assert_same_bits(variables["aux"]["pair"]["1"], state.aux["pair"][1])
+    assert checkpoint.fingerprint(variables["params"]) == checkpoint.fingerprint(state.params)
+
+
+def test_fingerprint_is_sha256_of_path_dtype_shape_and_bytes():
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.array(3, np.int32)
+
+    def line(name, x):
+        return f'{name} ["{x.dtype}", {json.dumps(list(x.shape))}, "{hashlib.sha256(x.tobytes()).hexdigest()}"]\n'
+
+    expected = hashlib.sha256((line("m/a", a) + line("z", b)).encode()).hexdigest()
+    assert checkpoint.fingerprint({"z": jnp.asarray(b), "m": {"a": jnp.asarray(a)}}) == expected
+    assert checkpoint.fingerprint({"m": {"a": np.asfortranarray(a)}, "z": b}) == expected
+    for other in (
+        {"m": {"a": a.reshape(3, 2)}, "z": b},
+        {"m": {"a": a.view(np.int32)}, "z": b},
+        {"m": {"A": a}, "z": b},
+        {"m": {"a": np.nextafter(a, np.float32(9))}, "z": b},
+    ):
+        assert checkpoint.fingerprint(other) != expected
+    assert checkpoint.fingerprint(jax.random.key(1)) != checkpoint.fingerprint(jax.random.key_data(jax.random.key(1)))
+
+
+def test_kill_during_an_asynchronous_save(tmp_path):
+    code = """
+        import os, signal, sys, jax
+        from ssl_jax import checkpoint
+        from test_checkpoint import make_state
+        saver = checkpoint.open_saver(sys.argv[1])
+        saver.save(make_state(1, jax.random.key(1)), {})
+        saver.wait()
+        saver.save(make_state(2, jax.random.key(2), width=20_000), {})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    run_python(code, tmp_path, expect=-signal.SIGKILL)
+    names = os.listdir(tmp_path / "checkpoints")
+    assert "1" in names
+    assert any("tmp" in name for name in names), "the kill came too late to prove anything"
+    expected = make_state(1, jax.random.key(1))
+    restored, _ = checkpoint.restore(tmp_path, expected)
+    assert_same_bits(restored, expected)
+    save_all(tmp_path, [make_state(2, jax.random.key(2))])
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
+
+
+def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
+    code = """
+        import resource, signal, sys, jax
+        from ssl_jax import checkpoint
+        from test_checkpoint import make_state
+        saver = checkpoint.open_saver(sys.argv[1])
+        saver.save(make_state(1, jax.random.key(1), 2), {})
+        saver.wait()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # every longer file fails, as on a full disk
+        for attempt in range(2):
+            try:
+                saver.save(make_state(2, jax.random.key(2)), {})
+                saver.wait()
+            except OSError as error:
+                print(error.errno, error.strerror)
+        saver.save(make_state(3, jax.random.key(3), 2), {})
+        saver.close()
+        print(checkpoint.steps(sys.argv[1]))
+    """
+    done = run_python(code, tmp_path)
+    *errors, last = done.stdout.splitlines()
+    assert len(errors) == 2, done.stdout
+    for error in errors:
+        assert error.startswith("27 checkpoint 2 could not be written to "), error
+        assert error.endswith("File too large; the last good one is 1; free some space and start again"), error
+    assert last == "[1, 3]"
+    assert "orbax" not in done.stderr  # not one traceback from each of its threads
+
+
+def test_lock_is_for_one_run_and_ends_with_it(tmp_path):
+    code = """
+        import sys
+        from ssl_jax import checkpoint
+        with checkpoint.lock(sys.argv[1]):
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=f"another run holds .*pid {holder.pid} on"),
+            checkpoint.lock(tmp_path / "run"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    for _ in range(2):
+        with (
+            checkpoint.lock(tmp_path / "run"),
+            pytest.raises(ValueError, match=f"pid {os.getpid()} on"),
+            checkpoint.lock(tmp_path / "run"),
+        ):
+            pass
+
+
+def test_two_processes(tmp_path):
+    code = """
+        import sys, warnings, jax
+        warnings.simplefilter("error")
+        jax.config.update("jax_num_cpu_devices", 2)
+        process, port, workdir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+        jax.distributed.initialize(f"localhost:{port}", 2, process)
+        from ssl_jax import checkpoint
+        from test_checkpoint import flip_bit, data_file, on_devices
+        from pathlib import Path
+        with checkpoint.lock(workdir):
+            saver = checkpoint.open_saver(workdir, keep=2, best="v")
+            for step in (2, 3):
+                saver.save(on_devices(step, 4), {"processes": 2}, {"v": -step})
+            saver.close()
+            wanted = on_devices(0, 4, seed=1)
+            restored, metadata = checkpoint.restore(workdir, wanted)
+            assert restored.rows.sharding == wanted.rows.sharding and not restored.rows.is_fully_addressable
+            print(metadata["step"], checkpoint.fingerprint(restored), flush=True)
+            jax.experimental.multihost_utils.sync_global_devices("read")
+            if process == 0:
+                flip_bit(data_file(Path(workdir), 3))
+            jax.experimental.multihost_utils.sync_global_devices("flipped")
+            warnings.simplefilter("ignore")
+            restored, metadata = checkpoint.restore(workdir, wanted)
+            print(metadata["step"], checkpoint.fingerprint(restored), flush=True)
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", "import jax.experimental.multihost_utils\n" + textwrap.dedent(code)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(i), str(port), str(tmp_path)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outs = [process.communicate(timeout=120) for process in processes]
+    assert all(process.returncode == 0 for process in processes), [err[-3000:] for _, err in outs]
+    expected = [f"{step} {checkpoint.fingerprint(on_devices(step, 4))}" for step in (3, 2)]
+    for out, _ in outs:
+        assert [line for line in out.splitlines() if "Gloo" not in line] == expected
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "damaged_3"]
+    restored, _ = checkpoint.restore(tmp_path, on_devices(0, 1))  # written by two, read by one
+    assert_same_bits(restored, on_devices(2, 1))

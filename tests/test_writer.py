@@ -1,0 +1,156 @@
+"""metrics.jsonl: strict JSON, nothing lost or twice after a kill; messages, bar, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax import writer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def strict(line: str) -> dict:
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_lines_are_strict_json_with_every_digit(tmp_path):
+    out = writer.open_writer(tmp_path / "new", total_steps=3)
+    value = np.float32(0.1)
+    out.log(1, {"train_loss": jnp.asarray(value), "x": np.float64(1 / 3), "nan": float("nan"), "inf": jnp.inf})
+    out.log(np.int64(2), {"n": 3, "flag": np.bool_(True), "bf": jnp.bfloat16(1.1), "minus": np.float32("-inf")})
+    path = tmp_path / "new" / "metrics.jsonl"
+    first, second = (strict(line) for line in path.read_text().splitlines())  # before close: every line is flushed
+    assert list(first) == ["step", "train_loss", "x", "nan", "inf"]
+    assert first == {"step": 1, "train_loss": float(value), "x": 1 / 3, "nan": None, "inf": None}
+    assert np.float32(first["train_loss"]) == value
+    assert second == {"step": 2, "n": 3, "flag": True, "bf": float(jnp.bfloat16(1.1)), "minus": None}
+    out.close()
+    out.close()
+    assert writer.read_metrics(path) == [first, second]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(None, []), (0, []), (2, [1, 2]), (3, [1, 2, 3]), (9, [1, 2, 3, 4])])
+def test_resume_cuts_back_to_the_restored_step(tmp_path, step, kept):
+    path = tmp_path / "metrics.jsonl"
+    whole = "".join(f'{{"step": {i}, "train_loss": 0.{i}}}\n' for i in range(1, 5))
+    path.write_text(whole + '{"step": 5, "train_l')
+    assert [m["step"] for m in writer.read_metrics(path)] == [1, 2, 3, 4]
+    out = writer.open_writer(tmp_path, total_steps=9, resume_step=step)
+    assert path.read_text() == "".join(line + "\n" for line in whole.splitlines()[: len(kept)])
+    out.log((step or 0) + 1, {"train_loss": 1.0})
+    out.close()
+    assert [m["step"] for m in writer.read_metrics(path)] == [*kept, (step or 0) + 1]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_broken_line_in_the_middle(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer.cut_back(path, 3)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not JSON: .*remove it"):
+        writer.read_metrics(path)
+    writer.cut_back(path, 3)
+    assert [m["step"] for m in writer.read_metrics(path)] == [1, 3]
+
+
+def test_lines_reach_the_disk_before_a_kill(tmp_path):
+    code = f"""
+        import os, signal
+        from ssl_jax.writer import open_writer
+        out = open_writer({str(tmp_path)!r}, total_steps=9)
+        for step in range(1, 6):
+            out.log(step, {{"train_loss": step / 2}})
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=env, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [m["train_loss"] for m in writer.read_metrics(tmp_path / "metrics.jsonl")] == [0.5, 1, 1.5, 2, 2.5]
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    out = writer.open_writer(tmp_path, total_steps=100, resume_step=10)
+    out.say("devices: 1")
+    out.log(11, {"train_loss": 0.123456})
+    out.log(12, {"train_loss": 0.2})  # too soon after the last line
+    out.log(13, {"val_knn_top1": 0.75})
+    out.log(100, {"train_loss": float("nan")})
+    out.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "devices: 1"
+    assert lines[1].startswith("step 11/100 train_loss=0.1235 eta 0:0")
+    assert lines[2].startswith("step 13/100 val_knn_top1=0.75")
+    assert lines[3:] == ["step 100/100 train_loss=nan"]
+    assert len(writer.read_metrics(tmp_path / "metrics.jsonl")) == 4
+
+
+def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):
+    out = writer.open_writer(tmp_path, total_steps=20, resume_step=5, progress=True)
+    out.log(6, {"train_loss": 2.5, "images_per_second": 1234.5})
+    out.log(7, {"val_knn_top1": 0.5})
+    out.tick(8)
+    out.say("a message")
+    out.log(9, {"train_loss": 1.5, "images_per_second": 1234.5})
+    out.close()
+    err = capsys.readouterr().err
+    assert "a message\n" in err
+    last = err.replace("\n", "\r").rstrip("\r").split("\r")[-1]
+    assert "9/20" in last
+    assert "loss=1.5 img/s=1234 kNN=0.5" in last
+
+
+def test_tensorboard_only_when_asked(tmp_path, monkeypatch):
+    sys.modules.pop("tensorboardX", None)
+    writer.open_writer(tmp_path / "a", total_steps=2).close()
+    assert "tensorboardX" not in sys.modules
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match="pip install tensorboardX"):
+        writer.open_writer(tmp_path / "b", total_steps=2, tensorboard=True)
+    assert not (tmp_path / "b" / "metrics.jsonl").exists()
+
+
+def test_tensorboard_holds_the_scalars(tmp_path, capfd):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+
+    out = writer.open_writer(tmp_path, total_steps=2, tensorboard=True)
+    out.log(1, {"train_loss": jnp.float32(0.5), "bad": float("nan")})
+    out.log(2, {"train_loss": 0.25})
+    out.close()
+    assert "NaN" not in capfd.readouterr().err
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, seen = file.read_bytes(), []
+    while data:  # a TFRecord: length, its checksum, bytes, their checksum
+        length = int.from_bytes(data[:8], "little")
+        record, data = data[12 : 12 + length], data[16 + length :]
+        assert masked_crc32c(record)
+        event = event_pb2.Event.FromString(record)
+        seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    assert seen == [(1, "train_loss", 0.5), (2, "train_loss", 0.25)]
+
+
+def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    out = writer.open_writer(tmp_path / "run", total_steps=2, tensorboard=True, progress=True)
+    out.log(1, {"train_loss": 1.0})
+    out.tick(2)
+    out.say("hello")
+    out.close()
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr() == ("", "")
