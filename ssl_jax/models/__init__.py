@@ -27,6 +27,7 @@ __all__ = [
     "BatchNorm",
     "ConvNet",
     "ResNet",
+    "arguments",
     "check_image_size",
     "depth",
     "forward",
@@ -60,19 +61,25 @@ def make(name: str, **kwargs: Any) -> nn.Module:
     Raises:
       ValueError: an unknown name or argument; says the nearest known one.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"model {name!r} is unknown{_nearest(name, ENCODERS)}; known: {', '.join(ENCODERS)}")
+    fields = arguments(name)
     maker = ENCODERS[name]
-    module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
-    fields = [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", *fixed}]
     for argument in kwargs:
-        if argument not in fields:
+        if argument not in (*fields, "norm"):
             hint = _nearest(argument, fields)
             raise ValueError(f"{name} has no argument {argument!r}{hint}; known: {', '.join(fields)}")
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if kwargs.get("dtype") is not None:
         kwargs["dtype"] = jnp.dtype(kwargs["dtype"])
     return maker(**kwargs)
+
+
+def arguments(name: str) -> list[str]:
+    """Fields of the encoder called ``name`` that a config may set (``norm``, a function, only code can)."""
+    if name not in ENCODERS:
+        raise ValueError(f"model {name!r} is unknown{_nearest(name, ENCODERS)}; known: {', '.join(ENCODERS)}")
+    maker = ENCODERS[name]
+    module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
+    return [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", "norm", *fixed}]
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -13,6 +13,7 @@ from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import BasicBlock, conv, global_pool
 from ssl_jax.types import Array, Axis
 
+
 class ConvNet(nn.Module):
     """Stem, then stages of 3 x 3 convolutions, each stage wider and by default half the size of the one before.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ssl_jax import parallel
@@ -61,15 +61,14 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         out_dtype = x.dtype if self.dtype is None else self.dtype
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(np.promote_types(x.dtype, np.float32))  # NumPy: jnp's refuses bfloat16 under strict promotion
 
+        per_row = _same
         if not train:
             mean, var = running_mean.value, running_var.value
-            per_row = lambda a: a  # noqa: E731
         elif self.groups == 1:
             mean, var = _moments(x, axis)
             batch_mean, batch_var = mean, var
-            per_row = lambda a: a  # noqa: E731
         else:
             mean, var, per_row = _group_moments(x, self.groups, self.strided, axis)
             # Contiguous groups live on their own device; the mean over devices makes what is kept the same everywhere.
@@ -89,6 +88,10 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32).astype(x.dtype)
             y = y + _align(bias, x)
         return y.astype(out_dtype)
+
+
+def _same(a: Array) -> Array:
+    return a
 
 
 def _align(a: Array, x: Array) -> Array:
@@ -112,7 +115,8 @@ def _group_moments(x: Array, groups: int, strided: bool, axis: Axis) -> tuple[Ar
     """
     n, shards = x.shape[0], parallel.num_shards(axis)
     if groups % shards:
-        raise ValueError(f"BatchNorm groups={groups} is not a multiple of {shards} devices; use {_above(groups, shards)}")
+        above = -(-groups // shards) * shards
+        raise ValueError(f"BatchNorm groups={groups} is not a multiple of {shards} devices; use {above}")
     if (n * shards) % groups:
         raise ValueError(f"BatchNorm groups={groups} does not divide the global batch of {n * shards} rows")
     size = n * shards // groups
@@ -133,7 +137,3 @@ def _group_moments(x: Array, groups: int, strided: bool, axis: Axis) -> tuple[Ar
 
     mean = per_group(x)
     return mean, per_group(jnp.square(x - _align(per_row(mean), x))), per_row
-
-
-def _above(groups: int, shards: int) -> int:
-    return math.ceil(groups / shards) * shards

@@ -1,4 +1,4 @@
-"""ResNet-18 to ResNet-200, v1, with torchvision's shapes, padding and stride placement, so that weights can be exchanged."""
+"""ResNet-18 to ResNet-200 (v1) with torchvision's shapes, padding and strides, so that weights can be exchanged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.types import Array, Axis
@@ -22,7 +22,7 @@ CONV_INITS = {
 def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Conv:
     """A square convolution without bias, padded alike on both sides as torch pads (TensorFlow's SAME is lopsided)."""
     if init not in CONV_INITS:
-        raise ValueError(f"conv_init={init!r} is unknown; use one of {', '.join(CONV_INITS)}")
+        raise ValueError(f"conv_init={init!r} is unknown; use {' or '.join(CONV_INITS)}")
     pad = (kernel - 1) // 2 if kernel > stride else 0
     return nn.Conv(
         features,
@@ -38,7 +38,7 @@ def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name
 
 def global_pool(x: Array) -> Array:
     """Mean over height and width, ``[b, h, w, c] -> [b, c]``, in float32 or better."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+    return x.astype(np.promote_types(x.dtype, np.float32)).mean((1, 2))
 
 
 class BasicBlock(nn.Module):
