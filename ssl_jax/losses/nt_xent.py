@@ -55,7 +55,7 @@ def nt_xent(
     all1, all2 = all_rows((u1, u2), axis)
     own = row_ids(u1.shape[0], axis)[:, None] == jnp.arange(all1.shape[0], dtype=jnp.int32)[None, :]
 
-    # Four [b, N] blocks: concatenating the views first would shuffle rows between devices and hold a copy.
+    # Four [b, N] blocks: concatenating the views first would move rows between devices and copy them.
     s11 = jnp.where(own, -jnp.inf, u1 @ all1.T / temperature)
     s22 = jnp.where(own, -jnp.inf, u2 @ all2.T / temperature)
     s12 = u1 @ all2.T / temperature
