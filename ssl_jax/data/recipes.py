@@ -76,8 +76,8 @@ class Blur(NamedTuple):
     Attributes:
       p: probability.
       sigma: range of the standard deviation in pixels of the view.
-      support: taps on each side of the centre: "tenth" (view // 20: the kernel is a tenth of the view, 3 taps at 32 pixels and
-        23 at 224, however large sigma is) or "sigma" (as far as the Gaussian reaches: 4 * the largest sigma).
+      support: taps on each side of the centre: "tenth" (view // 20: the kernel is a tenth of the view, 3 taps at 32 and
+        23 at 224 pixels, however large sigma is) or "sigma" (as far as the Gaussian reaches: 4 * the largest sigma).
       border: "zero" (TensorFlow's SAME: darkens the border) or "reflect".
     """
 
