@@ -9,7 +9,6 @@ Both give RGB, or grey where a dataset has one channel.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from ssl_jax.data import tensorflow
 
-MAX_PIXELS = 1 << 27  # 134 million; a header can promise far more than a machine's memory holds
+MAX_PIXELS = 89_478_485  # where Pillow starts to warn; a header can promise far more than a machine's memory holds
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -31,13 +30,13 @@ def _open(file: Any):
     if isinstance(file, bytes):
         file = io.BytesIO(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own pixel limit only warns; ours is below
-            image = Image.open(file)
+        image = Image.open(file)
     except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
         raise Unreadable(f"{type(error).__name__}: {error}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise Unreadable(f"{image.width} x {image.height} pixels is more than {MAX_PIXELS}")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise Unreadable(f"{width} x {height} pixels is more than {MAX_PIXELS}")
     return image
 
 
@@ -53,7 +52,10 @@ def contents(record: Any) -> bytes:
     if "encoded" in record:
         return record["encoded"]
     with open(record["path"], "rb") as file:
-        return file.read()
+        if "offset" not in record:
+            return file.read()
+        file.seek(record["offset"])  # inside a record file
+        return file.read(record["length"])
 
 
 def is_plain(file: Any) -> bool:
@@ -86,11 +88,9 @@ def read(file: Any, channels: int = 3) -> np.ndarray:
 
     with _open(file) as image:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image.load()
-                if _orientation(image) != 1:
-                    image = ImageOps.exif_transpose(image)
+            image.load()
+            if _orientation(image) != 1:  # asked after load, which turns a TIFF itself
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16-bit grey ("I;16"), or 16 bits held in 32 ("I")
                 grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
                 image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
@@ -133,7 +133,10 @@ def from_encoded(data: Any, plain: Any, channels: int) -> tuple[Shape, Crop]:
     tf = tensorflow()
 
     def by_pillow():
-        image = tf.numpy_function(lambda d: read(d, channels), [data], tf.uint8, stateful=False)
+        # Bytes in a graph, but an array of them where TensorFlow runs eagerly.
+        image = tf.numpy_function(
+            lambda d: read(np.asarray(d, object).item(), channels), [data], tf.uint8, stateful=False
+        )
         image.set_shape([None, None, channels])
         return image
 

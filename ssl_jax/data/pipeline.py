@@ -78,10 +78,10 @@ def batches(
     Raises:
       ValueError: if the batch cannot be drawn or split.
     """
-    indices(len(source), global_batch_size, seed, start_step)
-    rows = _rows(global_batch_size, process, process_count)
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed {seed} is out of range; use 0 to {(1 << 32) - 1}")
+    indices(len(source), global_batch_size, seed, start_step)
+    rows = _rows(global_batch_size, process, process_count)
 
     def plan(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = indices(len(source), global_batch_size, seed, step)[rows]
@@ -141,11 +141,14 @@ def _substitute(source: Source, i: int, replaced: dict[int, int], error: Excepti
 
 
 def _names(source: Source, *examples: int) -> list[str]:
-    return [str(source.columns["path"][i]) if "path" in source.columns else f"example {i}" for i in examples]
+    paths = source.columns.get("path") if "offset" not in source.columns else None
+    return [f"example {i}" if paths is None else f"{paths[i]} (example {i})" for i in examples]
 
 
 def _opens(source: Source, i: int) -> bool:
     """Whether example ``i`` can be decoded, whole, by the decoder that the pipeline would choose."""
+    if "image" in source.columns:
+        return True
     tf = tensorflow()
     try:
         data = decode.contents(source.record(i))
@@ -179,16 +182,28 @@ def _stream(source: Source, images_of: Any, local: int) -> Any:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Converted once, so that every use is one tensor instead of a constant in each graph.
     with tf.device("CPU"):
-        columns = {name: tf.convert_to_tensor(column) for name, column in source.columns.items()}
+        columns = {
+            name: tf.convert_to_tensor([os.fsencode(path) for path in column] if name == "path" else column)
+            for name, column in source.columns.items()
+        }
     plain = source.columns.get("plain")
     uniform = plain is not None and (plain.all() or not plain.any())
+
+    def contents(index):
+        if "encoded" in columns:
+            return columns["encoded"][index]
+        if "offset" not in columns:
+            return tf.io.read_file(columns["path"][index])
+        # TensorFlow reads no part of a file.
+        data = tf.numpy_function(lambda i: decode.contents(source.record(i)), [index], tf.string, stateful=False)
+        return tf.ensure_shape(data, [])
 
     @tf.autograph.experimental.do_not_convert  # branches are written as tf.cond; rewriting the code only takes time
     def one(index, number):
         if "image" in columns:
             shape, crop = decode.from_image(tf.gather(columns["image"], index))
         else:
-            data = tf.io.read_file(columns["path"][index]) if "path" in columns else columns["encoded"][index]
+            data = contents(index)
             shape, crop = decode.from_encoded(
                 data, bool(plain[0]) if uniform else columns["plain"][index], source.channels
             )

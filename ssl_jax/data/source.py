@@ -10,12 +10,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 TEST_FRACTION = 0.2
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "npz:<path>")
@@ -27,8 +31,9 @@ class Source:
 
     Attributes:
       columns: name -> array with ``n`` rows. Exactly one of ``"image"`` (uint8 ``[n, h, w, c]``), ``"encoded"``
-        (objects, the bytes of image files) and ``"path"`` (objects, absolute paths). The last two come with
-        ``"plain"`` (bool): a baseline JPEG that need not be turned, which TensorFlow may decode in part.
+        (objects, the bytes of image files) and ``"path"`` (objects, absolute paths; inside record files beside
+        ``"offset"`` and ``"length"``). The last two come with ``"plain"`` (bool): a baseline JPEG that need not be
+        turned, which TensorFlow may decode in part.
       labels: int32 ``[n]``, -1 where unknown, or None if none is known.
       class_names: one per class, or None if no label is known.
       fingerprint: sha256 that changes when the data do.
@@ -210,6 +215,27 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl_jax"
 
 
+def read_cache(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file, None if it is not there or not whole."""
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception:  # a cache is only ever a saving
+        return None
+
+
+def write_cache(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a cache file in one move, so that no reader ever sees a part of it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as out:
+            np.savez(out, **arrays)
+        os.replace(part, file)
+    except OSError as error:
+        log.warning("the index of the dataset could not be kept (%s); it is built again next time", error)
+
+
 def from_arrays(
     images: np.ndarray, labels: np.ndarray | None = None, class_names: tuple[str, ...] | None = None
 ) -> Source:
@@ -272,7 +298,7 @@ def _npz(path: Path) -> tuple[Source, Source | None]:
     if not path.is_file():
         raise ValueError(f"npz file {str(path)!r} is not there; give data.source=npz:<path of a file>")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as npz ({error}); write it with np.savez") from error
