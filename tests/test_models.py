@@ -146,7 +146,12 @@ def test_batchnorm_outside_training_reads_what_it_recorded():
         "bias", (1, 3)
     )
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
-    module.apply(variables, x, train=True)  # nothing mutable: batch statistics, nothing recorded
+    _, new = module.apply(variables, x, train=False, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, dict(new), state)  # frozen even where it could be written
+    y = module.apply(variables, x, train=True)  # nothing mutable: batch statistics (groups of two), nothing recorded
+    weights = (draw(name, (3,)) for name in ("scale", "bias", "mean", "var"))
+    expected = batchnorm_numpy(draw("x", (16, 3)), *weights, draw("cotangent", (16, 3)), groups=8, strided=False)
+    np.testing.assert_allclose(y, expected[0], rtol=1e-3, atol=1e-3)
 
 
 def test_batchnorm_refuses_groups_that_do_not_fit():
