@@ -5,8 +5,6 @@ A checkpoint is ``<workdir>/checkpoints/<step>/``: two Orbax trees of plain arra
 and a record in Orbax's custom metadata: the caller's JSON (config, commit, versions, devices, data), the metrics, and
 dtype, shape and sha256 of every leaf. Orbax survives a kill at any moment (a directory gets its final name last) but
 does not notice a flipped bit in what it reads: the sha256 do.
-
-Leaves are copied to the host before ``save`` returns, because the train step donates its buffers.
 """
 
 from __future__ import annotations
@@ -32,14 +30,12 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ssl_jax.types import TrainState, Tree
 
 Workdir = str | os.PathLike[str]
-FORMAT = 1
 VARIABLES = ("params", "model_state", "aux", "rows")
 
 
@@ -47,9 +43,8 @@ class Saver(NamedTuple):
     """What :func:`open_saver` gives.
 
     Attributes:
-      save: ``(state, metadata, metrics=None) -> step``; every process calls it. Returns when the state has been copied
-        out; the writing goes on behind. A step saved before by this saver is left as it is, unless metrics come with
-        it now.
+      save: ``(state, metadata, metrics=None) -> step``; every process calls it. Returns once the state is copied out
+        (the train step donates its buffers). A step this saver saved before is left as it is, unless new metrics come.
       wait: blocks until nothing is being written; raises the OSError of a write that failed.
       close: ``wait``, then gives back Orbax's threads. Safe to call twice.
     """
@@ -60,12 +55,9 @@ class Saver(NamedTuple):
 
 
 def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> Saver:
-    """Open ``<workdir>/checkpoints`` for writing; restore first, since restoring may set a damaged checkpoint aside.
-
-    What an interrupted save left is removed at the first save.
+    """Open ``<workdir>/checkpoints`` for writing; call after ``restore``. The first save removes what a kill left.
 
     Args:
-      workdir: folder of the run.
       keep: how many of the newest checkpoints stay.
       best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals).
 
@@ -74,11 +66,12 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
       OSError: (from save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
     """
     if keep < 1:
-        raise ValueError(f"checkpoint.keep={keep}, but at least 1 is needed to resume; use checkpoint.keep=3")
+        raise ValueError(f"train.keep_checkpoints={keep}, but a run needs one to resume from; use 3")
     logging.getLogger("absl").addFilter(_quiet)
     directory = _directory(workdir)
+    root = os.fspath(directory)
     opened: list[ocp.training.Checkpointer] = []  # at the first save: a run that only looks writes nothing
-    saved: list[int] = []
+    saved: dict[int, dict[str, Any]] = {}
 
     def attempt(step: int | None, action: Callable[[], Any]) -> None:
         try:
@@ -91,14 +84,15 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
 
     def save(state: TrainState, metadata: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> int:
         step = int(state.step)
-        if step in saved and not metrics:
+        scores: dict[str, Any] = {name: float(x) for name, x in (metrics or {}).items() if math.isfinite(x)}
+        if step in saved and scores in ({}, saved[step]):
             return step
+        wait()  # one at a time, and the error of an earlier write under its own step
         leaves = _host_leaves(state)
         record = {
-            "format": FORMAT,
             "step": step,
             "metadata": dict(metadata),
-            "metrics": {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)},
+            "metrics": scores,
             # Orbax writes what process 0 gives; the others need the structure only
             "leaves": _manifest(leaves) if jax.process_index() == 0 else {},
         }
@@ -113,36 +107,32 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
         def write():
             if not opened:
                 policy = _Keep(keep, best)
-                opened.append(
-                    ocp.training.Checkpointer(directory, preservation_policy=policy, cleanup_tmp_directories=True)
-                )
+                new = ocp.training.Checkpointer(root, preservation_policy=policy, cleanup_tmp_directories=True)
+                opened.append(new)
             there = step in [checkpoint.step for checkpoint in opened[0].checkpoints]
             opened[0].save_checkpointables_async(
-                step, parts, force=True, overwrite=there, metrics=record["metrics"] or None, custom_metadata=record
+                step, parts, force=True, overwrite=there, metrics=scores or None, custom_metadata=record
             )
 
         attempt(step, write)
-        saved.append(step)
+        saved[step] = scores
         return step
 
     def wait() -> None:
         if opened:
-            attempt(saved[-1] if saved else None, opened[0].wait)
+            attempt(max(saved, default=None), opened[0].wait)
 
     def close() -> None:
+        wait()
         if opened:
-            attempt(saved[-1] if saved else None, opened[0].close)
-            opened.clear()
+            opened.pop().close()
 
     return Saver(save, wait, close)
 
 
 def steps(workdir: Workdir) -> list[int]:
     """Steps of the checkpoints in ``workdir``, ascending; unfinished and set-aside ones do not count."""
-    directory = _directory(workdir)
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in _directory(workdir).glob("*") if path.name.isdecimal())
 
 
 def latest(workdir: Workdir) -> int | None:
@@ -158,14 +148,13 @@ def restore(
     A damaged one is named in a warning, renamed ``damaged_<step>``, and the one before it is used.
 
     Args:
-      workdir: folder of the run.
       abstract: the state wanted, as ``jax.eval_shape`` gives it (or a state itself): structure, shapes, dtypes and,
         where leaves carry one, sharding. It need not be that of the devices that wrote the checkpoint.
       step: this one only, instead of the newest.
       sharding: for leaves without a sharding of their own.
 
     Returns:
-      ``(state, metadata)`` with the metadata given to ``save`` and ``"step"`` and ``"metrics"`` beside it; None where
+      ``(state, record)``, the record with ``"step"``, ``"metadata"`` and ``"metrics"`` as they were saved; None where
       there is no checkpoint at all.
 
     Raises:
@@ -174,45 +163,33 @@ def restore(
     wanted = _named(abstract)
     want = {name: [_dtype(leaf), list(leaf.shape)] for name, leaf in wanted.items()}
 
-    def read(path):
-        record = _record(path)
-        _check_fits(record["leaves"], want, path)
-        return _arrays(path, record, ("variables", "training")), record
-
-    found = _newest_usable(workdir, step, read, set_aside=True)
+    found = _newest_usable(workdir, step, lambda path: _load(path, ("variables", "training"), want), set_aside=True)
     if found is None:
         return None
     arrays, record = found
     placed = [_place(arrays[name], like, sharding) for name, like in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(abstract), placed), _public(record)
+    return jax.tree.unflatten(jax.tree.structure(abstract), placed), record
 
 
 def restore_variables(workdir: Workdir, step: int | None = None) -> tuple[dict[str, Tree], dict[str, Any]]:
     """What an evaluation needs of a checkpoint, without knowing the optimizer; writes nothing.
 
     Returns:
-      ``({"params", "model_state", "aux", "rows"}, metadata)``: NumPy arrays in nested dicts (a tuple or NamedTuple
-      inside ``aux`` comes as a dict by index or field name; what holds no array is {}, or None for aux and rows);
-      metadata as :func:`restore` gives it. A damaged newest one is named in a warning and the one before it is read.
+      ``({"params", "model_state", "aux", "rows"}, record)``: NumPy arrays in nested dicts (a tuple or NamedTuple
+      inside ``aux`` comes as a dict by index or field name, a typed key as its words; what holds no array is {}, or
+      None for aux and rows); the record as :func:`restore` gives it. A damaged newest one is named in a warning.
 
     Raises:
       ValueError: there is no checkpoint, or none is usable.
     """
 
-    def read(path):
-        record = _record(path)
-        return _arrays(path, record, ("variables",)), record
-
-    found = _newest_usable(workdir, step, read, set_aside=False)
+    found = _newest_usable(workdir, step, lambda path: _load(path, ("variables",)), set_aside=False)
     if found is None:
         raise ValueError(f"no checkpoint under {_directory(workdir)}; is this the workdir of a pretraining run?")
     arrays, record = found
-    for name, (dtype, _, _) in record["leaves"].items():
-        if name in arrays and dtype.startswith("key<"):
-            arrays[name] = jax.random.wrap_key_data(jnp.array(arrays[name]), impl=dtype[4:-1])
     tree = flax.traverse_util.unflatten_dict(arrays, "/")
     empty = {"params": {}, "model_state": {}, "aux": None, "rows": None}
-    return {part: tree.get(part, nothing) for part, nothing in empty.items()}, _public(record)
+    return {part: tree.get(part, nothing) for part, nothing in empty.items()}, record
 
 
 def fingerprint(tree: Tree) -> str:
@@ -223,11 +200,7 @@ def fingerprint(tree: Tree) -> str:
 
 @contextmanager
 def lock(workdir: Workdir) -> Iterator[None]:
-    """Hold ``<workdir>/.lock`` (flock, process 0 only): two runs must not write one folder. A kill releases it.
-
-    Raises:
-      ValueError: another run holds it.
-    """
+    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it."""
     if jax.process_index() != 0:
         yield
         return
@@ -237,11 +210,10 @@ def lock(workdir: Workdir) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise ValueError(
-                f"another run holds {path} ({holder}); wait for it, stop it, or use another workdir"
-            ) from None
+            text = (
+                f"another run holds {path} ({path.read_text().strip()}); wait for it, stop it, or use another workdir"
+            )
+            raise ValueError(text) from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -257,25 +229,19 @@ def _named(tree: Tree) -> dict[str, Any]:
     return named
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _key_impl(leaf: Any) -> str:
-    names = []  # key_impl refuses a ShapeDtypeStruct and takes a tracer
-    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), leaf)
-    return names[0]
-
-
 def _dtype(leaf: Any) -> str:
     """ "float32"; for a typed key "key<threefry2x32>"."""
-    return f"key<{_key_impl(leaf)}>" if _is_key(leaf) else np.dtype(leaf.dtype).name
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.dtype(leaf.dtype).name
+    names = []  # key_impl refuses a ShapeDtypeStruct and takes a tracer
+    jax.eval_shape(lambda key: names.append(f"key<{jax.random.key_impl(key)}>"), leaf)
+    return names[0]
 
 
 def _host_leaves(tree: Tree) -> dict[str, tuple[str, list[int], np.ndarray]]:
     """Leaf name -> dtype, shape, and an array that owns its memory (of a typed key: its words)."""
     named = {name: leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for name, leaf in _named(tree).items()}
-    raw = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
+    raw = {name: jax.random.key_data(leaf) if _dtype(leaf).startswith("key<") else leaf for name, leaf in named.items()}
     for leaf in raw.values():
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
             leaf.copy_to_host_async()  # all transfers under way before the first is waited for
@@ -284,10 +250,8 @@ def _host_leaves(tree: Tree) -> dict[str, tuple[str, list[int], np.ndarray]]:
 
 def _host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        if leaf.is_fully_replicated:
-            leaf = leaf.addressable_data(0)
-        else:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        everywhere = leaf.is_fully_replicated
+        leaf = leaf.addressable_data(0) if everywhere else multihost_utils.process_allgather(leaf, tiled=True)
     return np.array(leaf, order="C")  # a copy: on a CPU np.asarray is a view of a buffer about to be donated
 
 
@@ -299,7 +263,7 @@ def _manifest(leaves: Mapping[str, tuple[str, list[int], np.ndarray]]) -> dict[s
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _json_digest(record: Mapping[str, Any]) -> str:
@@ -316,51 +280,43 @@ def _place(array: np.ndarray, like: Any, sharding: Any) -> jax.Array:
     sharding = getattr(like, "sharding", None) or sharding
     if sharding is None:
         placed = jnp.array(array)
-    else:
-        # copies: on a CPU the parts may be views of one NumPy buffer, and the train step donates them
+    else:  # copies: on a CPU the parts may be views of one NumPy buffer, and the train step donates them
         placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index].copy())
-    return jax.random.wrap_key_data(placed, impl=_key_impl(like)) if _is_key(like) else placed
+    dtype = _dtype(like)
+    return jax.random.wrap_key_data(placed, impl=dtype[4:-1]) if dtype.startswith("key<") else placed
 
 
-def _directory(workdir: Workdir) -> epath.Path:
-    path = epath.Path(workdir) / "checkpoints"
-    return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))  # Orbax wants it absolute
+def _directory(workdir: Workdir) -> Path:
+    return Path(workdir).absolute() / "checkpoints"  # Orbax wants it absolute
 
 
-def _record(path: epath.Path) -> dict[str, Any]:
-    record = ocp.checkpointables_metadata(path).custom_metadata
+class _Misfit(ValueError):
+    """A sound checkpoint, but of another state."""
+
+
+def _load(
+    path: Path, parts: tuple[str, ...], want: Mapping[str, list[Any]] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Verified arrays by name, and the public part of the record. Whatever it raises but a misfit means damage."""
+    record: Any = ocp.checkpointables_metadata(os.fspath(path)).custom_metadata
     if not isinstance(record, dict) or record.get("sha256") != _json_digest(record):
-        raise _Damaged("its record of hashes is missing or altered")
-    if record["format"] != FORMAT:
-        raise _Misfit(
-            f"{path} has format {record['format']} and this version reads {FORMAT}; use the one that wrote it"
-        )
-    return record
-
-
-def _arrays(path: epath.Path, record: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Verified arrays by name."""
+        raise ValueError("its record of hashes is missing or altered")
+    if want is not None:
+        _check_fits(record["leaves"], want, path)
     expected = {name: leaf for name, leaf in record["leaves"].items() if _part(name) in parts}
     present = sorted({_part(name) for name, (_, shape, _) in expected.items() if math.prod(shape)})
-    loaded = {k: v for part in present for k, v in _named(ocp.load(path, checkpointable_name=part)).items()}
+    trees = [ocp.load(os.fspath(path), checkpointable_name=part) for part in present]
+    loaded = {name: array for tree in trees for name, array in _named(tree).items()}
     arrays = {}
     for name, (dtype, shape, digest) in expected.items():
         array = arrays[name] = np.asarray(loaded[name]) if math.prod(shape) else np.zeros(shape, dtype)
         same = dtype.startswith("key<") or [array.dtype.name, list(array.shape)] == [dtype, shape]
         if not same or _digest(array) != digest:
-            raise _Damaged(f"{name} is not what was saved (sha256)")
-    return arrays
+            raise ValueError(f"{name} is not what was saved (sha256)")
+    return arrays, {name: record[name] for name in ("step", "metadata", "metrics")}
 
 
-class _Damaged(Exception):
-    """A checkpoint that is not what was saved."""
-
-
-class _Misfit(ValueError):
-    """A sound checkpoint of another state."""
-
-
-def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], path: epath.Path) -> None:
+def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], path: Path) -> None:
     for name in [*want, *saved]:
         there, here = saved.get(name, [])[:2], want.get(name, [])
         if there != here:
@@ -371,7 +327,7 @@ def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], p
             )
 
 
-def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[epath.Path], Any], *, set_aside: bool) -> Any:
+def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], Any], *, set_aside: bool) -> Any:
     directory, known = _directory(workdir), steps(workdir)
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
@@ -385,7 +341,7 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[epath.Pat
             raise
         except Exception as error:  # whatever Orbax, TensorStore or JSON make of broken bytes
             reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0] or type(error).__name__
-        if not _everywhere(result is not None):
+        if not np.all(multihost_utils.process_allgather(np.array(result is not None))):
             damaged[candidate] = reason or "unreadable on another process"
             continue
         for bad, why in damaged.items():
@@ -398,25 +354,14 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[epath.Pat
     return None
 
 
-def _everywhere(ok: bool) -> bool:
-    if jax.process_count() == 1:
-        return ok
-    return bool(multihost_utils.process_allgather(np.array(ok)).all())
-
-
-def _set_aside(directory: epath.Path, step: int) -> str:
+def _set_aside(directory: Path, step: int) -> str:
     name = f"damaged_{step}"
     if jax.process_index() == 0:
         while (directory / name).exists():
             name += "_"
         (directory / str(step)).rename(directory / name)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"set aside {step}")
+    multihost_utils.sync_global_devices(f"set aside {step}")
     return f"set aside as {name}"
-
-
-def _public(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record["metadata"], "step": record["step"], "metrics": record["metrics"]}
 
 
 @dataclass(frozen=True)
@@ -440,14 +385,12 @@ def _quiet(record: logging.LogRecord) -> bool:
     return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-def _write_error(directory: epath.Path, step: int | None, error: Exception) -> OSError:
+def _write_error(directory: Path, step: int | None, error: Exception) -> OSError:
     """What Orbax raises when bytes cannot be written, as an OSError of one line."""
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-    code = next((c for c in known if os.strerror(c) in str(error)), getattr(error, "errno", None))
-    reason = os.strerror(code) if code else str(error).strip().split("\n")[0][:200] or type(error).__name__
+    code = next((c for c in known if os.strerror(c) in str(error)), None)
+    reason = os.strerror(code) if code else str(error).strip().split("\n")[0] or type(error).__name__
     left = steps(directory.parent)
     last = f"the last good one is {left[-1]}" if left else "there is none before it"
-    return OSError(
-        code or errno.EIO,
-        f"checkpoint {step} could not be written to {directory}: {reason}; {last}; free some space and start again",
-    )
+    text = f"checkpoint {step} could not be written to {directory}: {reason}; {last}; free some space and start again"
+    return OSError(code or errno.EIO, text)

@@ -125,7 +125,7 @@ def summary(values: Mapping[str, float]) -> str:
     parts = []
     for label, names in (
         ("loss", ("train_loss", "loss")),
-        ("img/s", ("images_per_second", "train_images_per_second")),
+        ("img/s", ("images_per_sec",)),
         ("kNN", ("val_knn_top1",)),
     ):
         value = next((values[name] for name in names if values.get(name) is not None), None)

@@ -31,6 +31,11 @@ class Queue(NamedTuple):
     unused: None = None
 
 
+class Fields(NamedTuple):
+    z: np.ndarray
+    m: dict[str, np.ndarray]
+
+
 def make_state(step: int, key: jax.Array, width: int = 300) -> TrainState:
     params = {
         "encoder": {"kernel": jax.random.normal(key, (width, 400)), "half": jnp.full(3, 1.1, jnp.bfloat16)},
@@ -108,10 +113,11 @@ def test_saves_and_restores_every_bit_on_other_devices(tmp_path):
     saver.close()
     for devices in (8, 1):
         wanted = on_devices(0, devices, seed=1)
-        restored, metadata = checkpoint.restore(tmp_path, wanted)
+        restored, record = checkpoint.restore(tmp_path, wanted)
         assert_same_bits(restored, state)
         assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, wanted)
-    assert metadata == {"config": {"sizes": [1, 2]}, "commit": "abc", "step": 5, "metrics": {"val_knn_top1": 0.5}}
+    metadata = {"config": {"sizes": [1, 2]}, "commit": "abc"}
+    assert record == {"step": 5, "metadata": metadata, "metrics": {"val_knn_top1": 0.5}}
     abstract = jax.eval_shape(lambda: make_state(0, jax.random.key(0)))
     replicated = parallel.replicated(parallel.make_mesh(2))
     restored, _ = checkpoint.restore(tmp_path, abstract, sharding=replicated)
@@ -156,7 +162,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert checkpoint.steps(tmp_path) == [2, 5, 6]
     assert checkpoint.latest(tmp_path) == 6
     assert checkpoint.restore_variables(tmp_path, 5)[1]["metrics"] == {}
-    with pytest.raises(ValueError, match=r"checkpoint\.keep=0"):
+    with pytest.raises(ValueError, match=r"train\.keep_checkpoints=0"):
         checkpoint.open_saver(tmp_path, keep=0)
 
 
@@ -197,8 +203,8 @@ def test_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
         assert '"lr": 0.1' in file.read_text()
         file.write_text(file.read_text().replace('"lr": 0.1', '"lr": 0.3'))
     with pytest.warns(UserWarning, match="checkpoint 2 is damaged .* left where it is; using 1"):
-        variables, metadata = checkpoint.restore_variables(tmp_path)
-    assert metadata["step"] == 1
+        variables, record = checkpoint.restore_variables(tmp_path)
+    assert record["step"] == 1
     assert_same_bits(variables["params"]["encoder"], states[0].params["encoder"])
     assert checkpoint.steps(tmp_path) == [1, 2]
     with pytest.warns(UserWarning, match="checkpoint 2 is damaged .* set aside as damaged_2; using 1"):
@@ -243,9 +249,9 @@ def test_variables_without_knowing_the_optimizer(tmp_path):
     state = make_state(4, jax.random.key(0))
     save_all(tmp_path, [state])
     before = sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*"))
-    variables, metadata = checkpoint.restore_variables(tmp_path)
+    variables, record = checkpoint.restore_variables(tmp_path)
     assert sorted((f, f.stat().st_mtime_ns) for f in tmp_path.rglob("*")) == before
-    assert metadata == {"config": {"lr": 0.1}, "step": 4, "metrics": {}}
+    assert record == {"step": 4, "metadata": {"config": {"lr": 0.1}}, "metrics": {}}
     assert sorted(variables) == ["aux", "model_state", "params", "rows"]
     assert variables["model_state"] == {}
     assert_same_bits(variables["params"], state.params)
@@ -264,6 +270,7 @@ def test_fingerprint_is_sha256_of_path_dtype_shape_and_bytes():
     expected = hashlib.sha256((line("m/a", a) + line("z", b)).encode()).hexdigest()
     assert checkpoint.fingerprint({"z": jnp.asarray(b), "m": {"a": jnp.asarray(a)}}) == expected
     assert checkpoint.fingerprint({"m": {"a": np.asfortranarray(a)}, "z": b}) == expected
+    assert checkpoint.fingerprint(Fields(z=b, m={"a": a})) == expected  # by path, not in the container's order
     for other in (
         {"m": {"a": a.reshape(3, 2)}, "z": b},
         {"m": {"a": a.view(np.int32)}, "z": b},
@@ -292,8 +299,8 @@ def test_kill_during_an_asynchronous_save(tmp_path):
     expected = make_state(1, jax.random.key(1))
     restored, _ = checkpoint.restore(tmp_path, expected)
     assert_same_bits(restored, expected)
-    save_all(tmp_path, [make_state(2, jax.random.key(2))])
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
+    save_all(tmp_path, [make_state(3, jax.random.key(3), 2)])  # removes what the kill left
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "3"]
 
 
 def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
@@ -370,16 +377,16 @@ def test_two_processes(tmp_path):
                 saver.save(on_devices(step, 4), {"processes": 2}, {"v": -step})
             saver.close()
             wanted = on_devices(0, 4, seed=1)
-            restored, metadata = checkpoint.restore(workdir, wanted)
+            restored, record = checkpoint.restore(workdir, wanted)
             assert restored.rows.sharding == wanted.rows.sharding and not restored.rows.is_fully_addressable
-            print(metadata["step"], checkpoint.fingerprint(restored), flush=True)
+            print(record["step"], checkpoint.fingerprint(restored), flush=True)
             jax.experimental.multihost_utils.sync_global_devices("read")
             if process == 0:
                 flip_bit(data_file(Path(workdir), 3))
             jax.experimental.multihost_utils.sync_global_devices("flipped")
             warnings.simplefilter("ignore")
-            restored, metadata = checkpoint.restore(workdir, wanted)
-            print(metadata["step"], checkpoint.fingerprint(restored), flush=True)
+            restored, record = checkpoint.restore(workdir, wanted)
+            print(record["step"], checkpoint.fingerprint(restored), flush=True)
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))

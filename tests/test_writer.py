@@ -101,11 +101,11 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
 
 def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):
     out = writer.open_writer(tmp_path, total_steps=20, resume_step=5, progress=True)
-    out.log(6, {"train_loss": 2.5, "images_per_second": 1234.5})
+    out.log(6, {"train_loss": 2.5, "images_per_sec": 1234.5})
     out.log(7, {"val_knn_top1": 0.5})
     out.tick(8)
     out.say("a message")
-    out.log(9, {"train_loss": 1.5, "images_per_second": 1234.5})
+    out.log(9, {"train_loss": 1.5, "images_per_sec": 1234.5})
     out.close()
     err = capsys.readouterr().err
     assert "a message\n" in err
