@@ -17,6 +17,7 @@ from ssl_jax.data.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
 
 RNG = np.random.default_rng(0)
 CROPS = Recipe((View(Crop(), (Flip(),)), View(Crop(), (Flip(),), size=4)), Eval("resize", 1.0))
+ONE = Recipe((View(Crop(antialias=False)),))
 WHOLE = Recipe((View(None),), Eval("resize", 1.0))
 
 
@@ -270,9 +271,9 @@ def test_batches_of_files_are_pillows_pixels(files):
 
 
 def test_files_resume_too(files):
-    batches = take(5, files.train, image_size=16)
-    assert same(take(1, files.train, image_size=16, start_step=4)[0], batches[4])
-    joined = [take(5, files.train, image_size=16, process=p, process_count=3) for p in range(3)]
+    batches = take(5, files.train, recipe=ONE, image_size=16)
+    assert same(take(1, files.train, recipe=ONE, image_size=16, start_step=4)[0], batches[4])
+    joined = [take(5, files.train, recipe=ONE, image_size=16, process=p, process_count=3) for p in range(3)]
     assert same({"v": batches[4]["views"][0]}, {"v": np.concatenate([part[4]["views"][0] for part in joined])})
 
 
@@ -297,7 +298,7 @@ def test_encoded_in_memory_is_the_same_as_files(files):
         ("a",),
         "made here",
     )
-    for a, b, c in zip(*(take(3, s, image_size=16) for s in (files.train, encoded, inside)), strict=True):
+    for a, b, c in zip(*(take(3, s, recipe=ONE, image_size=16) for s in (files.train, encoded, inside)), strict=True):
         assert same(a, b)
         assert same(a, c)
 
@@ -305,7 +306,7 @@ def test_encoded_in_memory_is_the_same_as_files(files):
 def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
     data = files.train
     n = len(data)
-    before = take(n // 6 * 2, data, image_size=16)
+    before = take(n // 6 * 2, data, recipe=ONE, image_size=16)
     png = next(i for i in range(n) if data.columns["path"][i].endswith("png"))
     jpg = next(i for i in range(n) if data.columns["plain"][i] and i != png + 1)
     for i in (png, jpg):
@@ -314,7 +315,7 @@ def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
     gone = next(i for i in range(n) if i not in (png, jpg, png + 1, jpg + 1))
     Path(data.columns["path"][gone]).unlink()
     with caplog.at_level(logging.WARNING):
-        after = take(n // 6 * 2, data, image_size=16)
+        after = take(n // 6 * 2, data, recipe=ONE, image_size=16)
     broken = {png, jpg, gone}
     for a, b in zip(before, after, strict=True):
         for row in range(6):
@@ -339,7 +340,7 @@ def test_no_file_left(files):
     for path in files.train.columns["path"]:
         Path(path).unlink()
     with pytest.raises(ValueError, match="no example of the dataset can be read any more"):
-        take(1, files.train)
+        take(1, files.train, ONE)
     with pytest.raises(ValueError, match="no example of the dataset can be read any more"):
         evaluate(files.train)
 

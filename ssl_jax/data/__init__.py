@@ -19,6 +19,7 @@ def tensorflow():
       ValueError: if TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one order of additions, and no notice about it on stderr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside TensorFlow's own imports
