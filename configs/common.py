@@ -24,6 +24,7 @@ def base() -> ConfigDict:
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
     data.max_unreadable = 0.01
+    data.memory_limit = 4 << 30  # bytes up to which a TFDS split is held in memory
     data.image_size = 32
     data.global_batch_size = 256
     data.recipe = "simclr_cifar"
@@ -39,7 +40,7 @@ def base() -> ConfigDict:
     optim.warmup_epochs = 0.0
     optim.momentum = 0.9
     optim.weight_decay = 1e-4
-    optim.decay_bias_and_norm = False  # MoCo decays every parameter
+    optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd: true, others: false)
     optim.clip_norm = placeholder(float)
 
     config.train = train = ConfigDict()
@@ -56,9 +57,30 @@ def base() -> ConfigDict:
     evaluation.probe = True
     evaluation.knn_k = 200
     evaluation.knn_temperature = 0.1
-    evaluation.max_bank = placeholder(int)  # null: all
+    evaluation.knn_centre = True  # subtract the bank's mean feature before the cosine
+    evaluation.max_bank = placeholder(int)  # of the final test; null: all
     evaluation.max_queries = placeholder(int)
+    evaluation.online_bank = 10_000  # of the measurements during the run, on validation data
+    evaluation.online_queries = 5_000
     evaluation.label_efficiency = False
 
     config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
+    return config
+
+
+def cifar10(config: ConfigDict) -> ConfigDict:
+    """CIFAR-10 from TFDS, its channel statistics, and measurements every 10 epochs at batch 512."""
+    config.data.update({"source": "tfds:cifar10", "image_size": 32})
+    config.data.update({"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)})
+    config.train.update({"log_every": 50, "eval_every": 880, "checkpoint_every": 880})
+    return config
+
+
+def imagenet(config: ConfigDict) -> ConfigDict:
+    """ImageNet from TFDS at 224 pixels and batch 4096; 1 % of train is held out for validation."""
+    config.data.update({"source": "tfds:imagenet2012", "test_split": "validation", "val_fraction": 0.01})
+    config.data.update({"image_size": 224, "global_batch_size": 4096})
+    config.data.update({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    config.train.update({"log_every": 100, "eval_every": 3100, "checkpoint_every": 1000})
+    config.eval.update({"online_bank": 50_000, "max_bank": 200_000})
     return config

@@ -47,8 +47,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
       overrides: strings ``"optim.learning_rate=0.1"``; values are Python literals, or text for text keys.
 
     Raises:
-      ValueError: the file is missing or has no ``get_config``, a key is unknown (with the nearest right one), or a value
-        is of another type than the key's.
+      ValueError: the file is missing or has no ``get_config``, a key is unknown (with the nearest right one), or a
+        value is of another type than the key's.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,10 +165,11 @@ def check(config: ConfigDict) -> None:
     for key in POSITIVE_IF_SET:
         _refuse(flat, key, flat[key] is not None and flat[key] <= 0, "must be positive")
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
-    _refuse(flat, "data.val_fraction", not 0 <= flat["data.val_fraction"] < 1, "must be in [0, 1)")
+    _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
     _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")
-    _refuse(flat, "train.epochs", flat["train.epochs"] is None and flat["train.steps"] is None, "or train.steps is needed")
+    no_length = flat["train.epochs"] is None and flat["train.steps"] is None
+    _refuse(flat, "train.epochs", no_length, "or train.steps must be set")
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             named = [str(c) for c in choices if c is not None]

@@ -18,6 +18,8 @@ constrains it again.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zlib
 
 import jax
@@ -83,6 +85,24 @@ def _constrain(x: Tree, spec: P) -> Tree:
     if mesh.empty or DATA not in mesh.axis_names:
         return x
     return jax.tree.map(lambda a: lax.with_sharding_constraint(a, spec), x)
+
+
+def configure(devices: int | None, *, deterministic: bool = False) -> None:
+    """Ask for simulated CPU devices and deterministic GPU kernels; call before the first use of a device.
+
+    Args:
+      devices: on a CPU, so many are simulated; elsewhere this has no effect.
+      deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
+        replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
+    """
+    if deterministic:
+        flag = "--xla_gpu_deterministic_ops=true"
+        if flag not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    if devices is not None and devices > 1:
+        # RuntimeError: devices exist already; if they are too few, the experiment's check says so.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices)
 
 
 def make_mesh(devices: int | None = None) -> Mesh:

@@ -261,6 +261,40 @@ def eval_batches(
     return _resized(source, image_size, recipe_eval, global_batch_size, rows)
 
 
+def evaluation_view(images: np.ndarray, recipe_eval: Eval, image_size: int) -> np.ndarray:
+    """Images in memory as evaluation sees them.
+
+    Args:
+      images: ``[b, h, w, c]``, uint8 or float in [0, 1]; of ``image_size`` already, they need no TensorFlow.
+
+    Returns:
+      float32 ``[b, image_size, image_size, c]`` in [0, 1].
+
+    Raises:
+      ValueError: another shape, dtype or range.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {images.shape}; give [batch, height, width, channels]")
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / np.float32(255.0)
+    elif images.dtype.kind != "f" or images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"images are {images.dtype}, {images.min()} to {images.max()}; give uint8 or floats in [0, 1]")
+    images = images.astype(np.float32)
+    if images.shape[1:3] == (image_size, image_size):
+        return images
+    from ssl_jax.data import host
+
+    def one(image):
+        def crop(box):
+            y, x, h, w = (int(v) for v in box)
+            return image[y : y + h, x : x + w]
+
+        return host.evaluate(recipe_eval, image_size, shape=np.array(image.shape, np.int32), crop=crop).numpy()
+
+    return np.stack([one(image) for image in images])
+
+
 def _plan_evaluation(n: int, global_batch_size: int, rows: slice, step: int) -> np.ndarray:
     """The indices of this process's rows of batch ``step``, -1 where the batch is padded."""
     index = np.arange(step * global_batch_size + rows.start, step * global_batch_size + rows.stop)

@@ -8,13 +8,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax import models
 from ssl_jax.parallel import named_key
-from ssl_jax.types import Array, Axis, Plan, Tree, Variables
+from ssl_jax.types import Array, Axis, Batch, Tree, Variables
 
 
 def names() -> list[str]:
@@ -47,17 +46,20 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
 
+def two_views(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tuple[Array, Array]:
+    """The two normalised views of a batch.
+
+    Raises:
+      ValueError: the recipe makes another number of views, or views of two sizes.
+    """
+    views = batch["views"]
+    if len(views) != 2 or views[0].shape != views[1].shape:
+        shapes = ", ".join(str(v.shape[1:]) for v in views)
+        raise ValueError(f"this method needs two views of one size and data.recipe makes {shapes}; use another recipe")
+    return normalize(views[0], mean, std), normalize(views[1], mean, std)
+
+
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
-
-
-def feature_dim(encoder: nn.Module, plan: Plan) -> int:
-    """Width d of the encoder's ``"features"``, without running it."""
-
-    def features(key, x):
-        return models.forward(encoder, *models.init(encoder, key, x), x, train=False)[0]["features"]
-
-    x = jax.ShapeDtypeStruct((1, *plan.input_shape), jnp.float32)
-    return jax.eval_shape(features, jax.random.key(0), x).shape[-1]
 
 
 def init_parts(parts: Parts, key: Array, images: Array, trunk: tuple[Tree, Tree] | None = None) -> tuple[Tree, Tree]:
@@ -86,7 +88,7 @@ def run_parts(parts: Parts, params: Tree, state: Tree, images: Array, *, train: 
 
 
 def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
-    """``encode(variables, images)``: pooled stages, ``"features"`` and, where there is a projector, ``"projections"``."""
+    """``encode(variables, images)``: pooled stages, ``"features"`` and, if there is a projector, ``"projections"``."""
 
     def encode(variables: Variables, images: Array) -> Mapping[str, Array]:
         images = normalize(images, mean, std)

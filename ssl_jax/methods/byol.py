@@ -22,7 +22,7 @@ from jax import lax
 
 from ssl_jax import optim
 from ssl_jax.losses import byol_regression
-from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
+from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
 from ssl_jax.models.heads import byol_mlp
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -84,7 +84,7 @@ def make(
         return outs, state
 
     def loss(variables, batch, key, step, axis):
-        views = [normalize(v, mean, std) for v in batch["views"]]
+        views = two_views(batch, mean, std)
         state = variables.model_state
         (one, two), online_state = both_views(parts, variables.params, state, views, axis)
         target, target_state = lax.stop_gradient(

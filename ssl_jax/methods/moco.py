@@ -26,7 +26,7 @@ from jax import lax
 from ssl_jax import optim
 from ssl_jax.losses import info_nce_queue
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.methods import feature_dim, init_parts, make_encode, normalize, online_trunk, run_parts
+from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
 from ssl_jax.models.heads import moco_projector
 from ssl_jax.parallel import all_rows, my_rows, named_key, num_shards
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -78,9 +78,7 @@ def make(
             f"or more; use a divisor of {batch_size}, or 1"
         )
     norm = partial(encoder.norm, groups=bn_groups, strided=bn_strided)
-    head = moco_projector(
-        feature_dim(encoder, plan), version=projector_version, out_dim=projector_dim, dtype=encoder.dtype
-    )
+    head = moco_projector(encoder.dim, version=projector_version, out_dim=projector_dim, dtype=encoder.dtype)
     parts = {"encoder": encoder.clone(norm=norm), "projector": head}
 
     def init(key, batch, trunk=None):
@@ -100,7 +98,7 @@ def make(
         return all_rows(l2_normalize(out["projector"]), axis)[jnp.argsort(order)], state
 
     def loss(variables, batch, key, step, axis):
-        one, two = (normalize(v, mean, std) for v in batch["views"])
+        one, two = two_views(batch, mean, std)
         aux, state = variables.aux, variables.model_state
         target, target_state = lax.stop_gradient((aux["target"], state["target"]))
         value, keys, outputs = 0.0, [], {}

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ssl_jax.losses import nt_xent
-from ssl_jax.methods import feature_dim, init_parts, make_encode, normalize, online_trunk, run_parts
+from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
 from ssl_jax.models.heads import simclr_projector
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -51,7 +51,7 @@ def make(
     if loss_scale not in ("paper", "official"):
         raise ValueError(f"method.loss_scale={loss_scale!r} is not one of paper, official")
     projector = simclr_projector(
-        feature_dim(encoder, plan),
+        encoder.dim,
         num_layers=projector_layers,
         hidden=projector_hidden,
         out_dim=projector_dim,
@@ -65,7 +65,7 @@ def make(
         return Variables(*init_parts(parts, key, batch["views"][0], trunk))
 
     def loss(variables, batch, key, step, axis):
-        images = normalize(jnp.concatenate(batch["views"]), mean, std)
+        images = jnp.concatenate(two_views(batch, mean, std))
         out, model_state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
         z1, z2 = jnp.split(out["projector"], 2)
         value = scale * nt_xent(z1, z2, temperature=temperature, axis=axis)

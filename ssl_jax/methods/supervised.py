@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import linear
 from ssl_jax.parallel import mean as mean_over_devices
@@ -44,7 +45,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         images = normalize(batch["views"][0], mean, std)
         out, model_state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
-        logits = out["classifier"].astype(jnp.promote_types(out["classifier"].dtype, jnp.float32))
+        logits = out["classifier"].astype(compute_dtype(out["classifier"]))
         label = batch["label"]
         known = (label >= 0).astype(logits.dtype)
         targets = optax.smooth_labels(jax.nn.one_hot(label, plan.num_classes, dtype=logits.dtype), label_smoothing)

@@ -1,0 +1,113 @@
+"""Pretrain a method on a dataset: the one command.
+
+    python experiments/pretrain.py --config configs/simclr_digits.py --workdir runs/digits --config.train.epochs=50
+    python experiments/pretrain.py --list
+
+Exit codes: 0 done, 1 the run failed, 2 refused before anything was done, 130 and 143 interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shlex
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ssl_jax import config as configs  # noqa: E402
+from ssl_jax import parallel  # noqa: E402
+
+DEFAULT = ROOT / "configs" / "simclr_digits.py"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
+    parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
+    parser.add_argument("--list", action="store_true", help="show the configs there are")
+    options, rest = parser.parse_known_args(arguments)
+    if options.list:
+        return list_configs()
+    try:
+        config = configs.load(options.config, overrides(rest))
+        configs.check(config)
+        parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
+    except ValueError as error:
+        return refuse(error)
+
+    # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
+    from ssl_jax import train
+    from ssl_jax.experiment import build
+
+    workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
+    command = shlex.join(["python", sys.argv[0], *arguments])
+    try:
+        experiment = build(config)
+    except ValueError as error:
+        return refuse(error)
+    try:
+        summary = train.fit(experiment, workdir)
+    except train.Refused as error:
+        return refuse(error)
+    except train.Interrupted as stop:
+        print(f"{stop}; to continue: {command}", file=sys.stderr)
+        return stop.exit_code
+    except (train.NotFinite, OSError) as error:
+        print(f"the run failed: {error}", file=sys.stderr)
+        return 1
+    report(summary, workdir)
+    return 0
+
+
+def refuse(error: ValueError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def overrides(rest: list[str]) -> list[str]:
+    """``--config.a.b=value`` and ``--config.a.b value`` as ``a.b=value``."""
+    found, words = [], iter(rest)
+    for word in words:
+        if not word.startswith("--config."):
+            raise ValueError(f"argument {word!r} is unknown; known: --config, --workdir, --list, --config.KEY=VALUE")
+        key = word.removeprefix("--config.")
+        found.append(key if "=" in key else f"{key}={next(words, '')}")
+    return found
+
+
+def list_configs() -> int:
+    """Every config file with the first line of its docstring."""
+    files = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+    width = max(len(p.stem) for p in files)
+    for path in files:
+        lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+        print(f"{path.stem:{width}}  {lines[0] if lines else ''}")
+    return 0
+
+
+def report(summary: dict, workdir: Path) -> None:
+    """A finished run in a few lines."""
+
+    def shown(value):
+        return "not measured" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+
+    print(f"\n{workdir}")
+    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", "images_per_sec"):
+        print(f"  {key:16} {shown(summary[key])}")
+    table = summary.get("label_efficiency")
+    if table:
+        rows = list(next(iter(table.values())))
+        print("\n  linear accuracy on test, mean +- standard deviation over draws of the labels")
+        print("  " + "labels per class".ljust(18) + "".join(row.rjust(18) for row in rows))
+        for count, cells in table.items():
+            print("  " + count.ljust(18) + "".join(f"{m:.3f} +- {s:.3f}".rjust(18) for m, s in cells.values()))
+    print(f"\n  pictures: {workdir / 'figures'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,282 @@
+"""From a config to the parts of a run: data, plan, encoder, method, optimizer, probe. And back, from a finished run.
+
+``build`` refuses what cannot run before anything is compiled or written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ssl_jax import checkpoint, methods, models, optim
+from ssl_jax import config as configs
+from ssl_jax.data import pipeline, recipes, source
+from ssl_jax.evals import linear_probe
+from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
+
+
+class Experiment(NamedTuple):
+    """The parts of a run.
+
+    Attributes:
+      notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
+    """
+
+    config: ConfigDict
+    plan: Plan
+    splits: source.Splits
+    method: Method
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    warmup_steps: int
+    probe: Probe | None
+    notes: tuple[str, ...]
+
+
+def build(config: ConfigDict, splits: source.Splits | None = None) -> Experiment:
+    """Check a config and make the parts of its run.
+
+    Args:
+      splits: data to use instead of ``config.data.source``.
+
+    Raises:
+      ValueError: one line naming the value and the fix.
+    """
+    configs.check(config)
+    data = config.data
+    devices = device_count(config)
+    batch_size = data.global_batch_size
+    if batch_size % devices:
+        down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
+        raise ValueError(
+            f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
+        )
+    make_method(config, _plan_without_data(config))  # wrong hyper-parameters are refused before data are read
+    splits = splits or load_splits(config)
+    train = splits.train
+    if batch_size > len(train):
+        raise ValueError(
+            f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
+            f"use at most {len(train)}"
+        )
+    for key in ("mean", "std"):
+        if len(data[key]) not in (1, train.channels):
+            raise ValueError(f"data.{key} has {len(data[key])} numbers for images of {train.channels} channel(s)")
+    bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
+    if train.num_classes and config.eval.knn_k > bank:
+        raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
+    steps_per_epoch = len(train) // batch_size
+    plan = Plan(
+        total_steps=config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)),
+        steps_per_epoch=steps_per_epoch,
+        num_examples=len(train),
+        input_shape=(data.image_size, data.image_size, train.channels),
+        global_batch_size=batch_size,
+        num_classes=train.num_classes,
+    )
+    schedule, warmup_steps, notes = make_schedule(config, plan)
+    method = make_method(config, plan)
+    _trace(method, config, plan)
+    return Experiment(
+        config=config,
+        plan=plan,
+        splits=splits,
+        method=method,
+        tx=make_tx(config, schedule),
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        probe=linear_probe.online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
+        notes=notes,
+    )
+
+
+def _trace(method: Method, config: ConfigDict, plan: Plan) -> None:
+    """Run the loss on shapes alone, so that a recipe that does not suit the method is refused before compilation."""
+
+
+    def loss(variables, batch, key, step):
+        return method.loss(variables, batch, key, step, None)[0]
+
+    variables, batch = variables_spec(method, config, plan), batch_spec(config, plan, plan.global_batch_size)
+    jax.eval_shape(loss, variables, batch, jax.random.key(0), jax.ShapeDtypeStruct((), np.int32))
+
+
+def device_count(config: ConfigDict) -> int:
+    """Devices of the run: ``parallel.devices``, by default one on a CPU and all elsewhere."""
+    asked = config.parallel.devices
+    if asked is None:
+        return 1 if jax.default_backend() == "cpu" and jax.process_count() == 1 else jax.device_count()
+    if asked > jax.device_count():
+        raise ValueError(
+            f"parallel.devices={asked} but {jax.device_count()} {jax.default_backend()} device(s) are visible; "
+            f"use at most {jax.device_count()}"
+        )
+    return asked
+
+
+def load_splits(config: ConfigDict) -> source.Splits:
+    """The data a config names."""
+    keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
+    arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
+    return source.load(config.data.source, **arguments)
+
+
+def _plan_without_data(config: ConfigDict) -> Plan:
+    """A stand-in for the plan while the dataset is unknown."""
+    return Plan(
+        total_steps=config.train.steps or 1,
+        steps_per_epoch=1,
+        num_examples=config.data.num_examples or config.data.global_batch_size,
+        input_shape=(config.data.image_size, config.data.image_size, 3),
+        global_batch_size=config.data.global_batch_size,
+        num_classes=2,
+    )
+
+
+def make_method(config: ConfigDict, plan: Plan) -> Method:
+    """The method of a config around its encoder."""
+    encoder = models.make(config.model.name, **{k: v for k, v in config.model.items() if k != "name"})
+    models.check_image_size(encoder, config.data.image_size)
+    arguments = {k: v for k, v in config.method.items() if k != "name"}
+    make = methods.get(config.method.name)
+    return make(encoder, plan=plan, mean=tuple(config.data.mean), std=tuple(config.data.std), **arguments)
+
+
+def make_schedule(config: ConfigDict, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:
+    """The learning rate by step, the warmup's length, and the lines that say so."""
+    o = config.optim
+    peak = optim.peak_rate(o.learning_rate, plan.global_batch_size, o.scale)
+    warmup, cut = optim.cut_warmup(round(o.warmup_epochs * plan.steps_per_epoch), plan.total_steps)
+    rule = {"linear": "base * N / 256", "sqrt": "base * sqrt(N)", "none": "unscaled"}[o.scale]
+    notes = [f"peak learning rate {peak:g} (optim.learning_rate={o.learning_rate:g}, {rule})"]
+    notes += [cut] if cut else []
+    epochs = max(1, plan.total_steps // plan.steps_per_epoch)
+    if o.schedule == "cosine":
+        return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
+    if warmup:
+        raise ValueError(f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine'")
+    schedules = {
+        "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs),
+        "step": lambda: optim.step_decay(peak, plan.total_steps),
+        "constant": lambda: optim.constant(peak),
+    }
+    return schedules[o.schedule](), 0, tuple(notes)
+
+
+def make_tx(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer of a config."""
+    o = config.optim
+    arguments = {k: o[k] for k in ("weight_decay", "momentum", "clip_norm", "decay_bias_and_norm")}
+    return optim.make(o.name, learning_rate=schedule, **arguments)
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def read_run(workdir: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
+    """(config, resolved) of a run: what was asked for, and what was found and decided (plan, versions, data).
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
+    stored = json.loads(path.read_text())
+    return ConfigDict(stored["config"]), stored["resolved"]
+
+
+def load(workdir: str | Path):
+    """A run, ready to use.
+
+    Args:
+      workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
+
+    Returns:
+      (variables, encode, config): ``encode(variables, images)`` takes images ``[b, h, w, c]``, uint8 or float in
+      [0, 1], of any size, resizes them as evaluation does and returns ``{"features": [b, d], stage: [b, c], ...}``.
+
+    Example:
+      >>> variables, encode, config = ssl_jax.load("runs/simclr_digits")    # doctest: +SKIP
+      >>> features = encode(variables, images)["features"]                  # doctest: +SKIP
+
+    Raises:
+      ValueError: the folder holds no run, or none of its checkpoints can be read.
+    """
+    config, resolved = read_run(workdir)
+    plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
+    method = make_method(config, plan)
+    tree, _ = checkpoint.restore_variables(workdir)
+    variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
+    evaluation = recipes.get(config.data.recipe).evaluate
+    compiled = jax.jit(method.encode)
+
+    def encode(variables: Variables, images: np.ndarray | Array) -> Mapping[str, Array]:
+        images = pipeline.evaluation_view(images, evaluation, config.data.image_size)
+        if images.shape[-1] != plan.input_shape[-1]:
+            raise ValueError(
+                f"images have {images.shape[-1]} channel(s) and this encoder takes {plan.input_shape[-1]}; convert them"
+            )
+        return compiled(variables, jnp.asarray(images))
+
+    return variables, encode, config
+
+
+def load_trunk(workdir: str | Path, method: Method, config: ConfigDict, plan: Plan) -> tuple[Tree, Tree]:
+    """(params, model_state) of another run's encoder, for ``init_from``, checked against this run's encoder.
+
+    Raises:
+      ValueError: the other encoder is of another architecture; names the first parameter that differs.
+    """
+    variables, _, other = load(workdir)
+    trunk = make_method(other, Plan(*plan)._replace(num_classes=plan.num_classes or 2)).trunk(variables)
+    want = method.trunk(variables_spec(method, config, plan))
+    names = [{name: leaf.shape for name, leaf in _named(tree).items()} for tree in (trunk, want)]
+    for name in sorted(names[0].keys() | names[1].keys()):
+        have, need = (n.get(name, "nothing") for n in names)
+        if have != need:
+            raise ValueError(
+                f"init_from={workdir} holds another architecture: {name} is {have} there and {need} here; "
+                f"use its model ({other.model.name}) and image channels"
+            )
+    return trunk
+
+
+def batch_spec(config: ConfigDict, plan: Plan, rows: int) -> dict[str, Any]:
+    """Shapes of a training batch of ``rows`` rows, as ``jax.ShapeDtypeStruct``."""
+    sizes = [view.size or config.data.image_size for view in recipes.get(config.data.recipe).views]
+    views = tuple(jax.ShapeDtypeStruct((rows, s, s, plan.input_shape[-1]), np.float32) for s in sizes)
+    ids = jax.ShapeDtypeStruct((rows,), np.int32)
+    return {"views": views, "label": ids, "index": ids}
+
+
+def variables_spec(method: Method, config: ConfigDict, plan: Plan) -> Variables:
+    """Shapes of a method's variables, without computing them."""
+    return jax.eval_shape(method.init, jax.random.key(0), batch_spec(config, plan, plan.global_batch_size))
+
+
+def _named(tree: Tree) -> dict[str, Any]:
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> Variables:
+    """Checkpointed arrays in the structure that the method gives its variables."""
+    arrays = _named(dict(tree))
+    leaves = []
+    for name, leaf in _named(spec).items():
+        have = np.shape(arrays[name]) if name in arrays else "missing"
+        if have != leaf.shape:
+            raise ValueError(f"checkpoint in {workdir}: {name} is {have}, this config's is {leaf.shape}")
+        leaves.append(jnp.asarray(arrays[name]))
+    return jax.tree.unflatten(jax.tree.structure(spec), leaves)

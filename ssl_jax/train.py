@@ -1,0 +1,371 @@
+"""The loop: batch -> step -> log -> evaluate -> save. Plain Python; no jax transformation is made in here.
+
+A run is a folder. The same command on it continues after the newest checkpoint, and on a finished one prints its
+summary. Step t draws its batch, views and random bits from (seed, t) alone, so a continued run is the uninterrupted
+one, bit for bit, on the same versions, devices and cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax import checkpoint, measure, parallel
+from ssl_jax import config as configs
+from ssl_jax.data import pipeline, recipes
+from ssl_jax.evals import geometry
+from ssl_jax.experiment import Experiment, batch_spec, device_count, load_trunk, to_json
+from ssl_jax.step import compile_step, init_state
+from ssl_jax.types import TrainState
+from ssl_jax.writer import open_writer
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
+BEST_METRIC = "val_knn_top1"
+
+
+class Refused(ValueError):
+    """The run was not started: what was asked does not fit the folder it was asked for."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has been saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; saved")
+        self.exit_code = 128 + signum
+
+
+class NotFinite(Exception):
+    """Loss, gradients or statistics held a not-a-number."""
+
+
+def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Train, from the beginning or from the newest checkpoint in ``workdir``, and measure once at the end.
+
+    Args:
+      experiment: from :func:`ssl_jax.experiment.build`.
+      workdir: folder of the run.
+
+    Returns:
+      The summary, also in ``summary.json``.
+
+    Raises:
+      Refused: the folder holds another run, or the run cannot be made.
+      Interrupted: SIGINT or SIGTERM; saved.
+      NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; the last finite state is saved.
+    """
+    workdir = Path(workdir)
+    config, plan = experiment.config, experiment.plan
+    resolved = describe(experiment)
+    summary_file = workdir / "summary.json"
+    with contextlib.ExitStack() as stack:
+        with _refusing():
+            stored = _stored(workdir, config)
+            if stored and summary_file.is_file():
+                return json.loads(summary_file.read_text())
+            trunk = load_trunk(config.init_from, experiment.method, config, plan) if config.init_from else None
+            stack.enter_context(checkpoint.lock(workdir))
+            mesh = parallel.make_mesh(resolved["devices"])
+            state, progress = _start(experiment, workdir, mesh, trunk)
+        step = compile_step(
+            experiment.method,
+            experiment.tx,
+            mesh,
+            mode=config.parallel.mode,
+            probe=experiment.probe,
+            on_nonfinite=config.train.on_nonfinite,
+        )
+        start = int(state.step)
+        _write_config(workdir, config, resolved, stored, start)
+
+        writer = open_writer(
+            workdir, total_steps=plan.total_steps, tensorboard=config.train.tensorboard, resume_step=start or None
+        )
+        stack.callback(writer.close)
+        for line in (*experiment.notes, *_resume_notes(stored, config, resolved, start)):
+            writer.say(line)
+        saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=BEST_METRIC)
+        stack.callback(saver.close)
+        asked_to_stop = stack.enter_context(_signals())
+        online = measure.online(experiment, mesh)
+
+        state, progress = _loop(experiment, step, state, progress, writer, saver, online, asked_to_stop)
+        saver.save(state, progress | {"resolved": resolved})
+        saver.wait()
+
+        if jax.process_index() == 0:
+            writer.say("training is done; measuring once on test")
+        summary = measure.final(experiment, state, mesh, workdir) | {
+            "collapsed": progress["collapsed"],
+            "steps": plan.total_steps,
+            "seconds": round(progress["seconds"], 1),
+            "images_per_sec": round(progress["images"] / max(progress["train_seconds"], 1e-9), 1),
+            "params_fingerprint": checkpoint.fingerprint(
+                {"params": state.params, "model_state": state.model_state, "aux": state.aux, "rows": state.rows}
+            ),
+        }
+        if jax.process_index() == 0:
+            _write_json(summary_file, summary)
+    return summary
+
+
+@contextlib.contextmanager
+def _refusing():
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(error) from error
+
+
+def _loop(experiment, step, state, progress, writer, saver, online, asked_to_stop):
+    """Steps ``state.step`` to the end of the plan."""
+    config, plan = experiment.config, experiment.plan
+    batches = pipeline.batches(
+        experiment.splits.train,
+        recipe=recipes.get(config.data.recipe),
+        image_size=config.data.image_size,
+        global_batch_size=plan.global_batch_size,
+        seed=config.seed,
+        start_step=int(state.step),
+        total_steps=plan.total_steps,
+        process=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    # Several simulated devices abort when many programs wait in line: there, never more than two in flight.
+    few_in_flight = jax.default_backend() == "cpu" and jax.device_count() > 1
+    mark = began = time.perf_counter()  # of the last log line; of this process
+    seconds_before, unlogged, previous = progress["seconds"], 0, None
+
+    for number, placed in enumerate(_ahead(batches, step.place), start=int(state.step) + 1):
+        state, metrics = step(state, placed)
+        if few_in_flight and previous is not None:
+            jax.block_until_ready(previous)
+        previous = metrics["loss"]
+        unlogged += 1
+
+        last = number == plan.total_steps
+        logs = last or _due(number, config.train.log_every)
+        measures = _due(number, config.train.eval_every)
+        saves = not last and _due(number, config.train.checkpoint_every)
+        stops = asked_to_stop() is not None
+        if not (logs or measures or saves or stops):
+            continue
+
+        line, report = _read_metrics(metrics)  # waits for the step
+        now = time.perf_counter()
+        rate = unlogged * plan.global_batch_size / (now - mark)
+        progress["images"] += unlogged * plan.global_batch_size
+        progress["train_seconds"] += now - mark
+        unlogged = 0
+        line |= {"learning_rate": float(experiment.schedule(number - 1)), "images_per_sec": rate}
+        line |= {"epoch": number / plan.steps_per_epoch}
+
+        bad = int(state.bad)
+        if bad >= 0 and config.train.on_nonfinite == "stop":
+            writer.log(bad + 1, {"train_loss": float("nan")})
+            raise NotFinite(
+                f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied after step {bad}; "
+                "lower optim.learning_rate, lengthen optim.warmup_epochs, set optim.clip_norm, "
+                "or train.on_nonfinite='skip'"
+            )
+        if report:
+            history, warning = geometry.alarm(
+                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
+            )
+            progress["suspicious"] = history
+            if warning:
+                progress["collapsed"] = True
+                writer.say(f"WARNING: {warning}")
+        measured = online(state) if measures else {}
+        progress["seconds"] = seconds_before + time.perf_counter() - began
+        if logs or measures:
+            writer.log(number, line | measured)
+        if saves or (measures and config.train.checkpoint_every and BEST_METRIC in measured and not last):
+            saver.save(state, dict(progress), measured)
+        if stops and not last:
+            saver.save(state, dict(progress), measured)
+            saver.wait()
+            raise Interrupted(asked_to_stop(), number)
+        mark = time.perf_counter()
+    return state, progress
+
+
+def _due(number: int, every: int) -> bool:
+    return every > 0 and number % every == 0
+
+
+def _ahead(batches: Iterator, place) -> Iterator:
+    """Batches on their devices, the next one on its way while the current one is worked on."""
+    placed = map(place, batches)
+    try:
+        current = next(placed)
+    except StopIteration:
+        return
+    for following in placed:
+        yield current
+        current = following
+    yield current
+
+
+def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """(line of the log, collapse report or {}) of a step's metrics; waits for the step."""
+    metrics = jax.device_get(dict(metrics))
+    moments = metrics.pop("moments", None)
+    report = geometry.collapse_report(moments) if moments is not None else {}
+    return {f"train_{name}": float(value) for name, value in (metrics | report).items()}, report
+
+
+def _start(experiment: Experiment, workdir: Path, mesh, trunk) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from: the newest checkpoint's, or a new one."""
+    config, plan = experiment.config, experiment.plan
+    method, tx, probe = experiment.method, experiment.tx, experiment.probe
+    key = jax.random.key(config.seed)
+    spec = batch_spec(config, plan, plan.global_batch_size // jax.process_count())
+    batch = parallel.place(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec), mesh)
+    fresh = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "suspicious": 0, "collapsed": False}
+
+    if checkpoint.latest(workdir) is not None:
+        with jax.set_mesh(mesh):
+            abstract = jax.eval_shape(lambda: init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk))
+        found = checkpoint.restore(workdir, abstract, sharding=parallel.replicated(mesh))
+        if found is not None:
+            state, record = found
+            return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
+    return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
+    config, splits = experiment.config, experiment.splits
+    fingerprints = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
+    return {
+        "plan": experiment.plan._asdict(),
+        "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
+        "devices": device_count(config),
+        "processes": jax.process_count(),
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": _cpu_model(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in VERSIONED if (v := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Git commit of the code that runs, with "+" when files differ from it; None outside a checkout."""
+
+    def git(*arguments):
+        here = Path(__file__).resolve().parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return None
+
+
+def _stored(workdir: Path, config) -> dict[str, Any] | None:
+    """``config.json`` of the run that this one continues, or None for a new one.
+
+    Raises:
+      ValueError: the folder holds a run with another config, or checkpoints without a config.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        if checkpoint.latest(workdir) is not None or (workdir / "metrics.jsonl").exists():
+            raise ValueError(f"{workdir} holds checkpoints or metrics but no config.json; use another --workdir")
+        if workdir.exists() and not workdir.is_dir():
+            raise ValueError(f"--workdir {workdir} is a file; name a folder")
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        refused, _ = configs.differences(stored["config"], to_json(config))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); use another --workdir") from None
+    if refused:
+        shown = ", ".join(f"{k} ({old!r} there, {new!r} here)" for k, (old, new) in list(refused.items())[:5])
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ValueError(
+            f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
+            f"a new run with --config.init_from={workdir})"
+        )
+    return stored
+
+
+def _resume_notes(stored, config, resolved: Mapping[str, Any], start: int) -> Iterator[str]:
+    if not stored:
+        return
+    yield f"continuing after step {start}"
+    for key, (old, new) in configs.differences(stored["config"], to_json(config))[1].items():
+        yield f"config.{key} was {old!r}, is now {new!r}"
+    before = stored["resolved"]
+    for key in ("devices", "cores", "cpu", "versions", "commit", "data"):
+        if before.get(key) != resolved[key]:
+            yield f"WARNING: {key} differs from the run's start; results will not be bit-identical to one run"
+
+
+def _write_config(workdir: Path, config, resolved: dict[str, Any], stored: dict[str, Any] | None, start: int) -> None:
+    if jax.process_index() != 0:
+        return
+    if stored is None:
+        _write_json(workdir / "config.json", {"config": to_json(config), "resolved": resolved, "resumed": []})
+        return
+    changed = configs.differences(stored["config"], to_json(config))[1]
+    resumption = {"step": start, "changed": changed, "resolved": resolved}
+    _write_json(workdir / "config.json", stored | {"resumed": [*stored.get("resumed", []), resumption]})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, default=float) + "\n")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _signals():
+    """Catch SIGINT and SIGTERM; yields a function that tells the first one received, or None. A second one ends."""
+    received: list[int] = []
+
+    def handler(signum, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread: the caller keeps its handlers
+        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)

@@ -1,0 +1,125 @@
+"""What every method is put through: one small case each, run for a few SGD steps in any layout of devices.
+
+Also a script: ``python tests/contract.py RANK COUNT PORT OUT`` runs every case as one of COUNT processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
+
+# The arguments of each method's small case; its data are random views and labels.
+CASES = {
+    "simclr": {"temperature": 0.2, "projector_layers": 3, "projector_dim": 16},
+    "byol": {"tau": 0.9, "hidden": 32, "projector_dim": 16},
+    "moco": {"queue_size": 256, "projector_dim": 16, "momentum": 0.9, "temperature": 0.2},
+    "supervised": {"label_smoothing": 0.1},
+}
+VARIANTS = {
+    "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
+    "byol-joint": ("byol", {"hidden": 32, "projector_dim": 16, "per_view_bn": False, "target_init": "fresh"}),
+    "moco-symmetric": (
+        "moco",
+        {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
+    ),
+}
+ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
+
+
+def make(case: str, **plan):
+    """(method, probe) of a case, around a small convolutional network."""
+    from ssl_jax import methods, models
+    from ssl_jax.evals.linear_probe import online_probe
+    from ssl_jax.types import Plan
+
+    name, arguments = ALL[case]
+    plan = Plan(
+        **{
+            "total_steps": 20,
+            "steps_per_epoch": 4,
+            "num_examples": 4 * ROWS,
+            "input_shape": (SIZE, SIZE, 3),
+            "global_batch_size": ROWS,
+            "num_classes": CLASSES,
+        }
+        | plan
+    )
+    encoder = models.make("convnet", widths=(16, 32))
+    return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
+
+
+def batch_of(step: int, rows: int = ROWS, dtype=np.float32) -> dict:
+    """Batch ``step`` of random views that share their low frequencies, with labels, one row unlabelled."""
+    rng = np.random.default_rng(step)
+    base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
+    views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
+    label = rng.integers(0, CLASSES, rows).astype(np.int32)
+    label[3] = -1
+    return {"views": views, "label": label, "index": np.arange(rows, dtype=np.int32)}
+
+
+def start(case: str, mesh, mode: str = "jit", dtype=np.float32):
+    """(step, state) of a case; the state is initialised in float32 and then cast."""
+    from ssl_jax.parallel import place
+    from ssl_jax.step import compile_step, init_state
+
+    method, probe = make(case)
+    tx = optax.sgd(0.05)
+    batch = place(batch_of(0), mesh)
+    state = init_state(method, tx, jax.random.key(0), batch, mesh, probe=probe)
+    state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
+    return compile_step(method, tx, mesh, mode=mode, probe=probe), state
+
+
+def run(case: str, devices: int, mode: str, dtype=np.float64, local: slice = slice(None)):
+    """Train a case for STEPS steps; returns ({leaf name: array}, losses, FLOPs per device of the compiled step)."""
+    from ssl_jax.checkpoint import _named
+    from ssl_jax.parallel import make_mesh
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        step, state = start(case, make_mesh(devices), mode, dtype)
+        losses = []
+        for t in range(STEPS):
+            batch = jax.tree.map(lambda a: a[local], batch_of(t, dtype=dtype))
+            placed = step.place(batch)
+            if t == 0:
+                compiled = step.lower(state, placed).compile()
+            state, metrics = step(state, placed)
+            losses.append(float(jax.device_get(metrics["loss"])))
+        cost = compiled.cost_analysis()
+        flops = (cost[0] if isinstance(cost, list) else cost)["flops"]
+        parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
+        leaves = {name: np.asarray(local_value(leaf)) for name, leaf in _named(parts).items()}
+    return leaves, losses, flops
+
+
+def local_value(leaf):
+    """A replicated value as this process holds it."""
+    return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+
+
+def main(rank: int, count: int, port: int, out: str) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8 // count)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", count, rank)
+    rows = ROWS // count
+    results = {}
+    for case in ALL:
+        leaves, losses, _ = run(case, 8, "jit", local=slice(rank * rows, (rank + 1) * rows))
+        results |= {f"{case}|{name}": leaf for name, leaf in leaves.items()} | {f"{case}|losses": np.array(losses)}
+    if rank == 0:
+        np.savez(out, **results)
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
