@@ -1,0 +1,39 @@
+# make pretrain [CONFIG=configs/X.py] [ARGS="--config.KEY=VALUE --workdir=DIR"]
+# make test | make lint
+# Each does its own set-up in .venv; PYTHON names the interpreter (3.11 or newer) that makes it.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/simclr_digits.py
+ARGS ?=
+RUN := $(VENV)/bin/python
+
+.PHONY: pretrain test test-all lint clean
+
+pretrain: $(VENV)/.installed
+	@$(RUN) experiments/pretrain.py --config $(CONFIG) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(RUN) -m pytest -q -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m basedpyright
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.12")'
+	@echo "setting up $(VENV) (once, some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache
