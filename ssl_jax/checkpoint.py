@@ -328,6 +328,7 @@ def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], p
 
 
 def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], Any], *, set_aside: bool) -> Any:
+    multihost_utils.sync_global_devices("restore")  # every process sees what the others have finished writing
     directory, known = _directory(workdir), steps(workdir)
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
