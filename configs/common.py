@@ -84,3 +84,16 @@ def imagenet(config: ConfigDict) -> ConfigDict:
     config.train.update({"log_every": 100, "eval_every": 3100, "checkpoint_every": 1000})
     config.eval.update({"online_bank": 50_000, "max_bank": 200_000})
     return config
+
+
+def cifar10_cpu(config: ConfigDict) -> ConfigDict:
+    """What the CIFAR-10 runs for two CPU cores share: a 278,000-parameter network, batch 128, one device per core."""
+    config = cifar10(config)
+    config.model.update({"name": "convnet", "widths": (64, 128), "blocks": 2, "strides": (2, 2), "residual": False})
+    config.model.update({"stem_width": 32, "stem_stride": 2})
+    config.data.update({"global_batch_size": 128})
+    config.optim.update({"name": "sgd", "learning_rate": 0.4, "scale": "none", "weight_decay": 5e-4})
+    config.train.update({"log_every": 50, "eval_every": 1000, "checkpoint_every": 1000})
+    config.eval.update({"online_bank": 10_000, "online_queries": 5_000})
+    config.parallel.devices = 2
+    return config

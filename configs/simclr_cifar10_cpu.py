@@ -1,0 +1,14 @@
+"""SimCLR on CIFAR-10 with a small network, for two CPU cores."""
+
+from __future__ import annotations
+
+from configs.common import base, cifar10_cpu
+
+
+def get_config():
+    config = cifar10_cpu(base())
+    config.method.update({"name": "simclr", "temperature": 0.2, "projector_hidden": 256, "projector_dim": 128})
+    config.data.recipe = "simclr_cifar"
+    config.optim.warmup_epochs = 1.0
+    config.train.epochs = 20
+    return config

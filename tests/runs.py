@@ -1,0 +1,56 @@
+"""Tiny real runs for the tests of the loop: 8x8 digits, a network of a few thousand parameters."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+METHODS = {
+    "simclr": {"temperature": 0.2, "projector_dim": 16},
+    "byol": {"hidden": 32, "projector_dim": 16, "tau": 0.9},
+    "moco": {"queue_size": 128, "projector_dim": 16, "temperature": 0.2, "momentum": 0.9, "bn_groups": 4},
+    "supervised": {},
+}
+
+
+def config(method: str = "simclr", **overrides):
+    """A config of 20 steps; overrides by dotted key with the dots written as two underscores."""
+    sys.path.insert(0, str(ROOT))
+    from configs.common import base
+
+    found = base()
+    found.method.update({"name": method} | METHODS[method])
+    found.model.update({"name": "convnet", "widths": (8, 16)})
+    found.data.update({"num_examples": 160, "image_size": 8, "global_batch_size": 32, "recipe": "digits"})
+    found.optim.update({"learning_rate": 0.2, "warmup_epochs": 1.0})
+    found.train.update({"steps": 20, "log_every": 2, "eval_every": 8, "checkpoint_every": 5})
+    found.eval.update({"knn_k": 5})
+    found.parallel.devices = 1
+    for key, value in overrides.items():
+        *parents, last = key.split("__")
+        node = found
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return found
+
+
+def fit(workdir, method: str = "simclr", **overrides):
+    """Run it; returns the summary."""
+    from ssl_jax.experiment import build
+    from ssl_jax.train import fit
+
+    return fit(build(config(method, **overrides)), workdir)
+
+
+if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR: a run that a test may kill
+    import jax
+
+    sys.path.insert(0, str(ROOT))
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    fit(sys.argv[2], sys.argv[1])

@@ -1,0 +1,260 @@
+"""The contract of every method: layouts of devices agree, labels do not leak, targets get no gradient, nothing collapses."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssl_jax import methods
+from ssl_jax.losses import byol_regression, info_nce_queue, nt_xent
+from ssl_jax.parallel import make_mesh, place
+from ssl_jax.step import compile_step, init_state
+from ssl_jax.types import Variables
+
+TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Each case on one device, computed when first asked for."""
+    found = {}
+    return lambda case: found.setdefault(case, contract.run(case, 1, "jit")) if case not in found else found[case]
+
+
+def assert_same(leaves, reference):
+    assert leaves.keys() == reference.keys()
+    for name, want in reference.items():
+        difference = np.abs(leaves[name] - want) / np.maximum(1, np.abs(want))
+        assert difference.max(initial=0) <= TOLERANCE, f"{name} differs by {difference.max():.1e}"
+
+
+def test_every_method_has_a_case():
+    assert set(contract.CASES) == set(methods.names())
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("case", contract.ALL)
+def test_eight_devices_compute_what_one_does(case, mode, one_device):
+    leaves, losses, flops = contract.run(case, 8, mode)
+    reference, reference_losses, reference_flops = one_device(case)
+    assert_same(leaves, reference)
+    np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
+    assert np.ptp(losses) > 1e-3  # it did train
+    assert flops <= 1.15 / 8 * reference_flops
+
+
+def test_two_processes_of_four_devices_compute_what_one_does(tmp_path, one_device):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = Path(__file__).with_name("contract.py")
+    out = tmp_path / "two.npz"
+    command = [sys.executable, "-W", "ignore", str(script)]
+    workers = [
+        subprocess.Popen([*command, str(rank), "2", str(port), str(out)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [worker.communicate(timeout=900)[1] for worker in workers]
+    assert [w.returncode for w in workers] == [0, 0], "\n".join(e[-2000:] for e in errors)
+    with np.load(out) as found:
+        for case in contract.ALL:
+            leaves = {k.split("|", 1)[1]: found[k] for k in found.files if k.startswith(f"{case}|")}
+            losses = leaves.pop("losses")
+            reference, reference_losses, _ = one_device(case)
+            assert_same(leaves, reference)
+            np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
+
+
+def trained(case, steps=3, labels=lambda label: label, with_probe=True):
+    """State and method of a case after a few float32 steps on one device."""
+    method, probe = contract.make(case)
+    mesh, tx = make_mesh(1), optax.sgd(0.05)
+    probe = probe if with_probe else None
+    state = init_state(method, tx, jax.random.key(0), place(contract.batch_of(0), mesh), mesh, probe=probe)
+    step = compile_step(method, tx, mesh, probe=probe)
+    for t in range(steps):
+        batch = contract.batch_of(t)
+        state, _ = step(state, step.place(batch | {"label": labels(batch["label"])}))
+    return state, method
+
+
+@pytest.mark.parametrize("case", [c for c in contract.CASES if c != "supervised"])
+def test_labels_and_the_probe_never_reach_the_method(case):
+    state, _ = trained(case)
+    permuted, _ = trained(case, labels=lambda label: label[::-1].copy())
+    without, _ = trained(case, with_probe=False)
+    for part in ("params", "model_state", "opt_state", "aux"):
+        for other in (permuted, without):
+            same = jax.tree.map(lambda a, b: bool((a == b).all()), getattr(state, part), getattr(other, part))
+            assert all(jax.tree.leaves(same)), part
+    weights, moved = (np.asarray(s.probe.params["kernel"]) for s in (state, permuted))
+    assert np.abs(weights - moved).max() > 1e-4  # the probe itself did see the labels
+
+
+def variables_and_batch(case):
+    method, _ = contract.make(case)
+    batch = contract.batch_of(0)
+    return method, method.init(jax.random.key(1), batch), batch
+
+
+@pytest.mark.parametrize("case", ["byol", "moco"])
+def test_the_target_gets_no_gradient(case):
+    method, variables, batch = variables_and_batch(case)
+
+    def loss(target):
+        aux = variables.aux | {"target": target}
+        return method.loss(variables._replace(aux=aux), batch, jax.random.key(2), jnp.int32(0), None)[0]
+
+    value, gradient = jax.value_and_grad(loss)(variables.aux["target"])
+    assert float(value) > 0
+    assert all(bool((g == 0).all()) for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("case", ["byol", "moco"])
+def test_the_target_follows_the_new_parameters(case):
+    method, variables, _ = variables_and_batch(case)
+    online = jax.tree.map(lambda a: a + 1, variables.params)
+    keys = jnp.ones((contract.ROWS, 16)) / 4 if case == "moco" else None
+    aux = method.update_aux(Variables(online, variables.model_state, variables.aux), keys, jnp.int32(0))
+    # tau_0 and m are both 0.9 in the cases; targets start as copies, so they move by a tenth of the way
+    for name, old in variables.aux["target"]["encoder"].items():
+        moved = jax.tree.map(lambda new, was: np.asarray(new - was), aux["target"]["encoder"][name], old)
+        for change in jax.tree.leaves(moved):
+            np.testing.assert_allclose(change, 0.1, rtol=1e-4)
+
+
+def test_byol_tau_reaches_one_at_the_end_of_the_run():
+    method, variables, batch = variables_and_batch("byol")
+    taus = [
+        method.loss(variables, batch, jax.random.key(0), jnp.int32(k), None)[1].metrics["tau"] for k in (0, 10, 20)
+    ]
+    np.testing.assert_allclose(taus, [0.9, 0.95, 1.0], atol=1e-6)
+
+
+def test_byol_starts_from_another_target_when_asked():
+    joint = contract.make("byol-joint")[0].init(jax.random.key(1), contract.batch_of(0))
+    kernels = [t["encoder"]["stem_conv"]["kernel"] for t in (joint.params, joint.aux["target"])]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-2
+
+
+def heads(case):
+    """What a case's loss is made of, by running its networks through the public outputs of ``loss``."""
+    method, variables, batch = variables_and_batch(case)
+    value, out = method.loss(variables, batch, jax.random.key(2), jnp.int32(0), None)
+    return float(value), out, method, variables, batch
+
+
+def test_simclr_scales():
+    paper, official = heads("simclr-v1")[0], None
+    method, variables, batch = variables_and_batch("simclr-v1")
+    contract.VARIANTS["paper"] = ("simclr", {"projector_layers": 2})
+    contract.ALL["paper"] = contract.VARIANTS["paper"]
+    try:
+        official, paper = paper, heads("paper")[0]
+    finally:
+        del contract.VARIANTS["paper"], contract.ALL["paper"]
+    assert official == pytest.approx(2 * paper, rel=1e-6)
+
+
+def test_moco_queue_is_written_in_order_and_wraps():
+    method, variables, _ = variables_and_batch("moco")
+    queue = np.asarray(variables.aux["queue"])
+    np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-5)
+    aux, expected = variables.aux, queue.copy()
+    for t in range(5):  # 256 rows hold 4 batches of 64
+        keys = np.random.default_rng(t).normal(size=(64, 16)).astype(np.float32)
+        aux = method.update_aux(variables._replace(aux=aux), jnp.asarray(keys), jnp.int32(t))
+        expected[(64 * t) % 256 : (64 * t) % 256 + 64] = keys
+        assert int(aux["pointer"]) == 64 * (t + 1) % 256
+        np.testing.assert_array_equal(aux["queue"], expected)
+
+
+def test_moco_enqueues_the_keys_of_its_batch_in_order():
+    """With BatchNorm over the whole batch the shuffle must change nothing: keys come back in the order of the images."""
+    found = []
+    for shuffle in (True, False):
+        contract.ALL["moco-global"] = ("moco", contract.CASES["moco"] | {"bn_groups": 1, "shuffle": shuffle})
+        method, variables, batch = variables_and_batch("moco-global")
+        found.append(method.loss(variables, batch, jax.random.key(2), jnp.int32(0), None))
+    del contract.ALL["moco-global"]
+    (shuffled, out), (plain, reference) = found
+    assert float(shuffled) == pytest.approx(float(plain), rel=1e-5)
+    np.testing.assert_allclose(out.carry, reference.carry, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(out.carry, axis=1), 1, rtol=1e-5)
+
+
+def test_moco_shuffle_changes_which_images_share_statistics():
+    method, variables, batch = variables_and_batch("moco")
+    keys = [method.loss(variables, batch, jax.random.key(s), jnp.int32(0), None)[1].carry for s in (1, 2)]
+    assert np.abs(keys[0] - keys[1]).max() > 1e-3
+
+
+def test_losses_at_the_start_are_those_of_the_formulas():
+    """The scalar of each method is its published loss of what its heads put out (MoCo, BYOL: target equals online)."""
+    value, out, method, variables, batch = heads("moco")
+    z = out.outputs["projections"]
+    assert value == pytest.approx(float(info_nce_queue(z, out.carry, variables.aux["queue"], temperature=0.2)), rel=1e-5)
+
+    value, out, *_ = heads("simclr")
+    assert value < np.log(2 * contract.ROWS - 1) * 1.2
+    assert nt_xent(jnp.eye(4), jnp.eye(4), temperature=0.2) < byol_regression(jnp.eye(4), -jnp.eye(4))
+
+
+@pytest.mark.parametrize("case", contract.ALL)
+def test_encode_is_frozen_and_gives_every_stage(case):
+    method, variables, batch = variables_and_batch(case)
+    before = jax.tree.map(np.array, variables)
+    out = method.encode(variables, jnp.asarray(batch["views"][0]))
+    assert {"stem", "stage1", "stage2", "features"} <= set(out)
+    assert all(a.ndim == 2 and len(a) == contract.ROWS for a in out.values())
+    alone = method.encode(variables, jnp.asarray(batch["views"][0][:1]))
+    np.testing.assert_allclose(alone["features"], out["features"][:1], rtol=1e-4, atol=1e-5)  # no batch statistics
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before, jax.tree.map(np.array, variables))
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("case", ["simclr", "byol", "moco"])
+def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
+    method, variables, batch = variables_and_batch(case)
+    trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))
+    started = method.init(jax.random.key(7), batch, trunk)
+    for got, want in zip(jax.tree.leaves(method.trunk(started)), jax.tree.leaves(trunk), strict=True):
+        np.testing.assert_array_equal(got, want)
+    if started.aux:
+        for got, want in zip(
+            jax.tree.leaves(started.aux["target"]["encoder"]), jax.tree.leaves(trunk[0]), strict=True
+        ):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments", "words"),
+    [
+        ("simclr", {"temperature": 0.0}, "temperature=0.0 must be positive"),
+        ("simclr", {"loss_scale": "double"}, "loss_scale='double'"),
+        ("byol", {"tau": 1.5}, "tau=1.5"),
+        ("byol", {"tau_schedule": "linear"}, "tau_schedule='linear'"),
+        ("moco", {"queue_size": 100}, "queue_size=100 is not a multiple of the 64 keys"),
+        ("moco", {"bn_groups": 5}, "bn_groups=5"),
+        ("moco", {"momentum": -1.0}, "momentum=-1.0"),
+        ("supervised", {"label_smoothing": 1.0}, "label_smoothing=1.0"),
+    ],
+)
+def test_wrong_hyper_parameters_are_refused(case, arguments, words, monkeypatch):
+    monkeypatch.setitem(contract.ALL, "wrong", (case, contract.CASES[case] | arguments))
+    with pytest.raises(ValueError, match=words):
+        contract.make("wrong")
+
+
+def test_unknown_method_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'simclr'"):
+        methods.get("simclrr")

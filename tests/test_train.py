@@ -1,0 +1,263 @@
+"""The loop as its user meets it: what a run leaves behind, what a kill costs (nothing), what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+import ssl_jax
+from ssl_jax import checkpoint, train
+from ssl_jax.experiment import build
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.types import LossOut
+from ssl_jax.writer import read_metrics
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def standard_promotion():
+    # optax's schedules and user code run under JAX's own default here, as they do outside the tests
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run of each method: {method: (workdir, summary)}."""
+    found = {}
+
+    def get(method):
+        if method not in found:
+            workdir = tmp_path_factory.mktemp(method)
+            found[method] = workdir, runs.fit(workdir, method)
+        return found[method]
+
+    return get
+
+
+def lines(workdir):
+    return read_metrics(Path(workdir) / "metrics.jsonl")
+
+
+def test_a_run_leaves_what_scripts_rely_on(finished):
+    workdir, summary = finished("simclr")
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "figures"} <= set(os.listdir(workdir))
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    assert summary["steps"] == 20
+    assert summary["collapsed"] is False
+    assert 0 < summary["test_knn_top1"] <= 1
+    assert 0 < summary["test_probe_top1"] <= 1
+    assert re.fullmatch("[0-9a-f]{64}", summary["params_fingerprint"])
+    assert {"curves.png", "views.png", "neighbours.png"} <= {p.name for p in (workdir / "figures").iterdir()}
+
+    logged = lines(workdir)
+    assert [line["step"] for line in logged] == list(range(2, 21, 2))
+    assert {"train_loss", "images_per_sec", "train_effective_rank", "learning_rate"} <= set(logged[0])
+    assert [line["step"] for line in logged if "val_knn_top1" in line] == [8, 16]
+    assert logged[-1]["train_loss"] < logged[0]["train_loss"]
+
+    stored = json.loads((workdir / "config.json").read_text())
+    assert stored["config"]["method"]["temperature"] == 0.2
+    resolved = stored["resolved"]
+    assert resolved["devices"] == 1
+    assert resolved["plan"]["total_steps"] == 20
+    assert resolved["versions"]["jax"] == jax.__version__
+    assert resolved["data"]["sizes"] == {"train": 160, "val": 144, "test": 359}
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    workdir, summary = finished("simclr")
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert runs.fit(workdir, "simclr") == summary
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path):
+    _, summary = finished("simclr")
+    again = runs.fit(tmp_path / "again", "simclr")
+    other = runs.fit(tmp_path / "other", "simclr", seed=1)
+    assert again["params_fingerprint"] == summary["params_fingerprint"] != other["params_fingerprint"]
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol", "moco"])
+def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(method, finished, tmp_path):
+    workdir, summary = finished(method)
+    killed = tmp_path / method
+    process = subprocess.Popen([sys.executable, runs.__file__, method, str(killed)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while (checkpoint.latest(killed) or 0) < 10 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    at = checkpoint.latest(killed)
+    assert at is not None
+    assert at < 20
+    assert not (killed / "summary.json").exists()
+
+    resumed = runs.fit(killed, method)
+    assert resumed["params_fingerprint"] == summary["params_fingerprint"]
+    want, _ = checkpoint.restore_variables(workdir)
+    got, _ = checkpoint.restore_variables(killed)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        np.testing.assert_array_equal(a, b)
+    timing = {"images_per_sec"}
+    assert [{k: v for k, v in line.items() if k not in timing} for line in lines(killed)] == [
+        {k: v for k, v in line.items() if k not in timing} for line in lines(workdir)
+    ]
+    assert json.loads((killed / "config.json").read_text())["resumed"][0]["step"] == at
+
+
+def command(workdir, *arguments):
+    script = runs.ROOT / "experiments" / "pretrain.py"
+    small = ["--config.train.steps=4000", "--config.train.eval_every=0", "--config.train.log_every=5"]
+    small += ["--config.model.widths=(8,16)", "--config.data.image_size=8"]
+    return [sys.executable, str(script), "--workdir", str(workdir), *small, *arguments]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_saves_and_says_how_to_go_on(signum, code, tmp_path):
+    process = subprocess.Popen(command(tmp_path / "run"), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    last = errors.strip().splitlines()[-1]
+    saved = checkpoint.latest(tmp_path / "run")
+    assert f"after step {saved}; saved" in last
+    assert str(tmp_path / "run") in last
+    assert "Traceback" not in errors
+    assert lines(tmp_path / "run")[-1]["step"] <= saved
+
+
+def test_another_config_is_refused_naming_the_keys(finished):
+    workdir, _ = finished("simclr")
+    with pytest.raises(train.Refused, match=r"optim.learning_rate \(0.2 there, 0.3 here\)"):
+        runs.fit(workdir, "simclr", optim__learning_rate=0.3)
+    with pytest.raises(train.Refused, match="init_from="):
+        runs.fit(workdir, "simclr", train__steps=40)
+
+
+def test_what_a_resumption_may_change_is_recorded(tmp_path):
+    with pytest.raises(train.Interrupted):
+        interrupted_after(6, tmp_path)
+    summary = runs.fit(tmp_path, "simclr", train__log_every=5, parallel__mode="pmap")
+    assert summary["steps"] == 20
+    resumption = json.loads((tmp_path / "config.json").read_text())["resumed"][0]
+    assert resumption["changed"] == {"parallel.mode": ["jit", "pmap"], "train.log_every": [2, 5]}
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == sorted(set(steps))
+
+
+def interrupted_after(step, workdir):
+    """A run that is sent SIGTERM once it has logged ``step``."""
+    original = train.open_writer
+
+    def opening(*arguments, **keywords):
+        writer = original(*arguments, **keywords)
+
+        def log(number, metrics):
+            writer.log(number, metrics)
+            if number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return writer._replace(log=log)
+
+    train.open_writer = opening
+    try:
+        runs.fit(workdir, "simclr")
+    finally:
+        train.open_writer = original
+
+
+def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
+    with checkpoint.lock(tmp_path), pytest.raises(train.Refused, match="another"):
+        runs.fit(tmp_path, "simclr")
+
+
+def test_not_a_number_stops_the_run_and_keeps_the_last_finite_state(tmp_path):
+    with pytest.raises(train.NotFinite, match=r"step \d+ was not finite"):
+        runs.fit(tmp_path, "simclr", optim__learning_rate=1e30, optim__scale="none", optim__warmup_epochs=0.0)
+    assert lines(tmp_path)[-1]["train_loss"] is None
+    assert not (tmp_path / "summary.json").exists()
+
+
+def collapsing(method):
+    """The method with its loss replaced by bare attraction to the mean: nothing holds the projections apart."""
+
+    def loss(variables, batch, key, step, axis):
+        _, out = method.loss(variables, batch, key, step, axis)
+        z = l2_normalize(out.outputs["projections"])
+        return 100 * ((z - z.mean(0, keepdims=True)) ** 2).sum(-1).mean(), LossOut(
+            out.model_state, metrics={}, outputs={**out.outputs, "projections": z}
+        )
+
+    return method._replace(loss=loss)
+
+
+def test_a_forced_collapse_is_reported_and_a_healthy_run_is_not(finished, tmp_path, capfd):
+    assert finished("byol")[1]["collapsed"] is False
+    config = runs.config("byol", train__steps=60, optim__learning_rate=0.5, train__eval_every=0)
+    experiment = build(config)
+    summary = train.fit(experiment._replace(method=collapsing(experiment.method)), tmp_path)
+    assert summary["collapsed"] is True
+    printed = capfd.readouterr()
+    assert (printed.err + printed.out).count("WARNING") == 1
+    assert lines(tmp_path)[-1]["train_proj_std_ratio"] < 0.2
+
+
+def test_load_gives_features_of_images_of_any_size(finished):
+    workdir, _ = finished("moco")
+    variables, encode, config = ssl_jax.load(workdir)
+    assert config.method.name == "moco"
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    features = encode(variables, images)["features"]
+    assert features.shape == (5, 16)
+    np.testing.assert_allclose(encode(variables, images / np.float32(255))["features"], features, atol=1e-5)
+    larger = images.repeat(4, 1).repeat(4, 2)
+    np.testing.assert_allclose(encode(variables, larger)["features"], features, atol=0.05)
+    with pytest.raises(ValueError, match="3 channel"):
+        encode(variables, images.repeat(3, 3))
+    with pytest.raises(ValueError, match="uint8 or floats in"):
+        encode(variables, images.astype(np.float32))
+
+
+def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
+    workdir, _ = finished("byol")
+    source, _ = checkpoint.restore_variables(workdir)
+    runs.fit(tmp_path / "tuned", "supervised", init_from=str(workdir), train__steps=1, optim__learning_rate=1e-12)
+    tuned, _ = checkpoint.restore_variables(tmp_path / "tuned")
+    for a, b in zip(
+        jax.tree.leaves(source["params"]["encoder"]), jax.tree.leaves(tuned["params"]["encoder"]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert set(tuned["params"]) == {"encoder", "classifier"}
+    with pytest.raises(train.Refused, match="another architecture"):
+        runs.fit(tmp_path / "wide", "supervised", init_from=str(workdir), model__widths=(8, 32))
+    with pytest.raises(train.Refused, match="holds no run"):
+        runs.fit(tmp_path / "none", "supervised", init_from=str(tmp_path / "nothing"))
+
+
+def test_a_run_without_labels_measures_what_it_can(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "mine.npz", train_images=images)
+    summary = runs.fit(tmp_path / "run", "simclr", data__source=f"npz:{tmp_path / 'mine.npz'}", data__num_examples=None)
+    assert summary["test_knn_top1"] is None
+    assert summary["test_probe_top1"] is None
+    assert all(line.get("val_knn_top1") is None for line in lines(tmp_path / "run"))
+    assert (tmp_path / "run" / "figures" / "views.png").is_file()
