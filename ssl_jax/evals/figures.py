@@ -1,0 +1,250 @@
+"""Pictures of a run: curves, views, nearest neighbours, accuracy with few labels. Written to files, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b5b5b")  # Okabe & Ito: told apart by all
+RIGHT, WRONG = "#009e73", "#d55e00"
+
+# one panel per quantity: title, unit of the axis, what the metric's name ends in
+PANELS = (
+    ("Loss", "loss", ("loss",)),
+    ("Accuracy", "top-1 accuracy", ("top1", "top5", "accuracy")),
+    ("Spread of projections", "std x sqrt(d), healthy = 1", ("std_ratio",)),
+    ("Effective rank", "dimensions", ("effective_rank",)),
+    ("Learning rate", "learning rate", ("learning_rate", "lr")),
+    ("Gradient norm", "norm", ("grad_norm",)),
+)
+
+
+def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Metrics against steps, one panel per quantity that the run recorded.
+
+    Args:
+      records: the lines of ``metrics.jsonl`` as mappings with ``"step"``; None and not-a-number leave a gap.
+      path: file to write; the ending chooses the format.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    series = _series(records)
+    panels = []
+    for title, unit, endings in PANELS:
+        names = [n for n in series if n.endswith(endings)]
+        if names:
+            panels.append((title, unit, names))
+    if not panels:
+        raise ValueError(f"no metric to draw among {sorted(series)}; log the loss at least once")
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.4 * columns, 3.1 * rows)
+    for place, (title, unit, names) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        for number, name in enumerate(names):
+            _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name)
+        _plain(axes, title, "step", unit)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if title == "Accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        if title == "Spread of projections":
+            axes.set_ylim(bottom=0)
+            axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "collapse alarm", (1, 0.2), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5,
+                color=FAINT, xytext=(-3, 2), textcoords="offset points",
+            )  # fmt: skip
+        if len(names) > 1 or names[0] != unit.replace(" ", "_"):
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
+    _save(figure, path)
+
+
+def views(batch_views: Sequence[Any], path: str | Path) -> None:
+    """What the method sees: one column per example, the originals above, their views below.
+
+    Args:
+      batch_views: ``(originals, view 1, view 2, ...)``, each ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
+      path: file to write.
+    """
+    rows = [np.asarray(v) for v in batch_views]
+    n = len(rows[0])
+    names = ["original", *(f"view {i}" for i in range(1, len(rows)))]
+    figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
+    grid = figure.add_gridspec(len(rows), n, wspace=0.04, hspace=0.04)
+    for r, (row, name) in enumerate(zip(rows, names, strict=True)):
+        for i in range(n):
+            axes = figure.add_subplot(grid[r, i])
+            _show(axes, row[i])
+            if i == 0:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
+    _save(figure, path)
+
+
+def neighbours(
+    query_images,
+    neighbour_images,
+    path: str | Path,
+    *,
+    query_labels=None,
+    neighbour_labels=None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Test images and their nearest train images by cosine, nearest first; the frame says whether the class agrees.
+
+    Args:
+      query_images: ``[q, h, w, c]``.
+      neighbour_images: ``[q, k, h, w, c]``.
+      path: file to write.
+      query_labels: ``[q]`` or None.
+      neighbour_labels: ``[q, k]`` or None.
+      class_names: names of the classes; without them the numbers are shown.
+    """
+    queries, found = np.asarray(query_images), np.asarray(neighbour_images)
+    q, k = found.shape[:2]
+    labelled = query_labels is not None and neighbour_labels is not None
+    figure = _figure(1.3 + 1.0 * (k + 1), 0.75 + 1.0 * q)
+    grid = figure.add_gridspec(q, k + 2, width_ratios=[1, 0.12, *[1] * k], wspace=0.1, hspace=0.1)
+
+    def name(label) -> str:
+        return str(class_names[int(label)]) if class_names and 0 <= label < len(class_names) else str(label)
+
+    for i in range(q):
+        axes = figure.add_subplot(grid[i, 0])
+        _show(axes, queries[i])
+        if i == 0:
+            axes.set_title("query", fontsize=9, color=INK)
+        if query_labels is not None:
+            text = name(query_labels[i])
+            axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
+        for j in range(k):
+            axes = figure.add_subplot(grid[i, j + 2])
+            agrees = bool(query_labels[i] == neighbour_labels[i][j]) if labelled else None
+            _show(axes, found[i, j], frame=None if agrees is None else (RIGHT if agrees else WRONG))
+            if i == 0:
+                axes.set_title("nearest" if j == 0 else str(j + 1), fontsize=9, color=INK)
+    if labelled:
+        agree = float(np.mean(np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)))
+        figure.text(0.995, 0.005, f"{agree:.0%} of the neighbours shown share the query's class", ha="right", va="bottom",
+                    fontsize=8, color=FAINT)  # fmt: skip
+        figure.text(0.005, 0.005, "same class", ha="left", va="bottom", fontsize=8, color=RIGHT, weight="bold")
+        figure.text(0.005 + 0.85 / figure.get_figwidth(), 0.005, "other class", ha="left", va="bottom", fontsize=8,
+                    color=WRONG, weight="bold")  # fmt: skip
+    _save(figure, path, bottom=0.24 if labelled else 0)
+
+
+def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:
+    """Accuracy by number of labels per class, one line per representation, bars of one deviation over the draws.
+
+    Args:
+      table: what :func:`ssl_jax.evals.low_label.label_efficiency` returns.
+      path: file to write.
+    """
+    entries = list(table)
+    names = list(dict.fromkeys(name for row in table.values() for name in row))
+    figure = _figure(6.2, 4.0)
+    axes = figure.add_subplot()
+    where = np.arange(len(entries))
+    ends = []
+    for number, name in enumerate(names):
+        colour = COLOURS[number % len(COLOURS)]
+        mean, deviation = np.array([table[entry][name] for entry in entries], float).T
+        axes.fill_between(where, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(where, mean, color=colour, marker="o", markersize=4.5, linewidth=1.8)
+        ends.append((mean[-1], f"{name}  {mean[-1]:.1%}", colour))
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055 * (high - low)), ends, strict=True):
+        axes.annotate(text, (where[-1], height), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9,
+                      color=colour, annotation_clip=False)  # fmt: skip
+    _plain(axes, "Accuracy with few labels", "labels per class", "test accuracy of a linear classifier")
+    axes.set_xticks(where, entries)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _save(figure, path)
+
+
+def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values by metric name, in the order of first appearance."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name != "step" and (value is None or isinstance(value, int | float | np.number)):
+                found.setdefault(name, []).append((record["step"], np.nan if value is None else float(value)))
+    series = {name: tuple(np.array(sorted(points, key=lambda p: p[0])).T) for name, points in found.items()}
+    return {name: (x, y) for name, (x, y) in series.items() if np.isfinite(y).any()}
+
+
+def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
+    """A line; where there are many noisy points, a faint line and its moving average."""
+    few = len(steps) <= 60
+    style = {"marker": "o", "markersize": 3.5} if len(steps) <= 25 else {}
+    if few or not np.isfinite(values).all():
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=name, **style)
+        return
+    width = max(5, len(steps) // 40)
+    kernel = np.ones(width)
+    smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
+    axes.plot(steps, smooth, color=colour, linewidth=1.6, label=name)
+
+
+def _show(axes: Axes, image: np.ndarray, frame: str | None = None) -> None:
+    image = np.asarray(image)
+    grey = image.ndim == 2 or image.shape[-1] == 1
+    image = image.reshape(image.shape[:2]) if grey else image[..., :3]
+    top = 255 if image.dtype == np.uint8 else 1
+    if image.dtype != np.uint8:
+        image = np.clip(image.astype(np.float32), 0, 1)
+    axes.imshow(image, cmap="gray" if grey else None, vmin=0, vmax=top, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(frame is not None)
+        spine.set(color=frame or GRID, linewidth=2.2)
+
+
+def _plain(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
+    axes.set_xlabel(x, fontsize=9, color=FAINT)
+    axes.set_ylabel(y, fontsize=9, color=FAINT)
+    axes.tick_params(labelsize=8, colors=FAINT, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(GRID)
+
+
+def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
+    """The heights, moved apart until neighbours are ``gap`` from each other, in their old order."""
+    heights = np.asarray(heights, float)
+    order = np.argsort(heights, kind="stable")
+    moved = heights[order]
+    for _ in range(50):
+        for i in range(1, len(moved)):
+            lack = gap - (moved[i] - moved[i - 1])
+            if lack > 0:
+                moved[i - 1], moved[i] = moved[i - 1] - lack / 2, moved[i] + lack / 2
+    result = np.empty_like(moved)
+    result[order] = moved
+    return result
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+
+
+def _save(figure: Figure, path: str | Path, bottom: float = 0) -> None:
+    """Write the file; ``bottom`` inches stay free for a line of text."""
+    share = bottom / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
