@@ -40,9 +40,9 @@ def extract(
     running = None
     for batch in batches:
         batch = place({name: batch[name] for name in ("image", "label", "index", "mask")})
-        image = batch.pop("image")
+        rows = {name: batch[name] for name in ("label", "index", "mask")}
         # one batch ahead: the devices work on this one while the host fetches the one before
-        running, done = {**encode(variables, image), **batch}, running
+        running, done = {**encode(variables, batch["image"]), **rows}, running
         if done is not None:
             parts.append(_fetch(done))
     if running is None:
@@ -55,7 +55,7 @@ def extract(
     again = np.flatnonzero(np.diff(index[order]) == 0)
     if len(again):
         raise ValueError(
-            f"example {index[order][again[0]]} came twice among {len(index)}; evaluation batches must mask their padding"
+            f"example {index[order][again[0]]} came twice among {len(index)}; evaluation batches must mask padding rows"
         )
     if num_examples is not None and len(index) != num_examples:
         raise ValueError(f"{len(index)} examples came but the split has {num_examples}; use a batcher that drops none")

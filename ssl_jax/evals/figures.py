@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b5b5b")  # Okabe & Ito: told apart by all
+# Okabe & Ito 2008: told apart by the colour-blind, too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b5b5b")
 RIGHT, WRONG = "#009e73", "#d55e00"
 
 # one panel per quantity: title, unit of the axis, what the metric's name ends in
 PANELS = (
     ("Loss", "loss", ("loss",)),
     ("Accuracy", "top-1 accuracy", ("top1", "top5", "accuracy")),
-    ("Spread of projections", "std x sqrt(d), healthy = 1", ("std_ratio",)),
+    ("Spread of projections", "std × √d (healthy: 1)", ("std_ratio",)),
     ("Effective rank", "dimensions", ("effective_rank",)),
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
     ("Gradient norm", "norm", ("grad_norm",)),
@@ -52,17 +54,17 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         for number, name in enumerate(names):
             _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name)
         _plain(axes, title, "step", unit)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
         if title == "Accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         if title == "Spread of projections":
             axes.set_ylim(bottom=0)
             axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.annotate(
-                "collapse alarm", (1, 0.2), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5,
-                color=FAINT, xytext=(-3, 2), textcoords="offset points",
-            )  # fmt: skip
-        if len(names) > 1 or names[0] != unit.replace(" ", "_"):
+            where = axes.get_yaxis_transform()  # x in shares of the panel, y in data
+            axes.text(
+                0.99, 0.205, "collapse alarm", transform=where, ha="right", va="bottom", fontsize=7.5, color=FAINT
+            )
+        if len(names) > 1 or title in ("Loss", "Accuracy"):
             axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
     _save(figure, path)
 
@@ -109,7 +111,9 @@ def neighbours(
     """
     queries, found = np.asarray(query_images), np.asarray(neighbour_images)
     q, k = found.shape[:2]
-    labelled = query_labels is not None and neighbour_labels is not None
+    agrees = None
+    if query_labels is not None and neighbour_labels is not None:
+        agrees = np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)
     figure = _figure(1.3 + 1.0 * (k + 1), 0.75 + 1.0 * q)
     grid = figure.add_gridspec(q, k + 2, width_ratios=[1, 0.12, *[1] * k], wspace=0.1, hspace=0.1)
 
@@ -126,22 +130,20 @@ def neighbours(
             axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
         for j in range(k):
             axes = figure.add_subplot(grid[i, j + 2])
-            agrees = bool(query_labels[i] == neighbour_labels[i][j]) if labelled else None
-            _show(axes, found[i, j], frame=None if agrees is None else (RIGHT if agrees else WRONG))
+            _show(axes, found[i, j], frame=None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
             if i == 0:
                 axes.set_title("nearest" if j == 0 else str(j + 1), fontsize=9, color=INK)
-    if labelled:
-        agree = float(np.mean(np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)))
-        figure.text(0.995, 0.005, f"{agree:.0%} of the neighbours shown share the query's class", ha="right", va="bottom",
-                    fontsize=8, color=FAINT)  # fmt: skip
+    if agrees is not None:
+        line = f"{np.mean(agrees):.0%} of the neighbours shown share the query's class"
+        second = 0.005 + 0.85 / figure.get_figwidth()
+        figure.text(0.995, 0.005, line, ha="right", va="bottom", fontsize=8, color=FAINT)
         figure.text(0.005, 0.005, "same class", ha="left", va="bottom", fontsize=8, color=RIGHT, weight="bold")
-        figure.text(0.005 + 0.85 / figure.get_figwidth(), 0.005, "other class", ha="left", va="bottom", fontsize=8,
-                    color=WRONG, weight="bold")  # fmt: skip
-    _save(figure, path, bottom=0.24 if labelled else 0)
+        figure.text(second, 0.005, "other class", ha="left", va="bottom", fontsize=8, color=WRONG, weight="bold")
+    _save(figure, path, bottom=0 if agrees is None else 0.24)
 
 
 def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:
-    """Accuracy by number of labels per class, one line per representation, bars of one deviation over the draws.
+    """Accuracy by number of labels per class, one line per representation, bands of one deviation over the draws.
 
     Args:
       table: what :func:`ssl_jax.evals.low_label.label_efficiency` returns.
@@ -162,8 +164,7 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float]]], path: s
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055 * (high - low)), ends, strict=True):
-        axes.annotate(text, (where[-1], height), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9,
-                      color=colour, annotation_clip=False)  # fmt: skip
+        axes.text(where[-1] + 0.1, height, text, va="center", fontsize=9, color=colour)
     _plain(axes, "Accuracy with few labels", "labels per class", "test accuracy of a linear classifier")
     axes.set_xticks(where, entries)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -223,7 +224,7 @@ def _plain(axes: Axes, title: str, x: str, y: str) -> None:
         spine.set_color(GRID)
 
 
-def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
+def _spread(heights, gap: float) -> np.ndarray:
     """The heights, moved apart until neighbours are ``gap`` from each other, in their old order."""
     heights = np.asarray(heights, float)
     order = np.argsort(heights, kind="stable")
@@ -239,12 +240,12 @@ def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=130, facecolor="white")
 
 
 def _save(figure: Figure, path: str | Path, bottom: float = 0) -> None:
     """Write the file; ``bottom`` inches stay free for a line of text."""
     share = bottom / figure.get_figheight()
-    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

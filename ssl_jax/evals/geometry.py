@@ -50,7 +50,7 @@ def uniformity(x: Array, t: float = 2.0, *, block: int = 1024) -> Array:
 
 
 def rankme(x) -> float:
-    """``exp(-sum_k p_k log p_k)`` with ``p_k = s_k / sum s + 1e-7`` and s the singular values of ``x [n, d]``, uncentred.
+    """``exp(-sum_k p_k log p_k)``, ``p_k = s_k / sum s + 1e-7``, with s the singular values of ``x [n, d]``, uncentred.
 
     Reference: Garrido et al. 2023, "RankMe", equations 1 and 2.
     """
@@ -71,8 +71,8 @@ def effective_rank(x) -> float:
 def alpha_req(x, *, first: int = 1, last: int | None = None) -> float:
     """Decay exponent alpha of the covariance spectrum: ``e_k ~ k^-alpha``, by least squares in log-log.
 
-    Ranks ``first..last`` count with weight ``1/k``, hence evenly in ``log k``; eigenvalues below 1e-12 of the largest are
-    left out. A good representation has alpha near 1, a collapsed one a large alpha.
+    Ranks ``first..last`` count with weight ``1/k``, hence evenly in ``log k``; eigenvalues below 1e-12 of the largest
+    are left out. A good representation has alpha near 1, a collapsed one a large alpha.
 
     Reference: Agrawal et al. 2022, "alpha-ReQ", section 3; the fit follows Stringer et al. 2019.
     """
@@ -90,7 +90,7 @@ def alpha_req(x, *, first: int = 1, last: int | None = None) -> float:
 def projection_moments(z: Array, axis: Axis) -> dict[str, Array]:
     """First and second moments of the l2-normalised projections of one batch: what :func:`collapse_report` reads.
 
-    Cheap enough for every step: ``b d min(d, 512)`` multiply-adds. For d > 512 the covariance is taken of a count sketch
+    Cheap enough for every step: ``b m^2`` multiply-adds. For d > 512 the covariance is taken of a count sketch
     (Charikar et al. 2002): coordinates with fixed random signs, folded and added into 512 columns.
 
     Args:
@@ -102,7 +102,7 @@ def projection_moments(z: Array, axis: Axis) -> dict[str, Array]:
     """
     z = _unit(z)
     sketch = _sketch(z, jnp)
-    second = jnp.matmul(sketch.T, sketch) / len(z)
+    second = jnp.matmul(sketch.T, sketch, precision=lax.Precision.HIGHEST) / len(z)
     return parallel.mean({"mean": jnp.mean(z, axis=0), "square": jnp.mean(z * z, axis=0), "second": second}, axis)
 
 
@@ -154,7 +154,8 @@ def alarm(
         f"{ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g}) and fill {rank:.1f} dimensions (alarm "
         f"below {min_rank:g}), so every image gets nearly the same vector and the loss value means nothing. Try: a "
         "smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms alone; for BYOL "
-        "and SimSiam a predictor with BatchNorm and a stop-gradient target; for contrastive losses a higher temperature."
+        "and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive losses a higher "
+        "temperature."
     )
 
 

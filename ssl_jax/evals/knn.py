@@ -38,7 +38,7 @@ def knn_predict(bank, labels, queries, *, k: int, temperature: float, num_classe
       ValueError: k outside ``[1, n]``, T not positive, labels out of range, shapes that do not fit.
 
     Reference: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
-    Differs from the reference code: weights are ``exp((cos - max cos) / T)``, the same vote without overflow at small T.
+    Differs from the reference code: weights are ``exp((cos - max cos) / T)``: the same vote, no overflow at small T.
     """
     labels = np.asarray(labels)
     _check(bank, labels, queries, k, temperature, num_classes)

@@ -62,7 +62,9 @@ def online_probe(num_classes: int, *, learning_rate: float = 1e-3, decay: float 
         x = lax.stop_gradient(features).astype(state.mean.dtype)
         known = (label >= 0).astype(x.dtype)
         # sums over devices first, then the ratio: the devices may hold different numbers of labelled rows
-        count, total, squares = parallel.mean((jnp.sum(known), known @ x, known @ (x * x)), axis)
+        kept = known[:, None] * x
+        sums = jnp.sum(known), jnp.sum(kept, axis=0), jnp.sum(kept * x, axis=0)
+        count, total, squares = parallel.mean(sums, axis)
         seen = count > 0
         rows = jnp.where(seen, count, 1)
 
@@ -152,7 +154,8 @@ def _fit(features: Array, labels: Array, l2: Array, num_classes: int, tolerance:
     inverse = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
 
     def original(moved):
-        return {"kernel": jnp.matmul(inverse.T, moved["kernel"], precision=lax.Precision.HIGHEST), "bias": moved["bias"]}
+        kernel = jnp.matmul(inverse.T, moved["kernel"], precision=lax.Precision.HIGHEST)
+        return {"kernel": kernel, "bias": moved["bias"]}
 
     def objective(moved):
         params = original(moved)
