@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,8 +63,7 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
       best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals).
 
     Raises:
-      ValueError: ``keep`` below 1.
-      OSError: (from save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
+      OSError: (save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
     """
     if keep < 1:
         raise ValueError(f"train.keep_checkpoints={keep}, but a run needs one to resume from; use 3")
@@ -210,10 +210,8 @@ def lock(workdir: Workdir) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = (
-                f"another run holds {path} ({path.read_text().strip()}); wait for it, stop it, or use another workdir"
-            )
-            raise ValueError(text) from None
+            text = f"another run holds {path} ({path.read_text().strip()})"
+            raise ValueError(f"{text}; wait for it, stop it, or use another workdir") from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -231,7 +229,7 @@ def _named(tree: Tree) -> dict[str, Any]:
 
 def _dtype(leaf: Any) -> str:
     """ "float32"; for a typed key "key<threefry2x32>"."""
-    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.dtype(leaf.dtype).name
     names = []  # key_impl refuses a ShapeDtypeStruct and takes a tracer
     jax.eval_shape(lambda key: names.append(f"key<{jax.random.key_impl(key)}>"), leaf)
@@ -321,10 +319,8 @@ def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], p
         there, here = saved.get(name, [])[:2], want.get(name, [])
         if there != here:
             there, here = (f"{leaf[0]}{leaf[1]}" if leaf else "absent" for leaf in (there, here))
-            raise _Misfit(
-                f"checkpoint {path} does not fit this config: {name} is {there} there and {here} here; "
-                "use the config it was written with, or another workdir"
-            )
+            text = f"checkpoint {path} does not fit this config: {name} is {there} there and {here} here"
+            raise _Misfit(f"{text}; use the config it was written with, or another workdir")
 
 
 def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], Any], *, set_aside: bool) -> Any:
@@ -333,6 +329,7 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
     logging.getLogger("absl").addFilter(_quiet)
+    sys.unraisablehook = _quiet_unraisable
     damaged: dict[int, str] = {}
     for candidate in [step] if step is not None else reversed(known):
         result, reason = None, ""
@@ -386,12 +383,17 @@ def _quiet(record: logging.LogRecord) -> bool:
     return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
+def _quiet_unraisable(args: Any, hook: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    """When one array cannot be read, Orbax closes its event loop under the other reads; each of them complains."""
+    if str(args.exc_value) != "Event loop is closed":
+        hook(args)
+
+
 def _write_error(directory: Path, step: int | None, error: Exception) -> OSError:
     """What Orbax raises when bytes cannot be written, as an OSError of one line."""
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
     code = next((c for c in known if os.strerror(c) in str(error)), None)
     reason = os.strerror(code) if code else str(error).strip().split("\n")[0] or type(error).__name__
-    left = steps(directory.parent)
-    last = f"the last good one is {left[-1]}" if left else "there is none before it"
+    last = f"the last good one is {latest(directory.parent)}" if steps(directory.parent) else "there is none before it"
     text = f"checkpoint {step} could not be written to {directory}: {reason}; {last}; free some space and start again"
     return OSError(code or errno.EIO, text)
