@@ -160,7 +160,7 @@ def alarm(
 
 
 def _unit(x: Array) -> Array:
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(np.promote_types(x.dtype, np.float32))
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(squares, 1e-24))
 

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import dtypes, lax
 
 from ssl_jax.types import Array
 
@@ -42,9 +42,10 @@ def knn_predict(bank, labels, queries, *, k: int, temperature: float, num_classe
     """
     labels = np.asarray(labels)
     _check(bank, labels, queries, k, temperature, num_classes)
-    dtype = jnp.promote_types(jnp.result_type(bank.dtype, queries.dtype), jnp.float32)
+    # NumPy's promotion: that of JAX refuses to mix bfloat16 and float32 when it is strict
+    dtype = dtypes.canonicalize_dtype(np.promote_types(np.promote_types(bank.dtype, queries.dtype), np.float32))
     n, q = len(bank), len(queries)
-    bank_block, query_block = min(BANK_BLOCK, n), min(QUERY_BLOCK, q)
+    bank_block, query_block = min(BANK_BLOCK, n), max(1, min(QUERY_BLOCK, q))
     blocks = _bank_blocks(jnp.asarray(bank), dtype, bank_block)
     labels = jnp.asarray(labels, jnp.int32)
     scale = jnp.asarray(1 / temperature, dtype)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -126,7 +127,7 @@ def fit_logistic(
         raise ValueError(
             f"labels span {low}..{high} but num_classes={num_classes}; drop unlabelled (-1) rows or raise num_classes"
         )
-    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    dtype = np.promote_types(features.dtype, np.float32)
     features, basis = features.astype(dtype), None
     if len(features) < features.shape[1]:  # the best W lies in the span of the examples: fit in that span
         basis, _ = jnp.linalg.qr(features.T)
@@ -188,7 +189,7 @@ def _fit(features: Array, labels: Array, l2: Array, num_classes: int, tolerance:
 def standardise(train, *others) -> tuple[Array, ...]:
     """Every array with the train columns' mean taken off and divided by their deviation (constant columns by 1)."""
     train = jnp.asarray(train)
-    train = train.astype(jnp.promote_types(train.dtype, jnp.float32))
+    train = train.astype(np.promote_types(train.dtype, np.float32))
     mean, deviation = jnp.mean(train, axis=0, keepdims=True), jnp.std(train, axis=0, keepdims=True)
     tiny = 1e-6 * jnp.max(jnp.abs(train), axis=0, keepdims=True)
     scale = jnp.where(deviation > tiny, deviation, jnp.ones_like(deviation))

@@ -1,0 +1,102 @@
+"""Every example once and in order: odd sizes, padding, several devices and two processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax import parallel
+from ssl_jax.evals import features
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = np.random.default_rng(0).random((100, 4, 4, 3)).astype(np.float32)
+KERNEL = np.random.default_rng(1).normal(size=(48, 5)).astype(np.float32)
+
+
+def encode(variables, images):
+    flat = images.reshape(len(images), -1)
+    return {"features": jnp.tanh(flat @ variables), "stem": images.mean((1, 2))}
+
+
+def batches(n, global_batch_size, process=0, process_count=1, seed=0):
+    """This process's rows of shuffled, padded batches; the padding repeats example 0."""
+    order = np.random.default_rng(seed).permutation(n)
+    count = -(-n // global_batch_size)
+    index = np.concatenate([order, np.zeros(count * global_batch_size - n, int)]).astype(np.int32)
+    mask = np.arange(len(index)) < n
+    local = global_batch_size // process_count
+    for step in range(count):
+        rows = slice(step * global_batch_size + process * local, step * global_batch_size + (process + 1) * local)
+        chosen = index[rows]
+        yield {"image": IMAGES[chosen], "label": chosen % 7, "index": chosen, "mask": mask[rows]}
+
+
+def check(found, n):
+    assert set(found) == {"features", "stem", "label", "index"}
+    np.testing.assert_array_equal(found["index"], np.arange(n))
+    np.testing.assert_array_equal(found["label"], np.arange(n) % 7)
+    np.testing.assert_allclose(found["stem"], IMAGES[:n].mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found["features"], np.tanh(IMAGES[:n].reshape(n, -1) @ KERNEL), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "devices"), [(29, 8), (16, 8), (3, 8), (29, 1)])
+def test_each_example_once_in_order(n, devices):
+    mesh = parallel.make_mesh(devices)
+    kernel = jax.device_put(KERNEL, parallel.replicated(mesh))
+    found = features.extract(
+        jax.jit(encode), kernel, batches(n, 8), place=lambda b: parallel.place(b, mesh), num_examples=n
+    )
+    check(found, n)
+
+
+def test_errors():
+    mesh = parallel.make_mesh(1)
+
+    def extract(some, **kwargs):
+        return features.extract(encode, jnp.asarray(KERNEL), some, place=lambda b: parallel.place(b, mesh), **kwargs)
+
+    with pytest.raises(ValueError, match="no evaluation batches"):
+        extract([])
+    with pytest.raises(ValueError, match="came twice among 32"):
+        extract([b | {"mask": np.ones(8, bool)} for b in batches(29, 8)])
+    with pytest.raises(ValueError, match="16 examples came but the split has 29"):
+        extract(list(batches(16, 8)), num_examples=29)
+
+
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).resolve())]
+    workers = [subprocess.Popen([*command, str(i), str(port), str(tmp_path)], env=env) for i in range(2)]
+    try:
+        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for process in range(2):
+        check(np.load(tmp_path / f"{process}.npz"), 29)
+
+
+def main(process: int, port: int, out: str) -> None:
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"localhost:{port}", 2, process)
+    mesh = parallel.make_mesh()
+    kernel = jax.make_array_from_process_local_data(parallel.replicated(mesh), KERNEL)
+    rows = batches(29, 8, process, 2)
+    found = features.extract(jax.jit(encode), kernel, rows, place=lambda b: parallel.place(b, mesh), num_examples=29)
+    np.savez(Path(out) / f"{process}.npz", **found)
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,103 @@
+"""The figures are written, show what they were given, and leave no global state behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_jax.evals import figures
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pixels(path):
+    image = np.asarray(Image.open(path).convert("RGB"), np.int32)
+    assert min(image.shape[:2]) > 100
+    return image
+
+
+def share(image, colour, tolerance=12):
+    """Share of the picture that has this colour (0..255)."""
+    return np.mean(np.abs(image - np.array(colour)).max(-1) <= tolerance)
+
+
+def rgb(name):
+    return [int(name[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def test_curves(tmp_path):
+    rng = np.random.default_rng(0)
+    records = [
+        {"step": s, "loss": 5 + rng.normal(), "probe_top1": 0.5, "proj_std_ratio": 0.9, "epoch": s / 10, "note": "x"}
+        for s in range(1, 100)
+    ]
+    records += [{"step": 100, "loss": None, "val_knn_top1": 0.4}, {"step": 50, "val_knn_top1": 0.3}]
+    figures.curves(records, tmp_path / "deep" / "curves.png")
+    image = pixels(tmp_path / "deep" / "curves.png")
+    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
+    assert share(image, rgb(figures.COLOURS[1])) > 1e-4  # the second series of the accuracy panel
+    series = figures._series(records)
+    np.testing.assert_array_equal(series["val_knn_top1"][0], [50, 100])
+    np.testing.assert_array_equal(series["val_knn_top1"][1], [0.3, 0.4])
+    assert np.isnan(series["loss"][1][-1])
+    assert "note" not in series
+    with pytest.raises(ValueError, match="no metric to draw"):
+        figures.curves([{"step": 1, "loss": None}], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_views_show_the_images_as_they_are(tmp_path, dtype):
+    top = 255 if dtype == np.uint8 else 1
+    red, blue = np.zeros((3, 8, 8, 3), dtype), np.zeros((3, 5, 5, 3), dtype)
+    red[..., 0], blue[..., 2] = top, top
+    figures.views((red, blue, blue), tmp_path / "views.png")
+    image = pixels(tmp_path / "views.png")
+    assert 0.15 < share(image, (255, 0, 0)) < 0.4
+    assert share(image, (0, 0, 255)) == pytest.approx(2 * share(image, (255, 0, 0)), rel=0.1)
+
+
+def test_grey_views_keep_their_brightness(tmp_path):
+    figures.views((np.full((2, 8, 8, 1), 0.5), np.full((2, 8, 8, 1), 2.0)), tmp_path / "grey.png")
+    assert share(pixels(tmp_path / "grey.png"), (128, 128, 128), 2) > 0.2
+
+
+def test_neighbours_frames_tell_right_from_wrong(tmp_path):
+    queries, found = np.full((2, 8, 8, 1), 0.5), np.full((2, 3, 8, 8, 1), 0.5)
+    shares = []
+    for labels in (np.array([[0, 0, 0], [1, 1, 1]]), np.array([[0, 0, 0], [0, 0, 0]])):
+        path = tmp_path / "n.png"
+        figures.neighbours(
+            queries, found, path, query_labels=np.array([0, 1]), neighbour_labels=labels, class_names=("cat", "dog")
+        )
+        image = pixels(path)
+        shares.append((share(image, rgb(figures.RIGHT)), share(image, rgb(figures.WRONG))))
+    assert shares[0][0] > 3 * shares[0][1]
+    assert shares[1][0] == pytest.approx(shares[1][1], rel=0.15)
+    figures.neighbours(queries, found, tmp_path / "plain.png")
+    image = pixels(tmp_path / "plain.png")
+    assert share(image, rgb(figures.RIGHT)) == share(image, rgb(figures.WRONG)) == 0
+
+
+def test_label_efficiency(tmp_path):
+    table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, 0.0], "ours": [0.301, 0.0]}}
+    figures.label_efficiency(table, tmp_path / "l.png")
+    image = pixels(tmp_path / "l.png")
+    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
+    assert share(image, rgb(figures.COLOURS[1])) > 1e-3
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    moved = figures._spread([0.5, 0.1, 0.5, 0.51], 0.05)
+    assert np.diff(np.sort(moved)).min() > 0.049
+    assert moved[1] == pytest.approx(0.1)
+    np.testing.assert_array_equal(np.argsort(moved, kind="stable"), [1, 0, 2, 3])
+
+
+def test_no_global_state():
+    code = "import sys; from ssl_jax.evals import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
