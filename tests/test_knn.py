@@ -87,6 +87,16 @@ def test_ties_go_to_the_lower_row_and_the_lower_class(monkeypatch):
     assert two[0] == 1
 
 
+def test_padding_is_never_a_neighbour(monkeypatch):
+    monkeypatch.setattr(knn, "BANK_BLOCK", 5)
+    x = np.eye(7, dtype=np.float32) - 9  # every bank row is far from the query: a row of zeros would be nearer
+    query, labels = np.full((1, 7), 1, np.float32), np.array([1, 0, 0, 0, 0, 0, 2])
+    x[0] += 2
+    assert (
+        knn.knn_predict(x, labels, query + np.eye(7, dtype=np.float32)[:1], k=1, temperature=0.1, num_classes=3)[0] == 1
+    )
+
+
 def test_small_temperature_does_not_overflow():
     bank, labels, queries, _ = examples()
     cold = knn.knn_predict(bank, labels, queries, k=20, temperature=1e-3, num_classes=5)
