@@ -169,6 +169,17 @@ def test_fit_in_float64_is_the_minimum(digits):
     np.testing.assert_allclose(bias - bias.mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=1e-5)
 
 
+def test_fit_of_repeated_examples_in_many_dimensions(digits):
+    x, y = digits
+    x = np.asarray(linear_probe.standardise(x)[0])
+    once = linear_probe.fit_logistic(x[:25], y[:25], l2=1e-2, num_classes=10, tolerance=1e-6)
+    twice = linear_probe.fit_logistic(
+        np.tile(x[:25], (2, 1)), np.tile(y[:25], 2), l2=1e-2, num_classes=10, tolerance=1e-6
+    )
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-4)
+
+
 def test_fit_compiles_once_per_shape(digits):
     x, y = digits
     linear_probe._fit.clear_cache()
