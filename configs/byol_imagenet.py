@@ -1,6 +1,6 @@
 """BYOL on ImageNet with ResNet-50: the paper's recipe, 1000 epochs at batch 4096.
 
-    make pretrain CONFIG=configs/byol_imagenet.py ARGS="--config.data.data_dir=PATH/tfds --config.parallel.devices=512"
+    make pretrain CONFIG=configs/byol_imagenet.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: about 83 EFLOP; the authors' took some 8 h on 512 TPU v3 (their README). Not run here.
 Expected: 74.0-74.5 % linear (deepmind-research README). Published, not ours. For 100 or 300 epochs the authors' presets

@@ -5,16 +5,19 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax.config import Config
 
-def base() -> ConfigDict:
-    config = ConfigDict()
+
+def base() -> Config:
+    config: Config = ConfigDict()
     config.seed = 0
     config.init_from = placeholder(str)  # a workdir whose encoder this run starts from
 
     config.method = ConfigDict({"name": "simclr"})  # and the arguments of ssl_jax/methods/<name>.py
     config.model = ConfigDict({"name": "resnet18"})  # and the arguments of the model; dtype "float32" or "bfloat16"
 
-    config.data = data = ConfigDict()
+    data: Config = ConfigDict()
+    config.data = data
     data.source = "digits"  # digits | tfds:<name> | folder:<path> | npz:<path>
     data.data_dir = placeholder(str)  # where TFDS datasets lie; null: TFDS's own default
     data.train_split = placeholder(str)
@@ -32,7 +35,8 @@ def base() -> ConfigDict:
     data.mean = (0.0,)
     data.std = (1.0,)
 
-    config.optim = optim = ConfigDict()
+    optim: Config = ConfigDict()
+    config.optim = optim
     optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
@@ -43,7 +47,8 @@ def base() -> ConfigDict:
     optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd: true, others: false)
     optim.clip_norm = placeholder(float)
 
-    config.train = train = ConfigDict()
+    train: Config = ConfigDict()
+    config.train = train
     train.epochs = 100
     train.steps = placeholder(int)  # wins over epochs when set
     train.log_every = 50
@@ -53,7 +58,8 @@ def base() -> ConfigDict:
     train.on_nonfinite = "stop"  # stop | skip
     train.tensorboard = False
 
-    config.eval = evaluation = ConfigDict()
+    evaluation: Config = ConfigDict()
+    config.eval = evaluation
     evaluation.probe = True
     evaluation.knn_k = 200
     evaluation.knn_temperature = 0.1
@@ -68,7 +74,7 @@ def base() -> ConfigDict:
     return config
 
 
-def cifar10(config: ConfigDict) -> ConfigDict:
+def cifar10(config: Config) -> Config:
     """CIFAR-10 from TFDS, its channel statistics, and measurements every 10 epochs at batch 512."""
     config.data.update({"source": "tfds:cifar10", "image_size": 32})
     config.data.update({"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)})
@@ -76,7 +82,7 @@ def cifar10(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def imagenet(config: ConfigDict) -> ConfigDict:
+def imagenet(config: Config) -> Config:
     """ImageNet from TFDS at 224 pixels and batch 4096; 1 % of train is held out for validation."""
     config.data.update({"source": "tfds:imagenet2012", "test_split": "validation", "val_fraction": 0.01})
     config.data.update({"image_size": 224, "global_batch_size": 4096})
@@ -86,7 +92,7 @@ def imagenet(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def cifar10_cpu(config: ConfigDict) -> ConfigDict:
+def cifar10_cpu(config: Config) -> Config:
     """What the CIFAR-10 runs for two CPU cores share: a 278,000-parameter network, batch 128, one device per core."""
     config = cifar10(config)
     config.model.update({"name": "convnet", "widths": (64, 128), "blocks": 2, "strides": (2, 2), "residual": False})

@@ -1,6 +1,6 @@
 """MoCo v2 on ImageNet with ResNet-50: the paper's recipe, 200 epochs at batch 256.
 
-    make pretrain CONFIG=configs/moco_imagenet.py ARGS="--config.data.data_dir=PATH/tfds --config.parallel.devices=8"
+    make pretrain CONFIG=configs/moco_imagenet.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: about 8.3 EFLOP; the authors' took 53 h on 8 V100 (their README). Not run here.
 Expected: 67.5 % linear, +-0.1 over 5 runs (facebookresearch/moco README). Published, not ours.

@@ -1,4 +1,10 @@
-"""SimCLR on CIFAR-10 with a small network, for two CPU cores."""
+"""SimCLR on CIFAR-10 with a small network, for two CPU cores.
+
+    make pretrain CONFIG=configs/simclr_cifar10_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
+
+Cost: COST.
+Expected: EXPECTED.
+"""
 
 from __future__ import annotations
 

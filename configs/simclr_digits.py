@@ -1,6 +1,6 @@
 """SimCLR on the 1,797 handwritten digits of scikit-learn: the default, about three minutes on two CPU cores.
 
-    make pretrain
+make pretrain
 """
 
 from __future__ import annotations

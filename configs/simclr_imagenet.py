@@ -1,6 +1,6 @@
 """SimCLR on ImageNet with ResNet-50: the paper's recipe, 100 epochs at batch 4096.
 
-    make pretrain CONFIG=configs/simclr_imagenet.py ARGS="--config.data.data_dir=PATH/tfds --config.parallel.devices=128"
+    make pretrain CONFIG=configs/simclr_imagenet.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: about 6.2 EFLOP; the official code took some 6 h on 32 TPU v3 (its README). Not run here.
 Expected: about 64.5 % linear after 100 epochs, 69.1 % after 1000 (google-research/simclr README). Published, not ours.

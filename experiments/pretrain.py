@@ -26,7 +26,7 @@ DEFAULT = ROOT / "configs" / "simclr_digits.py"
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Pretrain a method on a dataset.", allow_abbrev=False)
     parser.add_argument("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
     parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
     parser.add_argument("--list", action="store_true", help="show the configs there are")

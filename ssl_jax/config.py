@@ -16,6 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
+
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs.
 FREE_ON_RESUME = ("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "data.data_dir")
 
@@ -39,7 +41,7 @@ CHOICES = {
 }
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config that ``get_config()`` of a file returns, with ``key=value`` overrides applied.
 
     Args:
@@ -56,6 +58,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         hint = f"did you mean {path.parent / near[0]}?" if near else "see: python experiments/pretrain.py --list"
         raise ValueError(f"config file {path} does not exist; {hint}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"config file {path} is not Python; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     root = str(path.resolve().parent.parent)  # so that a config file can say "from configs.common import base"
     sys.path.insert(0, root)
@@ -72,7 +76,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     return config
 
 
-def _apply(config: ConfigDict, override: str) -> None:
+def _apply(config: Config, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"--config.{key} has no value; write --config.{key}=VALUE")
@@ -113,7 +117,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _accepted(config: ConfigDict, part: str) -> list[str]:
+def _accepted(config: Config, part: str) -> list[str]:
     from ssl_jax import methods, models
 
     try:
@@ -122,7 +126,7 @@ def _accepted(config: ConfigDict, part: str) -> list[str]:
         return []
 
 
-def known_keys(config: ConfigDict) -> list[str]:
+def known_keys(config: Config) -> list[str]:
     """Every key that an override may name, arguments of the chosen method and model included."""
     keys = list(flatten(config))
     return keys + [f"{p}.{a}" for p in ("method", "model") for a in _accepted(config, p) if f"{p}.{a}" not in keys]
@@ -137,7 +141,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"--{key} is unknown" + (f"; did you mean --{near[0]}?" if near else f"; known: {', '.join(known)}")
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """``{"optim.name": "sgd", ...}``, tuples as lists, as JSON would give them back."""
     flat = {}
     for key in sorted(config):
@@ -149,7 +153,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
     from ssl_jax import methods, models
     from ssl_jax.data import recipes

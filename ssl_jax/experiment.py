@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import checkpoint, methods, models, optim
 from ssl_jax import config as configs
+from ssl_jax.config import Config
 from ssl_jax.data import pipeline, recipes, source
 from ssl_jax.evals import linear_probe
 from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
@@ -30,7 +31,7 @@ class Experiment(NamedTuple):
       notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
     """
 
-    config: ConfigDict
+    config: Config
     plan: Plan
     splits: source.Splits
     method: Method
@@ -41,7 +42,7 @@ class Experiment(NamedTuple):
     notes: tuple[str, ...]
 
 
-def build(config: ConfigDict, splits: source.Splits | None = None) -> Experiment:
+def build(config: Config, splits: source.Splits | None = None) -> Experiment:
     """Check a config and make the parts of its run.
 
     Args:
@@ -98,9 +99,8 @@ def build(config: ConfigDict, splits: source.Splits | None = None) -> Experiment
     )
 
 
-def _trace(method: Method, config: ConfigDict, plan: Plan) -> None:
+def _trace(method: Method, config: Config, plan: Plan) -> None:
     """Run the loss on shapes alone, so that a recipe that does not suit the method is refused before compilation."""
-
 
     def loss(variables, batch, key, step):
         return method.loss(variables, batch, key, step, None)[0]
@@ -109,7 +109,7 @@ def _trace(method: Method, config: ConfigDict, plan: Plan) -> None:
     jax.eval_shape(loss, variables, batch, jax.random.key(0), jax.ShapeDtypeStruct((), np.int32))
 
 
-def device_count(config: ConfigDict) -> int:
+def device_count(config: Config) -> int:
     """Devices of the run: ``parallel.devices``, by default one on a CPU and all elsewhere."""
     asked = config.parallel.devices
     if asked is None:
@@ -122,14 +122,14 @@ def device_count(config: ConfigDict) -> int:
     return asked
 
 
-def load_splits(config: ConfigDict) -> source.Splits:
+def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
     return source.load(config.data.source, **arguments)
 
 
-def _plan_without_data(config: ConfigDict) -> Plan:
+def _plan_without_data(config: Config) -> Plan:
     """A stand-in for the plan while the dataset is unknown."""
     return Plan(
         total_steps=config.train.steps or 1,
@@ -141,7 +141,7 @@ def _plan_without_data(config: ConfigDict) -> Plan:
     )
 
 
-def make_method(config: ConfigDict, plan: Plan) -> Method:
+def make_method(config: Config, plan: Plan) -> Method:
     """The method of a config around its encoder."""
     encoder = models.make(config.model.name, **{k: v for k, v in config.model.items() if k != "name"})
     models.check_image_size(encoder, config.data.image_size)
@@ -150,7 +150,7 @@ def make_method(config: ConfigDict, plan: Plan) -> Method:
     return make(encoder, plan=plan, mean=tuple(config.data.mean), std=tuple(config.data.std), **arguments)
 
 
-def make_schedule(config: ConfigDict, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:
+def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:
     """The learning rate by step, the warmup's length, and the lines that say so."""
     o = config.optim
     peak = optim.peak_rate(o.learning_rate, plan.global_batch_size, o.scale)
@@ -171,19 +171,19 @@ def make_schedule(config: ConfigDict, plan: Plan) -> tuple[optax.Schedule, int, 
     return schedules[o.schedule](), 0, tuple(notes)
 
 
-def make_tx(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_tx(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer of a config."""
     o = config.optim
     arguments = {k: o[k] for k in ("weight_decay", "momentum", "clip_norm", "decay_bias_and_norm")}
     return optim.make(o.name, learning_rate=schedule, **arguments)
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """A config as plain JSON values."""
     return json.loads(config.to_json_best_effort())
 
 
-def read_run(workdir: str | Path) -> tuple[ConfigDict, dict[str, Any]]:
+def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     """(config, resolved) of a run: what was asked for, and what was found and decided (plan, versions, data).
 
     Raises:
@@ -222,7 +222,7 @@ def load(workdir: str | Path):
     compiled = jax.jit(method.encode)
 
     def encode(variables: Variables, images: np.ndarray | Array) -> Mapping[str, Array]:
-        images = pipeline.evaluation_view(images, evaluation, config.data.image_size)
+        images = pipeline.evaluation_view(np.asarray(images), evaluation, config.data.image_size)
         if images.shape[-1] != plan.input_shape[-1]:
             raise ValueError(
                 f"images have {images.shape[-1]} channel(s) and this encoder takes {plan.input_shape[-1]}; convert them"
@@ -232,7 +232,7 @@ def load(workdir: str | Path):
     return variables, encode, config
 
 
-def load_trunk(workdir: str | Path, method: Method, config: ConfigDict, plan: Plan) -> tuple[Tree, Tree]:
+def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
     """(params, model_state) of another run's encoder, for ``init_from``, checked against this run's encoder.
 
     Raises:
@@ -252,7 +252,7 @@ def load_trunk(workdir: str | Path, method: Method, config: ConfigDict, plan: Pl
     return trunk
 
 
-def batch_spec(config: ConfigDict, plan: Plan, rows: int) -> dict[str, Any]:
+def batch_spec(config: Config, plan: Plan, rows: int) -> dict[str, Any]:
     """Shapes of a training batch of ``rows`` rows, as ``jax.ShapeDtypeStruct``."""
     sizes = [view.size or config.data.image_size for view in recipes.get(config.data.recipe).views]
     views = tuple(jax.ShapeDtypeStruct((rows, s, s, plan.input_shape[-1]), np.float32) for s in sizes)
@@ -260,7 +260,7 @@ def batch_spec(config: ConfigDict, plan: Plan, rows: int) -> dict[str, Any]:
     return {"views": views, "label": ids, "index": ids}
 
 
-def variables_spec(method: Method, config: ConfigDict, plan: Plan) -> Variables:
+def variables_spec(method: Method, config: Config, plan: Plan) -> Variables:
     """Shapes of a method's variables, without computing them."""
     return jax.eval_shape(method.init, jax.random.key(0), batch_spec(config, plan, plan.global_batch_size))
 

@@ -89,8 +89,8 @@ def final(experiment: Experiment, state: TrainState, mesh: Mesh, workdir: Path) 
         **{k: config.eval[k] for k in ("knn_k", "knn_temperature", "knn_centre")},
     }
     if experiment.plan.num_classes:
-        labels = np.concatenate([s.labels for s in known])
-        summary["test_knn_top1"] = _vote(experiment, bank_features, labels, test_features, test.labels)
+        labels = np.concatenate([_labels(s) for s in known])
+        summary["test_knn_top1"] = _vote(experiment, bank_features, labels, test_features, _labels(test))
         summary["test_probe_top1"] = _probe(experiment, state, test_features, test)
     table = None
     if config.eval.label_efficiency and experiment.plan.num_classes:
@@ -114,8 +114,13 @@ def _subset(source: Source, limit: int | None) -> Source:
     return source.take(np.sort(stratified_order(source.labels, len(source), seed=0)[: max(1, limit)]))
 
 
+def _labels(source: Source) -> np.ndarray:
+    """Labels ``[n]``, -1 where unknown."""
+    return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
+
+
 def _knn(experiment, bank_features, bank: Source, query_features, queries: Source) -> float:
-    return _vote(experiment, bank_features, bank.labels, query_features, queries.labels)
+    return _vote(experiment, bank_features, _labels(bank), query_features, _labels(queries))
 
 
 def _vote(experiment, bank_features, bank_labels, query_features, query_labels) -> float:
@@ -135,9 +140,10 @@ def _vote(experiment, bank_features, bank_labels, query_features, query_labels) 
 def _probe(experiment, state: TrainState, query_features, queries: Source) -> float | None:
     if experiment.probe is None:
         return None
-    labelled = queries.labels >= 0
+    labels = _labels(queries)
+    labelled = labels >= 0
     logits = experiment.probe.predict(state.probe, jax.numpy.asarray(query_features[labelled]))
-    return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels[labelled]))
+    return float(np.mean(np.argmax(np.asarray(logits), -1) == labels[labelled]))
 
 
 def _label_efficiency(experiment, extract, known, test: Source, bank_features, test_features, key) -> dict[str, Any]:
@@ -148,8 +154,8 @@ def _label_efficiency(experiment, extract, known, test: Source, bank_features, t
         "random": (np.concatenate([extract(random, s) for s in known]), extract(random, test)),
         "pretrained": (bank_features, test_features),
     }
-    labels = np.concatenate([s.labels for s in known])
-    return low_label.label_efficiency(rows, labels, test.labels, seed=0)
+    labels = np.concatenate([_labels(s) for s in known])
+    return low_label.label_efficiency(rows, labels, _labels(test), seed=0)
 
 
 def _pixels(experiment: Experiment, source: Source) -> np.ndarray:

@@ -189,13 +189,14 @@ def _loop(experiment, step, state, progress, writer, saver, online, asked_to_sto
                 progress["collapsed"] = True
                 writer.say(f"WARNING: {warning}")
         measured = online(state) if measures else {}
+        scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
             writer.log(number, line | measured)
-        if saves or (measures and config.train.checkpoint_every and BEST_METRIC in measured and not last):
-            saver.save(state, dict(progress), measured)
+        if saves or (scores and config.train.checkpoint_every and not last):
+            saver.save(state, dict(progress), scores)
         if stops and not last:
-            saver.save(state, dict(progress), measured)
+            saver.save(state, dict(progress), scores)
             saver.wait()
             raise Interrupted(asked_to_stop(), number)
         mark = time.perf_counter()
@@ -221,10 +222,10 @@ def _ahead(batches: Iterator, place) -> Iterator:
 
 def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """(line of the log, collapse report or {}) of a step's metrics; waits for the step."""
-    metrics = jax.device_get(dict(metrics))
-    moments = metrics.pop("moments", None)
+    values = dict(jax.device_get(metrics))
+    moments = values.pop("moments", None)
     report = geometry.collapse_report(moments) if moments is not None else {}
-    return {f"train_{name}": float(value) for name, value in (metrics | report).items()}, report
+    return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
 
 
 def _start(experiment: Experiment, workdir: Path, mesh, trunk) -> tuple[TrainState, dict[str, Any]]:

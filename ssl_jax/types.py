@@ -7,7 +7,7 @@ Nothing else lives here. Images between rooms are float32 in [0, 1]; mean and st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -57,6 +57,10 @@ class TrainState:
     probe: Tree
     bad: Array
     key: Array
+
+    if TYPE_CHECKING:  # what flax.struct adds
+
+        def replace(self, **changes: Any) -> TrainState: ...
 
 
 class LossOut(NamedTuple):

@@ -160,8 +160,8 @@ def _source(root: Path, listing: dict, index: Index, rows: dict[str, int], names
         {"path": _objects([str(root / path) for path in paths]), "plain": index.plain[kept]},
         labels,
         names if classes else None,
-        sha256("folder", content, *(os.fsencode(p) for p in paths)),
-        unreadable=tuple(index.path[i] for i in at if index.state[i] == 0),
+        sha256("folder", content, *(os.fsencode(str(p)) for p in paths)),
+        unreadable=tuple(str(index.path[i]) for i in at if index.state[i] == 0),
     )
 
 
@@ -210,7 +210,8 @@ def build_index(root: Path, paths: list[str], *, full: bool, cache_dir: Path) ->
     for i, path in enumerate(paths):
         j = known.get(os.fsencode(path))
         if (
-            j is not None
+            old is not None
+            and j is not None
             and (old["size"][j], old["mtime"][j]) == (index.size[i], index.mtime[i])
             and (old["full"][j] or not full)
         ):

@@ -187,7 +187,7 @@ def _stream(source: Source, images_of: Any, local: int) -> Any:
             for name, column in source.columns.items()
         }
     plain = source.columns.get("plain")
-    uniform = plain is not None and (plain.all() or not plain.any())
+    uniform = bool(plain[0]) if plain is not None and (plain.all() or not plain.any()) else None
 
     def contents(index):
         if "encoded" in columns:
@@ -205,7 +205,7 @@ def _stream(source: Source, images_of: Any, local: int) -> Any:
         else:
             data = contents(index)
             shape, crop = decode.from_encoded(
-                data, bool(plain[0]) if uniform else columns["plain"][index], source.channels
+                data, columns["plain"][index] if uniform is None else uniform, source.channels
             )
         return index, images_of(shape, crop, number)
 
@@ -278,7 +278,7 @@ def evaluation_view(images: np.ndarray, recipe_eval: Eval, image_size: int) -> n
         raise ValueError(f"images have shape {images.shape}; give [batch, height, width, channels]")
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / np.float32(255.0)
-    elif images.dtype.kind != "f" or images.size and not (images.min() >= 0 and images.max() <= 1):
+    elif images.dtype.kind != "f" or (images.size and not (images.min() >= 0 and images.max() <= 1)):
         raise ValueError(f"images are {images.dtype}, {images.min()} to {images.max()}; give uint8 or floats in [0, 1]")
     images = images.astype(np.float32)
     if images.shape[1:3] == (image_size, image_size):

@@ -53,7 +53,7 @@ class Source:
 
     @property
     def num_classes(self) -> int | None:
-        return None if self.labels is None else len(self.class_names)
+        return None if self.class_names is None else len(self.class_names)
 
     def record(self, i: int) -> dict[str, Any]:
         """The columns of example ``i`` and its ``"label"`` (-1 if unknown)."""
@@ -230,7 +230,7 @@ def write_cache(file: Path, arrays: dict[str, np.ndarray]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
         with os.fdopen(handle, "wb") as out:
-            np.savez(out, **arrays)
+            np.savez(out, **arrays)  # pyright: ignore[reportArgumentType]: no array is called allow_pickle
         os.replace(part, file)
     except OSError as error:
         log.warning("the index of the dataset could not be kept (%s); it is built again next time", error)
@@ -288,9 +288,9 @@ def _digits() -> Source:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError("data.source 'digits' needs scikit-learn; `pip install scikit-learn`") from error
-    data = load_digits()
-    images = np.round(data.images * (255.0 / 16.0)).astype(np.uint8)[..., None]  # stored as 0..16
-    return from_arrays(images, data.target.astype(np.int32))
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.round(pixels.reshape(-1, 8, 8, 1) * (255.0 / 16.0)).astype(np.uint8)  # stored as 0..16
+    return from_arrays(images, labels.astype(np.int32))
 
 
 def _npz(path: Path) -> tuple[Source, Source | None]:

@@ -57,7 +57,7 @@ def load(
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
-def _import():
+def _import() -> Any:
     tensorflow()
     os.environ.setdefault("NO_GCE_CHECK", "true")
     with warnings.catch_warnings():

@@ -43,7 +43,8 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """``(images - mean) / std`` per channel; images are float in [0, 1], ``[b, h, w, c]``."""
-    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+    shift, scale = (jnp.asarray(a, images.dtype)[None, None, None] for a in (mean, std))
+    return (images - shift) / scale
 
 
 def two_views(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tuple[Array, Array]:

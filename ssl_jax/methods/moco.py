@@ -101,15 +101,18 @@ def make(
         one, two = two_views(batch, mean, std)
         aux, state = variables.aux, variables.model_state
         target, target_state = lax.stop_gradient((aux["target"], state["target"]))
-        value, keys, outputs = 0.0, [], {}
+        losses, keys, outputs = [], [], {}
         for i, (query_images, key_images) in enumerate([(one, two), (two, one)] if symmetric else [(one, two)]):
             out, state = run_parts(parts, variables.params, state, query_images, train=True, axis=axis)
             k, target_state = keys_of(key_images, target, target_state, jax.random.fold_in(key, i), axis)
-            value += info_nce_queue(out["projector"], my_rows(k, axis), aux["queue"], temperature=temperature)
+            q = out["projector"]
+            losses.append(info_nce_queue(q, my_rows(k, axis), aux["queue"], temperature=temperature))
             keys.append(k)
-            outputs = outputs or {"features": out["encoder"]["features"], "projections": out["projector"]}
+            outputs = outputs or {"features": out["encoder"]["features"], "projections": q}
         model_state = state | {"target": target_state}
-        return value, LossOut(model_state, metrics={}, carry=jnp.concatenate(keys), outputs=outputs)
+        return sum(losses[1:], losses[0]), LossOut(
+            model_state, metrics={}, carry=jnp.concatenate(keys), outputs=outputs
+        )
 
     def update_aux(variables, carry, step):
         aux = variables.aux

@@ -33,11 +33,12 @@ def make(
     Args:
       label_smoothing: s in [0, 1).
     """
-    if plan.num_classes is None:
+    num_classes = plan.num_classes
+    if num_classes is None:
         raise ValueError("method.name='supervised' needs labels and data.source has none; use class sub-folders")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"method.label_smoothing={label_smoothing} must be in [0, 1)")
-    parts = {"encoder": encoder, "classifier": linear(plan.num_classes)}
+    parts = {"encoder": encoder, "classifier": linear(num_classes)}
 
     def init(key, batch, trunk=None):
         return Variables(*init_parts(parts, key, batch["views"][0], trunk))
@@ -48,7 +49,7 @@ def make(
         logits = out["classifier"].astype(compute_dtype(out["classifier"]))
         label = batch["label"]
         known = (label >= 0).astype(logits.dtype)
-        targets = optax.smooth_labels(jax.nn.one_hot(label, plan.num_classes, dtype=logits.dtype), label_smoothing)
+        targets = optax.smooth_labels(jax.nn.one_hot(label, num_classes, dtype=logits.dtype), label_smoothing)
         # A ratio of sums over the global batch: the count is averaged over devices before the division.
         count = jnp.maximum(mean_over_devices(known.sum(), axis), 1e-9)
         value = (known * optax.softmax_cross_entropy(logits, targets)).sum() / count

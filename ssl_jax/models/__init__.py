@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ __all__ = [
     "pooled",
 ]
 
-ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
@@ -78,6 +78,7 @@ def arguments(name: str) -> list[str]:
     if name not in ENCODERS:
         raise ValueError(f"model {name!r} is unknown{_nearest(name, ENCODERS)}; known: {', '.join(ENCODERS)}")
     maker = ENCODERS[name]
+    module: Any
     module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
     return [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", "norm", *fixed}]
 

@@ -146,14 +146,15 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> dict[str, Array]:
         kwargs = {"conv_init": self.conv_init, "zero_init_residual": self.zero_init_residual, "dtype": self.dtype}
-        kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1)}.get(self.stem, (None, None))
-        if kernel is None:
+        stems = {"imagenet": (7, 2), "cifar": (3, 1)}
+        if self.stem not in stems:
             raise ValueError(f"stem={self.stem!r} is unknown; use imagenet or cifar")
+        kernel, stride = stems[self.stem]
         x = conv(self._channels(0), kernel, stride, init=self.conv_init, dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu(self.norm(name="stem_norm")(x, train=train, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]: pairs work, the stub says str
         block = Bottleneck if self.bottleneck else BasicBlock
         for k, count in enumerate(self.blocks):
             for i in range(count):

@@ -1,7 +1,7 @@
 """Makes augment.npz: what torchvision 0.28 (torch 2.13) does to a few small images, and where it crops.
 
-    pip install torch==2.13.0 numpy && pip install torchvision==0.28.0 --no-deps
-    python tests/oracles/make_augment.py
+pip install torch==2.13.0 numpy && pip install torchvision==0.28.0 --no-deps
+python tests/oracles/make_augment.py
 """
 
 from __future__ import annotations

@@ -1,0 +1,156 @@
+"""The command: what is refused, in one line, with exit code 2, before anything is compiled or written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import runs
+
+from experiments import pretrain
+from ssl_jax import config as configs
+
+CONFIGS = runs.ROOT / "configs"
+
+REFUSED = {
+    "unknown key": (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate?"),
+    "unknown group": (["--config.optm.learning_rate=1"], "did you mean --config.optim.learning_rate?"),
+    "unknown method argument": (["--config.method.temprature=1"], "did you mean --config.method.temperature?"),
+    "another method's argument": (["--config.method.queue_size=64"], "--config.method.queue_size is unknown"),
+    "unknown model argument": (["--config.model.width=2"], "--config.model.width is unknown"),
+    "unknown flag": (["--wordir=x"], "argument '--wordir=x' is unknown"),
+    "no value": (["--config.seed"], "config.seed"),
+    "wrong type": (["--config.seed=one"], "config.seed=one is not of type int"),
+    "text for a number": (["--config.optim.learning_rate=fast"], "is not of type float"),
+    "unknown method": (["--config.method.name=simclrr"], "did you mean 'simclr'?"),
+    "unknown model": (["--config.model.name=resnet19"], "'resnet19' is unknown"),
+    "unknown optimizer": (["--config.optim.name=adam"], "did you mean 'adamw'?"),
+    "unknown scale": (["--config.optim.scale=cubic"], "known: linear, sqrt, none"),
+    "unknown mode": (["--config.parallel.mode=pmapp"], "did you mean 'pmap'?"),
+    "unknown augment": (["--config.data.augment=gpu"], "config.data.augment='gpu' is unknown"),
+    "unknown recipe": (["--config.data.recipe=simclr_cifr"], "simclr_cifar"),
+    "unknown source": (["--config.data.source=digit"], "digits"),
+    "dataset not on disk": (["--config.data.source=tfds:cifar10", "--config.data.data_dir=EMPTY"], "download"),
+    "unknown dataset": (["--config.data.source=tfds:no_such_set", "--config.data.data_dir=EMPTY"], "no_such_set"),
+    "missing folder": (["--config.data.source=folder:EMPTY/none"], "none"),
+    "empty folder": (["--config.data.source=folder:EMPTY"], "EMPTY"),
+    "missing npz": (["--config.data.source=npz:EMPTY/x.npz"], "is not there"),
+    "negative rate": (["--config.optim.learning_rate=-1"], "optim.learning_rate=-1.0 must be positive"),
+    "infinite rate": (["--config.optim.learning_rate=1e999"], "must be finite"),
+    "negative decay": (["--config.optim.weight_decay=-1"], "must not be negative"),
+    "momentum of one": (["--config.optim.momentum=1"], "must be below 1"),
+    "zero batch": (["--config.data.global_batch_size=0"], "global_batch_size=0 must be positive"),
+    "batch above the data": (["--config.data.global_batch_size=5000"], "use at most 1294"),
+    "zero temperature": (["--config.method.temperature=0"], "temperature=0"),
+    "zero steps": (["--config.train.steps=0"], "train.steps=0 must be positive"),
+    "zero knn": (["--config.eval.knn_k=0"], "eval.knn_k=0 must be positive"),
+    "knn above the bank": (["--config.eval.knn_k=2000"], "eval.knn_k=2000"),
+    "devices": (["--config.parallel.devices=5"], "global_batch_size=128 is not divisible by 5 devices; use 125 or 130"),
+    "too many devices": (["--config.parallel.devices=64"], "64"),
+    "small image": (["--config.data.image_size=2"], "data.image_size=2 is too small"),
+    "mean of another image": (["--config.data.mean=(.5,.5,.5)"], "data.mean has 3 numbers"),
+    "no such run": (["--config.init_from=EMPTY"], "holds no run"),
+    "warmup without cosine": (["--config.optim.schedule=constant"], "has no warmup"),
+    "one view": (["--config.data.recipe=supervised"], "two views"),
+}
+
+
+def one_line(capfd):
+    errors = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    return errors[0]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_before_anything_is_written(case, tmp_path, capfd):
+    arguments, words = REFUSED[case]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    arguments = [a.replace("EMPTY", str(empty)) for a in arguments]
+    assert pretrain.main(["--workdir", str(tmp_path / "run"), *arguments]) == 2
+    assert words.replace("EMPTY", str(empty)) in one_line(capfd)
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.name != ".lock"]
+
+
+def test_moco_queue(tmp_path, capfd):
+    arguments = ["--config", str(CONFIGS / "moco_cifar10_cpu.py"), "--config.method.queue_size=1000"]
+    assert pretrain.main([*arguments, "--workdir", str(tmp_path / "run")]) == 2
+    assert "method.queue_size=1000 is not a multiple of the 256 keys" in one_line(capfd)
+
+
+def test_missing_config_file(tmp_path, capfd):
+    assert pretrain.main(["--config", str(CONFIGS / "simclr_digit.py"), "--workdir", str(tmp_path)]) == 2
+    assert "did you mean" in one_line(capfd)
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert pretrain.main(["--config", str(tmp_path / "empty.py")]) == 2
+    assert "has no get_config()" in one_line(capfd)
+
+
+def test_workdir_that_is_a_file(tmp_path, capfd):
+    (tmp_path / "file").write_text("x")
+    assert pretrain.main(["--workdir", str(tmp_path / "file")]) == 2
+    assert "is a file" in one_line(capfd)
+
+
+def test_list_shows_every_config_with_its_first_line(capsys):
+    assert pretrain.main(["--list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    files = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
+    assert [line.split()[0] for line in shown] == files
+    assert all(len(line.split()) > 3 for line in shown)
+
+
+@pytest.mark.parametrize("path", sorted(p for p in CONFIGS.glob("*.py") if p.stem != "common"), ids=lambda p: p.stem)
+def test_every_config_is_valid_and_says_what_it_costs(path):
+    config = configs.load(path)
+    configs.check(config)
+    text = path.read_text()
+    assert "make pretrain" in text
+    assert "Cost" in text or "minutes" in text
+    assert "Expected" in text
+
+
+def test_overrides_are_typed():
+    path = CONFIGS / "simclr_digits.py"
+    loaded = configs.load(
+        path,
+        [
+            "train.steps=7",
+            "optim.learning_rate=1",
+            "data.mean=(.1,)",
+            "data.data_dir=/x",
+            "method.projector_hidden=32",
+            "train.tensorboard=true",
+            "optim.clip_norm=none",
+            "data.num_examples=1e3",
+        ],
+    )
+    assert (loaded.train.steps, loaded.optim.learning_rate, loaded.data.mean) == (7, 1.0, (0.1,))
+    assert isinstance(loaded.optim.learning_rate, float)
+    assert (loaded.data.data_dir, loaded.method.projector_hidden, loaded.train.tensorboard) == ("/x", 32, True)
+    assert loaded.optim.clip_norm is None
+    assert loaded.data.num_examples == 1000
+
+
+def test_what_may_differ_on_resume():
+    path = CONFIGS / "simclr_digits.py"
+    old = configs.load(path)
+    new = configs.load(
+        path, ["seed=1", "train.log_every=3", "parallel.mode=pmap", "data.data_dir=/y", "optim.momentum=0.5"]
+    )
+    refused, free = configs.differences(old, new)
+    assert set(refused) == {"seed", "optim.momentum"}
+    assert set(free) == {"train.log_every", "parallel.mode", "data.data_dir"}
+    assert refused["seed"] == (0, 1)
+    assert configs.differences(old, configs.load(path)) == ({}, {})
+
+
+def test_steps_without_warmup_trouble():
+    from ssl_jax.experiment import build
+
+    for steps in (1, 2, 30):
+        experiment = build(runs.config(train__steps=steps, optim__warmup_epochs=100.0))
+        rates = [float(experiment.schedule(t)) for t in range(steps)]
+        assert np.isfinite(rates).all()
+        assert any("warmup" in note for note in experiment.notes)
+        assert experiment.warmup_steps == steps // 10
