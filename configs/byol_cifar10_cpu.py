@@ -16,5 +16,5 @@ def get_config():
     config.method.update({"name": "byol", "tau": 0.99, "hidden": 512, "projector_dim": 128})
     config.data.recipe = "byol_cifar"
     config.optim.warmup_epochs = 1.0
-    config.train.epochs = 14
+    config.train.epochs = 12
     return config

@@ -16,5 +16,5 @@ def get_config():
     config.method.update({"name": "supervised"})
     config.data.recipe = "supervised"
     config.optim.warmup_epochs = 1.0
-    config.train.epochs = 20
+    config.train.epochs = 12
     return config

@@ -1,4 +1,4 @@
-"""The contract of every method: device layouts agree, labels do not leak, targets get no gradient, encoders are frozen."""
+"""The contract of every method: device layouts agree, labels do not leak, targets get no gradient, encoders freeze."""
 
 from __future__ import annotations
 
