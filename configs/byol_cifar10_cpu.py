@@ -13,7 +13,7 @@ from configs.common import base, cifar10_cpu
 
 def get_config():
     config = cifar10_cpu(base())
-    config.method.update({"name": "byol", "tau": 0.99, "hidden": 512, "projector_dim": 128})
+    config.method.update({"name": "byol", "tau": 0.97, "hidden": 512, "projector_dim": 128})
     config.data.recipe = "byol_cifar"
     config.optim.warmup_epochs = 1.0
     config.train.epochs = 12

@@ -98,7 +98,8 @@ def cifar10_cpu(config: Config) -> Config:
     config.model.update({"name": "convnet", "widths": (64, 128), "blocks": 2, "strides": (2, 2), "residual": False})
     config.model.update({"stem_width": 32, "stem_stride": 2})
     config.data.update({"global_batch_size": 128})
-    config.optim.update({"name": "sgd", "learning_rate": 0.4, "scale": "none", "weight_decay": 5e-4})
+    config.optim.update({"name": "sgd", "learning_rate": 0.2, "scale": "none", "weight_decay": 5e-4})
+    config.optim.decay_bias_and_norm = False
     config.train.update({"log_every": 50, "eval_every": 1000, "checkpoint_every": 1000})
     config.eval.update({"online_bank": 10_000, "online_queries": 5_000})
     config.parallel.devices = 2

@@ -13,9 +13,9 @@ from configs.common import base, cifar10_cpu
 
 def get_config():
     config = cifar10_cpu(base())
-    config.method.update({"name": "moco", "temperature": 0.1, "momentum": 0.99, "queue_size": 4096, "symmetric": True})
+    config.method.update({"name": "moco", "temperature": 0.1, "momentum": 0.99, "queue_size": 4096, "symmetric": False})
     config.method.update({"projector_version": 2, "bn_groups": 8})
     config.data.recipe = "moco_cifar"
     config.optim.warmup_epochs = 1.0
-    config.train.epochs = 12
+    config.train.epochs = 20
     return config

@@ -41,11 +41,13 @@ def main(arguments: list[str]) -> int:
         return refuse(error)
 
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
+    import jax
+
     from ssl_jax import train
     from ssl_jax.experiment import build
 
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
-    command = shlex.join(["python", sys.argv[0], *arguments])
+    command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         experiment = build(config)
     except ValueError as error:
@@ -57,10 +59,14 @@ def main(arguments: list[str]) -> int:
     except train.Interrupted as stop:
         print(f"{stop}; to continue: {command}", file=sys.stderr)
         return stop.exit_code
+    except KeyboardInterrupt:
+        print("stopped before anything could be saved", file=sys.stderr)
+        return 130
     except (train.NotFinite, OSError) as error:
         print(f"the run failed: {error}", file=sys.stderr)
         return 1
-    report(summary, workdir)
+    if jax.process_index() == 0:
+        report(summary, workdir)
     return 0
 
 

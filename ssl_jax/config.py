@@ -14,14 +14,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs.
-FREE_ON_RESUME = ("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "data.data_dir")
+FREE_ON_RESUME = (
+    *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every"),
+    *("data.data_dir", "init_from"),
+)
 
-POSITIVE = "optim.learning_rate", "eval.knn_temperature", "data.image_size", "data.global_batch_size", "eval.knn_k"
+POSITIVE = (
+    *("optim.learning_rate", "data.image_size", "data.global_batch_size", "data.memory_limit"),
+    *("eval.knn_k", "eval.knn_temperature", "eval.online_bank", "eval.online_queries"),
+)
 AT_LEAST_ZERO = (
     *("seed", "optim.weight_decay", "optim.momentum", "optim.warmup_epochs"),
     *("train.log_every", "train.eval_every", "train.checkpoint_every"),
@@ -71,7 +77,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
     config = module.get_config()
     config.lock()
-    for override in overrides:
+    # Names first: they decide which arguments there are.
+    for override in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
         _apply(config, override)
     return config
 
@@ -81,7 +88,7 @@ def _apply(config: Config, override: str) -> None:
     if not equals:
         raise ValueError(f"--config.{key} has no value; write --config.{key}=VALUE")
     *parents, last = key.split(".")
-    node = config
+    node: Any = config
     for parent in parents:
         node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
     if not isinstance(node, ConfigDict) or last not in node or isinstance(node.get(last), ConfigDict):
@@ -92,7 +99,11 @@ def _apply(config: Config, override: str) -> None:
             return
         raise ValueError(unknown_key(f"config.{key}", [f"config.{k}" for k in known_keys(config)]))
     kind = node.get_type(last)
-    value = text if kind is str and text.lower() not in ("none", "null") else _literal(text)
+    fields: Any = node._fields
+    may_be_null = isinstance(fields[last], FieldReference)  # a placeholder
+    value: Any = text if kind is str else _literal(text)
+    if may_be_null and text.lower() in ("none", "null"):
+        value = None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value == int(value):
@@ -100,7 +111,7 @@ def _apply(config: Config, override: str) -> None:
     if kind is tuple and isinstance(value, (list, int, float)):
         value = tuple(value) if isinstance(value, list) else (value,)
     try:
-        if isinstance(value, bool) and kind is not bool:
+        if (isinstance(value, bool) and kind is not bool) or (value is None and not may_be_null):
             raise TypeError
         node[last] = value
     except (TypeError, ValueError):
@@ -180,17 +191,32 @@ def check(config: Config) -> None:
             near = difflib.get_close_matches(str(flat[key]), named, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
+    _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
+    for key, value in flat.items():
+        size = key.startswith(("method.", "model.")) and isinstance(value, (int, float)) and not isinstance(value, bool)
+        _refuse(flat, key, size and value < 0, "must not be negative")
+        counted = key.endswith(("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width"))
+        _refuse(flat, key, size and counted and value < 1, "must be positive")
     recipes.get(config.data.recipe)
     for part, known in (("method", methods.arguments), ("model", models.arguments)):
         for name in config[part]:
             if name != "name" and name not in known(config[part].name):
                 known_here = [f"config.{part}.{k}" for k in known(config[part].name)]
-                raise ValueError(unknown_key(f"config.{part}.{name}", known_here))
+                raise ValueError(
+                    f"{unknown_key(f'config.{part}.{name}', known_here)} "
+                    f"({config[part].name!r} does not have it; start from one of its own configs)"
+                )
 
 
 def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:
     if wrong:
         raise ValueError(f"config.{key}={flat[key]} {why}")
+
+
+def _moved(key: str, old: Any, new: Any) -> bool:
+    """The same kind of source at another path; whether the data are the same, their fingerprint says."""
+    schemes = {str(value).partition(":")[0] for value in (old, new)}
+    return key == "data.source" and (schemes == {"folder"} or schemes == {"npz"})
 
 
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict, dict]:
@@ -201,5 +227,5 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
     """
     old, new = flatten(stored), flatten(config)
     changed = {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
-    free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME)}
+    free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free

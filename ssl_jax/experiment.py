@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, methods, models, optim
+from ssl_jax import checkpoint, methods, models, optim, parallel
 from ssl_jax import config as configs
 from ssl_jax.config import Config
 from ssl_jax.data import pipeline, recipes, source
@@ -106,7 +106,19 @@ def _trace(method: Method, config: Config, plan: Plan) -> None:
         return method.loss(variables, batch, key, step, None)[0]
 
     variables, batch = variables_spec(method, config, plan), batch_spec(config, plan, plan.global_batch_size)
-    jax.eval_shape(loss, variables, batch, jax.random.key(0), jax.ShapeDtypeStruct((), np.int32))
+    key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
+    jax.eval_shape(loss, variables, batch, key, step)
+    if config.parallel.mode == "pmap":
+        devices = device_count(config)
+        split = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((devices, a.shape[0] // devices, *a.shape[1:]), a.dtype), batch
+        )
+
+        def mapped(variables, batch, key, step):
+            return method.loss(variables, batch, key, step, parallel.DATA)[0]
+
+        over_devices = jax.vmap(mapped, (None, 0, None, None), axis_name=parallel.DATA)
+        jax.eval_shape(over_devices, variables, split, key, step)
 
 
 def device_count(config: Config) -> int:
@@ -143,11 +155,15 @@ def _plan_without_data(config: Config) -> Plan:
 
 def make_method(config: Config, plan: Plan) -> Method:
     """The method of a config around its encoder."""
-    encoder = models.make(config.model.name, **{k: v for k, v in config.model.items() if k != "name"})
-    models.check_image_size(encoder, config.data.image_size)
-    arguments = {k: v for k, v in config.method.items() if k != "name"}
+    arguments = {part: {k: v for k, v in config[part].items() if k != "name"} for part in ("model", "method")}
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
     make = methods.get(config.method.name)
-    return make(encoder, plan=plan, mean=tuple(config.data.mean), std=tuple(config.data.std), **arguments)
+    try:
+        encoder = models.make(config.model.name, **arguments["model"])
+        models.check_image_size(encoder, config.data.image_size)
+        return make(encoder, plan=plan, mean=mean, std=std, **arguments["method"])
+    except TypeError as error:  # a value of a type that its argument cannot be
+        raise ValueError(f"config.model={arguments['model']} or config.method={arguments['method']}: {error}") from None
 
 
 def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:
@@ -158,7 +174,7 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     rule = {"linear": "base * N / 256", "sqrt": "base * sqrt(N)", "none": "unscaled"}[o.scale]
     notes = [f"peak learning rate {peak:g} (optim.learning_rate={o.learning_rate:g}, {rule})"]
     notes += [cut] if cut else []
-    epochs = max(1, plan.total_steps // plan.steps_per_epoch)
+    epochs = -(-plan.total_steps // plan.steps_per_epoch)  # the last one may be cut short
     if o.schedule == "cosine":
         return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
     if warmup:
@@ -213,11 +229,7 @@ def load(workdir: str | Path):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
-    config, resolved = read_run(workdir)
-    plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
-    method = make_method(config, plan)
-    tree, _ = checkpoint.restore_variables(workdir)
-    variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
+    config, plan, method, variables = _open(workdir)
     evaluation = recipes.get(config.data.recipe).evaluate
     compiled = jax.jit(method.encode)
 
@@ -232,14 +244,22 @@ def load(workdir: str | Path):
     return variables, encode, config
 
 
+def _open(workdir: str | Path) -> tuple[Config, Plan, Method, Variables]:
+    config, resolved = read_run(workdir)
+    plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
+    method = make_method(config, plan)
+    tree, _ = checkpoint.restore_variables(workdir)
+    return config, plan, method, _fit_into(variables_spec(method, config, plan), tree, workdir)
+
+
 def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
     """(params, model_state) of another run's encoder, for ``init_from``, checked against this run's encoder.
 
     Raises:
       ValueError: the other encoder is of another architecture; names the first parameter that differs.
     """
-    variables, _, other = load(workdir)
-    trunk = make_method(other, Plan(*plan)._replace(num_classes=plan.num_classes or 2)).trunk(variables)
+    other, _, other_method, variables = _open(workdir)
+    trunk = other_method.trunk(variables)
     want = method.trunk(variables_spec(method, config, plan))
     names = [{name: leaf.shape for name, leaf in _named(tree).items()} for tree in (trunk, want)]
     for name in sorted(names[0].keys() | names[1].keys()):

@@ -5,11 +5,12 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,142 +25,161 @@ from ssl_jax.writer import read_metrics
 EVAL_BATCH = 512
 
 
+class Encoded(NamedTuple):
+    """Features ``[n, d]`` of a source and the labels ``[n]`` of the same rows, -1 where unknown."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    def known(self) -> Encoded:
+        """The rows with a label."""
+        return Encoded(self.features[self.labels >= 0], self.labels[self.labels >= 0])
+
+
+Extract = Callable[[Variables, Sequence[Source]], Encoded]
+
+
 def variables_of(state: TrainState) -> Variables:
     """What ``Method.encode`` takes, out of a train state."""
     return Variables(state.params, state.model_state, state.aux, state.rows)
 
 
-def online(experiment: Experiment, mesh: Mesh) -> Callable[[TrainState], dict[str, float | None]]:
+def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
+    """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
+    config, method = experiment.config, experiment.method
+    devices = mesh.devices.size
+    batch_size = -(-EVAL_BATCH // devices) * devices
+    encode = jax.jit(lambda variables, images: {"features": method.encode(variables, images)["features"]})
+
+    def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
+        found = []
+        for source in sources:
+            batches = pipeline.eval_batches(
+                source,
+                image_size=config.data.image_size,
+                recipe_eval=recipes.get(config.data.recipe).evaluate,
+                global_batch_size=batch_size,
+                process=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            with jax.set_mesh(mesh):
+                rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
+            found.append((rows["features"], rows["label"]))
+        return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    return extract
+
+
+def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
     """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images."""
-    config, splits = experiment.config, experiment.splits
-    bank = _subset(splits.train, config.eval.online_bank)
-    queries = _subset(splits.val, config.eval.online_queries)
-    extract = extractor(experiment, mesh)
+    config, splits = experiment.config.eval, experiment.splits
+    bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
     def measure(state: TrainState) -> dict[str, float | None]:
         if not experiment.plan.num_classes:
             return {"val_knn_top1": None, "val_probe_top1": None}
-        variables = variables_of(state)
+        found = extract(variables_of(state), [queries])
         return {
-            "val_knn_top1": _knn(experiment, extract(variables, bank), bank, extract(variables, queries), queries),
-            "val_probe_top1": _probe(experiment, state, extract(variables, queries), queries),
+            "val_knn_top1": knn_top1(experiment, extract(variables_of(state), [bank]), found),
+            "val_probe_top1": probe_top1(experiment, state, found),
         }
 
     return measure
 
 
-def extractor(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], np.ndarray]:
-    """``extract(variables, source) -> [n, d]`` features of every example of a source, in order."""
-    config, method = experiment.config, experiment.method
-    devices = mesh.devices.size
-    batch_size = EVAL_BATCH // devices * devices or devices
-    encode = jax.jit(lambda variables, images: {"features": method.encode(variables, images)["features"]})
+def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    """The test metrics of a finished run: (summary, draw), where ``draw(folder)`` makes its pictures.
 
-    def extract(variables: Variables, source: Source) -> np.ndarray:
-        batches = pipeline.eval_batches(
-            source,
-            image_size=config.data.image_size,
-            recipe_eval=recipes.get(config.data.recipe).evaluate,
-            global_batch_size=batch_size,
-            process=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        with jax.set_mesh(mesh):
-            found = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-        return found["features"]
-
-    return extract
-
-
-def final(experiment: Experiment, state: TrainState, mesh: Mesh, workdir: Path) -> dict[str, Any]:
-    """The test metrics of a finished run, and its pictures in ``<workdir>/figures``."""
+    The bank is all that could be learned from: train and validation examples together.
+    """
     config, splits = experiment.config, experiment.splits
-    extract = extractor(experiment, mesh)
-    variables = variables_of(state)
-    known = [_subset(s, config.eval.max_bank and round(config.eval.max_bank * share)) for s, share in _bank(splits)]
-    test = _subset(splits.test, config.eval.max_queries)
+    known = [splits.train, splits.val]
+    if config.eval.max_bank:
+        share = config.eval.max_bank / sum(len(s) for s in known)
+        known = [subset(s, round(share * len(s))) for s in known]
+    test = subset(splits.test, config.eval.max_queries)
+    bank, queries = extract(variables_of(state), known), extract(variables_of(state), [test])
 
-    test_features = extract(variables, test)
-    bank_features = np.concatenate([extract(variables, s) for s in known])
-    summary: dict[str, Any] = {"test_knn_top1": None, "test_probe_top1": None}
-    summary["eval"] = {
-        "split": "test",
-        "bank": len(bank_features),
-        "queries": len(test_features),
-        **{k: config.eval[k] for k in ("knn_k", "knn_temperature", "knn_centre")},
+    summary: dict[str, Any] = {
+        "test_knn_top1": knn_top1(experiment, bank, queries),
+        "test_probe_top1": probe_top1(experiment, state, queries),
+        "eval": {
+            "split": "test",
+            "bank": len(bank.known().labels),
+            "queries": len(queries.known().labels),
+            "knn_k": min(config.eval.knn_k, len(bank.known().labels)),
+            "knn_temperature": config.eval.knn_temperature,
+            "knn_centre": config.eval.knn_centre,
+        },
     }
-    if experiment.plan.num_classes:
-        labels = np.concatenate([_labels(s) for s in known])
-        summary["test_knn_top1"] = _vote(experiment, bank_features, labels, test_features, _labels(test))
-        summary["test_probe_top1"] = _probe(experiment, state, test_features, test)
-    table = None
-    if config.eval.label_efficiency and experiment.plan.num_classes:
-        table = _label_efficiency(experiment, extract, known, test, bank_features, test_features, state.key)
-        summary["label_efficiency"] = table
-    if jax.process_index() == 0:
-        _draw(experiment, workdir, known[0], test, bank_features, test_features, table)
-    return summary
+    if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
+        spec = batch_spec(config, experiment.plan, experiment.plan.global_batch_size)
+        zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
+        random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros)
+        rows = {
+            "raw": (pixels(experiment, known), pixels(experiment, [test])),
+            "random": (extract(random, known), extract(random, [test])),
+            "pretrained": (bank, queries),
+        }
+        table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
+        summary["label_efficiency"] = low_label.label_efficiency(table, bank.labels, queries.labels, seed=0)
+
+    def draw(folder: Path) -> None:
+        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+        draw_views(experiment, folder / "views.png")
+        draw_neighbours(experiment, bank.features, known, queries.features, test, folder / "neighbours.png")
+        if "label_efficiency" in summary:
+            figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
+
+    return summary, draw
 
 
-def _bank(splits) -> list[tuple[Source, float]]:
-    """Train and validation together are the bank of the final test; each with its share of it."""
-    total = len(splits.train) + len(splits.val)
-    return [(splits.train, len(splits.train) / total), (splits.val, len(splits.val) / total)]
-
-
-def _subset(source: Source, limit: int | None) -> Source:
+def subset(source: Source, limit: int | None) -> Source:
     """At most ``limit`` examples, the classes in proportion, the same ones every time."""
     if limit is None or limit >= len(source):
         return source
     return source.take(np.sort(stratified_order(source.labels, len(source), seed=0)[: max(1, limit)]))
 
 
-def _labels(source: Source) -> np.ndarray:
-    """Labels ``[n]``, -1 where unknown."""
-    return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
-
-
-def _knn(experiment, bank_features, bank: Source, query_features, queries: Source) -> float:
-    return _vote(experiment, bank_features, _labels(bank), query_features, _labels(queries))
-
-
-def _vote(experiment, bank_features, bank_labels, query_features, query_labels) -> float:
-    config, bank, queries = experiment.config.eval, bank_labels >= 0, query_labels >= 0
+def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float | None:
+    """kNN accuracy with the settings of the config; None where labels are missing."""
+    config, bank, queries = experiment.config.eval, bank.known(), queries.known()
+    if not len(bank.labels) or not len(queries.labels):
+        return None
     return knn.knn_accuracy(
-        bank_features[bank],
-        bank_labels[bank],
-        query_features[queries],
-        query_labels[queries],
-        k=min(config.knn_k, int(bank.sum())),
+        bank.features,
+        bank.labels,
+        queries.features,
+        queries.labels,
+        k=min(config.knn_k, len(bank.labels)),
         temperature=config.knn_temperature,
-        num_classes=experiment.plan.num_classes,
+        num_classes=experiment.plan.num_classes or int(bank.labels.max()) + 1,
         centre=config.knn_centre,
     )
 
 
-def _probe(experiment, state: TrainState, query_features, queries: Source) -> float | None:
-    if experiment.probe is None:
+def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> float | None:
+    """Accuracy of the online probe; None without one, or where labels are missing."""
+    queries = queries.known()
+    if experiment.probe is None or not len(queries.labels):
         return None
-    labels = _labels(queries)
-    labelled = labels >= 0
-    logits = experiment.probe.predict(state.probe, jax.numpy.asarray(query_features[labelled]))
-    return float(np.mean(np.argmax(np.asarray(logits), -1) == labels[labelled]))
+    logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
+    return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))
 
 
-def _label_efficiency(experiment, extract, known, test: Source, bank_features, test_features, key) -> dict[str, Any]:
-    """Linear accuracy with few labels: raw pixels, the encoder before training, and after."""
-    random = experiment.method.init(parallel.named_key(key, "init"), _zeros(experiment))
-    rows = {
-        "raw": (np.concatenate([_pixels(experiment, s) for s in known]), _pixels(experiment, test)),
-        "random": (np.concatenate([extract(random, s) for s in known]), extract(random, test)),
-        "pretrained": (bank_features, test_features),
-    }
-    labels = np.concatenate([_labels(s) for s in known])
-    return low_label.label_efficiency(rows, labels, _labels(test), seed=0)
+def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
+    """Raw pixels as features: those of the dataset where it has images of one size, else of the evaluation view."""
+    found = []
+    for source in sources:
+        stored = source.columns.get("image")
+        images = evaluation_images(experiment, source) if stored is None else stored / np.float32(255)
+        found.append(np.asarray(images, np.float32).reshape(len(source), -1))
+    labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
+    return Encoded(np.concatenate(found), np.concatenate(labels))
 
 
-def _pixels(experiment: Experiment, source: Source) -> np.ndarray:
-    """Raw pixels ``[n, s * s * c]`` of the evaluation view."""
+def evaluation_images(experiment: Experiment, source: Source) -> np.ndarray:
+    """Evaluation views ``[n, s, s, c]``; an image that cannot be read any more is black."""
     config = experiment.config
     batches = pipeline.eval_batches(
         source,
@@ -167,58 +187,41 @@ def _pixels(experiment: Experiment, source: Source) -> np.ndarray:
         recipe_eval=recipes.get(config.data.recipe).evaluate,
         global_batch_size=min(EVAL_BATCH, len(source)),
     )
-    return np.concatenate([b["image"][b["mask"]].reshape(int(b["mask"].sum()), -1) for b in batches])
+    return np.concatenate([batch["image"] for batch in batches])[: len(source)]
 
 
-def _zeros(experiment: Experiment) -> dict[str, Any]:
-    spec = batch_spec(experiment.config, experiment.plan, experiment.plan.global_batch_size)
-    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
-
-
-def _draw(experiment, workdir: Path, bank: Source, test: Source, bank_features, test_features, table) -> None:
-    """The pictures of a run."""
-    folder = workdir / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    config = experiment.config
-    figures.curves(read_metrics(workdir / "metrics.jsonl"), folder / "curves.png")
-    recipe = recipes.get(config.data.recipe)
+def draw_views(experiment: Experiment, path: Path) -> None:
+    """A few training images and their views as the method sees them."""
+    config, train = experiment.config, experiment.splits.train
     first = next(
         pipeline.batches(
-            experiment.splits.train,
-            recipe=recipe,
+            train,
+            recipe=recipes.get(config.data.recipe),
             image_size=config.data.image_size,
-            global_batch_size=min(8, experiment.plan.num_examples),
+            global_batch_size=min(8, len(train)),
             seed=config.seed,
             total_steps=1,
         )
     )
-    originals = _images(experiment, experiment.splits.train.take(first["index"]))
-    figures.views((originals, *first["views"]), folder / "views.png")
-    shown = np.linspace(0, len(test) - 1, min(8, len(test))).astype(int)
-    queries, bank_features = test.take(shown), bank_features[: len(bank)]
-    near = _nearest(bank_features, test_features[shown], k=min(8, len(bank)), centre=config.eval.knn_centre)
-    found = _images(experiment, bank.take(near.reshape(-1)))
+    figures.views((evaluation_images(experiment, train.take(first["index"])), *first["views"]), path)
+
+
+def draw_neighbours(
+    experiment, bank_features, bank: Sequence[Source], query_features, test: Source, path: Path
+) -> None:
+    """A few test images and the train images nearest to them by cosine."""
+    shown = np.linspace(0, len(query_features) - 1, min(8, len(query_features))).astype(int)
+    train, bank_features = bank[0], bank_features[: len(bank[0])]
+    bank_features, query_features = knn.centred(bank_features, query_features[shown])
+    norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
+    near = np.argsort(-(query_features @ bank_features.T) / norms[None], axis=1, kind="stable")[:, :8]
+    queries = test.take(shown)
+    found = evaluation_images(experiment, train.take(near.reshape(-1)))
     figures.neighbours(
-        _images(experiment, queries),
+        evaluation_images(experiment, queries),
         found.reshape(*near.shape, *found.shape[1:]),
-        folder / "neighbours.png",
+        path,
         query_labels=queries.labels,
-        neighbour_labels=None if bank.labels is None else bank.labels[near],
-        class_names=bank.class_names,
+        neighbour_labels=None if train.labels is None else train.labels[near],
+        class_names=train.class_names,
     )
-    if table:
-        figures.label_efficiency(table, folder / "label_efficiency.png")
-
-
-def _images(experiment: Experiment, source: Source) -> np.ndarray:
-    """Evaluation views ``[n, s, s, c]`` of a few examples."""
-    pixels = _pixels(experiment, source)
-    return pixels.reshape(len(pixels), *experiment.plan.input_shape)
-
-
-def _nearest(bank_features, query_features, *, k: int, centre: bool) -> np.ndarray:
-    """Bank rows ``[q, k]`` by falling cosine, for a few queries."""
-    if centre:
-        bank_features, query_features = knn.centred(bank_features, query_features)
-    similarity = query_features @ (bank_features / np.linalg.norm(bank_features, axis=1, keepdims=True).clip(1e-12)).T
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]

@@ -43,6 +43,15 @@ def init_state(
       batch: a global batch as the step will see it, placed on ``mesh``.
       trunk: (params, model_state) of a pretrained encoder, for ``init_from``.
     """
+    init = make_init(method, tx, views=views, probe=probe)
+    with jax.set_mesh(mesh):
+        return jax.jit(init, out_shardings=_state_shardings(mesh))(key, batch, trunk)
+
+
+def make_init(
+    method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, probe: Probe | None = None
+):
+    """A pure ``init(key, batch, trunk) -> TrainState``, to be jitted or only traced for the shapes of a state."""
 
     def init(key, batch, trunk):
         if views is not None:
@@ -64,8 +73,7 @@ def init_state(
             key=key,
         )
 
-    with jax.set_mesh(mesh):
-        return jax.jit(init, out_shardings=_state_shardings(mesh))(key, batch, trunk)
+    return init
 
 
 def make_train_step(

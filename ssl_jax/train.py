@@ -21,13 +21,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ssl_jax import checkpoint, measure, parallel
 from ssl_jax import config as configs
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.evals import geometry
 from ssl_jax.experiment import Experiment, batch_spec, device_count, load_trunk, to_json
-from ssl_jax.step import compile_step, init_state
+from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState
 from ssl_jax.writer import open_writer
 
@@ -64,60 +65,55 @@ def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
     Raises:
       Refused: the folder holds another run, or the run cannot be made.
       Interrupted: SIGINT or SIGTERM; saved.
-      NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; the last finite state is saved.
+      NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; the newest checkpoint is from before it.
     """
     workdir = Path(workdir)
-    config, plan = experiment.config, experiment.plan
+    config = experiment.config
     resolved = describe(experiment)
     summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
-            stored = _stored(workdir, config)
+            stored = _stored(workdir, config, resolved)
             if stored and summary_file.is_file():
                 return json.loads(summary_file.read_text())
-            trunk = load_trunk(config.init_from, experiment.method, config, plan) if config.init_from else None
             stack.enter_context(checkpoint.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"])
-            state, progress = _start(experiment, workdir, mesh, trunk)
-        step = compile_step(
-            experiment.method,
-            experiment.tx,
-            mesh,
-            mode=config.parallel.mode,
-            probe=experiment.probe,
-            on_nonfinite=config.train.on_nonfinite,
-        )
+            state, progress = _start(experiment, workdir, mesh)
         start = int(state.step)
         _write_config(workdir, config, resolved, stored, start)
-
         writer = open_writer(
-            workdir, total_steps=plan.total_steps, tensorboard=config.train.tensorboard, resume_step=start or None
+            workdir,
+            total_steps=experiment.plan.total_steps,
+            tensorboard=config.train.tensorboard,
+            resume_step=start or None,
         )
         stack.callback(writer.close)
         for line in (*experiment.notes, *_resume_notes(stored, config, resolved, start)):
             writer.say(line)
+
         saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=BEST_METRIC)
         stack.callback(saver.close)
+        progress |= {"config": to_json(config), "resolved": resolved}
+        extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(_signals())
-        online = measure.online(experiment, mesh)
-
-        state, progress = _loop(experiment, step, state, progress, writer, saver, online, asked_to_stop)
-        saver.save(state, progress | {"resolved": resolved})
+        state = _loop(
+            experiment, mesh, state, progress, writer, saver, measure.online(experiment, extract), asked_to_stop
+        )
         saver.wait()
 
-        if jax.process_index() == 0:
-            writer.say("training is done; measuring once on test")
-        summary = measure.final(experiment, state, mesh, workdir) | {
+        writer.say("training is done; measuring once on test")
+        with _leaving(experiment.plan.total_steps, asked_to_stop):
+            found, draw = measure.final(experiment, state, extract)
+        summary = found | {
             "collapsed": progress["collapsed"],
-            "steps": plan.total_steps,
+            "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
             "images_per_sec": round(progress["images"] / max(progress["train_seconds"], 1e-9), 1),
-            "params_fingerprint": checkpoint.fingerprint(
-                {"params": state.params, "model_state": state.model_state, "aux": state.aux, "rows": state.rows}
-            ),
+            "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:
             _write_json(summary_file, summary)
+            draw(workdir / "figures")
     return summary
 
 
@@ -129,62 +125,66 @@ def _refusing():
         raise Refused(error) from error
 
 
-def _loop(experiment, step, state, progress, writer, saver, online, asked_to_stop):
-    """Steps ``state.step`` to the end of the plan."""
+def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_stop) -> TrainState:
+    """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
+    step = compile_step(
+        experiment.method,
+        experiment.tx,
+        mesh,
+        mode=config.parallel.mode,
+        probe=experiment.probe,
+        on_nonfinite=config.train.on_nonfinite,
+    )
+    first = int(state.step) + 1
     batches = pipeline.batches(
         experiment.splits.train,
         recipe=recipes.get(config.data.recipe),
         image_size=config.data.image_size,
         global_batch_size=plan.global_batch_size,
         seed=config.seed,
-        start_step=int(state.step),
+        start_step=first - 1,
         total_steps=plan.total_steps,
         process=jax.process_index(),
         process_count=jax.process_count(),
     )
     # Several simulated devices abort when many programs wait in line: there, never more than two in flight.
     few_in_flight = jax.default_backend() == "cpu" and jax.device_count() > 1
-    mark = began = time.perf_counter()  # of the last log line; of this process
+    began = mark = time.perf_counter()
     seconds_before, unlogged, previous = progress["seconds"], 0, None
 
-    for number, placed in enumerate(_ahead(batches, step.place), start=int(state.step) + 1):
+    for number, placed in enumerate(_ahead(batches, step.place), start=first):
         state, metrics = step(state, placed)
         if few_in_flight and previous is not None:
             jax.block_until_ready(previous)
         previous = metrics["loss"]
+        writer.tick(number)
         unlogged += 1
+        if number == first:  # images per second are those of the steps after compilation
+            jax.block_until_ready(previous)
+            mark, unlogged = time.perf_counter(), 0
 
         last = number == plan.total_steps
         logs = last or _due(number, config.train.log_every)
-        measures = _due(number, config.train.eval_every)
-        saves = not last and _due(number, config.train.checkpoint_every)
-        stops = asked_to_stop() is not None
-        if not (logs or measures or saves or stops):
+        measures = config.train.eval_every > 0 and (last or _due(number, config.train.eval_every))
+        saves = last or _due(number, config.train.checkpoint_every)
+        stop = _agreed(asked_to_stop(), number)
+        if not (logs or measures or saves or stop):
             continue
 
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
-        rate = unlogged * plan.global_batch_size / (now - mark)
+        rate = unlogged * plan.global_batch_size / (now - mark) if unlogged else None
         progress["images"] += unlogged * plan.global_batch_size
         progress["train_seconds"] += now - mark
         unlogged = 0
-        line |= {"learning_rate": float(experiment.schedule(number - 1)), "images_per_sec": rate}
-        line |= {"epoch": number / plan.steps_per_epoch}
+        line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
-        bad = int(state.bad)
-        if bad >= 0 and config.train.on_nonfinite == "stop":
-            writer.log(bad + 1, {"train_loss": float("nan")})
-            raise NotFinite(
-                f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied after step {bad}; "
-                "lower optim.learning_rate, lengthen optim.warmup_epochs, set optim.clip_norm, "
-                "or train.on_nonfinite='skip'"
-            )
+        _check_finite(int(state.bad), config.train.on_nonfinite, progress, writer)
         if report:
-            history, warning = geometry.alarm(
+            progress["suspicious"], warning = geometry.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
             )
-            progress["suspicious"] = history
             if warning:
                 progress["collapsed"] = True
                 writer.say(f"WARNING: {warning}")
@@ -192,15 +192,55 @@ def _loop(experiment, step, state, progress, writer, saver, online, asked_to_sto
         scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
-            writer.log(number, line | measured)
-        if saves or (scores and config.train.checkpoint_every and not last):
+            writer.log(number, line | {"images_per_sec": rate} | measured)
+        if saves or stop or (scores and config.train.checkpoint_every):
             saver.save(state, dict(progress), scores)
-        if stops and not last:
-            saver.save(state, dict(progress), scores)
+        if stop and not last:
             saver.wait()
-            raise Interrupted(asked_to_stop(), number)
+            raise Interrupted(stop, number)
         mark = time.perf_counter()
-    return state, progress
+    return state
+
+
+def _check_finite(bad: int, on_nonfinite: str, progress: dict[str, Any], writer) -> None:
+    """``bad`` is -1 or the index of the first batch whose step was not finite."""
+    if bad < 0 or progress["skipped"]:
+        return
+    if on_nonfinite == "skip":
+        progress["skipped"] = True
+        writer.say(f"WARNING: step {bad + 1} was not finite and was skipped, as will be any other")
+        return
+    writer.log(bad + 1, {"train_loss": None})
+    raise NotFinite(
+        f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied from it on, and the "
+        "newest checkpoint is from before it; lower optim.learning_rate, lengthen optim.warmup_epochs, "
+        "set optim.clip_norm, or train.on_nonfinite=skip"
+    )
+
+
+def _agreed(signum: int | None, number: int) -> int | None:
+    """The signal to stop for, on which all processes agree: asked every 10 steps where there are several."""
+    if jax.process_count() == 1:
+        return signum
+    if number % 10:
+        return None
+    return int(multihost_utils.process_allgather(np.int32(signum or 0)).max()) or None
+
+
+@contextlib.contextmanager
+def _leaving(step: int, asked_to_stop):
+    """After training everything is saved: a signal may end the run at once."""
+
+    def handler(signum, frame):
+        raise Interrupted(signum, step)
+
+    if stop := asked_to_stop():
+        raise Interrupted(stop, step)
+    previous = _handle(handler)
+    try:
+        yield
+    finally:
+        _restore_handlers(previous)
 
 
 def _due(number: int, every: int) -> bool:
@@ -228,22 +268,23 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
 
 
-def _start(experiment: Experiment, workdir: Path, mesh, trunk) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from: the newest checkpoint's, or a new one."""
+def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from, the newest checkpoint's or a new one, and what the run knows of itself beside it."""
     config, plan = experiment.config, experiment.plan
     method, tx, probe = experiment.method, experiment.tx, experiment.probe
     key = jax.random.key(config.seed)
-    spec = batch_spec(config, plan, plan.global_batch_size // jax.process_count())
-    batch = parallel.place(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec), mesh)
-    fresh = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "suspicious": 0, "collapsed": False}
+    fresh = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "suspicious": 0, "collapsed": False, "skipped": False}
 
     if checkpoint.latest(workdir) is not None:
-        with jax.set_mesh(mesh):
-            abstract = jax.eval_shape(lambda: init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk))
+        spec = batch_spec(config, plan, plan.global_batch_size)
+        abstract = jax.eval_shape(make_init(method, tx, probe=probe), key, spec, None)
         found = checkpoint.restore(workdir, abstract, sharding=parallel.replicated(mesh))
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
+    trunk = load_trunk(config.init_from, method, config, plan) if config.init_from else None
+    spec = batch_spec(config, plan, plan.global_batch_size // jax.process_count())
+    batch = parallel.place(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec), mesh)
     return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
 
 
@@ -293,11 +334,11 @@ def _commit() -> str | None:
     return None
 
 
-def _stored(workdir: Path, config) -> dict[str, Any] | None:
+def _stored(workdir: Path, config, resolved: Mapping[str, Any]) -> dict[str, Any] | None:
     """``config.json`` of the run that this one continues, or None for a new one.
 
     Raises:
-      ValueError: the folder holds a run with another config, or checkpoints without a config.
+      ValueError: the folder holds a run with another config or on other data, or checkpoints without a config.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -318,6 +359,11 @@ def _stored(workdir: Path, config) -> dict[str, Any] | None:
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
             f"a new run with --config.init_from={workdir})"
         )
+    if stored["resolved"]["data"] != resolved["data"]:
+        raise ValueError(
+            f"the data at {config.data.source} are not those that the run in {workdir} began with "
+            f"({stored['resolved']['data']['sizes']} then, {resolved['data']['sizes']} now); use another --workdir"
+        )
     return stored
 
 
@@ -328,9 +374,12 @@ def _resume_notes(stored, config, resolved: Mapping[str, Any], start: int) -> It
     for key, (old, new) in configs.differences(stored["config"], to_json(config))[1].items():
         yield f"config.{key} was {old!r}, is now {new!r}"
     before = stored["resolved"]
-    for key in ("devices", "cores", "cpu", "versions", "commit", "data"):
+    for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
         if before.get(key) != resolved[key]:
-            yield f"WARNING: {key} differs from the run's start; results will not be bit-identical to one run"
+            yield (
+                f"WARNING: {key} was {before.get(key)} when the run began and is {resolved[key]} now; "
+                "its bits will not be those of an uninterrupted run"
+            )
 
 
 def _write_config(workdir: Path, config, resolved: dict[str, Any], stored: dict[str, Any] | None, start: int) -> None:
@@ -362,11 +411,20 @@ def _signals():
             raise KeyboardInterrupt
         received.append(signum)
 
-    previous = {}
-    with contextlib.suppress(ValueError):  # not the main thread: the caller keeps its handlers
-        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = _handle(handler)
     try:
         yield lambda: received[0] if received else None
     finally:
-        for signum, old in previous.items():
-            signal.signal(signum, old)
+        _restore_handlers(previous)
+
+
+def _handle(handler) -> dict[int, Any]:
+    """Install a handler for SIGINT and SIGTERM; returns the ones before."""
+    with contextlib.suppress(ValueError):  # not the main thread: the caller keeps its handlers
+        return {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    return {}
+
+
+def _restore_handlers(previous: Mapping[int, Any]) -> None:
+    for signum, handler in previous.items():
+        signal.signal(signum, handler)

@@ -172,7 +172,7 @@ def cut_back(path: str | os.PathLike[str], step: int) -> None:
 
 def _number(value: Any) -> float | int | bool | None:
     """A JSON number with every digit it has (float32 through float64: the shortest that gives it back), or None."""
-    if isinstance(value, (bool, int)):
+    if value is None or isinstance(value, (bool, int)):
         return value
     value = value.item() if hasattr(value, "item") else float(value)
     if isinstance(value, (bool, int)):

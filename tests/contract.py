@@ -55,6 +55,13 @@ def make(case: str, **plan):
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
 
+def byol_predictor():
+    """The predictor of the "byol" case."""
+    from ssl_jax.models.heads import byol_mlp
+
+    return byol_mlp(hidden=CASES["byol"]["hidden"], out_dim=CASES["byol"]["projector_dim"])
+
+
 def batch_of(step: int, rows: int = ROWS, dtype=np.float32) -> dict:
     """Batch ``step`` of random views that share their low frequencies, with labels, one row unlabelled."""
     rng = np.random.default_rng(step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def fit(workdir, method: str = "simclr", **overrides):
     return fit(build(config(method, **overrides)), workdir)
 
 
-if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR: a run that a test may kill
+if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP: a run that is killed after STEP
     import jax
 
     sys.path.insert(0, str(ROOT))
@@ -53,4 +55,20 @@ if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR: a run that a 
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    from ssl_jax import train
+
+    open_writer, last = train.open_writer, int(sys.argv[3])
+
+    def opening(*arguments, **keywords):
+        """A writer that kills its process, as no handler can prevent, before it logs a step after ``last``."""
+        writer = open_writer(*arguments, **keywords)
+
+        def log(step, metrics):
+            if step > last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            writer.log(step, metrics)
+
+        return writer._replace(log=log)
+
+    train.open_writer = opening
     fit(sys.argv[2], sys.argv[1])

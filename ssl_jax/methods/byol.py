@@ -69,7 +69,7 @@ def make(
         params, state = init_parts(parts, key, images, trunk)
         target, target_state = {k: params[k] for k in target_parts}, {k: state[k] for k in target_parts}
         if target_init == "fresh":
-            target, target_state = init_parts(target_parts, named_key(key, "target"), images)
+            target, target_state = init_parts(target_parts, named_key(key, "target"), images, trunk)
         return Variables(params, state | {"target": target_state}, aux={"target": target})
 
     def both_views(parts, params, state, views, axis):
