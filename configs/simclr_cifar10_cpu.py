@@ -15,6 +15,7 @@ def get_config():
     config = cifar10_cpu(base())
     config.method.update({"name": "simclr", "temperature": 0.2, "projector_hidden": 256, "projector_dim": 128})
     config.data.recipe = "simclr_cifar"
-    config.optim.warmup_epochs = 1.0
+    config.optim.update({"learning_rate": 0.4, "warmup_epochs": 1.0})
+    config.optim.decay_bias_and_norm = None
     config.train.epochs = 20
     return config
