@@ -17,5 +17,5 @@ def get_config():
     config.method.update({"projector_version": 2, "bn_groups": 8})
     config.data.recipe = "moco_cifar"
     config.optim.warmup_epochs = 1.0
-    config.train.epochs = 20
+    config.train.epochs = 14
     return config

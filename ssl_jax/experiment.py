@@ -280,6 +280,12 @@ def batch_spec(config: Config, plan: Plan, rows: int) -> dict[str, Any]:
     return {"views": views, "label": ids, "index": ids}
 
 
+def zeros(experiment: Experiment, processes: int = 1) -> dict[str, Any]:
+    """A training batch of zeros, this process's rows: what a state is initialised with."""
+    spec = batch_spec(experiment.config, experiment.plan, experiment.plan.global_batch_size // processes)
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
+
+
 def variables_spec(method: Method, config: Config, plan: Plan) -> Variables:
     """Shapes of a method's variables, without computing them."""
     return jax.eval_shape(method.init, jax.random.key(0), batch_spec(config, plan, plan.global_batch_size))

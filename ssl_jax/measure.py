@@ -18,7 +18,7 @@ from ssl_jax import parallel
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import features, figures, knn, low_label
-from ssl_jax.experiment import Experiment, batch_spec
+from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.types import TrainState, Variables
 from ssl_jax.writer import read_metrics
 
@@ -113,9 +113,7 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         },
     }
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
-        spec = batch_spec(config, experiment.plan, experiment.plan.global_batch_size)
-        zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
-        random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros)
+        random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
             "raw": (pixels(experiment, known), pixels(experiment, [test])),
             "random": (extract(random, known), extract(random, [test])),

@@ -27,7 +27,7 @@ from ssl_jax import checkpoint, measure, parallel
 from ssl_jax import config as configs
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.evals import geometry
-from ssl_jax.experiment import Experiment, batch_spec, device_count, load_trunk, to_json
+from ssl_jax.experiment import Experiment, batch_spec, device_count, load_trunk, to_json, zeros
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState
 from ssl_jax.writer import open_writer
@@ -283,8 +283,7 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
     trunk = load_trunk(config.init_from, method, config, plan) if config.init_from else None
-    spec = batch_spec(config, plan, plan.global_batch_size // jax.process_count())
-    batch = parallel.place(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec), mesh)
+    batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
     return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
 
 

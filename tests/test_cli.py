@@ -81,7 +81,7 @@ def test_refused_in_one_line_before_anything_is_written(case, tmp_path, capfd, m
 def test_moco_queue(tmp_path, capfd):
     arguments = ["--config", str(CONFIGS / "moco_cifar10_cpu.py"), "--config.method.queue_size=1000"]
     assert pretrain.main([*arguments, "--workdir", str(tmp_path / "run")]) == 2
-    assert "method.queue_size=1000 is not a multiple of the 256 keys" in one_line(capfd)
+    assert "method.queue_size=1000 is not a multiple of the 128 keys" in one_line(capfd)
 
 
 def test_missing_config_file(tmp_path, capfd):

@@ -1,0 +1,113 @@
+"""One table and one plot of several finished runs on the same data, with the rows every such table needs.
+
+    python experiments/compare_runs.py --runs runs/simclr_cifar10_cpu runs/byol_cifar10_cpu --out runs/table
+
+Beside the runs stand raw pixels and the encoder of the first run before training. kNN has the settings of the first
+run's config and the same centring for every row; one more row shows raw pixels without it. Writes ``table.json``,
+``table.md`` and ``curves.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+from matplotlib.figure import Figure
+
+from ssl_jax import measure, parallel
+from ssl_jax.experiment import build, read_run, zeros
+from ssl_jax.step import init_state
+from ssl_jax.writer import read_metrics
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Compare finished runs.")
+    parser.add_argument("--runs", nargs="+", required=True, help="workdirs of finished runs on the same data")
+    parser.add_argument("--out", required=True, help="folder for the table and the plot")
+    parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
+    options = parser.parse_args(arguments)
+    runs = [Path(run) for run in options.runs]
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    rows = baselines(runs[0], options.data_dir)
+    for run in runs:
+        summary, (config, resolved) = json.loads((run / "summary.json").read_text()), read_run(run)
+        rows.append(
+            {
+                "row": f"{config.method.name}, {config.train.epochs} epochs, seed {config.seed}",
+                "test_knn_top1": summary["test_knn_top1"],
+                "test_probe_top1": summary["test_probe_top1"],
+                "minutes": summary["seconds"] / 60,
+                "images_per_sec": summary["images_per_sec"],
+                "commit": resolved["commit"],
+                "cpu": resolved["cpu"],
+                "cores": resolved["cores"],
+            }
+        )
+    (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    table = markdown(rows)
+    (out / "table.md").write_text(table)
+    draw(runs, out / "curves.png")
+    print(table)
+    return 0
+
+
+def baselines(run: Path, data_dir: str | None) -> list[dict]:
+    """kNN on raw pixels, with and without centring, and on the encoder before training."""
+    config, _ = read_run(run)
+    config.parallel.devices, config.init_from = 1, None
+    config.data.data_dir = data_dir or config.data.data_dir
+    experiment = build(config)
+    mesh = parallel.make_mesh(1)
+    batch = parallel.place(zeros(experiment), mesh)
+    state = init_state(experiment.method, experiment.tx, jax.random.key(config.seed), batch, mesh)
+    known, test = [experiment.splits.train, experiment.splits.val], [experiment.splits.test]
+    extract = measure.extractor(experiment, mesh)
+    variables = measure.variables_of(state)
+    bank, queries = measure.pixels(experiment, known), measure.pixels(experiment, test)
+    plain = experiment._replace(config=config.copy_and_resolve_references())
+    plain.config.eval.knn_centre = False
+    return [
+        {"row": "raw pixels, not centred", "test_knn_top1": measure.knn_top1(plain, bank, queries)},
+        {"row": "raw pixels", "test_knn_top1": measure.knn_top1(experiment, bank, queries)},
+        {
+            "row": "random encoder",
+            "test_knn_top1": measure.knn_top1(experiment, extract(variables, known), extract(variables, test)),
+        },
+    ]
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| encoder | test kNN | test online probe | minutes | images/s |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row.get(key) for key in ("test_knn_top1", "test_probe_top1", "minutes", "images_per_sec")]
+        shown = [("" if c is None else f"{c:.3f}" if i < 2 else f"{c:.0f}") for i, c in enumerate(cells)]
+        lines.append(f"| {row['row']} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: list[Path], path: Path) -> None:
+    """Validation kNN against epochs, one line a run."""
+    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    for run in runs:
+        points = [(m["epoch"], m["val_knn_top1"]) for m in read_metrics(run / "metrics.jsonl") if m.get("val_knn_top1")]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=read_run(run)[0].method.name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation kNN top-1")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
