@@ -124,6 +124,11 @@ def _trace(method: Method, config: Config, plan: Plan) -> None:
 def device_count(config: Config) -> int:
     """Devices of the run: ``parallel.devices``, by default one on a CPU and all elsewhere."""
     asked = config.parallel.devices
+    if jax.process_count() > 1 and asked not in (None, jax.device_count()):
+        raise ValueError(
+            f"parallel.devices={asked} but {jax.process_count()} processes have {jax.device_count()} devices; "
+            f"use {jax.device_count()} or none"
+        )
     if asked is None:
         return 1 if jax.default_backend() == "cpu" and jax.process_count() == 1 else jax.device_count()
     if asked > jax.device_count():

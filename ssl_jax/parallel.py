@@ -88,10 +88,13 @@ def _constrain(x: Tree, spec: P) -> Tree:
 
 
 def configure(devices: int | None, *, deterministic: bool = False) -> None:
-    """Ask for simulated CPU devices and deterministic GPU kernels; call before the first use of a device.
+    """Simulated CPU devices, deterministic GPU kernels, other processes: call before the first use of a device.
+
+    Several processes form one run where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are
+    set, and on a TPU pod or in a SLURM job of several tasks, where JAX finds them by itself.
 
     Args:
-      devices: on a CPU, so many are simulated; elsewhere this has no effect.
+      devices: of all processes together. On a CPU so many are simulated; elsewhere this has no effect.
       deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
     """
@@ -99,10 +102,15 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
         flag = "--xla_gpu_deterministic_ops=true"
         if flag not in os.environ.get("XLA_FLAGS", ""):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    if devices is not None and devices > 1:
+    address, processes = os.environ.get("JAX_COORDINATOR_ADDRESS"), int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+    if devices is not None and devices > processes:
         # RuntimeError: devices exist already; if they are too few, the experiment's check says so.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", devices)
+            jax.config.update("jax_num_cpu_devices", devices // processes)
+    if address:
+        jax.distributed.initialize(address, processes, int(os.environ["JAX_PROCESS_ID"]))
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        jax.distributed.initialize()
 
 
 def make_mesh(devices: int | None = None) -> Mesh:

@@ -1,0 +1,65 @@
+"""The README's code does what the README says."""
+
+from __future__ import annotations
+
+import re
+
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import runs
+
+from ssl_jax import methods, models
+from ssl_jax.types import Plan
+
+README = (runs.ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def block(start: str) -> dict:
+    names: dict = {}
+    exec(next(b for b in BLOCKS if b.startswith(start)), names)
+    return names
+
+
+def test_the_method_of_the_readme_trains():
+    make = block("# ssl_jax/methods/simsiam.py")["make"]
+    plan = Plan(20, 4, 256, (8, 8, 3), contract.ROWS, 4)
+    method = make(models.make("convnet", widths=(8, 16)), plan=plan, dim=16)
+    batch = contract.batch_of(0)
+    variables = method.init(jax.random.key(0), batch)
+
+    def loss(params):
+        return method.loss(variables._replace(params=params), batch, jax.random.key(1), jnp.int32(0), None)[0]
+
+    value, gradient = jax.value_and_grad(loss)(variables.params)
+    assert -1 <= float(value) < 1
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables.params, gradient)
+    assert float(loss(moved)) < float(value)
+    assert method.encode(variables, jnp.asarray(batch["views"][0]))["features"].shape == (contract.ROWS, 16)
+
+
+def test_the_evaluator_of_the_readme():
+    top1 = block("# ssl_jax/evals/centroid.py")["centroid_top1"]
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
+    assert top1(features[:40], labels[:40], features[40:], labels[40:]) == 1.0
+    assert top1(features[:40], labels[:40], features[40:], (labels[40:] + 1) % 3) == 0.0
+
+
+def test_the_table_of_configs_is_complete():
+    named = set(re.findall(r"`(\w+)`", README.split("## Configs")[1].split("## Where")[0]))
+    assert {p.stem for p in (runs.ROOT / "configs").glob("*.py")} - {"common"} <= named
+
+
+def test_the_files_it_names_exist():
+    for path in re.findall(r"`((?:ssl_jax|experiments|configs|tests|docs)/[\w/]+\.\w+)", README):
+        assert (runs.ROOT / path).exists() or path in ("ssl_jax/methods/simsiam.py", "ssl_jax/evals/centroid.py"), path
+    for path in re.findall(r"\]\((docs/[\w.]+)\)", README):
+        assert (runs.ROOT / path).is_file(), path
+
+
+def test_methods_are_found_by_file_name():
+    assert set(methods.names()) >= {"simclr", "byol", "moco", "supervised"}
