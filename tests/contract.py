@@ -51,7 +51,7 @@ def make(case: str, **plan):
         }
         | plan
     )
-    encoder = models.make("convnet", widths=(16, 32))
+    encoder = models.make("convnet", widths=(16, 32), residual=False)
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
 

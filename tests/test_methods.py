@@ -238,7 +238,7 @@ def test_supervised_loss_leaves_unlabelled_rows_out():
         again, _ = method.loss(variables, batch | {"label": label}, jax.random.key(2), jnp.int32(0), None)
         assert float(again) == float(value)
     out, _ = models.forward(
-        models.make("convnet", widths=(16, 32)),
+        models.make("convnet", widths=(16, 32), residual=False),
         variables.params["encoder"],
         variables.model_state["encoder"],
         (batch["views"][0] - 0.5) / 0.25,

@@ -215,12 +215,13 @@ def _stream(source: Source, images_of: Any, local: int) -> Any:
             return tf.ensure_shape(drawn, [local]), tf.ensure_shape(numbers, [local])
 
         dataset = tf.data.Dataset.range(start, stop).map(tf.autograph.experimental.do_not_convert(planned)).unbatch()
-        dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.map(one, num_parallel_calls=threads, deterministic=True)
         dataset = dataset.batch(local, drop_remainder=True).prefetch(2)
         options = tf.data.Options()
         options.deterministic = True
         options.threading.private_threadpool_size = threads
-        options.autotune.enabled = True
+        # Not autotuned: its thread sleeps up to a minute between looks, and the end of a run would wait for it.
+        options.autotune.enabled = False
         return dataset.with_options(options).as_numpy_iterator()
 
     return make
