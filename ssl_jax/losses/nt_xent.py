@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
-from ssl_jax.parallel import all_rows, row_ids
+from ssl_jax.parallel import all_rows, my_rows, row_ids
 from ssl_jax.types import Array, Axis
 
 
@@ -53,6 +53,8 @@ def nt_xent(
     dtype = compute_dtype(z1, z2)
     u1, u2 = l2_normalize(z1.astype(dtype)), l2_normalize(z2.astype(dtype))
     all1, all2 = all_rows((u1, u2), axis)
+    # The same rows again, but said to be split: left to itself the partitioner may repeat the blocks on every device.
+    u1, u2 = my_rows((all1, all2), axis)
     own = row_ids(u1.shape[0], axis)[:, None] == jnp.arange(all1.shape[0], dtype=jnp.int32)[None, :]
 
     # Four [b, N] blocks: concatenating the views first would move rows between devices and copy them.

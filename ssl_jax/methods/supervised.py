@@ -53,7 +53,7 @@ def make(
         # A ratio of sums over the global batch: the count is averaged over devices before the division.
         count = jnp.maximum(mean_over_devices(known.sum(), axis), 1e-9)
         value = (known * optax.softmax_cross_entropy(logits, targets)).sum() / count
-        top1 = (known * (logits.argmax(-1) == label)).sum() / count
+        top1 = (known * (logits.argmax(-1) == label).astype(known.dtype)).sum() / count
         outputs = {"features": out["encoder"]["features"]}
         return value, LossOut(model_state, metrics={"top1": top1}, outputs=outputs)
 
