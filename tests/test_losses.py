@@ -207,7 +207,7 @@ def test_negatives_without_gradient_would_be_seen(x64, monkeypatch):
 
 
 def test_nt_xent_splits_its_work_over_devices():
-    """In the global view XLA's partitioner splits the program, unless a caller re-indexes rows and leaves them so."""
+    """In the global view XLA's partitioner splits the program, even where a caller has re-indexed the rows before."""
 
     def flops(loss, devices):
         mesh = parallel.make_mesh(devices)
@@ -221,8 +221,8 @@ def test_nt_xent_splits_its_work_over_devices():
         return nt_xent(z1[order], z2[order], temperature=0.1)
 
     plain = partial(nt_xent, temperature=0.1)
-    assert 0.9 / 8 <= flops(plain, 8) / flops(plain, 1) <= 1.15 / 8
-    assert flops(permuted, 8) / flops(permuted, 1) > 0.9  # the negative control: all of it on every device
+    for loss in (plain, permuted):  # without the loss's own constraint the second costs eight times as much
+        assert 0.9 / 8 <= flops(loss, 8) / flops(loss, 1) <= 1.15 / 8
 
 
 # InfoNCE with a queue

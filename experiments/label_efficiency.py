@@ -1,0 +1,38 @@
+"""The label-efficiency tables of several pretraining seeds as one: mean and spread over seeds.
+
+    for seed in 0 1 2; do make pretrain ARGS="--workdir=runs/digits_$seed --config.seed=$seed"; done
+    python experiments/label_efficiency.py --runs runs/digits_0 runs/digits_1 runs/digits_2
+
+A cell is the mean over seeds of the mean over label draws; for the pretrained and the random encoder +- is the standard
+deviation over seeds, for raw pixels, which have no seed, over label draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Label efficiency over seeds.")
+    parser.add_argument("--runs", nargs="+", required=True, help="workdirs of finished runs")
+    options = parser.parse_args(arguments)
+    tables = [json.loads((Path(run) / "summary.json").read_text())["label_efficiency"] for run in options.runs]
+    rows = list(next(iter(tables[0].values())))
+    print(f"| labels per class | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
+    for count in tables[0]:
+        cells = []
+        for row in rows:
+            means, spreads = np.array([table[count][row] for table in tables]).T
+            spread = spreads[0] if row == "raw" else means.std()
+            cells.append(f"{100 * means.mean():.1f} ± {100 * spread:.1f}")
+        print(f"| {count} | {' | '.join(cells)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
