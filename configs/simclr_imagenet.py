@@ -3,8 +3,8 @@
     make pretrain CONFIG=configs/simclr_imagenet.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: about 6.2 EFLOP; the official code took some 6 h on 32 TPU v3 (its README). Not run here.
-Expected: about 64.5 % linear after 100 epochs, 69.1 % after 1000 (google-research/simclr README, whose command has weight
-decay 1e-4 and, by the code's default, a head of 3 layers; the paper, and this file, 1e-6 and 2). Published, not ours.
+Expected: about 64.5 % linear after 100 epochs, 69.1 % after 1000 (google-research/simclr README, whose command has
+weight decay 1e-4 and, by the code's default, a head of 3 layers; the paper, and this file, 1e-6 and 2). Not ours.
 """
 
 from __future__ import annotations
