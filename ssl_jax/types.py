@@ -1,4 +1,4 @@
-"""The words everyone uses: a batch, variables, the state of a run, a method, a probe, an evaluator.
+"""The words everyone uses: a batch, variables, the state of a run, a method, a probe.
 
 Nothing else lives here. Images between rooms are float32 in [0, 1]; mean and std are applied once, inside a method's
 ``loss`` and ``encode``.
@@ -6,8 +6,8 @@ Nothing else lives here. Images between rooms are float32 in [0, 1]; mean and st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -136,22 +136,3 @@ class Probe(NamedTuple):
 
 
 Views = Callable[[Batch, Array, Axis], Batch]  # on-device augmentation: (batch, key, axis) -> batch without "table"
-
-
-class Source(Protocol):
-    """A dataset split with random access; ``record(i)`` is what ``data/host.py`` decodes."""
-
-    num_classes: int | None
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def record(self, i: int) -> Mapping[str, Any]: ...
-
-
-class Evaluator(Protocol):
-    """Frozen evaluation of an encoder. Yields names without a split; the caller adds ``val_`` or ``test_``."""
-
-    def __init__(self, encode: Callable, *, train: Source, test: Source, **config: Any) -> None: ...
-
-    def run(self, variables: Variables, outdir: str | None = None) -> Iterator[tuple[str, float]]: ...
