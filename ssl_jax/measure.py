@@ -120,7 +120,11 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             "pretrained": (bank, queries),
         }
         table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
-        summary["label_efficiency"] = low_label.label_efficiency(table, bank.labels, queries.labels, seed=0)
+        smallest_class = np.unique(bank.known().labels, return_counts=True)[1].min()
+        counts = [*(m for m in (1, 2, 5, 10) if m <= smallest_class), "all"]
+        summary["label_efficiency"] = low_label.label_efficiency(
+            table, bank.labels, queries.labels, per_class=counts, seed=0
+        )
 
     def draw(folder: Path) -> None:
         figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")

@@ -92,6 +92,15 @@ def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished
     assert again["params_fingerprint"] == summary["params_fingerprint"] != other["params_fingerprint"]
 
 
+def test_measuring_more_often_and_without_a_probe_leaves_the_same_bits(finished, tmp_path):
+    """Frozen evaluation changes nothing: parameters, statistics and method state are those of a run measured less."""
+    _, summary = finished("byol")
+    often = runs.fit(tmp_path / "often", "byol", train__eval_every=3, train__checkpoint_every=0)
+    blind = runs.fit(tmp_path / "blind", "byol", train__eval_every=0, eval__probe=False)
+    assert often["params_fingerprint"] == blind["params_fingerprint"] == summary["params_fingerprint"]
+    assert blind["test_probe_top1"] is None
+
+
 @pytest.mark.parametrize("method", ["simclr", "byol", "moco"])
 def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(method, finished, tmp_path):
     workdir, summary = finished(method)
