@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped before anything could be saved", file=sys.stderr)
         return 130
-    except (train.NotFinite, OSError) as error:
+    except (train.NotFinite, ValueError, OSError) as error:
         print(f"the run failed: {error}", file=sys.stderr)
         return 1
     if jax.process_index() == 0:
@@ -82,7 +82,8 @@ def overrides(rest: list[str]) -> list[str]:
         if not word.startswith("--config."):
             raise ValueError(f"argument {word!r} is unknown; known: --config, --workdir, --list, --config.KEY=VALUE")
         key = word.removeprefix("--config.")
-        found.append(key if "=" in key else f"{key}={next(words, '')}")
+        value = None if "=" in key else next(words, None)
+        found.append(key if value is None else f"{key}={value}")
     return found
 
 

@@ -5,6 +5,12 @@
 >>> features = encode(variables, images)["features"]                  # doctest: +SKIP
 """
 
+import os
+
+# Before anything imports TensorFlow, as Flax does where it is installed: no notices on stderr, one order of additions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 from ssl_jax.experiment import load
 
 __all__ = ["load"]

@@ -36,6 +36,7 @@ POSITIVE_IF_SET = (
     *("train.steps", "train.epochs", "train.keep_checkpoints", "data.num_examples", "optim.clip_norm"),
     *("eval.max_bank", "eval.max_queries", "parallel.devices"),
 )
+COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models
 CHOICES = {
     "optim.name": ("sgd", "adamw", "lars_simclr", "lars_byol"),
     "optim.scale": ("linear", "sqrt", "none"),
@@ -71,6 +72,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     sys.path.insert(0, root)
     try:
         spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does wrong
+        raise ValueError(f"config file {path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(root)
     if not hasattr(module, "get_config"):
@@ -110,12 +113,27 @@ def _apply(config: Config, override: str) -> None:
         value = int(value)
     if kind is tuple and isinstance(value, (list, int, float)):
         value = tuple(value) if isinstance(value, list) else (value,)
+    if last == "name" and parents in (["method"], ["model"]) and value != node.name:
+        _drop_arguments(config, parents[0], str(value))
     try:
         if (isinstance(value, bool) and kind is not bool) or (value is None and not may_be_null):
             raise TypeError
         node[last] = value
     except (TypeError, ValueError):
         raise ValueError(f"config.{key}={text} is not of type {kind.__name__}, e.g. {node[last]!r}") from None
+
+
+def _drop_arguments(config: Config, part: str, name: str) -> None:
+    """Another method or model: what the config says of arguments that it does not have goes."""
+    from ssl_jax import methods, models
+
+    known = (methods if part == "method" else models).arguments(name)
+    gone = [k for k in config[part] if k != "name" and k not in known]
+    with config.unlocked():
+        for key in gone:
+            del config[part][key]
+    if gone:
+        print(f"config.{part}.name={name}: {', '.join(gone)} of {config[part].name} left out", file=sys.stderr)
 
 
 def _literal(text: str) -> Any:
@@ -173,6 +191,7 @@ def check(config: Config) -> None:
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"config.{key}={value} must be finite")
+    _check_arguments(flat)
     for key in POSITIVE:
         _refuse(flat, key, flat[key] is None or flat[key] <= 0, "must be positive")
     for key in AT_LEAST_ZERO:
@@ -192,11 +211,6 @@ def check(config: Config) -> None:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
-    for key, value in flat.items():
-        size = key.startswith(("method.", "model.")) and isinstance(value, (int, float)) and not isinstance(value, bool)
-        _refuse(flat, key, size and value < 0, "must not be negative")
-        counted = key.endswith(("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width"))
-        _refuse(flat, key, size and counted and value < 1, "must be positive")
     recipes.get(config.data.recipe)
     for part, known in (("method", methods.arguments), ("model", models.arguments)):
         for name in config[part]:
@@ -206,6 +220,22 @@ def check(config: Config) -> None:
                     f"{unknown_key(f'config.{part}.{name}', known_here)} "
                     f"({config[part].name!r} does not have it; start from one of its own configs)"
                 )
+
+
+def _check_arguments(flat: Mapping[str, Any]) -> None:
+    """Sizes among the arguments of a method or model, and lists of numbers."""
+    for key, value in flat.items():
+        values = value if isinstance(value, list) else [value]
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if key in ("data.mean", "data.std"):
+            wrong = not values or len(numbers) < len(values)
+            _refuse(flat, key, wrong, "must hold numbers, one per channel or one for all")
+        elif key in ("model.widths", "model.blocks", "model.strides") and value is not None:
+            wrong = not values or any(not isinstance(v, int) or v < 1 for v in values)
+            _refuse(flat, key, wrong, "must hold whole numbers from 1 on")
+        elif key.startswith(("method.", "model.")) and numbers:
+            _refuse(flat, key, min(numbers) < 0, "must not be negative")
+            _refuse(flat, key, key.endswith(COUNTS) and min(numbers) < 1, "must be positive")
 
 
 def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:

@@ -55,6 +55,8 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
     data = config.data
     devices = device_count(config)
     batch_size = data.global_batch_size
+    if batch_size < 2:
+        raise ValueError(f"data.global_batch_size={batch_size} gives BatchNorm and negatives nothing; use 2 or more")
     if batch_size % devices:
         down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
         raise ValueError(
@@ -85,7 +87,10 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
     )
     schedule, warmup_steps, notes = make_schedule(config, plan)
     method = make_method(config, plan)
-    _trace(method, config, plan)
+    try:
+        _trace(method, config, plan)
+    except (TypeError, ZeroDivisionError, IndexError) as error:  # an argument that no check foresaw
+        raise _cannot_be(config, error) from None
     return Experiment(
         config=config,
         plan=plan,
@@ -168,7 +173,13 @@ def make_method(config: Config, plan: Plan) -> Method:
         models.check_image_size(encoder, config.data.image_size)
         return make(encoder, plan=plan, mean=mean, std=std, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
-        raise ValueError(f"config.model={arguments['model']} or config.method={arguments['method']}: {error}") from None
+        raise _cannot_be(config, error) from None
+
+
+def _cannot_be(config: Config, error: Exception) -> ValueError:
+    said = {k: v for k, v in configs.flatten(config).items() if k.startswith(("model.", "method."))}
+    shown = ", ".join(f"{k}={v!r}" for k, v in said.items())
+    return ValueError(f"these do not make a network: {shown} ({str(error).splitlines()[0]})")
 
 
 def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:

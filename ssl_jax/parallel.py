@@ -91,7 +91,7 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
     """Simulated CPU devices, deterministic GPU kernels, other processes: call before the first use of a device.
 
     Several processes form one run where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are
-    set, and on a TPU pod or in a SLURM job of several tasks, where JAX finds them by itself.
+    set, and on a TPU pod or under srun with several tasks, where JAX finds them by itself.
 
     Args:
       devices: of all processes together. On a CPU so many are simulated; elsewhere this has no effect.
@@ -108,8 +108,11 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices // processes)
     if address:
-        jax.distributed.initialize(address, processes, int(os.environ["JAX_PROCESS_ID"]))
-    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        rank = os.environ.get("JAX_PROCESS_ID")
+        if rank is None or "JAX_NUM_PROCESSES" not in os.environ:
+            raise ValueError("JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID, too")
+        jax.distributed.initialize(address, processes, int(rank))
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         jax.distributed.initialize()
 
 

@@ -108,7 +108,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
             "collapsed": progress["collapsed"],
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
-            "images_per_sec": round(progress["images"] / max(progress["train_seconds"], 1e-9), 1),
+            "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:

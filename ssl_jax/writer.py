@@ -181,7 +181,7 @@ def _number(value: Any) -> float | int | bool | None:
 
 
 def _short(value: Any) -> str:
-    return "nan" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

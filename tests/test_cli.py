@@ -16,6 +16,11 @@ REFUSED = {
     "unknown key": (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate?"),
     "unknown group": (["--config.optm.learning_rate=1"], "did you mean --config.optim.learning_rate?"),
     "unknown method argument": (["--config.method.temprature=1"], "did you mean --config.method.temperature?"),
+    "no stages": (["--config.model.widths=()"], "model.widths=[] must hold whole numbers"),
+    "zero stride": (["--config.model.strides=(0,2)"], "model.strides=[0, 2] must hold whole numbers"),
+    "text for a width": (["--config.method.projector_hidden=abc"], "these do not make a network"),
+    "text for a mean": (["--config.data.mean=('a',)"], "data.mean=['a'] must hold numbers"),
+    "batch of one": (["--config.data.global_batch_size=1"], "use 2 or more"),
     "another method's argument": (["--config.method.queue_size=64"], "--config.method.queue_size is unknown"),
     "unknown model argument": (["--config.model.width=2"], "--config.model.width is unknown"),
     "unknown flag": (["--wordir=x"], "argument '--wordir=x' is unknown"),
@@ -23,7 +28,7 @@ REFUSED = {
     "null": (["--config.method.temperature=none"], "is not of type float"),
     "seed": (["--config.seed=5e9"], "must be below 2**32"),
     "no width": (["--config.method.projector_dim=0"], "projector_dim=0 must be positive"),
-    "widths": (["--config.model.widths=8"], "config.model"),
+    "widths": (["--config.model.widths=8"], "different numbers of stages"),
     "wrong type": (["--config.seed=one"], "config.seed=one is not of type int"),
     "text for a number": (["--config.optim.learning_rate=fast"], "is not of type float"),
     "unknown method": (["--config.method.name=simclrr"], "did you mean 'simclr'?"),
@@ -87,6 +92,9 @@ def test_moco_queue(tmp_path, capfd):
 def test_missing_config_file(tmp_path, capfd):
     assert pretrain.main(["--config", str(CONFIGS / "simclr_digit.py"), "--workdir", str(tmp_path)]) == 2
     assert "did you mean" in one_line(capfd)
+    (tmp_path / "broken.py").write_text("import nothere\n")
+    assert pretrain.main(["--config", str(tmp_path / "broken.py")]) == 2
+    assert "ModuleNotFoundError" in one_line(capfd)
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert pretrain.main(["--config", str(tmp_path / "empty.py")]) == 2
     assert "has no get_config()" in one_line(capfd)
@@ -114,6 +122,18 @@ def test_every_config_is_valid_and_says_what_it_costs(path):
     assert "make pretrain" in text
     assert "Cost" in text or "minutes" in text
     assert "Expected" in text
+
+
+def test_another_method_or_model_leaves_the_arguments_of_the_old_one_out(capsys):
+    from ssl_jax.experiment import build
+
+    path = CONFIGS / "simclr_digits.py"
+    loaded = configs.load(path, ["method.hidden=64", "method.name=byol", "model.name=resnet18", "model.stem=cifar"])
+    assert (loaded.method.name, loaded.method.hidden, loaded.model.name) == ("byol", 64, "resnet18")
+    assert "temperature" not in loaded.method
+    assert "widths" not in loaded.model
+    assert "temperature" in capsys.readouterr().err
+    build(loaded)
 
 
 def test_overrides_are_typed():

@@ -54,6 +54,11 @@ def test_the_table_of_configs_is_complete():
     assert {p.stem for p in (runs.ROOT / "configs").glob("*.py")} - {"common"} <= named
 
 
+def test_nothing_is_left_to_be_filled_in():
+    for path in (runs.ROOT / "README.md", *(runs.ROOT / "configs").glob("*.py")):
+        assert "@@" not in path.read_text(), path
+
+
 def test_the_files_it_names_exist():
     for path in re.findall(r"`((?:ssl_jax|experiments|configs|tests|docs)/[\w/]+\.\w+)", README):
         assert (runs.ROOT / path).exists() or path in ("ssl_jax/methods/simsiam.py", "ssl_jax/evals/centroid.py"), path

@@ -7,7 +7,6 @@ is not installed and it never takes a GPU's memory.
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 
@@ -18,8 +17,6 @@ def tensorflow():
     Raises:
       ValueError: if TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one order of additions, and no notice about it on stderr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside TensorFlow's own imports
