@@ -64,11 +64,14 @@ def larger(batch):
 
 @pytest.mark.parametrize("name", ["simclr", "byol", "moco"])
 def test_float32_on_a_small_resnet_stays_close_over_devices(name, capsys):
-    """Float32 equality is not to be had: a ReLU flips. The figure is printed and bounded, not promised."""
+    """Float32 equality is not to be had: a ReLU flips. The figure is printed and bounded, not promised.
+
+    At a rate of 0.05, where SimCLR's first step has a gradient of norm 75, five steps carry rounding up to 0.2.
+    """
     plan = Plan(20, 4, 256, (32, 32, 3), 64, contract.CLASSES)
     encoder = models.make("resnet18", stem="cifar", width=0.125)
     method = methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **contract.CASES[name])
-    tx, final = optax.sgd(0.05), {}
+    tx, final = optax.sgd(0.001), {}
     for devices in (1, 8):
         mesh = make_mesh(devices)
         batches = [
@@ -87,5 +90,5 @@ def test_float32_on_a_small_resnet_stays_close_over_devices(name, capsys):
     differences = jax.tree.map(worst, final[1], final[8])
     figure = max(jax.tree.leaves(differences))
     with capsys.disabled():
-        print(f"\nfloat32, {name}, ResNet-18 of width 1/8, 5 steps, 1 against 8 devices: {figure:.1e}")
-    assert figure < 0.05
+        print(f"\nfloat32, {name}, ResNet-18 of width 1/8, 5 steps, rate 0.001, 1 against 8 devices: {figure:.1e}")
+    assert figure < 0.01
