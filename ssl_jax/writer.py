@@ -96,7 +96,8 @@ def open_writer(
             return
         speed = (step - start) / max(now - last["clock"], 1e-9)
         left = f" eta {_duration((total_steps - step) / speed)}" if speed > 0 and step < total_steps else ""
-        text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
+        measured = {name: value for name, value in values.items() if metrics[name] is not None}
+        text = " ".join(f"{name}={_short(value)}" for name, value in measured.items())
         last["time"] = now
         say(f"step {step}/{total_steps} {text}{left}")
 
@@ -181,7 +182,7 @@ def _number(value: Any) -> float | int | bool | None:
 
 
 def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "nan" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

@@ -89,7 +89,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     out.log(11, {"train_loss": 0.123456})
     out.log(12, {"train_loss": 0.2})  # too soon after the last line
     out.log(13, {"val_knn_top1": 0.75})
-    out.log(100, {"train_loss": float("nan")})
+    out.log(100, {"train_loss": float("nan"), "val_knn_top1": None})
     out.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "devices: 1"
