@@ -87,7 +87,7 @@ def open_writer(
             bar.set_postfix_str(summary(shown), refresh=False)
             tick(step)
         else:
-            plain(int(step), values)
+            plain(int(step), {name: value for name, value in values.items() if metrics[name] is not None})
 
     def plain(step: int, values: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -96,8 +96,7 @@ def open_writer(
             return
         speed = (step - start) / max(now - last["clock"], 1e-9)
         left = f" eta {_duration((total_steps - step) / speed)}" if speed > 0 and step < total_steps else ""
-        measured = {name: value for name, value in values.items() if metrics[name] is not None}
-        text = " ".join(f"{name}={_short(value)}" for name, value in measured.items())
+        text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         last["time"] = now
         say(f"step {step}/{total_steps} {text}{left}")
 
