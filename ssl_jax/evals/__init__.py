@@ -1,0 +1,117 @@
+"""Evaluators: one file each, found by name. What they compute are functions of arrays; ``Evaluator`` ties these to data.
+
+An evaluator never imports ``train``. One that trains (fine-tuning, the papers' SGD protocols) is handed ``fit``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ssl_jax.data.source import Source, Splits
+from ssl_jax.types import Variables
+
+
+class Accuracy(float):
+    """The share of examples that were right, and which: ``hits`` bool ``[n]``, for intervals and paired tests."""
+
+    hits: np.ndarray
+
+    def __new__(cls, hits) -> Accuracy:
+        hits = np.asarray(hits, bool)
+        self = super().__new__(cls, hits.mean() if len(hits) else float("nan"))
+        self.hits = hits
+        return self
+
+
+class Encode(Protocol):
+    """Frozen features of a whole source.
+
+    Attributes:
+      layers: what may be asked for, and how many numbers each gives per example.
+    """
+
+    layers: Mapping[str, int]
+
+    def __call__(
+        self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
+    ) -> Mapping[str, np.ndarray]:
+        """``{layer: float32 [n, d], ..., "label": int32 [n]}``, every example once, in the order of the source.
+
+        With ``views=v`` of v random views of each example, as the run's recipe makes them: ``[n, v, d]``.
+        """
+        ...
+
+
+class Fitted(NamedTuple):
+    """A classifier trained by ``fit``: the checkpoint that was best on validation data, and what it does on test."""
+
+    val_top1: float
+    hits: np.ndarray  # bool [n]: which test examples it gets right
+    steps: int
+    seconds: float
+
+
+class Fit(Protocol):
+    """``fit(name, splits, overrides)`` trains ``methods/supervised.py`` from the evaluated checkpoint."""
+
+    def __call__(self, name: str, splits: Splits, overrides: Mapping[str, Any]) -> Fitted:
+        """
+        Args:
+          name: of the run, a folder below the evaluation's; run again, a finished one is read, not trained.
+          splits: ``train`` is learned from, ``val`` chooses the checkpoint, ``test`` is read once.
+          overrides: of the config, by dotted key: ``{"optim.learning_rate": 0.1, "method.frozen": "encoder"}``.
+        """
+        ...
+
+
+class Evaluator(Protocol):
+    """What ``ssl_jax/evals/<name>.py`` holds under the name ``Evaluator``.
+
+    The keyword-only arguments besides ``train``, ``test`` and ``fit`` are its options. What cannot be measured is
+    refused here with a ValueError of one line, before anything is computed.
+    """
+
+    def __init__(self, encode: Encode, *, train: Source, test: Source, **config: Any): ...
+
+    def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
+        """Yields (name without split, value); pictures go to ``outdir`` where one is given."""
+        ...
+
+
+def names() -> list[str]:
+    """The evaluators there are: the files of this folder that hold one."""
+    return [n for n in sorted(m.name for m in pkgutil.iter_modules(__path__)) if hasattr(_module(n), "Evaluator")]
+
+
+def get(name: str) -> type[Evaluator]:
+    """``Evaluator`` of ``ssl_jax/evals/<name>.py``.
+
+    Raises:
+      ValueError: there is none; the message lists those there are.
+    """
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"evaluator {name!r} is unknown; {hint}known: {', '.join(known)}")
+    return _module(name).Evaluator
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """The options ``--eval.<name>.*`` of an evaluator, from the signature of its ``__init__``."""
+    parameters = inspect.signature(get(name).__init__).parameters
+    return {
+        k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("train", "test", "fit")
+    }
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"ssl_jax.evals.{name}")
