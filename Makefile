@@ -1,17 +1,23 @@
 # make pretrain [CONFIG=configs/X.py] [ARGS="--config.KEY=VALUE --workdir=DIR"]
+# make evaluate [WORKDIR=runs/X] [ARGS="--evals=knn,geometry --eval.knn.k=20"]
 # make test | make lint
 # Each does its own set-up in .venv; PYTHON names the interpreter (3.11 or newer) that makes it.
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/simclr_digits.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: pretrain test test-all lint clean
+.PHONY: pretrain evaluate test test-all lint clean
 
 pretrain: $(VENV)/.installed
 	@$(RUN) experiments/pretrain.py --config $(CONFIG) $(ARGS)
+
+evaluate: $(VENV)/.installed
+	@test -f $(WORKDIR)/summary.json || $(RUN) experiments/pretrain.py --config $(CONFIG) --workdir $(WORKDIR)
+	@$(RUN) experiments/evaluate.py --workdir $(WORKDIR) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -q -m "not slow" $(ARGS)

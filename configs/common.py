@@ -37,14 +37,15 @@ def base() -> Config:
 
     optim: Config = ConfigDict()
     config.optim = optim
-    optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol
+    optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol | larc
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
     optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
     optim.warmup_epochs = 0.0
     optim.momentum = 0.9
+    optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4
-    optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd: true, others: false)
+    optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd, larc: true, others: false)
     optim.clip_norm = placeholder(float)
 
     train: Config = ConfigDict()
@@ -61,6 +62,7 @@ def base() -> Config:
     evaluation: Config = ConfigDict()
     config.eval = evaluation
     evaluation.probe = True
+    evaluation.knn = True
     evaluation.knn_k = 200
     evaluation.knn_temperature = 0.1
     evaluation.knn_centre = True  # subtract the bank's mean feature before the cosine

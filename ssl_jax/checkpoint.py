@@ -140,6 +140,23 @@ def latest(workdir: Workdir) -> int | None:
     return max(steps(workdir), default=None)
 
 
+def best(workdir: Workdir, metric: str) -> tuple[int, float]:
+    """(step, value) of the checkpoint with the highest value of a metric, the later one of equals.
+
+    Raises:
+      ValueError: no checkpoint has it.
+    """
+    scores = {}
+    for step in steps(workdir):
+        record: Any = ocp.checkpointables_metadata(os.fspath(_directory(workdir) / str(step))).custom_metadata
+        if metric in (record or {}).get("metrics", {}):
+            scores[step] = record["metrics"][metric]
+    if not scores:
+        raise ValueError(f"no checkpoint under {_directory(workdir)} has {metric}; was it measured when it was saved?")
+    step = max(scores, key=lambda step: (scores[step], step))
+    return step, scores[step]
+
+
 def restore(
     workdir: Workdir, abstract: Tree, *, step: int | None = None, sharding: Any = None
 ) -> tuple[Tree, dict[str, Any]] | None:

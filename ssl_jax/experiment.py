@@ -74,7 +74,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         if len(data[key]) not in (1, train.channels):
             raise ValueError(f"data.{key} has {len(data[key])} numbers for images of {train.channels} channel(s)")
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
-    if train.num_classes and config.eval.knn_k > bank:
+    if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
         raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
     steps_per_epoch = len(train) // batch_size
     plan = Plan(
@@ -207,7 +207,8 @@ def make_tx(config: Config, schedule: optax.Schedule) -> optax.GradientTransform
     """The optimizer of a config."""
     o = config.optim
     arguments = {k: o[k] for k in ("weight_decay", "momentum", "clip_norm", "decay_bias_and_norm")}
-    return optim.make(o.name, learning_rate=schedule, **arguments)
+    # Runs from before the key existed have no nesterov in their stored config.
+    return optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -245,7 +246,8 @@ def load(workdir: str | Path):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
-    config, plan, method, variables = _open(workdir)
+    run = open_run(workdir)
+    config, plan, method, variables = run.config, run.plan, run.method, run.variables
     evaluation = recipes.get(config.data.recipe).evaluate
     compiled = jax.jit(method.encode)
 
@@ -260,12 +262,33 @@ def load(workdir: str | Path):
     return variables, encode, config
 
 
-def _open(workdir: str | Path) -> tuple[Config, Plan, Method, Variables]:
+class Run(NamedTuple):
+    """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint."""
+
+    workdir: Path
+    config: Config
+    resolved: dict[str, Any]
+    plan: Plan
+    method: Method
+    variables: Variables
+    step: int
+
+
+def open_run(workdir: str | Path, step: int | None = None) -> Run:
+    """Open a run for reading; nothing is written, no dataset is read.
+
+    Args:
+      step: of the checkpoint, instead of the newest.
+
+    Raises:
+      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
+    """
     config, resolved = read_run(workdir)
     plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
     method = make_method(config, plan)
-    tree, _ = checkpoint.restore_variables(workdir)
-    return config, plan, method, _fit_into(variables_spec(method, config, plan), tree, workdir)
+    tree, record = checkpoint.restore_variables(workdir, step)
+    variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
+    return Run(Path(workdir), config, resolved, plan, method, variables, record["step"])
 
 
 def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
@@ -274,8 +297,8 @@ def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) 
     Raises:
       ValueError: the other encoder is of another architecture; names the first parameter that differs.
     """
-    other, _, other_method, variables = _open(workdir)
-    trunk = other_method.trunk(variables)
+    other = open_run(workdir)
+    trunk = other.method.trunk(other.variables)
     want = method.trunk(variables_spec(method, config, plan))
     names = [{name: leaf.shape for name, leaf in _named(tree).items()} for tree in (trunk, want)]
     for name in sorted(names[0].keys() | names[1].keys()):
@@ -283,7 +306,7 @@ def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) 
         if have != need:
             raise ValueError(
                 f"init_from={workdir} holds another architecture: {name} is {have} there and {need} here; "
-                f"use its model ({other.model.name}) and image channels"
+                f"use its model ({other.config.model.name}) and image channels"
             )
     return trunk
 

@@ -26,14 +26,20 @@ EVAL_BATCH = 512
 
 
 class Encoded(NamedTuple):
-    """Features ``[n, d]`` of a source and the labels ``[n]`` of the same rows, -1 where unknown."""
+    """Features ``[n, d]`` of a source and the labels ``[n]`` of the same rows, -1 where unknown.
+
+    ``logits`` ``[n, classes]`` where the method is itself a classifier (its hook ``"classify"``).
+    """
 
     features: np.ndarray
     labels: np.ndarray
+    logits: np.ndarray | None = None
 
     def known(self) -> Encoded:
         """The rows with a label."""
-        return Encoded(self.features[self.labels >= 0], self.labels[self.labels >= 0])
+        keep = self.labels >= 0
+        logits = None if self.logits is None else self.logits[keep]
+        return Encoded(self.features[keep], self.labels[keep], logits)
 
 
 Extract = Callable[[Variables, Sequence[Source]], Encoded]
@@ -49,7 +55,12 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     config, method = experiment.config, experiment.method
     devices = mesh.devices.size
     batch_size = -(-EVAL_BATCH // devices) * devices
-    encode = jax.jit(lambda variables, images: {"features": method.encode(variables, images)["features"]})
+    classify = method.hooks.get("classify")
+
+    @jax.jit
+    def encode(variables, images):
+        found = {"features": method.encode(variables, images)["features"]}
+        return found | ({"logits": classify(variables, images)} if classify else {})
 
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
         found = []
@@ -64,14 +75,17 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
             )
             with jax.set_mesh(mesh):
                 rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-            found.append((rows["features"], rows["label"]))
+            found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
         return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     return extract
 
 
 def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images."""
+    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images.
+
+    And ``"val_top1"`` where the method is itself a classifier.
+    """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
@@ -79,10 +93,9 @@ def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], d
         if not experiment.plan.num_classes:
             return {"val_knn_top1": None, "val_probe_top1": None}
         found = extract(variables_of(state), [queries])
-        return {
-            "val_knn_top1": knn_top1(experiment, extract(variables_of(state), [bank]), found),
-            "val_probe_top1": probe_top1(experiment, state, found),
-        }
+        neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
+        scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
+        return scores | ({} if found.logits is None else {"val_top1": top1(found)})
 
     return measure
 
@@ -112,6 +125,8 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             "knn_centre": config.eval.knn_centre,
         },
     }
+    if queries.logits is not None:
+        summary["test_top1"] = top1(queries)
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
@@ -158,6 +173,14 @@ def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float |
         num_classes=experiment.plan.num_classes or int(bank.labels.max()) + 1,
         centre=config.knn_centre,
     )
+
+
+def top1(found: Encoded) -> float | None:
+    """Accuracy of a method that is itself a classifier; None where labels are missing."""
+    found = found.known()
+    if found.logits is None or not len(found.labels):
+        return None
+    return float(np.mean(np.argmax(found.logits, -1) == found.labels))
 
 
 def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> float | None:

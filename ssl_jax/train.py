@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +24,11 @@ from ssl_jax import checkpoint, measure, parallel
 from ssl_jax import config as configs
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.evals import geometry
-from ssl_jax.experiment import Experiment, batch_spec, device_count, load_trunk, to_json, zeros
+from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
+from ssl_jax.provenance import describe
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState
 from ssl_jax.writer import open_writer
-
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
-BEST_METRIC = "val_knn_top1"
 
 
 class Refused(ValueError):
@@ -52,12 +47,13 @@ class NotFinite(Exception):
     """Loss, gradients or statistics held a not-a-number."""
 
 
-def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
+def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True) -> dict[str, Any]:
     """Train, from the beginning or from the newest checkpoint in ``workdir``, and measure once at the end.
 
     Args:
       experiment: from :func:`ssl_jax.experiment.build`.
       workdir: folder of the run.
+      test: False leaves the test data unread and draws no pictures: for a run that is part of an evaluation.
 
     Returns:
       The summary, also in ``summary.json``.
@@ -91,7 +87,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
         for line in (*experiment.notes, *_resume_notes(stored, config, resolved, start)):
             writer.say(line)
 
-        saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=BEST_METRIC)
+        saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
         stack.callback(saver.close)
         progress |= {"config": to_json(config), "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
@@ -101,9 +97,11 @@ def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
         )
         saver.wait()
 
-        writer.say("training is done; measuring once on test")
-        with _leaving(experiment.plan.total_steps, asked_to_stop):
-            found, draw = measure.final(experiment, state, extract)
+        found, draw = {}, None
+        if test:
+            writer.say("training is done; measuring once on test")
+            with _leaving(experiment.plan.total_steps, asked_to_stop):
+                found, draw = measure.final(experiment, state, extract)
         summary = found | {
             "collapsed": progress["collapsed"],
             "steps": experiment.plan.total_steps,
@@ -113,8 +111,14 @@ def fit(experiment: Experiment, workdir: str | os.PathLike) -> dict[str, Any]:
         }
         if jax.process_index() == 0:
             _write_json(summary_file, summary)
-            draw(workdir / "figures")
+            if draw:
+                draw(workdir / "figures")
     return summary
+
+
+def best_metric(experiment: Experiment) -> str:
+    """The validation metric by which the best checkpoint is kept."""
+    return "val_top1" if "classify" in experiment.method.hooks else "val_knn_top1"
 
 
 @contextlib.contextmanager
@@ -285,52 +289,6 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
     trunk = load_trunk(config.init_from, method, config, plan) if config.init_from else None
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
     return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
-
-
-def describe(experiment: Experiment) -> dict[str, Any]:
-    """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
-    config, splits = experiment.config, experiment.splits
-    fingerprints = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
-    return {
-        "plan": experiment.plan._asdict(),
-        "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
-        "devices": device_count(config),
-        "processes": jax.process_count(),
-        "platform": jax.default_backend(),
-        "device_kind": jax.devices()[0].device_kind,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": _cpu_model(),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {name: v for name in VERSIONED if (v := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """Git commit of the code that runs, with "+" when files differ from it; None outside a checkout."""
-
-    def git(*arguments):
-        here = Path(__file__).resolve().parent
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    return None
 
 
 def _stored(workdir: Path, config, resolved: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -28,3 +28,11 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"SSL_JAX_DATA={path} is not there")
     return path
+
+
+@pytest.fixture
+def load(tmp_path):
+    """``source.load`` with its cache in the test's folder."""
+    from ssl_jax.data import source
+
+    return lambda spec, **kw: source.load(spec, cache_dir=str(tmp_path / "cache"), **kw)

@@ -24,6 +24,8 @@ CASES = {
 }
 VARIANTS = {
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
+    "supervised-frozen": ("supervised", {"frozen": "stage1", "layer_decay": 0.5, "head_rate": 4.0}),
+    "supervised-unfreezing": ("supervised", {"unfreeze_every": 0.25, "layer_decay": 0.8, "head_init": 0.01}),
     "byol-joint": ("byol", {"hidden": 32, "projector_dim": 16, "per_view_bn": False, "target_init": "fresh"}),
     "moco-symmetric": (
         "moco",

@@ -161,6 +161,9 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 5, 6]
     assert checkpoint.latest(tmp_path) == 6
+    assert checkpoint.best(tmp_path, "val_knn_top1") == (2, 0.9)
+    with pytest.raises(ValueError, match="has val_top1"):
+        checkpoint.best(tmp_path, "val_top1")
     assert checkpoint.restore_variables(tmp_path, 5)[1]["metrics"] == {}
     with pytest.raises(ValueError, match=r"train\.keep_checkpoints=0"):
         checkpoint.open_saver(tmp_path, keep=0)

@@ -100,3 +100,84 @@ def main(process: int, port: int, out: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+
+
+class Computing:
+    """A function of rows that remembers what it was asked, and may be interrupted."""
+
+    def __init__(self, stop_at=None):
+        self.asked, self.stop_at = [], stop_at
+
+    def __call__(self, start, stop):
+        if self.stop_at is not None and start >= self.stop_at:
+            raise KeyboardInterrupt
+        self.asked.append((start, stop))
+        rows = np.arange(start, stop)
+        return {"features": np.stack([rows, -rows], 1).astype(np.float32), "label": (rows % 3).astype(np.int32)}
+
+
+@pytest.fixture
+def shards_of_ten(monkeypatch):
+    monkeypatch.setattr(features, "SHARD", 10)
+
+
+SHAPES = {"features": (2,), "label": ()}
+
+
+def check_cached(found):
+    rows = np.arange(25)
+    np.testing.assert_array_equal(found["features"], np.stack([rows, -rows], 1))
+    np.testing.assert_array_equal(found["label"], rows % 3)
+    assert (found["features"].dtype, found["label"].dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.usefixtures("shards_of_ten")
+def test_cache_computes_once_and_resumes_after_the_last_whole_shard(tmp_path):
+    said, interrupted = [], Computing(stop_at=20)
+    with pytest.raises(KeyboardInterrupt):
+        features.cached(tmp_path / "x", SHAPES, 25, interrupted, said.append)
+    assert interrupted.asked == [(0, 10), (10, 20)]
+    rest = Computing()
+    check_cached(features.cached(tmp_path / "x", SHAPES, 25, rest, said.append))
+    assert rest.asked == [(20, 25)]
+    nothing = Computing(stop_at=0)
+    check_cached(features.cached(tmp_path / "x", SHAPES, 25, nothing, said.append))
+    more = Computing()  # another layer beside those that are there
+    features.cached(tmp_path / "x", {"features": (2,)}, 25, nothing, said.append)
+    features.cached(tmp_path / "y", {"features": (2,)}, 25, more, said.append)
+    assert "0.0 MB in" in said[0]
+    assert not any("damaged" in line for line in said)
+
+
+@pytest.mark.usefixtures("shards_of_ten")
+@pytest.mark.parametrize(
+    ("harm", "words", "again"),
+    [
+        (lambda f: _flip(f, 128 + 12 * 8), "rows 10 to 20 are not what was written", [(10, 20), (20, 25)]),
+        (lambda f: f.write_bytes(f.read_bytes()[:-40]), "damaged", [(0, 10), (10, 20), (20, 25)]),
+        (lambda f: f.write_bytes(b"no array"), "damaged", [(0, 10), (10, 20), (20, 25)]),
+        (lambda f: np.save(f, np.zeros((3, 2))), "holds float64 (3, 2)", [(0, 10), (10, 20), (20, 25)]),
+        (lambda f: f.with_suffix(".json").write_text("[1"), "damaged", [(0, 10), (10, 20), (20, 25)]),
+    ],
+)
+def test_damaged_cache_is_named_and_computed_again(tmp_path, harm, words, again):
+    said, computing = [], Computing()
+    features.cached(tmp_path, SHAPES, 25, Computing(), said.append)
+    harm(tmp_path / "features.npy")
+    check_cached(features.cached(tmp_path, SHAPES, 25, computing, said.append))
+    assert computing.asked == again
+    assert any(words in line and "features.npy" in line for line in said)
+
+
+def _flip(file, position):
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.write_bytes(data)
+
+
+def test_features_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    free = features.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(ValueError, match="GB free"):
+        features.cached(tmp_path / "x", SHAPES, 25_000, Computing(), print)
+    assert not (tmp_path / "x").exists()

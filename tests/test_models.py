@@ -377,6 +377,18 @@ def test_pooled_is_the_spatial_mean():
     assert out["features"].shape == (2, 7)
 
 
+@pytest.mark.parametrize(("size", "max_dim", "cells"), [(6, 45, 3), (7, 46, 3), (4, 9600, 4), (4, 19, 1), (5, None, 1)])
+def test_pooled_on_a_grid_averages_cells(size, max_dim, cells):
+    """Cell i of c covers positions floor(i s / c) to ceil((i + 1) s / c), as torch's adaptive pooling has it."""
+    x = draw("x", (2, size, size, 5))
+    edges = [
+        (np.floor(i * size / cells).astype(int), np.ceil((i + 1) * size / cells).astype(int)) for i in range(cells)
+    ]
+    by_hand = [x[:, a:b, c:d].mean((1, 2)) for a, b in edges for c, d in edges]
+    found = models.pooled({"stage1": jnp.asarray(x, jnp.float32)}, max_dim)["stage1"]
+    np.testing.assert_allclose(found, np.concatenate(by_hand, axis=1), rtol=1e-5, atol=1e-6)
+
+
 # Heads
 
 

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against NumPy and optax; the two meanings of LARS and where they part."""
+"""Optimizers and schedules against NumPy and optax; the meanings of LARS and where they part."""
 
 from __future__ import annotations
 
@@ -148,6 +148,34 @@ def test_lars_without_a_mask_adapts_everything(x64, make):
     close(run(make(0.7, weight_decay=DECAY, mask=None)), by_hand(step))
 
 
+@any_rate
+@pytest.mark.parametrize("everything", [True, False])
+def test_larc_is_its_formula(x64, rate, everything):
+    """apex, LARC.step with clip=False, then torch's SGD."""
+
+    def step(w, g, v, t, is_weight):
+        if everything or is_weight:
+            norm = np.linalg.norm(w)
+            g = ETA * norm / (np.linalg.norm(g) + DECAY * norm + 1e-8) * (g + DECAY * w)
+        v = MOMENTUM * v + g
+        return w - RATES[rate](t) * v, v
+
+    mask = None if everything else optim.not_bias_or_norm
+    got = run(optim.larc(SCHEDULES[rate], weight_decay=DECAY, mask=mask))
+    close(got, by_hand(step))
+    other = run(optim.lars_byol(SCHEDULES[rate], weight_decay=DECAY, mask=mask))
+    start = parameters()["conv"]["kernel"]
+    assert difference(*(tree["conv"]["kernel"] - start for tree in (got, other))) > 1e-3  # a sum of norms
+
+
+def test_larc_takes_a_plain_step_where_a_norm_is_zero(x64):
+    kernel = np.ones((4, 3))
+    params = {"zero": {"kernel": 0 * kernel}, "one": {"kernel": kernel}}
+    grads = {"zero": {"kernel": kernel}, "one": {"kernel": 0 * kernel}}
+    got = run(optim.larc(0.5, weight_decay=DECAY), params, [grads])
+    close(got, {"zero": {"kernel": -0.5 * kernel}, "one": {"kernel": kernel}})  # no weight decay either
+
+
 # SGD and AdamW
 
 
@@ -186,6 +214,7 @@ def test_make_gives_the_named_optimizer(x64):
         "adamw": optim.adamw(rate, weight_decay=DECAY, b1=0.8),
         "lars_simclr": optim.lars_simclr(rate, weight_decay=DECAY, momentum=0.8),
         "lars_byol": optim.lars_byol(rate, weight_decay=DECAY, momentum=0.8),
+        "larc": optim.larc(rate, weight_decay=DECAY, momentum=0.8),
     }.items():
         made = optim.make(name, learning_rate=rate, weight_decay=DECAY, momentum=0.8)
         close(run(made), run(direct), 0)
@@ -194,6 +223,8 @@ def test_make_gives_the_named_optimizer(x64):
 def test_make_can_move_the_mask(x64):
     made = optim.make("sgd", learning_rate=0.7, weight_decay=DECAY, decay_bias_and_norm=False)
     close(run(made), run(optim.sgd(0.7, weight_decay=DECAY, mask=optim.not_bias_or_norm)), 0)
+    made = optim.make("larc", learning_rate=0.7, weight_decay=DECAY, decay_bias_and_norm=False)
+    close(run(made), run(optim.larc(0.7, weight_decay=DECAY, mask=optim.not_bias_or_norm)), 0)
     made = optim.make("lars_byol", learning_rate=0.7, weight_decay=DECAY, decay_bias_and_norm=True)
     close(run(made), run(optim.lars_byol(0.7, weight_decay=DECAY, mask=None)), 0)
 
@@ -212,7 +243,7 @@ def test_clipping_bounds_the_global_norm_before_weight_decay(x64):
 
 
 def test_make_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match=r"'lars'; did you mean 'lars_byol'.*sgd, adamw, lars_simclr, lars_byol"):
+    with pytest.raises(ValueError, match=r"'lars'; did you mean 'larc'.*sgd, adamw, lars_simclr, lars_byol, larc"):
         optim.make("lars", learning_rate=1.0)
     with pytest.raises(ValueError, match=r"nesterov=True.*'adamw'"):
         optim.make("adamw", learning_rate=1.0, nesterov=True)

@@ -168,6 +168,28 @@ def test_evaluation_counts_every_example_once(image_size, process_count):
     assert sorted(seen) == list(range(13))
 
 
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_random_views_of_every_example_once(process_count):
+    """Each is the view that training would make of the seed (run, number of the example), whoever makes it."""
+    from ssl_jax.data import host
+
+    tf, data, views = tensorflow(), images(7), (View(Crop(), (Flip(),)), View(Crop(area=(0.2, 0.5))))
+    arguments = {"views": views, "image_size": 6, "global_batch_size": 4, "seed": 3, "process_count": process_count}
+    parts = [list(pipeline.view_batches(data, process=p, **arguments)) for p in range(process_count)]
+    batches = [{k: np.concatenate([part[i][k] for part in parts]) for k in parts[0][i]} for i in range(2)]
+    found = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    np.testing.assert_array_equal(found["mask"], np.arange(8) < 7)
+    np.testing.assert_array_equal(found["index"][:7], np.arange(7))
+    np.testing.assert_array_equal(found["label"][:7], np.arange(7) % 3)
+    assert not found["image"][7].any()
+    for i, v in ((0, 0), (5, 1), (6, 0)):
+        shape, crop = decode.from_image(tf.constant(data.columns["image"][i]))
+        seed = tf.constant([3 + (v << 32), i], tf.int64)
+        want = host.augment(views[v], seed, 6, shape=shape, crop=crop)
+        np.testing.assert_allclose(found["image"][i, v], want, atol=1e-6)
+    assert not np.array_equal(found["image"][0, 0], found["image"][0, 1])
+
+
 def test_resized_evaluation_is_tf_resize():
     data = images(n=7)
     (batch, last) = evaluate(data, 5, 6, Eval("resize", 1.0, antialias=False))

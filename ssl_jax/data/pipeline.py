@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ssl_jax.data import decode, tensorflow
-from ssl_jax.data.recipes import Eval, Recipe
+from ssl_jax.data.recipes import Eval, Recipe, View
 from ssl_jax.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -259,7 +259,41 @@ def eval_batches(
     images = source.columns.get("image")
     if images is not None and images.shape[1:3] == (image_size, image_size):
         return _in_memory(source, images, global_batch_size, rows)
-    return _resized(source, image_size, recipe_eval, global_batch_size, rows)
+    from ssl_jax.data import host
+
+    def image_of(shape, crop, number):
+        return host.evaluate(recipe_eval, image_size, shape=shape, crop=crop)
+
+    return _in_order(source, image_of, global_batch_size, rows)
+
+
+def view_batches(
+    source: Source,
+    *,
+    views: Sequence[View],
+    image_size: int,
+    global_batch_size: int,
+    seed: int,
+    process: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """As :func:`eval_batches`, but random views: ``"image"`` is float32 ``[b, v, s, s, c]``, v the number of views.
+
+    What example i looks like depends on (seed, i) and the number of the view alone.
+    """
+    from ssl_jax.data import host
+
+    tf = tensorflow()
+    rows = _rows(global_batch_size, process, process_count)
+
+    def image_of(shape, crop, number):
+        made = [
+            host.augment(view, tf.stack([seed + (v << 32), number]), image_size, shape=shape, crop=crop)
+            for v, view in enumerate(views)
+        ]
+        return tf.stack(made)
+
+    return _in_order(source, image_of, global_batch_size, rows)
 
 
 def evaluation_view(images: np.ndarray, recipe_eval: Eval, image_size: int) -> np.ndarray:
@@ -304,7 +338,7 @@ def _plan_evaluation(n: int, global_batch_size: int, rows: slice, step: int) -> 
 
 def _evaluation_batch(source: Source, image: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
     mask = index >= 0
-    image = image if mask.all() else np.where(mask[:, None, None, None], image, np.float32(0))
+    image = image if mask.all() else np.where(mask.reshape(-1, *[1] * (image.ndim - 1)), image, np.float32(0))
     index = np.where(mask, index, 0).astype(np.int32)
     label = np.full(len(index), -1, np.int32) if source.labels is None else source.labels[index]
     return {"image": image, "label": np.where(mask, label, -1).astype(np.int32), "index": index, "mask": mask}
@@ -316,9 +350,7 @@ def _in_memory(source, images, global_batch_size, rows) -> Iterator[dict[str, np
         yield _evaluation_batch(source, images[np.maximum(index, 0)].astype(np.float32) / np.float32(255.0), index)
 
 
-def _resized(source, image_size, recipe_eval, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
-    from ssl_jax.data import host
-
+def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
     n, local = len(source), rows.stop - rows.start
     broken: set[int] = set()
     failure = tensorflow().errors.OpError
@@ -331,10 +363,7 @@ def _resized(source, image_size, recipe_eval, global_batch_size, rows) -> Iterat
         # Rows that are masked still draw an image, any whole one.
         stand_in = next(i for i in range(n) if i not in broken)
         index = plan(step)
-        return np.where(index < 0, stand_in, index).astype(np.int64), np.zeros(local, np.int64)
-
-    def image_of(shape, crop, number):
-        return host.evaluate(recipe_eval, image_size, shape=shape, crop=crop)
+        return np.where(index < 0, stand_in, index).astype(np.int64), index
 
     make = _stream(source, image_of, local)
     step, stop = 0, -(-n // global_batch_size)

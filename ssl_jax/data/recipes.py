@@ -198,6 +198,8 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
     # Crop and flip only: supervised training, linear probes with augmentation. One view.
     "supervised": Recipe((View(Crop(), (Flip(),)),), _FAIR_EVAL),
+    # The same for images that mean something else when mirrored.
+    "supervised_no_flip": Recipe((View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),), _FAIR_EVAL),
     # No augmentation at all; both evaluation views can be asked for by name.
     "none": Recipe((View(None),), Eval("resize", 1.0)),
     "imagenet": Recipe((View(None),), _FAIR_EVAL),

@@ -71,6 +71,17 @@ class Source:
         )
 
 
+def join(first: Source, second: Source) -> Source:
+    """The examples of two parts of one dataset, one after the other."""
+    labels = (first.labels, second.labels)
+    return dataclasses.replace(
+        first,
+        columns={name: np.concatenate([column, second.columns[name]]) for name, column in first.columns.items()},
+        labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
+        fingerprint=sha256(first.fingerprint, second.fingerprint),
+    )
+
+
 class Splits(NamedTuple):
     """What a run learns from, is tuned on, and is measured on once at the end."""
 

@@ -32,13 +32,10 @@ class Accuracy(float):
 
 
 class Encode(Protocol):
-    """Frozen features of a whole source.
+    """Frozen features of a whole source; ``layers``: what may be asked for, and how many numbers each gives a row."""
 
-    Attributes:
-      layers: what may be asked for, and how many numbers each gives per example.
-    """
-
-    layers: Mapping[str, int]
+    @property
+    def layers(self) -> Mapping[str, int]: ...
 
     def __call__(
         self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
@@ -105,12 +102,19 @@ def get(name: str) -> type[Evaluator]:
     return _module(name).Evaluator
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The options ``--eval.<name>.*`` of an evaluator, from the signature of its ``__init__``."""
+def options(name: str) -> list[str]:
+    """The options ``--eval.<name>.*`` of an evaluator: the keyword-only arguments of its ``__init__``."""
+    return [argument for argument in _arguments(name) if argument not in ("train", "test", "fit")]
+
+
+def trains(name: str) -> bool:
+    """Whether an evaluator takes ``fit``."""
+    return "fit" in _arguments(name)
+
+
+def _arguments(name: str) -> list[str]:
     parameters = inspect.signature(get(name).__init__).parameters
-    return {
-        k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("train", "test", "fit")
-    }
+    return [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
 def _module(name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -15,6 +16,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from ssl_jax.models import heads
 from ssl_jax.models.convnet import ConvNet
@@ -111,9 +114,32 @@ def forward(
     return out, {**state, **new_state}
 
 
-def pooled(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Spatial mean of every stage map, ``{name: [b, c]}``, float32 or better; what is already ``[b, c]`` stays."""
-    return {name: global_pool(a) if a.ndim == 4 else a for name, a in outputs.items()}
+def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
+    """Spatial mean of every stage map, ``{name: [b, c]}``, float32 or better; what is already ``[b, c]`` stays.
+
+    With ``max_dim`` a map is averaged over the finest grid of cells that leaves at most so many numbers, ``[b, g g c]``.
+    """
+    return {name: _grid_pool(a, max_dim) if a.ndim == 4 else a for name, a in outputs.items()}
+
+
+def _grid_pool(x: Array, max_dim: int | None) -> Array:
+    height, width, channels = x.shape[1:]
+    cells = min(height, width, math.isqrt(max_dim // channels)) if max_dim else 1
+    if cells <= 1:
+        return global_pool(x)
+    x = x.astype(np.promote_types(x.dtype, np.float32))
+    rows, columns = (jnp.asarray(_cells(size, cells), x.dtype) for size in (height, width))
+    x = jnp.einsum("gh,bhwc,kw->bgkc", rows, x, columns, precision=lax.Precision.HIGHEST)
+    return x.reshape(len(x), -1)
+
+
+def _cells(size: int, cells: int) -> np.ndarray:
+    """``[cells, size]``: cell i averages positions ``floor(i s / c)`` to ``ceil((i + 1) s / c)``."""
+    weights = np.zeros((cells, size))
+    for i in range(cells):
+        low, high = i * size // cells, -(-(i + 1) * size // cells)
+        weights[i, low:high] = 1 / (high - low)
+    return weights
 
 
 def depth(path: Any, *, stages: int = 4) -> int:

@@ -1,0 +1,126 @@
+"""Evaluate finished runs: any evaluator, on the run's dataset or another, one report.
+
+    python experiments/evaluate.py --workdir runs/simclr_digits --evals knn,linear_probe,geometry
+    python experiments/evaluate.py --workdir runs/a runs/b --outdir runs/a_and_b --eval.knn.k=20,200
+    python experiments/evaluate.py --list
+
+Exit codes: 0 done, 1 the evaluation failed, 2 refused before anything was computed, 130 interrupted: what was encoded
+is kept, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssl_jax import evals, parallel
+from ssl_jax.experiment import read_run
+
+DEFAULT = "knn,linear_probe,low_label,geometry,projection"
+FEATURES = ("max_dim",)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Evaluate finished runs.", allow_abbrev=False)
+    parser.add_argument("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
+    parser.add_argument("--evals", default=DEFAULT, help=f"evaluators, comma-separated; default: {DEFAULT}")
+    parser.add_argument("--outdir", help="where everything goes; default: <workdir>/evaluation")
+    parser.add_argument("--source", help="another dataset than the run's own, as in data.source")
+    parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the run found them")
+    parser.add_argument("--devices", type=int, help="default: those of the run")
+    parser.add_argument("--list", action="store_true", help="show the evaluators and their options")
+    given, rest = parser.parse_known_args(arguments)
+    if given.list:
+        return list_evaluators()
+    try:
+        names = [name for name in given.evals.split(",") if name]
+        if not names:
+            raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
+        options = read_options(rest, names)
+        if not given.workdir:
+            raise ValueError("--workdir is missing; name the folder of a finished run")
+        stored = [read_run(workdir)[0].parallel.devices or 1 for workdir in given.workdir]
+        parallel.configure(given.devices or max(stored))
+
+    except ValueError as error:
+        return refuse(error)
+
+    # Imported now: asking for simulated devices must come before the first use of a device.
+    from ssl_jax.evaluate import evaluate
+    from ssl_jax.train import Interrupted, NotFinite
+
+    places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir, "devices": given.devices}
+    try:
+        evaluate(given.workdir, names, options, **places)
+    except ValueError as error:
+        return refuse(error)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print("stopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
+    except (NotFinite, OSError) as error:
+        print(f"the evaluation failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def refuse(error: ValueError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]:
+    """``--eval.knn.k=20,200`` as ``{"knn": {"k": (20, 200)}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    words = iter(rest)
+    for word in words:
+        if not word.startswith("--eval."):
+            raise ValueError(
+                f"argument {word!r} is unknown; known: --workdir, --evals, --eval.NAME.OPTION=VALUE, --help"
+            )
+        key, equals, text = word.removeprefix("--eval.").partition("=")
+        text = text if equals else next(words, "")
+        name, _, option = key.partition(".")
+        known = list(FEATURES) if name == "features" else evals.options(name)
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean --eval.{name}.{near[0]}? " if near else ""
+            raise ValueError(f"--eval.{name}.{option} is unknown; {hint}known: {', '.join(known)}")
+        if name not in (*names, "features"):
+            raise ValueError(f"--eval.{key} is given but {name} is not among --evals {','.join(names)}")
+        if not text:
+            raise ValueError(f"--eval.{key} has no value; write --eval.{key}=VALUE")
+        found.setdefault(name, {})[option] = literal(text)
+    for name in names:
+        evals.get(name)
+    return found
+
+
+def literal(text: str) -> Any:
+    """A Python literal, a comma-separated tuple of them, or text."""
+    words = {"none": None, "null": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(literal(part) for part in text.split(",") if part) if "," in text else text
+
+
+def list_evaluators() -> int:
+    """Every evaluator with the first line of its docstring and its options."""
+    for name in evals.names():
+        doc = (evals.get(name).__doc__ or "").strip().splitlines()
+        print(f"{name:14}{doc[0] if doc else ''}\n{'':14}options: {', '.join(evals.options(name))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

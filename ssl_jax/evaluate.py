@@ -1,0 +1,275 @@
+"""Evaluation of finished runs: opened read-only, encoded once, measured by the evaluators that were asked for.
+
+What comes out is a folder: ``evaluation.json``, the evaluators' pictures, and ``report.html``, which holds it all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import checkpoint, evals, measure, parallel, train
+from ssl_jax.config import Config
+from ssl_jax.data import recipes
+from ssl_jax.data import source as sources
+from ssl_jax.data.source import Splits
+from ssl_jax.encode import CachedEncode
+from ssl_jax.evals import Accuracy, Fitted, figures, report, robustness
+from ssl_jax.experiment import Run, build, device_count, load_splits, open_run, to_json
+from ssl_jax.provenance import machine
+from ssl_jax.types import Variables
+from ssl_jax.writer import read_metrics
+
+Say = Callable[[str], None]
+Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
+
+
+def evaluate(
+    workdirs: Sequence[str | Path],
+    names: Sequence[str],
+    options: Options,
+    *,
+    outdir: str | Path | None = None,
+    source: str | None = None,
+    data_dir: str | None = None,
+    devices: int | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Evaluate runs and write what was found.
+
+    Args:
+      workdirs: of the runs.
+      names: of the evaluators, in the order in which they are to speak.
+      options: of the evaluators; ``options["features"]`` may hold ``max_dim`` of the stages.
+      outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
+      source: another dataset than the run's own, as in ``data.source``.
+      data_dir: where TFDS datasets lie, if not where the run found them.
+      devices: default that of ``parallel.devices``.
+
+    Returns:
+      The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "evaluators", "provenance"}``, or, of
+      several runs, ``{"runs": {name: that}, "paired": [...]}``.
+
+    Raises:
+      ValueError: one line, before anything is computed.
+    """
+    if outdir is None and len(workdirs) > 1:
+        raise ValueError("several workdirs need --outdir DIR for their comparison")
+    runs = dict(zip(_short_names(workdirs), map(open_run, workdirs), strict=True))
+    root = Path(outdir) if outdir else Path(workdirs[0]) / "evaluation"
+    jobs = {}
+    for name, run in runs.items():
+        place = root / name if len(runs) > 1 else root
+        jobs[name] = _prepare(run, place, names, options, source, data_dir, devices, say)
+    found, pictures, hits = {}, {}, {}
+    for name, job in jobs.items():
+        if len(runs) > 1:
+            say(f"{name}:")
+        found[name], pictures[name], hits[name] = job()
+    paired = _paired(hits) if len(runs) > 1 else []
+    result = {"runs": found, "paired": paired} if len(runs) > 1 else next(iter(found.values()))
+    if jax.process_index() == 0:
+        _write_json(root / "evaluation.json", result)
+        report.write(root / "report.html", found, pictures, paired)
+        say(f"report: {root / 'report.html'}")
+    return result
+
+
+def _short_names(workdirs: Sequence[str | Path]) -> list[str]:
+    """The last parts of the folders' names that tell them apart."""
+    paths = [Path(w).absolute() for w in workdirs]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"the same workdir is named twice: {', '.join(map(str, workdirs))}")
+    depth = 1
+    while len({p.parts[-depth:] for p in paths}) < len(paths):
+        depth += 1
+    return ["-".join(p.parts[-depth:]) for p in paths]
+
+
+def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, devices, say: Say):
+    """Everything that can be refused about the evaluation of one run; returns the function that does it."""
+    config: Config = ConfigDict(to_json(run.config))
+    config.data.data_dir = data_dir or config.data.data_dir
+    if source:
+        config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
+    splits = load_splits(config)
+    mesh = parallel.make_mesh(devices or (None if jax.process_count() > 1 else config.parallel.devices or 1))
+    encode = CachedEncode(
+        run, mesh, place / "features", (options.get("features") or {}).get("max_dim"), config.seed, say
+    )
+    known = sources.join(splits.train, splits.val)
+    evaluators = {}
+    for name in names:
+        given = dict((_defaults(run.config, name, len(known)) if not source else {}) | options.get(name, {}))
+        if evals.trains(name):
+            given["fit"] = make_fit(run, config, place / "fits", say)
+        evaluators[name] = evals.get(name)(encode, train=known, test=splits.test, **given)
+    fingerprints = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
+    if not source and fingerprints != run.resolved["data"]["fingerprints"]:
+        say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
+
+    def job():
+        began = time.perf_counter()
+        result, pictures, hits = _run(evaluators, run.variables, place, options, say)
+        summary = run.workdir / "summary.json"
+        result["online"] = {
+            k: v for k, v in (json.loads(summary.read_text()) if summary.is_file() else {}).items() if "top1" in k
+        }
+        result["provenance"] = {
+            "workdir": str(run.workdir),
+            "method": run.config.method.name,
+            "model": run.config.model.name,
+            "source": run.config.data.source,
+            "evaluated_on": config.data.source,
+            "sizes": {"train": len(known), "test": len(splits.test)},
+            "fingerprints": fingerprints,
+            "seed": run.config.seed,
+            "step": run.step,
+            "checkpoint": checkpoint.fingerprint(run.variables),
+            "run_commit": run.resolved.get("commit"),
+            "devices": mesh.devices.size,
+            "seconds": round(time.perf_counter() - began, 1),
+            **machine(),
+            "config": to_json(run.config),
+        }
+        metrics = run.workdir / "metrics.jsonl"
+        if metrics.is_file() and jax.process_index() == 0:
+            path = place / "training" / "curves.png"
+            with suppress(ValueError):  # a run that logged nothing
+                figures.curves(read_metrics(metrics), path)
+                pictures.append(report.Figure(path, "Training curves", "From metrics.jsonl of the run.", "training"))
+        if len(names) and jax.process_index() == 0:
+            _write_json(place / "evaluation.json", result)
+            np.savez_compressed(place / "hits.npz", **hits)  # pyright: ignore[reportArgumentType]: no metric is called so
+        return result, pictures, hits
+
+    return job
+
+
+def _defaults(config, name: str, known: int) -> dict[str, Any]:
+    """kNN as the run itself measured it, so that its number comes again."""
+    if name != "knn":
+        return {}
+    e = config.eval
+    return {"k": (min(e.knn_k, known),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
+
+
+def _run(evaluators, variables: Variables, place: Path, options: Options, say: Say):
+    """Run evaluators in turn; what a missing optional package prevents is skipped with a line."""
+    result: dict[str, Any] = {"metrics": {}, "intervals": {}, "evaluators": {}}
+    pictures: list[report.Figure] = []
+    hits: dict[str, np.ndarray] = {}
+    for name, evaluator in evaluators.items():
+        say(f"{name} ...")
+        began = time.perf_counter()
+        _reset_peak()
+        entry: dict[str, Any] = {"settings": _plain(options.get(name, {})), "metrics": [], "skipped": None}
+        try:
+            for metric, value in evaluator.run(variables, place / name):
+                metric = f"test_{metric}"
+                result["metrics"][metric] = float(value)
+                entry["metrics"].append(metric)
+                said = f"  {metric:40} {value:.4f}"
+                if isinstance(value, Accuracy):
+                    hits[metric] = value.hits
+                    low, high = robustness.bootstrap_interval(value.hits)
+                    result["intervals"][metric] = [low, high]
+                    said += f"   95 %: {low:.4f} to {high:.4f}"
+                say(said)
+        except ImportError as error:
+            entry["skipped"] = f"{name} left out: {error}"
+            say(f"  {entry['skipped']}")
+        entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_memory_mb": _peak_mb()}
+        drawn = sorted((place / name).glob("*.png"))
+        entry["figures"] = [str(p.relative_to(place)) for p in drawn]
+        pictures += [report.Figure(p, p.stem.replace("_", " "), "", name) for p in drawn]
+        result["evaluators"][name] = entry
+    return result, pictures, hits
+
+
+def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
+    """``fit`` of :mod:`ssl_jax.evals`: supervised training from this run's checkpoint, through :func:`train.fit`.
+
+    Args:
+      config: the run's, with the source that is evaluated on.
+      folder: where the runs go; a finished one is read again.
+    """
+
+    def fit(name: str, splits: Splits, overrides: Mapping[str, Any]) -> Fitted:
+        mine: Config = ConfigDict(to_json(config))
+        mine.init_from, mine.method = str(run.workdir), ConfigDict({"name": "supervised"})
+        mine.optim.clip_norm = None
+        mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
+        mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
+        with mine.unlocked():
+            for key, value in overrides.items():
+                part, _, last = key.rpartition(".")
+                (mine[part] if part else mine)[last] = value
+        mine.data.recipe = plain_recipe(config.data.recipe)
+        devices = device_count(mine)
+        most = len(splits.train) // devices * devices
+        if mine.data.global_batch_size > most:
+            say(f"  {name}: batches of {most}, all there is to learn from, not {mine.data.global_batch_size}")
+            mine.data.global_batch_size = most
+        every = len(splits.train) // mine.data.global_batch_size  # once an epoch: the best one is kept
+        mine.train.update({"eval_every": every, "checkpoint_every": every})
+        experiment = build(mine, splits)
+        summary = train.fit(experiment, folder / name, test=False)
+        step, val_top1 = checkpoint.best(folder / name, train.best_metric(experiment))
+        best = open_run(folder / name, step)
+        found = measure.extractor(experiment, parallel.make_mesh(devices))(best.variables, [splits.test]).known()
+        hits = np.argmax(np.asarray(found.logits), -1) == found.labels
+        return Fitted(val_top1, hits, summary["steps"], summary["seconds"])
+
+    return fit
+
+
+def plain_recipe(name: str) -> str:
+    """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
+    ops = [op for view in recipes.get(name).views for op in view.ops]
+    return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
+
+
+def _paired(hits: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Every two runs on every accuracy that both have of the same queries."""
+    found = []
+    for a, b in itertools.combinations(hits, 2):
+        for metric in hits[a]:
+            if metric in hits[b] and len(hits[a][metric]) == len(hits[b][metric]):
+                difference, low, high, p = robustness.paired_difference(hits[a][metric], hits[b][metric])
+                found.append(
+                    {"metric": metric, "a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p}
+                )
+    return found
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(options), default=str))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, default=float) + "\n")
+
+
+def _reset_peak() -> None:
+    """Linux forgets the process's peak of memory, so that the next one is this evaluator's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float | None:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return None

@@ -1,0 +1,70 @@
+"""Where a number comes from: the code, the versions, the hardware and the data behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssl_jax.experiment import Experiment, device_count
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
+    config, splits = experiment.config, experiment.splits
+    fingerprints = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
+    return {
+        "plan": experiment.plan._asdict(),
+        "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
+        "devices": device_count(config),
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Commit, versions and hardware of this process."""
+    return {
+        "processes": jax.process_count(),
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": _cpu_model(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in VERSIONED if (v := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Git commit of the code that runs, with "+" when files differ from it; None outside a checkout."""
+
+    def git(*arguments):
+        here = Path(__file__).resolve().parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return None

@@ -1,0 +1,196 @@
+"""The evaluation command: what is refused, what comes out, and that nothing of the run is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import runs
+
+from experiments import evaluate
+from ssl_jax import checkpoint, evals, experiment, parallel
+from ssl_jax.evaluate import plain_recipe
+
+EVALS = "knn,linear_probe,low_label,geometry"
+OPTIONS = ["--eval.knn.k=5,1", "--eval.geometry.max_examples=60", "--eval.geometry.views=2", "--eval.low_label.draws=2"]
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("simclr", "byol"):
+        runs.fit(folder / method, method, train__steps=8, train__eval_every=0)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _devices(monkeypatch):
+    monkeypatch.setattr(parallel, "configure", lambda *a, **k: None)  # the eight devices there are
+
+
+def digest(folder):
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "evaluation" not in p.parts
+    }
+
+
+REFUSED = {
+    "no workdir": ([], "--workdir is missing"),
+    "no run": (["--workdir", "EMPTY"], "holds no run"),
+    "unknown evaluator": (["--evals=knnn"], "did you mean 'knn'?"),
+    "no evaluator": (["--evals="], "names no evaluator"),
+    "unknown option": (["--evals=knn", "--eval.knn.kk=5"], "did you mean --eval.knn.k?"),
+    "option of another": (["--evals=knn", "--eval.geometry.views=3"], "geometry is not among --evals"),
+    "unknown flag": (["--wordir=x"], "argument '--wordir=x' is unknown"),
+    "no value": (["--evals=knn", "--eval.knn.k="], "has no value"),
+    "k above the bank": (["--evals=knn", "--eval.knn.k=5000"], "5000"),
+    "zero temperature": (["--evals=knn", "--eval.knn.temperature=0"], "temperature"),
+    "unknown layer": (["--evals=knn", "--eval.knn.layers=stage9"], "stage9"),
+    "unknown protocol": (["--evals=linear_probe", "--eval.linear_probe.protocol=mooco"], "moco"),
+    "labels": (["--evals=low_label", "--eval.low_label.per_class=500"], "500"),
+    "unknown mode": (["--evals=finetune", "--eval.finetune.modes=tuned"], "tuned"),
+    "no targets": (["--evals=transfer"], "eval.transfer.sources is empty"),
+    "unknown source": (["--source=digit"], "digits"),
+    "missing target": (["--evals=transfer", "--eval.transfer.sources=npz:EMPTY/x.npz"], "is not there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case, workdirs, tmp_path, capfd):
+    arguments, words = REFUSED[case]
+    arguments = [a.replace("EMPTY", str(tmp_path)) for a in arguments]
+    if case not in ("no workdir", "no run"):
+        arguments = ["--workdir", str(workdirs / "simclr"), *arguments]
+    assert evaluate.main([*arguments, "--outdir", str(tmp_path / "out")]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(errors) == 1, errors
+    assert words in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_unlabelled_data_are_refused(workdirs, tmp_path, capfd):
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images)
+    common = ["--workdir", str(workdirs / "simclr"), "--source", f"npz:{tmp_path / 'x.npz'}"]
+    for name in ("knn", "linear_probe", "low_label", "finetune"):
+        assert evaluate.main([*common, "--evals", name, "--outdir", str(tmp_path / "out")]) == 2
+        assert "label" in capfd.readouterr().err
+    options = ["--eval.geometry.views=2", "--eval.geometry.max_examples=12"]  # needs no labels
+    assert evaluate.main([*common, "--evals", "geometry", *options, "--outdir", str(tmp_path / "out")]) == 0
+    assert "test_rankme" in json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+
+
+def test_another_architecture_is_refused(workdirs, tmp_path, capfd):
+    import shutil
+
+    shutil.copytree(workdirs / "simclr", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    stored["config"]["model"]["widths"] = [8, 32]
+    path.write_text(json.dumps(stored))
+    assert evaluate.main(["--workdir", str(tmp_path / "run"), "--evals=knn"]) == 2
+    assert "this config's is" in capfd.readouterr().err
+
+
+def test_whole_evaluation(workdirs, capsys):
+    workdir = workdirs / "simclr"
+    before = digest(workdir)
+    arguments = ["--workdir", str(workdir), "--evals", EVALS, *OPTIONS]
+    assert evaluate.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert digest(workdir) == before  # parameters, statistics, checkpoints and summary: not a bit
+    found = json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    assert found["metrics"]["test_knn_top1"] == pytest.approx(
+        json.loads((workdir / "summary.json").read_text())["test_knn_top1"]
+    )
+    assert "test_knn_top1_k1_t0.1" in found["metrics"]
+    assert {"test_linear_top1", "test_low_label_5_top1_std", "test_rankme", "test_lidar"} <= set(found["metrics"])
+    low, high = found["intervals"]["test_knn_top1"]
+    assert low < found["metrics"]["test_knn_top1"] < high
+    assert found["provenance"]["checkpoint"] == checkpoint.fingerprint(experiment.open_run(workdir).variables)
+    assert found["provenance"]["sizes"] == {"train": 160 + 144, "test": 359}
+    assert set(found["evaluators"]) == set(EVALS.split(","))
+    assert "MB in" in said
+    page = (workdir / "evaluation" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    # again: everything is read from the cache, and says the same
+    assert evaluate.main(arguments) == 0
+    assert "MB in" not in capsys.readouterr().out
+    assert json.loads((workdir / "evaluation" / "evaluation.json").read_text())["metrics"] == found["metrics"]
+
+
+def test_layers_grid_devices_and_comparison(workdirs, tmp_path):
+    both = [str(workdirs / "simclr"), str(workdirs / "byol")]
+    options = ["--evals=knn", "--eval.knn.k=5", "--eval.knn.layers=features,stage1"]
+    assert evaluate.main(["--workdir", *both, *options, "--outdir", str(tmp_path / "one")]) == 0
+    found = json.loads((tmp_path / "one" / "evaluation.json").read_text())
+    assert set(found["runs"]) == {"simclr", "byol"}
+    assert {(p["a"], p["b"], p["metric"]) for p in found["paired"]} == {
+        ("simclr", "byol", "test_knn_top1"),
+        ("simclr", "byol", "test_knn_top1_stage1"),
+    }
+    assert evaluate.main(["--workdir", *both, *options, "--outdir", str(tmp_path / "eight"), "--devices=8"]) == 0
+    eight = json.loads((tmp_path / "eight" / "evaluation.json").read_text())
+    for name in found["runs"]:
+        assert eight["runs"][name]["provenance"]["devices"] == 8
+        assert eight["runs"][name]["metrics"] == pytest.approx(found["runs"][name]["metrics"], abs=0.003)
+    grid = ["--eval.features.max_dim=144", "--evals=knn", "--eval.knn.k=5", "--eval.knn.layers=stage1"]
+    assert evaluate.main(["--workdir", both[0], *grid, "--outdir", str(tmp_path / "grid")]) == 0
+    stored = next((tmp_path / "grid" / "features").rglob("stage1.npy"))
+    assert np.load(stored).shape[1] == 8 * 4 * 4  # 8 channels on the finest grid of at most 144 numbers
+
+
+def test_several_workdirs_need_an_outdir(workdirs, capfd):
+    assert evaluate.main(["--workdir", str(workdirs / "simclr"), str(workdirs / "byol"), "--evals=knn"]) == 2
+    assert "need --outdir" in capfd.readouterr().err
+
+
+def test_permuted_labels_leave_chance(tmp_path):
+    """A pipeline that leaks would still score: labels without meaning must give the share of the largest class."""
+    from ssl_jax.data import source
+
+    splits = source.load("digits")
+    known = source.join(splits.train, splits.val)
+    rng = np.random.default_rng(0)
+    images = {"train_images": known.columns["image"], "test_images": splits.test.columns["image"]}
+    labels = {"train_labels": rng.permutation(known.labels), "test_labels": rng.permutation(splits.test.labels)}
+    np.savez(tmp_path / "x.npz", **images, **labels)
+    runs.fit(tmp_path / "run", "simclr", train__steps=1, train__eval_every=0)
+    common = ["--workdir", str(tmp_path / "run"), "--source", f"npz:{tmp_path / 'x.npz'}"]
+    arguments = [*common, "--evals=knn,linear_probe,low_label", "--eval.knn.k=5", "--eval.low_label.draws=2"]
+    assert evaluate.main(arguments) == 0
+    found = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())["metrics"]
+    scores = {k: v for k, v in found.items() if k.endswith("top1")}
+    assert len(scores) >= 5
+    assert max(scores.values()) < 0.17, scores  # 0.1 and four standard deviations of 359 coin tosses
+
+
+def test_transfer_and_fine_tuning(workdirs, tmp_path):
+    """Grey digits for an encoder of grey digits, and in colour; and one short fit of each kind."""
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 255, (80, 10, 10, 3), np.uint8)
+    labels = rng.integers(0, 2, 80)
+    colour[labels == 1] //= 4
+    np.savez(tmp_path / "x.npz", train_images=colour, train_labels=labels)
+    arguments = ["--evals=transfer,finetune", f"--eval.transfer.sources=npz:{tmp_path / 'x.npz'}"]
+    arguments += ["--eval.transfer.k=3", "--eval.finetune.epochs=1", "--outdir", str(tmp_path / "out")]
+    assert evaluate.main(["--workdir", str(workdirs / "simclr"), *arguments]) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+    assert found["test_transfer_x_knn_top1"] > 0.8
+    assert {"test_transfer_x_linear_top1", "test_finetune_extract_top1", "test_finetune_tune_top1"} <= set(found)
+
+
+def test_accuracy_remembers_its_hits():
+    value = evals.Accuracy([True, False, True, True])
+    assert value == 0.75
+    assert f"{value:.2f}" == "0.75"
+    np.testing.assert_array_equal(value.hits, [True, False, True, True])
+
+
+def test_no_flips_where_the_run_had_none():
+    assert plain_recipe("digits") == "supervised_no_flip"
+    assert plain_recipe("simclr_cifar") == "supervised"

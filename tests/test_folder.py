@@ -1,0 +1,161 @@
+"""Folders of images: classes, splits, files that cannot be read, and the index."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import pytest
+from pictures import folder, noise
+from PIL import Image
+
+from ssl_jax.data import decode, source
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_folder_of_classes(load, tmp_path, nested):
+    root = folder(tmp_path / "x", nested=nested)
+    (root / ".hidden").mkdir()
+    (root / "a" / "notes.txt").write_text("not an image")
+    splits = load(f"folder:{root}")
+    assert [len(s) for s in splits] == [14, 2, 4]
+    assert splits.train.class_names == ("a", "b")
+    for part in splits:
+        for i in range(len(part)):
+            record = part.record(i)
+            assert os.path.relpath(record["path"], root).startswith("ab"[record["label"]])
+            assert (decode.read(record["path"]) == np.asarray(Image.open(record["path"]))).all()
+    assert len({p for s in splits for p in s.columns["path"]}) == 20
+
+
+def test_folder_of_splits(load, tmp_path):
+    folder(tmp_path / "x" / "train")
+    folder(tmp_path / "x" / "val", classes=("b",), n=3)
+    splits = load(f"folder:{tmp_path}/x")
+    assert [len(s) for s in splits] == [18, 2, 3]
+    assert splits.test.labels.tolist() == [1, 1, 1]
+    assert splits.test.num_classes == 2
+    folder(tmp_path / "x" / "test", n=2)
+    assert len(load(f"folder:{tmp_path}/x").test) == 4
+    assert len(load(f"folder:{tmp_path}/x", test_split="val").test) == 3
+    with pytest.raises(ValueError, match=r"test_split='tset' is not a folder.*test, train, val"):
+        load(f"folder:{tmp_path}/x", test_split="tset")
+    with pytest.raises(ValueError, match="both 'train'"):
+        load(f"folder:{tmp_path}/x", test_split="train")
+    Image.fromarray(noise()).save(tmp_path / "x" / "loose.png")
+    with pytest.raises(ValueError, match=r"loose images \(loose.png\) beside its splits"):
+        load(f"folder:{tmp_path}/x")
+
+
+def test_flat_folder_is_unlabelled(load, tmp_path):
+    folder(tmp_path, classes=("x",), n=10)
+    splits = load(f"folder:{tmp_path}/x")
+    assert [len(s) for s in splits] == [7, 1, 2]
+    assert splits.train.labels is None
+    # Unlabelled train/ beside labelled test/: labels where there are some.
+    (tmp_path / "y").mkdir()
+    (tmp_path / "x").rename(tmp_path / "y" / "train")
+    folder(tmp_path / "y" / "test")
+    splits = load(f"folder:{tmp_path}/y")
+    assert splits.train.labels is None
+    assert splits.test.num_classes == 2
+
+
+def test_folder_refused(load, tmp_path):
+    with pytest.raises(ValueError, match="is not there"):
+        load(f"folder:{tmp_path}/x")
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no image"):
+        load(f"folder:{tmp_path}/x")
+    folder(tmp_path / "x" / "b")
+    Image.fromarray(noise()).save(tmp_path / "x" / "1.png")
+    with pytest.raises(ValueError, match=r"loose images \(1.png\) beside class folders \(b\)"):
+        load(f"folder:{tmp_path}/x")
+    folder(tmp_path / "y" / "train")
+    folder(tmp_path / "y" / "test", classes=("c",))
+    with pytest.raises(ValueError, match=r"test has classes that train has not \(c\)"):
+        load(f"folder:{tmp_path}/y")
+
+
+def test_links_in_circles_end(load, tmp_path):
+    root = folder(tmp_path / "x")
+    (root / "a" / "up").symlink_to(root / "a")
+    assert sum(map(len, load(f"folder:{root}"))) == 20
+
+
+# --- verification
+
+
+def broken_folder(root, n=150):
+    folder(root, n=n)
+    whole = (root / "a" / "000.png").read_bytes()
+    (root / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "b" / "empty.jpg").write_bytes(b"")
+    (root / "b" / "text.gif").write_text("this is no image")
+    return root
+
+
+def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
+    root = broken_folder(tmp_path / "x")
+    splits = load(f"folder:{root}")
+    assert sum(map(len, splits)) == 300
+    assert "3 of 303 images" in caplog.text
+    for name in ("a/cut.png", "b/empty.jpg", "b/text.gif"):
+        assert name in caplog.text
+        assert name in splits.train.unreadable
+    with pytest.raises(ValueError, match=r"3 of 303 images .* cannot be read \(a/cut.png.*max_unreadable=0.005"):
+        load(f"folder:{root}", max_unreadable=0.005)
+    # A header is not enough to see that the rest is missing.
+    assert len(load(f"folder:{root}", verify="header", seed=1).train.unreadable) == 3  # known already
+    assert len(source.load(f"folder:{root}", verify="header", cache_dir=str(tmp_path / "new")).train.unreadable) == 2
+
+
+def test_one_percent_is_the_default_limit(load, tmp_path):
+    broken_folder(tmp_path / "x", n=140)
+    with pytest.raises(ValueError, match="3 of 283 images"):
+        load(f"folder:{tmp_path}/x")
+
+
+def test_index_is_cached_by_size_and_time(load, tmp_path, monkeypatch):
+    root = folder(tmp_path / "x")
+    first = load(f"folder:{root}", verify="header").train
+    checked = []
+    read = decode.read
+    monkeypatch.setattr(decode, "read", lambda data, *a: checked.append(1) or read(data, *a))
+    full = load(f"folder:{root}")
+    assert len(checked) == 20  # headers do not stand for a full check
+    assert load(f"folder:{root}").train.fingerprint == full.train.fingerprint != first.fingerprint
+    load(f"folder:{root}", verify="header")
+    assert len(checked) == 20
+    os.utime(root / "a" / "003.png", ns=(0, 0))
+    assert load(f"folder:{root}").train.fingerprint == full.train.fingerprint  # same content
+    assert len(checked) == 21
+    Image.fromarray(noise()).save(root / "a" / "003.png")
+    assert load(f"folder:{root}").train.fingerprint != full.train.fingerprint
+    assert len(checked) == 22
+    for file in (tmp_path / "cache").rglob("*.npz"):
+        file.write_bytes(b"broken")
+    load(f"folder:{root}")
+    assert len(checked) == 42
+
+
+def test_cache_that_cannot_be_written_is_only_said(tmp_path, caplog):
+    root = folder(tmp_path / "x")
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert sum(map(len, source.load(f"folder:{root}", cache_dir=str(tmp_path / "file")))) == 20
+    assert "could not be kept" in caplog.text
+
+
+def test_real_folders(data_dir, load):
+    bees = load("folder:folders/hymenoptera", data_dir=str(data_dir))
+    assert [len(s) for s in bees] == [220, 24, 153]
+    assert bees.train.class_names == ("ants", "bees")
+    caltech = load("folder:folders/caltech101_96", data_dir=str(data_dir), verify="header")
+    assert [len(s) for s in caltech] == [2663, 296, 1010]
+    assert caltech.train.num_classes == 101
+    assert caltech.train.columns["plain"].all()
+    assert (np.bincount(caltech.test.labels) == 10).all()
