@@ -47,6 +47,11 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (images - shift) / scale
 
 
+def one_view(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """The first view of a batch, normalised: what a method sees that needs only one."""
+    return normalize(batch["views"][0], mean, std)
+
+
 def two_views(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tuple[Array, Array]:
     """The two normalised views of a batch.
 
