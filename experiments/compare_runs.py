@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
         summary, (config, resolved) = json.loads((run / "summary.json").read_text()), read_run(run)
         rows.append(
             {
-                "row": f"{config.method.name}, {config.train.epochs} epochs, seed {config.seed}",
+                "row": f"{config.method.name}, seed {config.seed}",
+                "epochs": config.train.epochs,
                 "test_knn_top1": summary["test_knn_top1"],
                 "test_probe_top1": summary["test_probe_top1"],
                 "minutes": summary["seconds"] / 60,
@@ -86,10 +87,10 @@ def baselines(run: Path, data_dir: str | None) -> list[dict]:
 
 
 def markdown(rows: list[dict]) -> str:
-    lines = ["| encoder | test kNN | test online probe | minutes | images/s |", "|---|---|---|---|---|"]
+    lines = ["| encoder | test kNN | test online probe | epochs | minutes | images/s |", "|---|---|---|---|---|---|"]
     for row in rows:
-        cells = [row.get(key) for key in ("test_knn_top1", "test_probe_top1", "minutes", "images_per_sec")]
-        shown = [("" if c is None else f"{c:.3f}" if i < 2 else f"{c:.0f}") for i, c in enumerate(cells)]
+        cells = [row.get(key) for key in ("test_knn_top1", "test_probe_top1", "epochs", "minutes", "images_per_sec")]
+        shown = [("" if c is None else f"{c:.3f}" if i < 2 else f"{c:,.0f}") for i, c in enumerate(cells)]
         lines.append(f"| {row['row']} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
