@@ -38,7 +38,7 @@ POSITIVE_IF_SET = (
 )
 COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models
 CHOICES = {
-    "optim.name": ("sgd", "adamw", "lars_simclr", "lars_byol"),
+    "optim.name": ("sgd", "adamw", "lars_simclr", "lars_byol", "larc"),
     "optim.scale": ("linear", "sqrt", "none"),
     "optim.schedule": ("cosine", "cosine_by_epoch", "step", "constant"),
     "parallel.mode": ("jit", "pmap"),

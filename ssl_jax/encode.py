@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import checkpoint, measure, methods, models, parallel
+from ssl_jax import checkpoint, methods, models, parallel
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals import features
 from ssl_jax.experiment import Run
+from ssl_jax.pictures import EVAL_BATCH
 from ssl_jax.types import Variables
 
 LUMA = (0.299, 0.587, 0.114)
@@ -89,7 +90,7 @@ class CachedEncode:
         several = isinstance(what, list)
         arguments = {
             "image_size": size,
-            "global_batch_size": -(-(VIEWS_BATCH if several else measure.EVAL_BATCH) // devices) * devices,
+            "global_batch_size": -(-(VIEWS_BATCH if several else EVAL_BATCH) // devices) * devices,
             "process": jax.process_index(),
             "process_count": jax.process_count(),
         }

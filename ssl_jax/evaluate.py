@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, evals, measure, parallel, train
+from ssl_jax import checkpoint, evals, measure, parallel, pictures, train
 from ssl_jax.config import Config
 from ssl_jax.data import recipes
 from ssl_jax.data import source as sources
@@ -31,6 +32,14 @@ from ssl_jax.writer import read_metrics
 
 Say = Callable[[str], None]
 Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
+
+PICTURES = {
+    "curves": ("Training curves", "As the run logged them; val_ metrics are of examples held out of train."),
+    "views": ("Views", "Images, and the random views of them that the method was trained on."),
+    "task": ("Task", "What the method is asked, and what it answers."),
+    "reconstructions": ("Reconstructions", "Test images and what the decoder makes of their features."),
+    "neighbours": ("Nearest neighbours", "Test images and the training images nearest to them by cosine."),
+}
 
 
 def evaluate(
@@ -70,16 +79,16 @@ def evaluate(
     for name, run in runs.items():
         place = root / name if len(runs) > 1 else root
         jobs[name] = _prepare(run, place, names, options, source, data_dir, devices, say)
-    found, pictures, hits = {}, {}, {}
+    found, drawn, hits = {}, {}, {}
     for name, job in jobs.items():
         if len(runs) > 1:
             say(f"{name}:")
-        found[name], pictures[name], hits[name] = job()
+        found[name], drawn[name], hits[name] = job()
     paired = _paired(hits) if len(runs) > 1 else []
     result = {"runs": found, "paired": paired} if len(runs) > 1 else next(iter(found.values()))
     if jax.process_index() == 0:
         _write_json(root / "evaluation.json", result)
-        report.write(root / "report.html", found, pictures, paired)
+        report.write(root / "report.html", found, drawn, paired)
         say(f"report: {root / 'report.html'}")
     return result
 
@@ -102,7 +111,9 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
-    mesh = parallel.make_mesh(devices or (None if jax.process_count() > 1 else config.parallel.devices or 1))
+    if jax.process_count() == 1:  # as many as the run had, or as there are here
+        config.parallel.devices = devices or min(config.parallel.devices or device_count(config), jax.device_count())
+    mesh = parallel.make_mesh(config.parallel.devices)
     encode = CachedEncode(
         run, mesh, place / "features", (options.get("features") or {}).get("max_dim"), config.seed, say
     )
@@ -119,7 +130,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
 
     def job():
         began = time.perf_counter()
-        result, pictures, hits = _run(evaluators, run.variables, place, options, say)
+        result, drawn, hits = _run(evaluators, run.variables, place, options, say)
         summary = run.workdir / "summary.json"
         result["online"] = {
             k: v for k, v in (json.loads(summary.read_text()) if summary.is_file() else {}).items() if "top1" in k
@@ -141,18 +152,29 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             **machine(),
             "config": to_json(run.config),
         }
-        metrics = run.workdir / "metrics.jsonl"
-        if metrics.is_file() and jax.process_index() == 0:
-            path = place / "training" / "curves.png"
-            with suppress(ValueError):  # a run that logged nothing
-                figures.curves(read_metrics(metrics), path)
-                pictures.append(report.Figure(path, "Training curves", "From metrics.jsonl of the run.", "training"))
-        if len(names) and jax.process_index() == 0:
+        bank, queries = measure.subset(known, 10_000), measure.subset(splits.test, 1_000)
+        found = [encode(run.variables, part)["features"] for part in (bank, queries)]
+        if jax.process_index() == 0:
+            drawn += _pictures(run, config, bank, queries, found, place / "pictures")
             _write_json(place / "evaluation.json", result)
             np.savez_compressed(place / "hits.npz", **hits)  # pyright: ignore[reportArgumentType]: no metric is called so
-        return result, pictures, hits
+        return result, drawn, hits
 
     return job
+
+
+def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> list[report.Figure]:
+    """The training curves, what the method sees and is asked, and nearest neighbours."""
+    with suppress(ValueError, OSError):  # a run that logged nothing
+        figures.curves(read_metrics(run.workdir / "metrics.jsonl"), folder / "curves.png")
+    pictures.views(config, bank, folder / "views.png")
+    pictures.neighbours(config, found[0], bank, found[1], queries, folder / "neighbours.png")
+    pictures.tasks(config, run.method, run.variables, queries, folder)
+    return [
+        report.Figure(path, title, caption, "pictures")
+        for name, (title, caption) in PICTURES.items()
+        if (path := folder / f"{name}.png").is_file()
+    ]
 
 
 def _defaults(config, name: str, known: int) -> dict[str, Any]:
@@ -166,7 +188,7 @@ def _defaults(config, name: str, known: int) -> dict[str, Any]:
 def _run(evaluators, variables: Variables, place: Path, options: Options, say: Say):
     """Run evaluators in turn; what a missing optional package prevents is skipped with a line."""
     result: dict[str, Any] = {"metrics": {}, "intervals": {}, "evaluators": {}}
-    pictures: list[report.Figure] = []
+    drawn: list[report.Figure] = []
     hits: dict[str, np.ndarray] = {}
     for name, evaluator in evaluators.items():
         say(f"{name} ...")
@@ -174,7 +196,7 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
         _reset_peak()
         entry: dict[str, Any] = {"settings": _plain(options.get(name, {})), "metrics": [], "skipped": None}
         try:
-            for metric, value in evaluator.run(variables, place / name):
+            for metric, value in evaluator.run(variables, place / name if jax.process_index() == 0 else None):
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
@@ -189,11 +211,11 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
             entry["skipped"] = f"{name} left out: {error}"
             say(f"  {entry['skipped']}")
         entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_memory_mb": _peak_mb()}
-        drawn = sorted((place / name).glob("*.png"))
-        entry["figures"] = [str(p.relative_to(place)) for p in drawn]
-        pictures += [report.Figure(p, p.stem.replace("_", " "), "", name) for p in drawn]
+        files = sorted((place / name).glob("*.png"))
+        entry["figures"] = [str(p.relative_to(place)) for p in files]
+        drawn += [report.Figure(p, p.stem.replace("_", " "), "", name) for p in files]
         result["evaluators"][name] = entry
-    return result, pictures, hits
+    return result, drawn, hits
 
 
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
@@ -258,7 +280,16 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, default=float) + "\n")
+    path.write_text(json.dumps(_strict(value), indent=2, default=float, allow_nan=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, Mapping):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _reset_peak() -> None:

@@ -20,7 +20,7 @@ from ssl_jax import checkpoint, methods, models, optim, parallel
 from ssl_jax import config as configs
 from ssl_jax.config import Config
 from ssl_jax.data import pipeline, recipes, source
-from ssl_jax.evals import linear_probe
+from ssl_jax.evals.online_probe import online_probe
 from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
 
 
@@ -99,7 +99,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         tx=make_tx(config, schedule),
         schedule=schedule,
         warmup_steps=warmup_steps,
-        probe=linear_probe.online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
+        probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
         notes=notes,
     )
 

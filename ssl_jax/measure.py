@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import parallel
+from ssl_jax import parallel, pictures
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import features, figures, knn, low_label
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.types import TrainState, Variables
 from ssl_jax.writer import read_metrics
-
-EVAL_BATCH = 512
 
 
 class Encoded(NamedTuple):
@@ -54,7 +52,7 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
     config, method = experiment.config, experiment.method
     devices = mesh.devices.size
-    batch_size = -(-EVAL_BATCH // devices) * devices
+    batch_size = -(-pictures.EVAL_BATCH // devices) * devices
     classify = method.hooks.get("classify")
 
     @jax.jit
@@ -143,8 +141,12 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
 
     def draw(folder: Path) -> None:
         figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
-        draw_views(experiment, folder / "views.png")
-        draw_neighbours(experiment, bank.features, known, queries.features, test, folder / "neighbours.png")
+        pictures.views(config, splits.train, folder / "views.png")
+        train = known[0]
+        pictures.neighbours(
+            config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
+        )
+        pictures.tasks(config, experiment.method, variables_of(state), test, folder)
         if "label_efficiency" in summary:
             figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
 
@@ -197,56 +199,7 @@ def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
     found = []
     for source in sources:
         stored = source.columns.get("image")
-        images = evaluation_images(experiment, source) if stored is None else stored / np.float32(255)
+        images = pictures.evaluation_images(experiment.config, source) if stored is None else stored / np.float32(255)
         found.append(np.asarray(images, np.float32).reshape(len(source), -1))
     labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
     return Encoded(np.concatenate(found), np.concatenate(labels))
-
-
-def evaluation_images(experiment: Experiment, source: Source) -> np.ndarray:
-    """Evaluation views ``[n, s, s, c]``; an image that cannot be read any more is black."""
-    config = experiment.config
-    batches = pipeline.eval_batches(
-        source,
-        image_size=config.data.image_size,
-        recipe_eval=recipes.get(config.data.recipe).evaluate,
-        global_batch_size=min(EVAL_BATCH, len(source)),
-    )
-    return np.concatenate([batch["image"] for batch in batches])[: len(source)]
-
-
-def draw_views(experiment: Experiment, path: Path) -> None:
-    """A few training images and their views as the method sees them."""
-    config, train = experiment.config, experiment.splits.train
-    first = next(
-        pipeline.batches(
-            train,
-            recipe=recipes.get(config.data.recipe),
-            image_size=config.data.image_size,
-            global_batch_size=min(8, len(train)),
-            seed=config.seed,
-            total_steps=1,
-        )
-    )
-    figures.views((evaluation_images(experiment, train.take(first["index"])), *first["views"]), path)
-
-
-def draw_neighbours(
-    experiment, bank_features, bank: Sequence[Source], query_features, test: Source, path: Path
-) -> None:
-    """A few test images and the train images nearest to them by cosine."""
-    shown = np.linspace(0, len(query_features) - 1, min(8, len(query_features))).astype(int)
-    train, bank_features = bank[0], bank_features[: len(bank[0])]
-    bank_features, query_features = knn.centred(bank_features, query_features[shown])
-    norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
-    near = np.argsort(-(query_features @ bank_features.T) / norms[None], axis=1, kind="stable")[:, :8]
-    queries = test.take(shown)
-    found = evaluation_images(experiment, train.take(near.reshape(-1)))
-    figures.neighbours(
-        evaluation_images(experiment, queries),
-        found.reshape(*near.shape, *found.shape[1:]),
-        path,
-        query_labels=queries.labels,
-        neighbour_labels=None if train.labels is None else train.labels[near],
-        class_names=train.class_names,
-    )

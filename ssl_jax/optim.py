@@ -1,15 +1,16 @@
 """Optimizers as the papers mean them, learning-rate and EMA schedules, masks by parameter path.
 
-"LARS" names three optimizers. Here are two, which are equal while the learning rate is constant and part when it
-varies; the third (LARC: sum of norms, epsilon, no exclusions; apex, timm, lightly) is not offered.
+"LARS" names three optimizers. The first two are equal while the learning rate is constant and part when it varies; the
+third has another ratio (a sum of norms, an epsilon) and leaves no parameter out.
 
 | | used by | update |
 |---|---|---|
 | ``lars_simclr`` | SimCLR v1/v2, TensorFlow classic | ``v = m v + lr q g;  w -= v`` (lr inside the momentum) |
 | ``lars_byol`` | BYOL, MoCo v3, Barlow Twins, VICReg, MAE probe | ``v = m v + q g;  w -= lr v`` (lr outside) |
+| ``larc`` | linear probe of SimSiam, SwAV; apex, timm, lightly | as ``lars_byol`` but for q, and on every parameter |
 
-Weight decay of ``sgd`` and both ``lars`` is coupled (added to the gradient, before ratio and momentum), that of
-``adamw`` decoupled. ``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with every micro-step.
+Weight decay of ``adamw`` is decoupled, that of the others coupled (added to the gradient, before ratio and momentum).
+``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with every micro-step.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ssl_jax.types import Array, Tree
 Schedule = Callable[[Any], Any]  # step -> value
 Mask = Tree | Callable[[Tree], Tree] | None  # True where a parameter is decayed (LARS: and adapted); None: everywhere
 
-OPTIMIZERS = ("sgd", "adamw", "lars_simclr", "lars_byol")
+OPTIMIZERS = ("sgd", "adamw", "lars_simclr", "lars_byol", "larc")
 
 
 def not_bias_or_norm(params: Tree) -> Tree:
@@ -188,6 +189,51 @@ def lars_byol(
     )
 
 
+def larc(
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    eta: float = 1e-3,
+    eps: float = 1e-8,
+    mask: Mask = None,
+) -> optax.GradientTransformation:
+    """SGD with LARC, which adapts the rate of every parameter, biases and norms too, and does not clip it.
+
+    ::
+
+        q = eta |w| / (|g| + wd |w| + eps);   g = q (g + wd w);   v = m v + g;   w -= lr v
+
+    ``g`` stays as it is, without weight decay, where ``|w|`` or ``|g|`` is 0.
+
+    Args:
+      learning_rate: float or schedule.
+      weight_decay: wd, coupled.
+      momentum: m.
+      eta: trust coefficient.
+      eps: added to the denominator.
+      mask: True where weight decay and the ratio apply.
+
+    Returns:
+      An optax.GradientTransformation.
+
+    Reference: NVIDIA apex, parallel/LARC.py, with ``clip=False``; the linear evaluation of Chen and He, "Exploring
+    Simple Siamese Representation Learning", 2021, appendix A.
+    """
+
+    def adapt(g, w):
+        w_norm, g_norm = jnp.sqrt(jnp.sum(w * w)), jnp.sqrt(jnp.sum(g * g))
+        q = eta * w_norm / (g_norm + weight_decay * w_norm + eps)
+        return jnp.where((w_norm > 0) & (g_norm > 0), q * (g + weight_decay * w), g)
+
+    adapted = optax.stateless(lambda grads, params: jax.tree.map(adapt, grads, params))
+    return optax.chain(
+        adapted if mask is None else optax.masked(adapted, mask),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 def make(
     name: str,
     *,
@@ -203,16 +249,16 @@ def make(
     """An optimizer by name.
 
     Args:
-      name: "sgd", "adamw", "lars_simclr" or "lars_byol".
+      name: "sgd", "adamw", "lars_simclr", "lars_byol" or "larc".
       learning_rate: float or schedule (:func:`warmup_cosine`, ...).
-      weight_decay: coupled in sgd and lars, decoupled in adamw.
-      momentum: of sgd and lars; b1 of adamw.
+      weight_decay: decoupled in adamw, coupled in the others.
+      momentum: b1 of adamw.
       clip_norm: if given, gradients are first scaled down to this global norm (all parameters together).
       nesterov: sgd only.
-      eta: trust coefficient, lars only.
+      eta: trust coefficient, lars and larc only.
       b2: adamw only.
-      decay_bias_and_norm: whether weight decay (and the ratio of lars) reaches biases and the scales of norms; None is
-        the optimizer's own convention: True for sgd, False for adamw and lars.
+      decay_bias_and_norm: whether weight decay (and the ratio of lars and larc) reaches biases and the scales of norms;
+        None is the optimizer's own convention: True for sgd and larc, False for adamw and lars.
 
     Returns:
       An optax.GradientTransformation.
@@ -228,15 +274,15 @@ def make(
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm={clip_norm} is not positive; use a positive norm, or None for no clipping")
     if decay_bias_and_norm is None:
-        decay_bias_and_norm = name == "sgd"
+        decay_bias_and_norm = name in ("sgd", "larc")
     mask = None if decay_bias_and_norm else not_bias_or_norm
     if name == "sgd":
         tx = sgd(learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, mask=mask)
     elif name == "adamw":
         tx = adamw(learning_rate, weight_decay=weight_decay, b1=momentum, b2=b2, mask=mask)
     else:
-        lars = lars_simclr if name == "lars_simclr" else lars_byol
-        tx = lars(learning_rate, weight_decay=weight_decay, momentum=momentum, eta=eta, mask=mask)
+        adaptive = {"lars_simclr": lars_simclr, "lars_byol": lars_byol, "larc": larc}[name]
+        tx = adaptive(learning_rate, weight_decay=weight_decay, momentum=momentum, eta=eta, mask=mask)
     return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
 

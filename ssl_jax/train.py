@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from ssl_jax import checkpoint, measure, parallel
 from ssl_jax import config as configs
 from ssl_jax.data import pipeline, recipes
-from ssl_jax.evals import geometry
+from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
 from ssl_jax.provenance import describe
 from ssl_jax.step import compile_step, init_state, make_init
@@ -186,7 +186,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
 
         _check_finite(int(state.bad), config.train.on_nonfinite, progress, writer)
         if report:
-            progress["suspicious"], warning = geometry.alarm(
+            progress["suspicious"], warning = collapse.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
             )
             if warning:
@@ -268,7 +268,7 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     """(line of the log, collapse report or {}) of a step's metrics; waits for the step."""
     values = dict(jax.device_get(metrics))
     moments = values.pop("moments", None)
-    report = geometry.collapse_report(moments) if moments is not None else {}
+    report = collapse.collapse_report(moments) if moments is not None else {}
     return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
 
 

@@ -38,7 +38,7 @@ ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
 def make(case: str, **plan):
     """(method, probe) of a case, around a small convolutional network."""
     from ssl_jax import methods, models
-    from ssl_jax.evals.linear_probe import online_probe
+    from ssl_jax.evals.online_probe import online_probe
     from ssl_jax.types import Plan
 
     name, arguments = ALL[case]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.evals import figures
+from ssl_jax.evals import figures, geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,14 +55,14 @@ def test_views_show_the_images_as_they_are(tmp_path, dtype):
     top = 255 if dtype == np.uint8 else 1
     red, blue = np.zeros((3, 8, 8, 3), dtype), np.zeros((3, 5, 5, 3), dtype)
     red[..., 0], blue[..., 2] = top, top
-    figures.views((red, blue, blue), tmp_path / "views.png")
+    figures.image_rows({"original": red, "view 1": blue, "view 2": blue}, tmp_path / "views.png")
     image = pixels(tmp_path / "views.png")
     assert 0.15 < share(image, (255, 0, 0)) < 0.4
     assert share(image, (0, 0, 255)) == pytest.approx(2 * share(image, (255, 0, 0)), rel=0.1)
 
 
 def test_grey_views_keep_their_brightness(tmp_path):
-    figures.views((np.full((2, 8, 8, 1), 0.5), np.full((2, 8, 8, 1), 2.0)), tmp_path / "grey.png")
+    figures.image_rows({"a": np.full((2, 8, 8, 1), 0.5), "b": np.full((2, 8, 8, 1), 2.0)}, tmp_path / "grey.png")
     assert share(pixels(tmp_path / "grey.png"), (128, 128, 128), 2) > 0.2
 
 
@@ -96,6 +96,58 @@ def test_labels_at_line_ends_do_not_overlap():
     assert np.diff(np.sort(moved)).min() > 0.049
     assert moved[1] == pytest.approx(0.1)
     np.testing.assert_array_equal(np.argsort(moved, kind="stable"), [1, 0, 2, 3])
+
+
+def test_reconstructions(tmp_path):
+    red, grey = np.zeros((4, 8, 8, 3), np.uint8), np.full((4, 8, 8, 3), 0.5)
+    red[..., 0] = 255
+    figures.image_rows({"image": red, "reconstruction": grey}, tmp_path / "r.png")
+    image = pixels(tmp_path / "r.png")
+    assert 0.2 < share(image, (255, 0, 0)) == pytest.approx(share(image, (128, 128, 128), 2), rel=0.1)
+
+
+def test_energy_and_spectrum(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 8))
+    for name, y in (("apart", x + 0.3 * rng.normal(size=x.shape)), ("flat", rng.normal(size=x.shape))):
+        figures.energy(geometry.energy_histograms(x, y), tmp_path / f"{name}.png")
+        image = pixels(tmp_path / f"{name}.png")
+        assert share(image, rgb(figures.COLOURS[0])) > 1e-3
+        assert share(image, rgb(figures.COLOURS[1])) > 1e-3
+    figures.energy(geometry.energy_histograms(np.ones((9, 3)), np.ones((9, 3))), tmp_path / "collapsed.png")
+    assert share(pixels(tmp_path / "collapsed.png"), rgb(figures.COLOURS[1])) > 1e-3
+    eigenvalues = geometry.spectrum(x)
+    figures.spectrum(eigenvalues, *geometry.power_law(eigenvalues), tmp_path / "s.png")
+    image = pixels(tmp_path / "s.png")
+    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
+    line = np.argwhere(np.abs(image - rgb(figures.COLOURS[1])).max(-1) <= 12)
+    height, place = line[line[:, 1] > 300].T  # right of the legend
+    assert np.polyfit(place, height, 1)[0] > 0.02  # it falls
+    figures.spectrum(np.zeros(5), np.nan, np.nan, tmp_path / "none.png")
+    assert share(pixels(tmp_path / "none.png"), rgb(figures.COLOURS[1])) == 0
+
+
+@pytest.mark.parametrize(("classes", "legend"), [(0, False), (3, True), (20, True), (40, False)])
+def test_projection(tmp_path, classes, legend):
+    points = np.random.default_rng(0).normal(size=(120, 2))
+    panels = {"PCA": (points, "trustworthiness 0.90   0.1 s"), "t-SNE": (points[::-1], "trustworthiness 0.97   3.1 s")}
+    labels = np.arange(120) % classes if classes else None
+    figures.projection(panels, tmp_path / "p.png", labels=labels)
+    image = pixels(tmp_path / "p.png")
+    colourful = np.ptp(image, axis=2).max(0) > 60  # columns with a coloured pixel
+    assert colourful.any()
+    assert colourful[int(0.92 * len(colourful)) :].mean() > 0
+    assert (image.shape[1] > 1100) == legend
+    coloured = image[np.ptp(image, axis=2) > 60]
+    hues = len(np.unique(np.round(coloured / 48).astype(int), axis=0))
+    assert (hues < 8) if classes == 0 else (hues > 2 * min(classes, 6))
+
+
+def test_projection_shows_unknown_labels_grey(tmp_path):
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    figures.projection({"PCA": (points, "")}, tmp_path / "p.png", labels=np.full(60, -1) + (np.arange(60) < 1))
+    image = pixels(tmp_path / "p.png")
+    assert share(image, rgb(figures.FAINT), 60) > 5 * np.mean(np.ptp(image, axis=2) > 60)
 
 
 def test_no_global_state():

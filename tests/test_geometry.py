@@ -1,4 +1,4 @@
-"""Geometry against closed forms and plain NumPy; the alarm on forced and on absent collapse."""
+"""Geometry against closed forms, NumPy in float64 and scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 from scipy.special import i0
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import roc_auc_score
 
+from ssl_jax.data import source
 from ssl_jax.evals import geometry
 
 
@@ -36,7 +40,7 @@ def test_alignment():
     assert float(geometry.alignment(jnp.ones((4, 3)), 2 * jnp.ones((4, 3)))) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("block", [1024, 7])
+@pytest.mark.parametrize("block", [1024, 7, 59])
 def test_uniformity_on_a_circle(block):
     n, t = 60, 2.0
     k = np.arange(1, n)
@@ -96,84 +100,183 @@ def test_alpha_req(alpha):
         geometry.alpha_req(x, first=15, last=15)
 
 
-def report_of(z):
-    moments = jax.jit(lambda a: geometry.projection_moments(a, None))(jnp.asarray(z, jnp.float32))
-    return geometry.collapse_report(jax.device_get(moments))
+def test_isotropic_features_have_full_rank_and_a_flat_spectrum():
+    gaussian = np.random.default_rng(0).normal(size=(20000, 16)).astype(np.float32)
+    assert geometry.rankme(gaussian) == pytest.approx(16, rel=1e-2)
+    assert geometry.alpha_req(gaussian) == pytest.approx(0, abs=0.05)
+    assert geometry.dead_dimensions(gaussian) == 0
 
 
-def test_report_equals_numpy():
-    x = np.random.default_rng(0).normal(size=(200, 12)) * np.arange(1, 13) + 1
-    z = unit(x)
-    eigenvalues = np.linalg.eigvalsh(np.cov(z.T, bias=True))
-    p = eigenvalues / eigenvalues.sum()
-    report = report_of(x)
-    assert report["proj_std"] == pytest.approx(z.std(axis=0).mean(), rel=1e-5)
-    assert report["proj_std_ratio"] == pytest.approx(z.std(axis=0).mean() * np.sqrt(12), rel=1e-5)
-    assert report["effective_rank"] == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-4)
+@pytest.mark.parametrize("shape", [(300, 20), (15, 40)])
+@pytest.mark.parametrize("rows", [7, 8192])
+def test_spectrum_equals_numpy(monkeypatch, shape, rows):
+    monkeypatch.setattr(geometry, "ROWS", rows)
+    x = (np.random.default_rng(0).normal(size=shape) * np.linspace(0.1, 3, shape[1]) + 5).astype(np.float32)
+    expected = np.sort(np.linalg.eigvalsh(np.cov(x.astype(np.float64).T, bias=True)))[::-1][: min(shape)]
+    np.testing.assert_allclose(geometry.spectrum(x), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(geometry.spectrum(jnp.asarray(x)), expected, rtol=1e-9, atol=1e-12)
+    singular = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    p = singular / singular.sum()
+    assert geometry.rankme(x) == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-4)
 
 
-def test_moments_do_not_depend_on_the_number_of_devices():
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        for d in (6, 700):
-            z = jnp.asarray(np.random.default_rng(0).normal(size=(32, d)))
-            whole = geometry.projection_moments(z, None)
-            parts = jax.vmap(lambda a: geometry.projection_moments(a, "data"), axis_name="data")(z.reshape(8, 4, d))
-            for name, value in whole.items():
-                assert value.dtype == jnp.float64
-                for shard in parts[name]:
-                    np.testing.assert_allclose(shard, value, atol=1e-12)
+def test_power_law_gives_back_alpha_and_scale():
+    alpha, scale = geometry.power_law(3 * np.arange(1.0, 50.0) ** -1.3)
+    assert (alpha, scale) == (pytest.approx(1.3), pytest.approx(3))
+    e = np.sort(np.random.default_rng(0).uniform(size=30))[::-1]
+    k = np.arange(1, 31)
+    weighted = LinearRegression().fit(np.log(k)[:, None], np.log(e), sample_weight=1 / k)
+    alpha, scale = geometry.power_law(e)
+    assert (alpha, np.log(scale)) == (pytest.approx(-weighted.coef_[0]), pytest.approx(weighted.intercept_))
 
 
-def test_sketch_of_wide_projections(monkeypatch):
+def views_of(between, within, seed=0):
+    """``[n, v, d]`` with exactly these standard deviations of image means and, in each image, of its views."""
+    rng = np.random.default_rng(seed)
+    d = len(between)
+    means = np.linalg.qr((a := rng.normal(size=(60, d))) - a.mean(0))[0] * np.sqrt(60) * np.asarray(between)
+    offsets = np.concatenate([np.eye(d), -np.eye(d)]) * np.sqrt(d) * np.asarray(within)
+    rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    return (means[:, None] + offsets[None] + 4) @ rotation
+
+
+def test_lidar_closed_forms():
+    # isotropic noise: every direction in which images differ counts one
+    for rank in (1, 3, 8):
+        views = views_of([2.0] * rank + [0.0] * (8 - rank), [0.5] * 8)
+        assert geometry.lidar(views) == pytest.approx(rank, rel=1e-5)
+    # e = b^2 / (w^2 + delta)
+    between, within, delta = np.array([3.0, 2.0, 1.0, 0.5]), np.array([0.1, 1.0, 0.2, 0.7]), 0.3
+    e = between**2 / (within**2 + delta)
+    p = e / e.sum()
+    found = geometry.lidar(views_of(between, within), delta=delta)
+    assert found == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-6)
+    assert geometry.lidar(np.ones((5, 4, 3), np.float32)) == pytest.approx(1, abs=1e-6)
+
+
+def test_lidar_equals_numpy():
+    views = np.random.default_rng(0).normal(size=(40, 5, 7)) * np.linspace(0.2, 2, 7)
+    views += np.random.default_rng(1).normal(size=(40, 1, 7))
+    means = views.mean(1)
+    between, within = np.zeros((7, 7)), np.zeros((7, 7))
+    for i in range(40):
+        between += np.outer(means[i] - means.mean(0), means[i] - means.mean(0)) / 40
+        for row in views[i]:
+            within += np.outer(row - means[i], row - means[i]) / 200
+    root = np.linalg.inv(sqrtm(within + 1e-4 * np.eye(7)))
+    e = np.linalg.eigvalsh(root @ between @ root)
+    p = e / e.sum() + 1e-8
+    assert geometry.lidar(views) == pytest.approx(np.exp(-np.sum(p * np.log(p))), rel=1e-8)
+    with pytest.raises(ValueError, match="at least 2 images and 2 views"):
+        geometry.lidar(views[:, :1])
+    with pytest.raises(ValueError, match="must be positive"):
+        geometry.lidar(views, delta=0)
+
+
+def test_dead_dimensions():
     rng = np.random.default_rng(0)
-    wide = geometry.projection_moments(jnp.asarray(rng.normal(size=(4, 1300)), jnp.float32), None)
-    assert {name: value.shape for name, value in wide.items()} == {
-        "mean": (1300,),
-        "square": (1300,),
-        "second": (512, 512),
+    x = rng.normal(size=(500, 10)) + 3
+    x[:, [2, 5]] = 0.1
+    x[:, 7] = 3 + 1e-5 * rng.normal(size=500)
+    assert geometry.dead_dimensions(x.astype(np.float32)) == 3
+    assert geometry.dead_dimensions(1e-6 * x) == 3
+    assert geometry.dead_dimensions(x, tolerance=1e-7) == 2
+    constant = np.full((777, 4), 0.1)
+    assert constant.std(axis=0).min() > 0  # the mean is not exact
+    assert geometry.dead_dimensions(constant) == 4
+
+
+def test_energy_histograms():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6))
+    y = x + 0.8 * rng.normal(size=(80, 6))
+    found = geometry.energy_histograms(3 * x, 0.1 * y, bins=40)
+    energies = -unit(x) @ unit(y).T
+    same = np.eye(80, dtype=bool)
+    assert found.auc == pytest.approx(roc_auc_score(~same.ravel(), energies.ravel()), rel=1e-12)
+    assert found.means == (pytest.approx(energies[same].mean()), pytest.approx(energies[~same].mean()))
+    assert found.gap == pytest.approx(energies[~same].mean() - energies[same].mean())
+    assert found.gap > 0.5
+    for shares, values in ((found.positive, energies[same]), (found.other, energies[~same])):
+        np.testing.assert_allclose(shares, np.histogram(values, 40, (-1, 1))[0] / len(values))
+    collapsed = geometry.energy_histograms(np.ones((9, 3)), np.ones((9, 3)))
+    assert (collapsed.gap, collapsed.auc) == (0, 0.5)
+    with pytest.raises(ValueError, match="do not fit"):
+        geometry.energy_histograms(x, y[:-1])
+
+
+class Encoded:
+    """An encoder that stands still: features from pixels, views from noise."""
+
+    layers = {"features": 6, "stage1": 4}  # noqa: RUF012
+
+    def __init__(self, noise=0.1):
+        self.noise = noise
+
+    def __call__(self, variables, source, *, layers=("features",), views=0):
+        pixels = source.columns["image"].reshape(len(source), -1).astype(np.float32)
+        found = {layer: pixels[:, : self.layers[layer]] * variables for layer in layers}
+        if views:
+            rng = np.random.default_rng(0)
+            noise = {k: rng.normal(size=(len(x), views, x.shape[1])).astype(np.float32) for k, x in found.items()}
+            found = {layer: x[:, None] + self.noise * noise[layer] for layer, x in found.items()}
+        return found
+
+
+def data(n=90, labels=True):
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 255, (n, 4, 4, 1), np.uint8)
+    return source.from_arrays(images, np.arange(n) % 3 if labels else None)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_evaluator(tmp_path, labels):
+    test, encode = data(labels=labels), Encoded()
+    evaluator = geometry.Evaluator(
+        encode, train=test, test=test, max_examples=30, views=3, layers=("features", "stage1"), seed=1
+    )
+    found = dict(evaluator.run(1.0, tmp_path))
+    h = encode(1.0, test)["features"]
+    assert found["rankme"] == geometry.rankme(h)
+    assert found["effective_rank"] == geometry.effective_rank(h)
+    assert found["alpha_req"] == geometry.alpha_req(h)
+    assert found["uniformity"] == float(geometry.uniformity(h))
+    assert found["dead_dimensions"] == 0
+    assert len(evaluator.subset) == 30
+    views = encode(1.0, evaluator.subset, layers=("features", "stage1"), views=3)
+    assert found["lidar"] == geometry.lidar(views["features"])
+    assert found["stage1_lidar"] == geometry.lidar(views["stage1"])
+    assert found["alignment"] == float(geometry.alignment(*np.moveaxis(views["features"][:, :2], 1, 0)))
+    assert found["energy_auc"] == 1
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "energy.png",
+        "spectrum.png",
+        "stage1_energy.png",
+        "stage1_spectrum.png",
     }
-    monkeypatch.setattr(geometry, "SKETCH", 64)
-    d = 300
-    low = rng.normal(size=(256, 4)) @ rng.normal(size=(4, d))
-    assert report_of(low)["effective_rank"] == pytest.approx(geometry.effective_rank(unit(low)), rel=0.1)
-    healthy = rng.normal(size=(256, d))
-    report = report_of(healthy)
-    assert report["proj_std_ratio"] == pytest.approx(1, abs=0.02)
-    assert report["proj_std"] == pytest.approx(unit(healthy).std(axis=0).mean(), rel=1e-5)
-    assert 45 < report["effective_rank"] <= 64
-    assert report_of(rng.normal(size=(1, d)) + 1e-3 * rng.normal(size=(64, d)))["proj_std_ratio"] < 0.01
+    for picture in tmp_path.iterdir():
+        picture.unlink()
+    assert dict(evaluator.run(1.0)) == found
+    assert not list(tmp_path.iterdir())
 
 
-def test_zero_and_not_finite_projections():
-    zero = report_of(np.zeros((8, 5)))
-    assert zero["proj_std"] == 0
-    broken = report_of(np.full((8, 5), np.nan))
-    assert np.isnan(broken["proj_std_ratio"])
-    assert geometry.alarm(1, broken, step=100, warmup_steps=10) == (0, None)
+def test_evaluator_of_a_collapsed_representation(tmp_path):
+    found = dict(geometry.Evaluator(Encoded(noise=0), train=data(), test=data(), views=2).run(0.0, tmp_path))
+    assert np.isnan(found.pop("alpha_req"))
+    expected = {"alignment": 0, "uniformity": 0, "rankme": 1, "effective_rank": 0, "lidar": 1, "dead_dimensions": 6}
+    assert found == pytest.approx(expected | {"energy_gap": 0, "energy_auc": 0.5}, abs=2e-5)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def steps(reports, warmup=10):
-    history, messages = 0, {}
-    for step, report in reports:
-        history, message = geometry.alarm(history, report, step=step, warmup_steps=warmup)
-        if message:
-            messages[step] = message
-    return messages
-
-
-def test_alarm_trips_on_the_second_collapsed_report_after_warmup():
-    rng = np.random.default_rng(0)
-    same = report_of(rng.normal(size=(1, 16)) + 1e-3 * rng.normal(size=(64, 16)))
-    line = report_of(rng.normal(size=(64, 1)) * rng.normal(size=(1, 16)))  # two opposite points: full spread, rank 1
-    good = report_of(rng.normal(size=(64, 16)))
-    assert same["proj_std_ratio"] < 0.2
-    assert line["proj_std_ratio"] > 0.5
-    for bad in (same, line):
-        messages = steps([(s, bad) for s in range(1, 30)])
-        assert list(messages) == [12]
-        assert "collapsed" in messages[12]
-        assert "Try" in messages[12]
-    assert not steps([(s, good) for s in range(1, 30)])
-    assert not steps([(s, same) for s in range(1, 11)] + [(11, same)])
-    assert not steps([(s, same if s % 2 else good) for s in range(1, 30)])
-    assert list(steps([(11, same), (12, same), (13, good), (14, same), (15, same), (16, same)])) == [12, 15]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"views": 1}, "2 or more"),
+        ({"max_examples": 1}, "2 or more images"),
+        ({"layers": "stage9"}, "known: features, stage1"),
+        ({"t": 0}, "must be positive"),
+    ],
+)
+def test_evaluator_refuses(options, words):
+    with pytest.raises(ValueError, match=words):
+        geometry.Evaluator(Encoded(), train=data(), test=data(), **options)

@@ -1,4 +1,4 @@
-"""The online probe against NumPy and across devices; the fitted one against scikit-learn; few labels."""
+"""Fits against scikit-learn, on one device and eight; how the penalty is chosen; the evaluator."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from ssl_jax.evals import linear_probe, low_label
+from ssl_jax import parallel
+from ssl_jax.data.source import from_arrays, join
+from ssl_jax.evals import Accuracy, Fitted, linear_probe, protocols
 
 
 @pytest.fixture(scope="module")
@@ -18,118 +20,9 @@ def digits():
     return data.data.astype(np.float32), data.target.astype(np.int32)
 
 
-def batch(seed, b=64, d=6, classes=4):
-    rng = np.random.default_rng(seed)
-    x = 3 * rng.normal(size=(b, d)) * np.arange(1, d + 1) + 2
-    label = rng.integers(0, classes, b).astype(np.int32)
-    label[:9] = -1  # the first of eight devices has no label at all
-    label[rng.random(b) < 0.3] = -1
-    return x, label
-
-
 def softmax(x):
     e = np.exp(x - x.max(1, keepdims=True))
     return e / e.sum(1, keepdims=True)
-
-
-def numpy_probe(batches, d, classes, rate=1e-3, decay=0.99, eps=1e-5):
-    """A transcription of the documented equations with Adam written out."""
-    params = np.zeros((d + 1, classes))  # the last row is the bias
-    m, v, history = np.zeros_like(params), np.zeros_like(params), []
-    mean, square, weight = np.zeros(d), np.zeros(d), 0.0
-    for t, (x, label) in enumerate(batches, start=1):
-        x, label = x[label >= 0], label[label >= 0]
-        mean = decay * mean + (1 - decay) * x.mean(0)
-        square = decay * square + (1 - decay) * (x**2).mean(0)
-        weight = decay * weight + 1 - decay
-        variance = square / weight - (mean / weight) ** 2
-        x = (x - mean / weight) / np.sqrt(variance + eps * variance.mean())
-        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-        p = softmax(x @ params)
-        history.append((-np.log(p[np.arange(len(x)), label]).mean(), (p.argmax(1) == label).mean()))
-        gradient = x.T @ (p - np.eye(classes)[label]) / len(x)
-        m = 0.9 * m + 0.1 * gradient
-        v = 0.999 * v + 0.001 * gradient**2
-        params = params - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-    return params, history
-
-
-def test_probe_equals_numpy_and_does_not_depend_on_the_number_of_devices():
-    batches = [batch(s) for s in range(6)]
-    params, history = numpy_probe(batches, 6, 4)
-    probe = linear_probe.online_probe(4)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        one = probe.init(jax.random.key(0), 6)
-        assert one.mean.dtype == jnp.float64
-        update = jax.jit(lambda s, x, y: probe.update(s, x, y, None))
-        over = jax.jit(jax.vmap(lambda s, x, y: probe.update(s, x, y, "data"), in_axes=(None, 0, 0), axis_name="data"))
-        eight = one
-        for (x, label), (loss, top1) in zip(batches, history, strict=True):
-            one, metrics = update(one, x, label)
-            assert set(metrics) == {"probe_loss", "probe_top1"}
-            assert float(metrics["probe_loss"]) == pytest.approx(loss, abs=1e-10)
-            assert float(metrics["probe_top1"]) == pytest.approx(top1, abs=1e-12)
-            shards, shard_metrics = over(eight, x.reshape(8, 8, -1), label.reshape(8, 8))
-            eight = jax.tree.map(lambda a: a[0], shards)
-            for whole, parts in zip(
-                jax.tree.leaves((one, metrics)), jax.tree.leaves((shards, shard_metrics)), strict=True
-            ):
-                np.testing.assert_allclose(parts, np.broadcast_to(whole, parts.shape), rtol=1e-12, atol=1e-12)
-    found = np.concatenate([one.params["kernel"], one.params["bias"][None]])
-    np.testing.assert_allclose(found, params, rtol=1e-8, atol=1e-11)
-
-
-def test_rows_without_label_do_not_count():
-    probe = linear_probe.online_probe(4)
-    x, label = batch(0)
-    other = np.where(label[:, None] < 0, 1e6, x)
-    state = probe.init(jax.random.key(0), 6)
-    update = jax.jit(lambda s, x, y: probe.update(s, x, y, None))
-    first, metrics = update(state, jnp.asarray(x, jnp.float32), label)
-    second, metrics_of_other = update(state, jnp.asarray(other, jnp.float32), label)
-    for a, b in zip(jax.tree.leaves((first, metrics)), jax.tree.leaves((second, metrics_of_other)), strict=True):
-        np.testing.assert_array_equal(a, b)
-    # no label at all: nothing moves, not even Adam's momentum, and nothing was measured
-    third, metrics = update(first, jnp.asarray(x, jnp.float32), np.full_like(label, -1))
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(third), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert np.isnan(metrics["probe_loss"])
-    assert np.isnan(metrics["probe_top1"])
-
-
-def test_no_gradient_reaches_the_features():
-    probe = linear_probe.online_probe(4)
-    x, label = batch(0)
-    state = probe.init(jax.random.key(0), 6)
-    state, _ = probe.update(state, jnp.asarray(x, jnp.float32), label, None)
-
-    def everything(features):
-        new, metrics = probe.update(state, features, label, None)
-        leaves = [a for a in jax.tree.leaves((new, metrics)) if jnp.issubdtype(a.dtype, jnp.floating)]
-        return sum(jnp.sum(a) for a in leaves)
-
-    np.testing.assert_array_equal(jax.grad(everything)(jnp.asarray(x, jnp.float32)), 0)
-
-
-def test_probe_learns_at_any_scale_and_keeps_its_dtypes(digits):
-    x, y = digits
-    probe = linear_probe.online_probe(10)
-    update = jax.jit(lambda s, x, y: probe.update(s, x, y, None))
-    accuracies = []
-    for scale in (1.0, 1e-4, 1e4):
-        rng = np.random.default_rng(0)
-        state = start = probe.init(jax.random.key(0), 64)
-        for _ in range(300):
-            rows = rng.integers(0, 1200, 128)
-            state, metrics = update(state, x[rows] * np.float32(scale), y[rows])
-        logits = np.asarray(probe.predict(state, x[1200:] * np.float32(scale)))
-        accuracies.append(np.mean(logits.argmax(1) == y[1200:]))
-        assert [a.dtype for a in jax.tree.leaves(state)] == [a.dtype for a in jax.tree.leaves(start)]
-        assert float(metrics["probe_top1"]) > 0.9
-    assert accuracies[0] > 0.88
-    np.testing.assert_allclose(accuracies, accuracies[0], atol=0.005)
-    low, _ = update(start, jnp.asarray(x[:128], jnp.bfloat16), y[:128])
-    assert [a.dtype for a in jax.tree.leaves(low)] == [a.dtype for a in jax.tree.leaves(start)]
 
 
 def objective(kernel, bias, x, y, l2):
@@ -215,34 +108,194 @@ def test_fit_errors(change, words):
         linear_probe.fit_logistic(**call)
 
 
-def test_label_efficiency(digits):
-    x, y = digits
-    labels = y[:1200].copy()
-    labels[::7] = -1
-    noise = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
-    rows = {"pixels": (x[:1200], x[1200:]), "noise": (noise[:1200], noise[1200:])}
-    table = low_label.label_efficiency(rows, labels, y[1200:], per_class=(1, 5, "all"), draws=4)
-    assert list(table) == ["1", "5", "all"]
-    assert all(list(row) == ["pixels", "noise"] for row in table.values())
-    means = [table[entry]["pixels"][0] for entry in table]
-    assert means == sorted(means)
-    assert means[0] > 0.3
-    assert means[-1] > 0.9
-    assert all(0.04 < table[entry]["noise"][0] < 0.17 for entry in table)
-    assert table["5"]["pixels"][1] > 0
-    assert table["all"]["pixels"][1] == 0
-    # an entry does not depend on its company, and scikit-learn finds the same on the same draw
-    alone = low_label.label_efficiency({"again": rows["pixels"]}, labels, y[1200:], per_class=(5,), draws=1)
-    (drawn,) = low_label._subsets(labels, 5, 1, 0)
-    np.testing.assert_array_equal(np.bincount(labels[drawn]), np.full(10, 5))
-    train, test = (np.asarray(a) for a in linear_probe.standardise(*rows["pixels"]))
-    theirs = LogisticRegression(C=1 / (50 * 0.01), tol=1e-6, max_iter=5000).fit(train[drawn], labels[drawn])
-    assert alone["5"]["again"] == [pytest.approx(theirs.score(test, y[1200:]), abs=0.005), 0.0]
+def test_path_equals_single_fits_and_rounding_ends_a_fit(digits):
+    (x,), y = linear_probe.standardise(digits[0][:400]), digits[1][:400]
+    l2s = (1e-1, 1e-2, 1e-3)
+    path = linear_probe.fit_logistic_path(x, y, l2s=l2s, num_classes=10)
+    for l2, (kernel, bias) in zip(l2s, path, strict=True):
+        alone = linear_probe.fit_logistic(x, y, l2=l2, num_classes=10)
+        assert objective(kernel, bias, x, y, l2) == pytest.approx(objective(*alone, x, y, l2), abs=1e-6)
+    start = jnp.zeros((64, 10)), jnp.zeros(10)
+    arrays = jnp.asarray(x), jnp.asarray(y)
+    _, (_, count) = linear_probe._fit(*arrays, linear_probe._gram(*arrays, 10), jnp.float32(0.1), start, 1e-12, 1000)
+    assert count < 200
 
 
-def test_label_efficiency_errors(digits):
-    x, _ = digits
-    with pytest.raises(ValueError, match=r"class 0 has 2; use 1 to 2"):
-        low_label.label_efficiency({"a": (x[:4], x[:4])}, [0, 0, 1, 1], [0, 0, 1, 1], per_class=(3,))
-    with pytest.raises(ValueError, match="row 'a' has 4 train"):
-        low_label.label_efficiency({"a": (x[:4], x[:4])}, [0, 0, 1], [0, 0, 1, 1], per_class=("all",))
+@pytest.mark.parametrize("n", [333, 40])
+def test_rows_over_devices_change_nothing(digits, n):
+    """333 rows on eight devices leave three of padding; 40 are fewer than dimensions."""
+    (x,), y = linear_probe.standardise(digits[0][:n] + 1), digits[1][:n]
+    settings = {"l2s": (1e-1, 1e-2), "num_classes": 10, "tolerance": 1e-6}
+    one = linear_probe.fit_logistic_path(x, y, **settings)
+    for devices in (1, 8):
+        over = linear_probe.fit_logistic_path(x, y, **settings, mesh=parallel.make_mesh(devices))
+        for (kernel, bias), (kernel_of_one, bias_of_one) in zip(over, one, strict=True):
+            np.testing.assert_allclose(kernel, kernel_of_one, atol=5e-4)
+            np.testing.assert_allclose(bias, bias_of_one, atol=5e-4)
+    rows = linear_probe._split_rows(x, np.float32, 0, parallel.make_mesh(8))
+    assert {shard.data.shape for shard in rows.addressable_shards} == {(-(-n // 8), 64)}
+    np.testing.assert_array_equal(np.asarray(rows)[:n], x)
+
+
+@pytest.mark.parametrize(("n", "block"), [(1200, 8192), (1200, 77), (50, 8192)])
+def test_ridge_equals_sklearn(digits, monkeypatch, n, block):
+    monkeypatch.setattr(linear_probe, "BLOCK", block)
+    x, y = digits[0][:n] + 30, digits[1][:n]
+    l2s = (1.0, 1e-3)
+    path = linear_probe.fit_ridge_path(x, y, l2s=l2s, num_classes=10)
+    for l2, (kernel, bias) in zip(l2s, path, strict=True):
+        theirs = Ridge(alpha=n * l2).fit(x.astype(np.float64), np.eye(10)[y])
+        assert kernel.dtype == bias.dtype == np.float32
+        np.testing.assert_allclose(kernel, theirs.coef_.T, atol=1e-6)
+        np.testing.assert_allclose(bias, theirs.intercept_, rtol=1e-6, atol=1e-6)
+    alone = linear_probe.fit_ridge(x, y, l2=1e-3, num_classes=10)
+    np.testing.assert_array_equal(alone[0], path[1][0])
+    with pytest.raises(ValueError, match="drop unlabelled"):
+        linear_probe.fit_ridge(x, y - 1, l2=1.0, num_classes=10)
+
+
+def test_ranks():
+    rng = np.random.default_rng(0)
+    x, kernel, bias, labels = (
+        rng.normal(size=(30, 4)),
+        rng.normal(size=(4, 7)),
+        rng.normal(size=7),
+        rng.integers(0, 7, 30),
+    )
+    x, kernel, bias = (a.astype(np.float32) for a in (x, kernel, bias))
+    order = np.argsort(-(x @ kernel + bias), axis=1)
+    expected = np.argmax(order == labels[:, None], axis=1)
+    np.testing.assert_array_equal(linear_probe.ranks((kernel, bias), x, labels), expected)
+    equal = np.zeros((4, 7), np.float32), np.zeros(7, np.float32)
+    np.testing.assert_array_equal(linear_probe.ranks(equal, x, labels), labels)  # as argmax: the first
+    nothing = np.full((30, 4), np.nan, np.float32)
+    np.testing.assert_array_equal(linear_probe.ranks(equal, nothing, labels), np.full(30, 7))
+
+
+def test_choice_of_the_penalty():
+    """Right 2 of 4 times at 1 and 0.01, 3 times at 0.1 and between 0.1 and 0.01: the larger of equals wins."""
+    asked = []
+
+    def fit_path(features, labels, *, l2s, num_classes):
+        asked.append(list(l2s))
+        return [(np.eye(2, dtype=np.float32), np.float32([0, 1.0 if 0.02 < l2 < 0.2 else 3.0])) for l2 in l2s]
+
+    held_out = np.float32([[2, 0], [2, 0], [0, 0], [0, 9]])
+    held_out[0] = [4, 0]
+    labels = [0, 0, 0, 1]
+    best = linear_probe.choose_l2(fit_path, None, None, held_out, labels, grid=(0.01, 1, 0.1), num_classes=2)
+    assert best == 0.1
+    assert asked == [[1, 0.1, 0.01], [pytest.approx(0.1**0.5), pytest.approx(0.1**1.5)]]
+
+
+class Pixels:
+    """Stands in for a frozen encoder: layers are cuts of the pixels."""
+
+    def __init__(self):
+        self.layers = {"features": 64, "stage1": 32}
+
+    def __call__(self, variables, source, *, layers=("features",), views=0):
+        x = source.columns["image"].reshape(len(source), 64).astype(np.float32)
+        return {name: x[:, -self.layers[name] :] for name in layers} | {"label": source.labels}
+
+
+@pytest.fixture(scope="module")
+def sources(digits):
+    images, labels = digits[0].reshape(-1, 8, 8).astype(np.uint8), digits[1].copy()
+    train, test = from_arrays(images[:600], labels[:600]), from_arrays(images[600:1100], labels[600:1100])
+    return {"train": train, "test": test}
+
+
+def relabelled(source, labels):
+    return from_arrays(source.columns["image"], labels.astype(np.int32))
+
+
+@pytest.mark.parametrize(("protocol", "name"), [("fast", "linear"), ("ridge", "ridge")])
+def test_evaluator(sources, protocol, name):
+    found = dict(
+        linear_probe.Evaluator(Pixels(), **sources, protocol=protocol, layers=("features", "stage1")).run(None)
+    )
+    assert list(found) == [f"{name}_{what}{layer}" for layer in ("", "_stage1") for what in ("top1", "top5", "l2")]
+    assert 1 >= found[f"{name}_top5"] > found[f"{name}_top1"] > found[f"{name}_top1_stage1"] > 0.6
+    train, test = sources["train"], sources["test"]
+    h, queries = linear_probe.standardise(*(Pixels()(None, s)["features"] for s in (train, test)))
+    l2, n = found[f"{name}_l2"], len(train)
+    if protocol == "fast":
+        theirs = LogisticRegression(C=1 / (n * l2), tol=1e-7, max_iter=5000).fit(h, train.labels).predict(queries)
+    else:
+        theirs = Ridge(alpha=n * l2).fit(h, np.eye(10)[train.labels]).predict(queries).argmax(1)
+    assert isinstance(found[f"{name}_top1"], Accuracy)
+    assert np.sum(found[f"{name}_top1"].hits != (theirs == test.labels)) <= 1  # 0.2 points of 500
+    # what is not labelled does not count
+    labels = [np.where(np.arange(len(s)) < 20, -1, s.labels) for s in (train, test)]
+    unknown = {"train": relabelled(train, labels[0]), "test": relabelled(test, labels[1])}
+    fewer = {"train": train.take(np.arange(20, 600)), "test": test.take(np.arange(20, 500))}
+    for a, b in zip(*(linear_probe.Evaluator(Pixels(), **s, protocol=protocol).run(None) for s in (unknown, fewer)),
+                    strict=True):  # fmt: skip
+        assert a == b
+
+
+@pytest.mark.parametrize("protocol", ["fast", "ridge"])
+def test_test_labels_choose_nothing_and_permuted_ones_teach_nothing(sources, protocol):
+    rng = np.random.default_rng(0)
+    train, test = sources["train"], sources["test"]
+    scrambled = relabelled(test, rng.permutation(test.labels))
+    name = {"fast": "linear", "ridge": "ridge"}[protocol]
+    right, wrong = (
+        dict(linear_probe.Evaluator(Pixels(), train=train, test=t, protocol=protocol).run(None))
+        for t in (test, scrambled)
+    )
+    assert right[f"{name}_l2"] == wrong[f"{name}_l2"]
+    assert wrong[f"{name}_top1"] < 0.17  # 0.1 and five standard deviations of 500 guesses
+    permuted = relabelled(train, rng.permutation(train.labels))
+    found = dict(linear_probe.Evaluator(Pixels(), train=permuted, test=test, protocol=protocol).run(None))
+    assert found[f"{name}_top1"] < 0.17
+    given = dict(linear_probe.Evaluator(Pixels(), train=train, test=test, protocol=protocol, l2=0.25).run(None))
+    assert given[f"{name}_l2"] == 0.25
+
+
+def test_evaluator_of_a_papers_protocol(sources):
+    seen = []
+
+    def fit(name, splits, overrides):
+        seen.append((name, splits, overrides))
+        hits = np.arange(len(splits.test)) < 10 * len(seen)
+        return Fitted((0.1, 0.7, 0.4, 0.7, 0.2)[len(seen) - 1], hits, 1, 1.0)
+
+    evaluator = linear_probe.Evaluator(Pixels(), **sources, fit=fit, protocol="byol", epochs=3, seed=5)
+    ((metric, value),) = evaluator.run(None)
+    assert (metric, value) == ("linear_byol_top1", 20 / 500)  # of the second rate, the first of the best
+    assert [name for name, _, _ in seen] == [f"linear_byol_{i}" for i in range(5)]
+    rates = [overrides["optim.learning_rate"] for _, _, overrides in seen]
+    assert rates == list(protocols.PROTOCOLS["byol"]["optim.learning_rate"])
+    assert all(o["train.epochs"] == 3 and o["seed"] == 5 and o["method.frozen"] == "encoder" for _, _, o in seen)
+    _, splits, _ = seen[0]
+    assert (len(splits.train), len(splits.val)) == (540, 60)
+    both = join(splits.train, splits.val).columns["image"].reshape(600, -1)
+    np.testing.assert_array_equal(
+        np.sort(both.sum(1)), np.sort(sources["train"].columns["image"].reshape(600, -1).sum(1))
+    )
+    assert splits.test.fingerprint == sources["test"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"protocol": "mooco"}, "did you mean 'moco'"),
+        ({"protocol": "moco"}, "there is no fit"),
+        ({"protocol": "moco", "fit": print, "layers": "stage1"}, "need protocol fast or ridge"),
+        ({"protocol": "moco", "fit": print, "epochs": 0}, "epochs=0 must be positive"),
+        ({"layers": "stage9"}, "did you mean 'stage1'"),
+        ({"l2": 0.0}, "l2=0.0 must be positive"),
+        ({"held_out": 0.0001}, "must leave examples in both parts"),
+        ({"held_out": 1.0}, "must leave examples in both parts"),
+        (
+            {"train": from_arrays(np.zeros((5, 8, 8), np.uint8))},
+            "linear_probe needs labels and the train split has none",
+        ),
+        ({"test": from_arrays(np.zeros((5, 8, 8), np.uint8))}, "the test split has none"),
+    ],
+)
+def test_evaluator_errors(sources, change, words):
+    with pytest.raises(ValueError, match=words):
+        linear_probe.Evaluator(Pixels(), **(sources | change))

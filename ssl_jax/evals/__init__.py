@@ -1,4 +1,4 @@
-"""Evaluators: one file each, found by name. What they compute are functions of arrays; ``Evaluator`` ties these to data.
+"""Evaluators: one file each, found by name: functions of arrays, which ``Evaluator`` ties to data.
 
 An evaluator never imports ``train``. One that trains (fine-tuning, the papers' SGD protocols) is handed ``fit``.
 """

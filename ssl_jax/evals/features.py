@@ -147,9 +147,8 @@ def _whole_shards(folder: Path, name: str, rows: int, shape: tuple[int, ...], sa
                 raise Damaged(f"rows {shard * SHARD} to {min(rows, (shard + 1) * SHARD)} are not what was written")
             digests.append(digest)
     except (Damaged, ValueError, OSError, TypeError, EOFError) as error:
-        say(
-            f"the cached {file} is damaged ({str(error).splitlines()[0]}); computing it again from row {len(digests) * SHARD}"
-        )
+        why, row = str(error).splitlines()[0], len(digests) * SHARD
+        say(f"the cached {file} is damaged ({why}); computing it again from row {row}")
         record.write_text(json.dumps(digests))
         if not digests:
             file.unlink()
@@ -168,9 +167,8 @@ def _make_room(folder: Path, shapes: Mapping[str, tuple[int, ...]], rows: int, s
             "free some space, ask for fewer layers, or use --outdir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    say(
-        f"features of {rows:,} images ({', '.join(n for n in shapes if n != 'label')}): {need / 1e6:,.1f} MB in {folder}"
-    )
+    layers = ", ".join(name for name in shapes if name != "label")
+    say(f"features of {rows:,} images ({layers}): {need / 1e6:,.1f} MB in {folder}")
 
 
 def _write_shard(folder: Path, name: str, rows: int, shape: tuple[int, ...], shard: int, values: np.ndarray) -> None:

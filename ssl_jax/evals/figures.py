@@ -1,21 +1,28 @@
-"""Pictures of a run: curves, views, nearest neighbours, accuracy with few labels. Written to files, no global state."""
+"""Pictures of a run: curves, images, accuracy with few labels, geometry, projections. To files, no global state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+if TYPE_CHECKING:
+    from ssl_jax.evals.geometry import Energies
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe & Ito 2008: told apart by the colour-blind, too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b5b5b")
 RIGHT, WRONG = "#009e73", "#d55e00"
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 
 # one panel per quantity: title, unit of the axis, what the metric's name ends in
 PANELS = (
@@ -56,7 +63,7 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         _plain(axes, title, "step", unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
         if title == "Accuracy":
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+            axes.yaxis.set_major_formatter(_PERCENT)
         if title == "Spread of projections":
             axes.set_ylim(bottom=0)
             axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -69,19 +76,18 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def views(batch_views: Sequence[Any], path: str | Path) -> None:
-    """What the method sees: one column per example, the originals above, their views below.
+def image_rows(named: Mapping[str, Any], path: str | Path) -> None:
+    """Images and what was made of them: one column per example, one row per name.
 
     Args:
-      batch_views: ``(originals, view 1, view 2, ...)``, each ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
+      named: title of the row -> ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
       path: file to write.
     """
-    rows = [np.asarray(v) for v in batch_views]
+    rows = [np.asarray(row) for row in named.values()]
     n = len(rows[0])
-    names = ["original", *(f"view {i}" for i in range(1, len(rows)))]
     figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
     grid = figure.add_gridspec(len(rows), n, wspace=0.04, hspace=0.04)
-    for r, (row, name) in enumerate(zip(rows, names, strict=True)):
+    for r, (row, name) in enumerate(zip(rows, named, strict=True)):
         for i in range(n):
             axes = figure.add_subplot(grid[r, i])
             _show(axes, row[i])
@@ -117,16 +123,13 @@ def neighbours(
     figure = _figure(1.3 + 1.0 * (k + 1), 0.75 + 1.0 * q)
     grid = figure.add_gridspec(q, k + 2, width_ratios=[1, 0.12, *[1] * k], wspace=0.1, hspace=0.1)
 
-    def name(label) -> str:
-        return str(class_names[int(label)]) if class_names and 0 <= label < len(class_names) else str(label)
-
     for i in range(q):
         axes = figure.add_subplot(grid[i, 0])
         _show(axes, queries[i])
         if i == 0:
             axes.set_title("query", fontsize=9, color=INK)
         if query_labels is not None:
-            text = name(query_labels[i])
+            text = _class_name(query_labels[i], class_names)
             axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
         for j in range(k):
             axes = figure.add_subplot(grid[i, j + 2])
@@ -169,6 +172,110 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float]]], path: s
     axes.set_xticks(where, entries)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _save(figure, path)
+
+
+def energy(energies: Energies, path: str | Path) -> None:
+    """Histograms of the energy of positive and of other pairs, and the gap between their means.
+
+    Args:
+      energies: what :func:`ssl_jax.evals.geometry.energy_histograms` returns.
+      path: file to write.
+    """
+    figure = _figure(6.2, 3.8)
+    axes = figure.add_subplot()
+    pairs = (("two views of one image", energies.positive), ("views of two images", energies.other))
+    for (name, shares), mean, colour in zip(pairs, energies.means, COLOURS, strict=False):
+        label = f"{name}, mean {mean:.2f}".replace("-", "−")
+        axes.stairs(shares, energies.edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(shares, energies.edges, color=colour, linewidth=1.4, label=label)
+        axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (4, 3)))
+    title = f"Energy of pairs: gap {energies.gap:.2f}, AUC {energies.auc:.3f}"
+    _plain(axes, title, "energy: −cosine", "share of pairs")
+    occupied = energies.edges[1:][(energies.positive + energies.other) > 0]
+    axes.set_xlim(-1.02, max(0.05, occupied.max() + 0.02))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.4, loc="upper right")
+    _save(figure, path)
+
+
+def spectrum(eigenvalues, alpha: float, scale: float, path: str | Path) -> None:
+    """Eigenvalues of the covariance by rank, with the line ``scale k^-alpha``; both axes are logarithmic.
+
+    Args:
+      eigenvalues: ``[d]``, largest first; those that are not positive are left out.
+      alpha: of :func:`ssl_jax.evals.geometry.power_law`; NaN draws no line.
+      scale: of the same.
+      path: file to write.
+    """
+    e = np.asarray(eigenvalues, np.float64)
+    rank = np.arange(1, len(e) + 1)
+    figure = _figure(6.2, 3.8)
+    axes = figure.add_subplot()
+    if (e > 0).any():
+        axes.loglog(rank[e > 0], e[e > 0], color=COLOURS[0], linewidth=1.8, label="eigenvalues")
+    else:
+        axes.text(0.5, 0.5, "all features are constant", transform=axes.transAxes, ha="center", color=FAINT)
+    if np.isfinite(alpha):
+        line, dashes = scale * rank**-alpha, (0, (4, 3))
+        label = f"$k^{{-α}}$, α = {alpha:.2f}"
+        axes.loglog(rank, line, color=COLOURS[1], linewidth=1.2, linestyle=dashes, label=label)
+        # a tail of rounding noise would flatten all that matters
+        low = max(e[0] * 1e-12, min(line[-1], e[e > 0][-1]))
+        axes.set_ylim(low / 2, 2 * max(e[0], line[0]))
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, handlelength=2, loc="lower left")
+    _plain(axes, "Covariance spectrum of the features", "rank k", "eigenvalue")
+    axes.tick_params(which="minor", length=0)
+    _save(figure, path)
+
+
+def projection(
+    panels: Mapping[str, tuple[np.ndarray, str]],
+    path: str | Path,
+    *,
+    labels=None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Points in the plane, one panel per method, coloured by class.
+
+    Args:
+      panels: title -> (points ``[n, 2]``, a line about them).
+      path: file to write.
+      labels: ``[n]``, -1 where unknown, or None; up to 20 classes get a legend.
+      class_names: names of the classes; without them the numbers are shown.
+    """
+    n = len(next(iter(panels.values()))[0])
+    labels = np.full(n, -1) if labels is None else np.asarray(labels)
+    classes = np.unique(labels[labels >= 0])
+    palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "hsv"]
+    colours = palette(np.arange(len(classes)) if len(classes) <= 20 else np.linspace(0, 0.95, len(classes)))
+    rows, columns = -(-len(panels) // 3), min(3, len(panels))
+    legend = 0 < len(classes) <= 20
+    figure = _figure(3.9 * columns + 1.3 * legend, 3.9 * rows)
+    grid = figure.add_gridspec(rows, columns, wspace=0.04, hspace=0.06)
+    order = np.random.default_rng(0).permutation(n)  # no class lies on top of the others
+    dots = np.empty((n, 4))
+    dots[:] = to_rgba(COLOURS[0] if not len(classes) else FAINT)
+    for label, colour in zip(classes, colours, strict=True):
+        dots[labels == label] = colour
+    for place, (title, (points, about)) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[place // columns, place % columns])
+        axes.scatter(*points[order].T, s=float(np.clip(9000 / n, 3, 22)), c=dots[order], linewidth=0, alpha=0.8)
+        axes.set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
+        axes.set_title(about, loc="right", fontsize=8.5, color=FAINT)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(GRID)
+    if legend:
+        names = [_class_name(label, class_names) for label in classes]
+        handles = [Line2D([], [], marker="o", linewidth=0, markersize=5, color=c) for c in colours]
+        figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
+    _save(figure, path)
+
+
+def _class_name(label, class_names: Sequence[str] | None) -> str:
+    return str(class_names[int(label)]) if class_names and 0 <= label < len(class_names) else str(label)
 
 
 def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,19 +1,46 @@
-"""The shape of a representation without labels: alignment, uniformity, rank, spectrum, and the collapse alarm."""
+"""The shape of a representation, without labels: alignment, uniformity, rank, spectrum, energies of pairs of views."""
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax import lax
 
-from ssl_jax import parallel
-from ssl_jax.types import Array, Axis
+from ssl_jax.data.source import Source, stratified_order
+from ssl_jax.evals import Encode, figures
+from ssl_jax.evals.collapse import entropy_rank
+from ssl_jax.losses.normalize import compute_dtype, l2_normalize
+from ssl_jax.types import Array, Variables
 
-SKETCH = 512  # the alarm's covariance never has more columns than this
+ROWS = 8192  # turned into float64 at a time
+TINY = np.finfo(np.float64).tiny
 
 
-def alignment(x: Array, y: Array) -> Array:
+class Energies(NamedTuple):
+    """Energies ``-cos`` of pairs of views: histograms on ``edges [bins + 1]`` over [-1, 1], as shares of the pairs.
+
+    Attributes:
+      positive: two views of one image, ``[bins]``.
+      other: views of two images, ``[bins]``.
+      means: of the positive and of the other pairs.
+      gap: how much higher other pairs lie than positive ones; about 0 when the energy is flat, i.e. collapsed.
+      auc: chance that a positive pair lies below another pair, ties counting one half; 1/2 when collapsed.
+    """
+
+    edges: np.ndarray
+    positive: np.ndarray
+    other: np.ndarray
+    means: tuple[float, float]
+    gap: float
+    auc: float
+
+
+def alignment(x, y) -> Array:
     """Mean squared distance of positive pairs on the sphere: ``mean_i ||x_i/|x_i| - y_i/|y_i| ||^2``, rows ``[n, d]``.
 
     Reference: Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity
@@ -22,13 +49,13 @@ def alignment(x: Array, y: Array) -> Array:
     return jnp.mean(jnp.sum((_unit(x) - _unit(y)) ** 2, axis=-1))
 
 
-def uniformity(x: Array, t: float = 2.0, *, block: int = 1024) -> Array:
+def uniformity(x, t: float = 2.0, *, block: int = 512) -> Array:
     """How evenly unit rows cover the sphere: ``log mean_{i != j} exp(-t ||x_i - x_j||^2)``, lower is more even.
 
     Args:
       x: ``[n, d]``, normalised here.
       t: inverse width of the Gaussian kernel.
-      block: rows compared with all others at a time; memory is ``block * n``.
+      block: pairs are compared in tiles of ``block x block``.
 
     Reference: Wang & Isola 2020, section 4.1.2. Pairs are distinct examples, as in the paper's published code.
     """
@@ -37,16 +64,19 @@ def uniformity(x: Array, t: float = 2.0, *, block: int = 1024) -> Array:
         raise ValueError(f"uniformity of {n} row(s) is not defined; pass at least 2")
     x = _unit(x)
     block = min(block, n)
-    ids = jnp.arange(n + -n % block, dtype=jnp.int32).reshape(-1, block)
     rows = jnp.pad(x, ((0, -n % block), (0, 0))).reshape(-1, block, x.shape[1])
+    squares = jnp.sum(rows * rows, axis=2)  # 1, but 0 of a row of zeros, which lies in the centre
+    ids = jnp.arange(rows.shape[0] * block, dtype=jnp.int32).reshape(-1, block)
 
-    def one(entry):
-        number, part = entry
-        distance = 2 - 2 * jnp.matmul(part, x.T, precision=lax.Precision.HIGHEST)
-        pair = (number[:, None] < n) & (number[:, None] != jnp.arange(n, dtype=jnp.int32)[None, :])
-        return jax.nn.logsumexp(-t * distance, where=pair)
+    def tile(pair):
+        i, j = pair
+        products = jnp.matmul(rows[i], rows[j].T, precision=lax.Precision.HIGHEST)
+        distance = squares[i][:, None] + squares[j][None, :] - 2 * products
+        counts = (ids[i][:, None] < ids[j][None, :]) & (ids[j] < n)[None, :]
+        return jnp.sum(jnp.exp(-t * distance), where=counts)
 
-    return jax.nn.logsumexp(lax.map(one, (ids, rows))) - jnp.log(jnp.asarray(n * (n - 1), x.dtype))
+    tiles = tuple(jnp.asarray(part, jnp.int32) for part in np.triu_indices(len(rows)))
+    return jnp.log(jnp.sum(lax.map(tile, tiles))) - jnp.log(jnp.asarray(n * (n - 1) / 2, x.dtype))
 
 
 def rankme(x) -> float:
@@ -54,137 +84,225 @@ def rankme(x) -> float:
 
     Reference: Garrido et al. 2023, "RankMe", equations 1 and 2.
     """
-    s = np.sqrt(np.maximum(_gram_eigenvalues(np.asarray(x, np.float64)), 0))
-    p = s / max(s.sum(), np.finfo(np.float64).tiny) + 1e-7
-    return float(np.exp(-np.sum(p * np.log(p))))
+    return _smooth_rank(np.sqrt(_gram_eigenvalues(x)), 1e-7)
+
+
+def spectrum(x) -> np.ndarray:
+    """Eigenvalues of the covariance of the rows of ``x [n, d]``, float64 ``[min(n, d)]``, largest first."""
+    return _gram_eigenvalues(x, centred=True)[::-1] / len(x)
 
 
 def effective_rank(x) -> float:
-    """``exp(entropy of e / sum e)`` with e the eigenvalues of the centred covariance of the rows of ``x [n, d]``.
+    """``exp(entropy of e / sum e)`` with e the eigenvalues of the covariance of the rows of ``x [n, d]``.
 
     Reference: Roy & Vetterli 2007, "The effective rank", section 2, applied to the covariance matrix.
     """
-    x = np.asarray(x, np.float64)
-    return _entropy_rank(_gram_eigenvalues(x - x.mean(axis=0)))
+    return entropy_rank(spectrum(x))
 
 
 def alpha_req(x, *, first: int = 1, last: int | None = None) -> float:
-    """Decay exponent alpha of the covariance spectrum: ``e_k ~ k^-alpha``, by least squares in log-log.
+    """Decay exponent of the covariance spectrum of the rows of ``x [n, d]``: alpha of :func:`power_law`.
+
+    A good representation has alpha near 1, a collapsed one a large alpha, isotropic features 0.
+    """
+    return power_law(spectrum(x), first=first, last=last)[0]
+
+
+def power_law(eigenvalues: np.ndarray, *, first: int = 1, last: int | None = None) -> tuple[float, float]:
+    """(alpha, scale) of ``e_k ~ scale k^-alpha``, by least squares in log-log.
 
     Ranks ``first..last`` count with weight ``1/k``, hence evenly in ``log k``; eigenvalues below 1e-12 of the largest
-    are left out. A good representation has alpha near 1, a collapsed one a large alpha.
+    are left out.
+
+    Args:
+      eigenvalues: ``[d]``, largest first.
+
+    Raises:
+      ValueError: fewer than 2 eigenvalues are left.
 
     Reference: Agrawal et al. 2022, "alpha-ReQ", section 3; the fit follows Stringer et al. 2019.
     """
-    x = np.asarray(x, np.float64)
-    e = np.sort(_gram_eigenvalues(x - x.mean(axis=0)))[::-1]
+    e = np.asarray(eigenvalues, np.float64)
     rank = np.arange(1, len(e) + 1)
-    use = (rank >= first) & (rank <= (last or len(e))) & (e > 1e-12 * max(e[0], np.finfo(np.float64).tiny))
+    last = last or len(e)
+    use = (rank >= first) & (rank <= last) & (e > 1e-12 * max(e[0], TINY))
     if use.sum() < 2:
-        raise ValueError(f"alpha_req needs 2 eigenvalues between ranks {first} and {last or len(e)}, found {use.sum()}")
-    k, y, w = np.log(rank[use]), np.log(e[use]), 1 / rank[use]
-    k = k - np.average(k, weights=w)
-    return float(-np.sum(w * k * y) / np.sum(w * k * k))
+        raise ValueError(f"alpha_req needs 2 eigenvalues between ranks {first} and {last}, found {use.sum()}")
+    slope, offset = np.polyfit(np.log(rank[use]), np.log(e[use]), 1, w=rank[use] ** -0.5)  # polyfit squares its weights
+    return float(-slope), float(np.exp(offset))
 
 
-def projection_moments(z: Array, axis: Axis) -> dict[str, Array]:
-    """First and second moments of the l2-normalised projections of one batch: what :func:`collapse_report` reads.
+def lidar(views, *, delta: float = 1e-4, epsilon: float = 1e-8) -> float:
+    """How many directions tell images apart, in units of how views of one image differ: a rank of linear discriminants.
 
-    Cheap enough for every step: ``b m^2`` multiply-adds. For d > 512 the covariance is taken of a count sketch
-    (Charikar et al. 2002): coordinates with fixed random signs, folded and added into 512 columns.
+    ``exp(-sum_k p_k log p_k)``, ``p_k = e_k / sum e + epsilon``, e the eigenvalues of ``W^-1/2 B W^-1/2`` with
+    ``B = mean_i (m_i - m)(m_i - m)'`` and ``W = mean_iv (x_iv - m_i)(x_iv - m_i)' + delta I``, where ``m_i`` is the
+    mean of the views of image i and ``m`` the mean of these.
 
-    Args:
-      z: ``[b, d]`` projections of this device's rows.
-      axis: mapped device axis or None.
-
-    Returns:
-      ``{"mean": [d], "square": [d], "second": [m, m]}``, m = min(d, 512), averaged over all devices.
-    """
-    z = _unit(z)
-    sketch = _sketch(z, jnp)
-    second = jnp.matmul(sketch.T, sketch, precision=lax.Precision.HIGHEST) / len(z)
-    return parallel.mean({"mean": jnp.mean(z, axis=0), "square": jnp.mean(z * z, axis=0), "second": second}, axis)
-
-
-def collapse_report(moments) -> dict[str, float]:
-    """Host side of :func:`projection_moments`.
-
-    Returns:
-      ``proj_std``: mean over coordinates of the standard deviation of unit projections;
-      ``proj_std_ratio``: ``proj_std * sqrt(d)``, about 1 when healthy and 0 when all examples coincide;
-      ``effective_rank``: that of the centred covariance (of the sketch when d > 512; a batch of b allows b - 1).
-    """
-    mean, square, second = (np.asarray(moments[name], np.float64) for name in ("mean", "square", "second"))
-    if not (np.isfinite(mean).all() and np.isfinite(second).all()):
-        return {"proj_std": float("nan"), "proj_std_ratio": float("nan"), "effective_rank": float("nan")}
-    deviation = float(np.mean(np.sqrt(np.maximum(square - mean**2, 0))))
-    centre = _sketch(mean[None], np)[0]
-    eigenvalues = np.linalg.eigvalsh(second - np.outer(centre, centre))
-    return {
-        "proj_std": deviation,
-        "proj_std_ratio": deviation * float(np.sqrt(len(mean))),
-        "effective_rank": _entropy_rank(eigenvalues),
-    }
-
-
-def alarm(
-    history: int, report, *, step: int, warmup_steps: int, min_ratio: float = 0.2, min_rank: float = 2.0
-) -> tuple[int, str | None]:
-    """Has the representation collapsed? Speaks once, when two reports running after the warmup say so.
+    Directions in which images do not differ keep an eigenvalue of about ``1/v``, the noise of ``m_i``: compare values
+    at equal v and d, with n above d. It is a ratio, so that features which collapse to a point up to rounding are
+    measured by their rounding: read it beside ``energy_gap``.
 
     Args:
-      history: suspicious reports in a row so far; 0 at the start, then what this function returned.
-      report: from :func:`collapse_report`; one that is not finite is not suspicious (another guard's business).
-      step: the step that the report belongs to.
-      warmup_steps: reports up to here never count: at initialisation projections are close together.
-      min_ratio: suspicious below this ``proj_std_ratio``.
-      min_rank: suspicious below this ``effective_rank``.
+      views: ``[n, v, d]``, v views of n images, not normalised.
+      delta: ridge on W, in units of squared features.
+      epsilon: floor of ``p_k``.
 
-    Returns:
-      ``(history, message or None)``.
+    Raises:
+      ValueError: fewer than 2 images or views; delta not positive.
+
+    Reference: Thilak et al. 2023, "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures",
+    section 4, equations 1 and 2 (1 to 4 in arXiv version 1).
     """
-    ratio, rank = report["proj_std_ratio"], report["effective_rank"]
-    if step <= warmup_steps or not (ratio < min_ratio or rank < min_rank):
-        return 0, None
-    history = int(history) + 1
-    if history != 2:
-        return history, None
-    return history, (
-        f"step {step}: the representation looks collapsed: projections of different images differ by "
-        f"{ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g}) and fill {rank:.1f} dimensions (alarm "
-        f"below {min_rank:g}), so every image gets nearly the same vector and the loss value means nothing. Try: a "
-        "smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms alone; for BYOL "
-        "and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive losses a higher "
-        "temperature."
+    views = np.asarray(views)
+    if views.ndim != 3 or min(views.shape[:2]) < 2:
+        raise ValueError(f"lidar needs views [n, v, d] of at least 2 images and 2 views, got {views.shape}")
+    if not delta > 0:
+        raise ValueError(f"delta={delta} must be positive: it keeps the within-image covariance invertible; use 1e-4")
+    n, v, d = views.shape
+    means = views.mean(axis=1, dtype=np.float64)
+    deviations, centred = (views - means[:, None]).reshape(-1, d), means - means.mean(axis=0)
+    within = deviations.T @ deviations / (n * v) + delta * np.eye(d)
+    # B u = e W u has the eigenvalues of W^-1/2 B W^-1/2
+    eigenvalues = scipy.linalg.eigh(centred.T @ centred / n, within, eigvals_only=True)
+    return _smooth_rank(np.maximum(eigenvalues, 0), epsilon)
+
+
+def dead_dimensions(x, *, tolerance: float = 1e-3) -> int:
+    """How many columns of ``x [n, d]`` are the same for all rows.
+
+    A column is dead when its standard deviation is at most ``tolerance`` times the mean one of all columns, or no
+    more than float32 rounding of the column's mean.
+    """
+    x = np.asarray(x)
+    deviation, mean = np.std(x, axis=0, dtype=np.float64), np.mean(x, axis=0, dtype=np.float64)
+    rounding = np.finfo(np.float32).eps * np.abs(mean)
+    return int(np.sum(deviation <= np.maximum(tolerance * deviation.mean(), rounding)))
+
+
+def energy_histograms(x, y, *, bins: int = 100) -> Energies:
+    """Energies ``-cos`` of the positive pairs ``(x_i, y_i)`` and of all other pairs ``(x_i, y_j)``; memory is ``n^2``.
+
+    An energy-based model gives low energy to what belongs together and higher energy to all else; where it does not,
+    it has collapsed.
+
+    Args:
+      x: ``[n, d]``, one view of each image.
+      y: ``[n, d]``, another view of each.
+      bins: of equal width over [-1, 1].
+
+    Raises:
+      ValueError: shapes that do not fit, or a single image.
+
+    Reference: Dawid & LeCun 2022, "Introduction to Latent Variable Energy-Based Models: A Path Towards Autonomous
+    Machine Intelligence", the sections on energy-based models and on collapse.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or x.shape != y.shape or len(x) < 2:
+        raise ValueError(f"x {x.shape} and y {y.shape} do not fit; pass two views [n, d] of at least 2 images")
+    x, y = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (x, y))
+    energies = np.clip(-(x @ y.T), -1, 1)
+    positive, other = np.diag(energies), np.sort(energies[~np.eye(len(x), dtype=bool)])
+    below, upto = (np.searchsorted(other, positive, side) for side in ("left", "right"))
+    edges = np.linspace(-1, 1, bins + 1)
+    return Energies(
+        edges,
+        *(np.histogram(e, edges)[0] / len(e) for e in (positive, other)),
+        means=(float(positive.mean()), float(other.mean())),
+        gap=float(other.mean() - positive.mean()),
+        auc=float(1 - np.mean(below + upto) / (2 * len(other))),
     )
 
 
-def _unit(x: Array) -> Array:
-    x = x.astype(np.promote_types(x.dtype, np.float32))
-    squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(squares, 1e-24))
+class Evaluator:
+    """The shape of the representation: rank, spectrum, uniformity, and what its views say. Needs no labels.
+
+    Yields ``alignment``, ``uniformity``, ``rankme``, ``effective_rank``, ``lidar``, ``alpha_req`` (NaN where fewer than
+    two directions vary), ``dead_dimensions``, ``energy_gap``, ``energy_auc``; of layers other than ``"features"`` as
+    ``<layer>_rankme`` and so on. Draws ``energy.png`` and ``spectrum.png``.
+
+    Args:
+      max_examples: test images of which random views are taken, for alignment, LiDAR and the energies; the other
+        numbers are of all test images, seen once.
+      views: of each of these; LiDAR uses all, alignment and the energies the first two.
+      layers: what is measured.
+      t: of :func:`uniformity`.
+      seed: of the choice of the images.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        *,
+        train: Source,
+        test: Source,
+        max_examples: int = 2000,
+        views: int = 10,
+        layers: Sequence[str] = ("features",),
+        t: float = 2.0,
+        seed: int = 0,
+    ):
+        del train  # nothing is learned
+        self.encode, self.test, self.t, self.views = encode, test, t, views
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        for layer in self.layers:
+            if layer not in encode.layers:
+                raise ValueError(f"eval.geometry.layers: {layer!r} is unknown; known: {', '.join(encode.layers)}")
+        if views < 2:
+            raise ValueError(f"eval.geometry.views={views}: pairs are made of 2 or more; the default is 10")
+        if min(max_examples, len(test)) < 2:
+            raise ValueError(f"geometry needs 2 or more images; max_examples={max_examples}, {len(test)} test images")
+        if not t > 0:
+            raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
+        self.subset = test.take(np.sort(stratified_order(test.labels, len(test), seed)[:max_examples]))
+
+    def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
+        whole = self.encode(variables, self.test, layers=self.layers)
+        several = self.encode(variables, self.subset, layers=self.layers, views=self.views)
+        for layer in self.layers:
+            h, views = whole[layer], several[layer]
+            eigenvalues, energies = spectrum(h), energy_histograms(views[:, 0], views[:, 1])
+            try:
+                alpha, scale = power_law(eigenvalues)
+            except ValueError:  # a collapsed representation has no spectrum to speak of
+                alpha, scale = float("nan"), float("nan")
+            prefix = "" if layer == "features" else f"{layer}_"
+            values = {
+                "alignment": float(alignment(views[:, 0], views[:, 1])),
+                "uniformity": float(uniformity(h, self.t)),
+                "rankme": rankme(h),
+                "effective_rank": entropy_rank(eigenvalues),
+                "lidar": lidar(views),
+                "alpha_req": alpha,
+                "dead_dimensions": float(dead_dimensions(h)),
+                "energy_gap": energies.gap,
+                "energy_auc": energies.auc,
+            }
+            for name, value in values.items():
+                yield prefix + name, value
+            if outdir is not None:
+                figures.energy(energies, outdir / f"{prefix}energy.png")
+                figures.spectrum(eigenvalues, alpha, scale, outdir / f"{prefix}spectrum.png")
 
 
-def _sketch(x, xp):
-    d = x.shape[-1]
-    if d <= SKETCH:
-        return x
-    width = d + -d % SKETCH
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], width).astype(x.dtype)
-    x = xp.pad(x, ((0, 0), (0, width - d))) * signs[None]
-    return x.reshape(len(x), -1, SKETCH).sum(axis=1)
+def _unit(x) -> Array:
+    x = jnp.asarray(x)
+    return l2_normalize(x.astype(compute_dtype(x)), eps=1e-24)
 
 
-def _gram_eigenvalues(x: np.ndarray) -> np.ndarray:
-    """Squared singular values of x. Float64 keeps singular values down to 1e-8 of the largest."""
-    return np.maximum(np.linalg.eigvalsh(x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T), 0)
-
-
-def _entropy_rank(eigenvalues: np.ndarray) -> float:
-    eigenvalues = np.maximum(eigenvalues, 0)
-    total = eigenvalues.sum()
-    if not total > 0:
-        return 0.0
-    p = eigenvalues / total
-    p = p[p > 0]
+def _smooth_rank(values: np.ndarray, epsilon: float) -> float:
+    p = values / max(values.sum(), TINY) + epsilon
     return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def _gram_eigenvalues(x, centred: bool = False) -> np.ndarray:
+    """Squared singular values of x, smallest first; float64 keeps those down to 1e-16 of the largest."""
+    x = np.asarray(x)
+    mean = x.mean(axis=0, dtype=np.float64) if centred else np.zeros(x.shape[1])
+    if len(x) < x.shape[1]:
+        rows = x - mean
+        gram = rows @ rows.T
+    else:
+        parts = (x[start : start + ROWS] - mean for start in range(0, len(x), ROWS))
+        gram = sum(part.T @ part for part in parts)
+    return np.maximum(np.linalg.eigvalsh(gram), 0)

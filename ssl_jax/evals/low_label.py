@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.evals.linear_probe import fit_logistic, standardise
+from ssl_jax.data.source import Source, Splits, stratified_order
+from ssl_jax.evals import Accuracy, Encode, Fit, figures, finetune
+from ssl_jax.evals.linear_probe import check_labels, fit_logistic, ranks, standardise
+from ssl_jax.types import Variables
+
+OFFICIAL = {"1pct": "1percent.txt", "10pct": "10percent.txt"}
 
 
 def label_efficiency(
@@ -41,10 +48,11 @@ def label_efficiency(
       ValueError: a class has fewer examples than asked for; arrays that do not fit.
     """
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
-    subsets = {str(m): _subsets(train_labels, m, draws, seed) for m in per_class}
-    counted = test_labels >= 0
-    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    table: dict[str, dict[str, list[float]]] = {entry: {} for entry in subsets}
+    whole = [np.flatnonzero(train_labels >= 0)]
+    chosen = {
+        str(m): whole if m == "all" else random_rows(train_labels, int(m), draws=draws, seed=seed) for m in per_class
+    }
+    table: dict[str, dict[str, list[float]]] = {entry: {} for entry in chosen}
     for name, (train, test) in features.items():
         if len(train) != len(train_labels) or len(test) != len(test_labels):
             raise ValueError(
@@ -52,29 +60,193 @@ def label_efficiency(
                 f"{len(test_labels)} labels; extract both from the same splits"
             )
         train, test = standardise(train, test)
-        for entry, draws_of_entry in subsets.items():
-            accuracies = []
-            for rows in draws_of_entry:
-                kernel, bias = fit_logistic(
-                    train[rows], train_labels[rows], l2=l2, num_classes=num_classes, tolerance=1e-4
-                )
-                predicted = np.asarray(jnp.argmax(test @ kernel + bias[None], axis=-1))
-                accuracies.append(np.mean(predicted[counted] == test_labels[counted]))
-            table[entry][name] = [float(np.mean(accuracies)), float(np.std(accuracies))]
+        for entry, several in chosen.items():
+            accuracies = [hits(train, train_labels, test, test_labels, rows, l2=l2).mean() for rows in several]
+            table[entry][name] = _mean_and_deviation(accuracies)
     return table
 
 
-def _subsets(labels: np.ndarray, per_class: int | str, draws: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of each draw; the draws of one entry do not depend on which other entries are asked for."""
-    if per_class == "all":
-        return [np.flatnonzero(labels >= 0)]
-    m = int(per_class)
-    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if m < 1 or counts.min() < m:
+def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndarray]:
+    """Random labelled subsets: the row numbers of each draw, which do not depend on which other amounts are drawn.
+
+    Args:
+      labels: ``[n]``; rows with -1 are not drawn.
+      amount: from 1 on, examples of each class; below 1 the share of each class, at least one example.
+      draws: how many subsets.
+      seed: of the draws.
+
+    Raises:
+      ValueError: a class has fewer examples, or the amount is not positive.
+    """
+    labels = np.asarray(labels)
+    classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    fraction = 0 < amount < 1
+    counts = np.maximum(1, np.round(amount * sizes)).astype(int) if fraction else np.full(len(sizes), int(amount))
+    if not fraction and (amount < 1 or amount != int(amount) or sizes.min() < amount):
         raise ValueError(
-            f"{m} labels per class asked for but class {classes[counts.argmin()]} has {counts.min()}; "
-            f'use 1 to {counts.min()}, or "all"'
+            f"{amount} labels per class asked for but class {classes[sizes.argmin()]} has {sizes.min()}; "
+            f'use 1 to {sizes.min()}, or "all"'
         )
     members = [np.flatnonzero(labels == c) for c in classes]
-    rngs = [np.random.default_rng([seed, m, draw]) for draw in range(draws)]
-    return [np.sort(np.concatenate([rng.choice(rows, m, replace=False) for rows in members])) for rng in rngs]
+    rngs = [np.random.default_rng([seed, int(1e9 * amount) if fraction else int(amount), k]) for k in range(draws)]
+    return [
+        np.sort(np.concatenate([rng.choice(m, count, replace=False) for m, count in zip(members, counts, strict=True)]))
+        for rng in rngs
+    ]
+
+
+def hits(train, train_labels, test, test_labels, rows: np.ndarray, *, l2: float) -> np.ndarray:
+    """Which labelled test examples logistic regression on ``rows`` of train gets right, bool ``[m]``."""
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+    linear = fit_logistic(train[rows], train_labels[rows], l2=l2, num_classes=num_classes, tolerance=1e-4)
+    known = test_labels >= 0
+    return ranks(linear, test[known], test_labels[known]) == 0
+
+
+def official_rows(source: Source, file: Path) -> np.ndarray:
+    """Rows of ``source`` that a list of image file names holds, one name a line: TFDS's subsets of ImageNet.
+
+    Raises:
+      ValueError: the source does not know its images' file names, or lacks some of the list.
+    """
+    column = source.columns.get("file_name")
+    if column is None and "offset" not in source.columns:  # with one, paths are those of record files
+        column = source.columns.get("path")
+    if column is None:
+        raise ValueError(f"{file.name} lists file names and the source has none; use a folder of image files")
+    row = {os.path.basename(name): i for i, name in enumerate(column)}
+    names = file.read_text().split()
+    missing = [name for name in names if name not in row]
+    if missing or not names:
+        raise ValueError(f"{len(missing)} of {len(names)} images of {file} are not in the source, e.g. {missing[:1]}")
+    return np.sort([row[name] for name in names])
+
+
+class Evaluator:
+    """Logistic regression on the frozen encoder with few labels, and fine-tuning with the same ones.
+
+    Yields ``low_label_5_top1``, the mean over draws of five labels per class, and ``low_label_5_top1_std``, the
+    deviation; of a share of 1 % of the labels ``low_label_1pct_top1``; of TFDS's list, which is one draw,
+    ``low_label_official_1pct_top1``; fine-tuned ``low_label_tuned_5_top1`` and so on.
+
+    Args:
+      per_class: labels per class.
+      fractions: shares of the labels, classes in proportion, at least one per class.
+      draws: random labelled subsets of each.
+      l2: penalty of the logistic regression; there are no labels to choose it on.
+      tuned: fine-tune from the checkpoint, too, ``draws`` runs of each: SGD for ``steps`` steps on batches of at most
+        64, rate 0.01, 0.1 for the classifier, along a cosine; the best epoch is chosen on as many other labelled
+        examples of train as the draw has.
+      steps: of fine-tuning.
+      seed: of the draws and of fine-tuning.
+      subsets: folder with TFDS's ``1percent.txt`` or ``10percent.txt`` of ImageNet, or both.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        *,
+        train: Source,
+        test: Source,
+        fit: Fit | None = None,
+        per_class: int | Sequence[int] = (1, 5, 10),
+        fractions: float | Sequence[float] = (),
+        draws: int = 5,
+        l2: float = 0.01,
+        tuned: bool = False,
+        steps: int = 200,
+        seed: int = 0,
+        subsets: str | None = None,
+    ):
+        labels, test_labels = check_labels("low_label", train, test)
+        if tuned and fit is None:
+            raise ValueError("low_label.tuned trains and there is no fit; leave it out")
+        counts, shares = np.atleast_1d(per_class).tolist(), np.atleast_1d(fractions).tolist()
+        for name, value, right, meaning in (
+            ("per_class", counts, all(isinstance(m, int) and m >= 1 for m in counts), "whole numbers from 1 on"),
+            (
+                "fractions",
+                shares,
+                all(isinstance(m, float) and 0 < m < 1 for m in shares),
+                "between 0 and 1, such as 0.01",
+            ),
+            ("draws", draws, draws >= 1, "1 or more"),
+            ("l2", l2, l2 > 0, "positive"),
+            ("steps", steps, steps >= 1, "1 or more"),
+        ):
+            if not right:
+                raise ValueError(f"low_label.{name}={value} must be {meaning}")
+        unseen = np.setdiff1d(test_labels[test_labels >= 0], labels)
+        if len(unseen):
+            raise ValueError(f"low_label: class {unseen[0]} of the test split has no labelled example in train")
+        self.encode, self.train, self.test, self.labels = encode, train, test, labels
+        self.fit: Any = fit
+        self.l2, self.steps, self.seed = l2, steps, seed
+        amounts = {f"{m}": m for m in counts} | {f"{100 * m:g}pct": m for m in shares}
+        self.draws = {name: random_rows(labels, m, draws=draws, seed=seed) for name, m in amounts.items()}
+        self.draws |= {f"official_{name}": [rows] for name, rows in _official(train, labels, subsets).items()}
+        if not self.draws:
+            raise ValueError("low_label has nothing to draw; give per_class, fractions or subsets")
+        self.splits = {name: [self._split(rows) for rows in several] for name, several in self.draws.items() if tuned}
+
+    def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
+        train, test = self.encode(variables, self.train), self.encode(variables, self.test)
+        h, queries = standardise(train["features"], test["features"])
+        table: dict[str, dict[str, list[float]]] = {}
+        for name, several in self.draws.items():
+            found = [hits(h, train["label"], queries, test["label"], rows, l2=self.l2) for rows in several]
+            scores = {"frozen": found}
+            yield from _named(f"low_label_{name}", found)
+            if self.splits:
+                tuned = f"low_label_tuned_{name}"
+                found = [self._tune(f"{tuned}_{k}", splits) for k, splits in enumerate(self.splits[name])]
+                scores["fine-tuned"] = found
+                yield from _named(tuned, found)
+            table[name.replace("pct", " %").replace("official_", "list of ")] = {
+                row: _mean_and_deviation([a.mean() for a in found]) for row, found in scores.items()
+            }
+        if outdir is not None:
+            figures.label_efficiency(table, outdir / "low_label.png")
+
+    def _split(self, rows: np.ndarray) -> Splits:
+        """The draw to learn from, and as many others to choose the epoch on."""
+        others = np.setdiff1d(np.flatnonzero(self.labels >= 0), rows)
+        if not len(others):
+            raise ValueError(f"low_label: a draw of {len(rows)} leaves nothing to choose the epoch on; ask for less")
+        order = others[stratified_order(self.labels[others], len(others), self.seed)]
+        return Splits(self.train.take(rows), self.train.take(np.sort(order[: len(rows)])), self.test)
+
+    def _tune(self, name: str, splits: Splits) -> np.ndarray:
+        settings = {"epochs": 1, "batch_size": min(64, len(splits.train)), "learning_rate": 0.01, "head_rate": 10.0}
+        chosen = finetune.overrides("tune", **settings, seed=self.seed)
+        return self.fit(name, splits, chosen | {"optim.scale": "none", "train.steps": self.steps}).hits
+
+
+def _official(source: Source, labels: np.ndarray, folder: str | None) -> dict[str, np.ndarray]:
+    """Rows of each official list that lies in ``folder``."""
+    if folder is None:
+        return {}
+    files = {name: Path(folder) / file for name, file in OFFICIAL.items() if (Path(folder) / file).is_file()}
+    if not files:
+        raise ValueError(f"low_label.subsets={folder} holds neither {' nor '.join(OFFICIAL.values())}")
+    found = {name: official_rows(source, file) for name, file in files.items()}
+    for name, rows in found.items():
+        unseen = np.setdiff1d(labels[labels >= 0], labels[rows])
+        if len(unseen):
+            raise ValueError(f"low_label: class {unseen[0]} has no image in {files[name]}; each needs one")
+    return found
+
+
+def _named(name: str, found: Sequence[np.ndarray]) -> Iterator[tuple[str, float]]:
+    """Mean and deviation over draws; of a single one which examples are right."""
+    if len(found) == 1:
+        yield f"{name}_top1", Accuracy(found[0])
+        return
+    mean, deviation = _mean_and_deviation([a.mean() for a in found])
+    yield f"{name}_top1", mean
+    yield f"{name}_top1_std", deviation
+
+
+def _mean_and_deviation(values: Sequence[float]) -> list[float]:
+    return [float(np.mean(values)), float(np.std(values))]

@@ -3,21 +3,27 @@
     L = mean over labelled rows of -sum_c y_c log softmax(W h + b)_c,    y = (1 - s) onehot + s / C
 
 Rows with label -1 do not count. Only the first view is used.
+
+A part of the network has a depth: the stem 0, stage k k, the classifier stages + 1. What is frozen gets no gradient and
+no update, and its BatchNorm uses and keeps its running statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
+from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import linear
 from ssl_jax.parallel import mean as mean_over_devices
-from ssl_jax.types import LossOut, Method, Plan, Variables
+from ssl_jax.types import LossOut, Method, Plan, Tree, Variables
 
 
 def make(
@@ -27,26 +33,69 @@ def make(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     label_smoothing: float = 0.0,
+    frozen: str = "",
+    layer_decay: float = 1.0,
+    head_rate: float = 1.0,
+    unfreeze_every: float = 0.0,
+    head_init: float | None = None,
 ) -> Method:
     """A linear classifier on ``encoder``, both trained.
 
     Args:
       label_smoothing: s in [0, 1).
+      frozen: what never learns: "" nothing, "stem", "stage2" stem and stages 1 and 2, "encoder" all but the classifier.
+      layer_decay: factor of the learning rate from one depth to the one below; the classifier has the rate itself.
+      head_rate: the classifier's rate is so many times that.
+      unfreeze_every: epochs after which the next part from the top joins, at first only the classifier learns; 0: all
+        learn from the start. A part that joins has an optimizer of its own on the common schedule, so
+        ``optim.clip_norm`` bounds each part by itself.
+      head_init: standard deviation of the classifier's first weights, 0 for zeros; None: truncated normal,
+        1/sqrt(fan_in).
+
+    Raises:
+      ValueError: an argument outside its meaning, a part that the encoder does not have, data without labels.
+
+    Reference: gradual unfreezing: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
+    2018, section 3.3 (one epoch for each part); layer-wise rates: the same, section 3.1, and Clark et al., "ELECTRA",
+    2020, appendix B.
     """
     num_classes = plan.num_classes
     if num_classes is None:
         raise ValueError("method.name='supervised' needs labels and data.source has none; use class sub-folders")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"method.label_smoothing={label_smoothing} must be in [0, 1)")
-    parts = {"encoder": encoder, "classifier": linear(num_classes)}
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"method.layer_decay={layer_decay} must be in (0, 1]; 1 is one rate for all")
+    if not head_rate > 0:
+        raise ValueError(f"method.head_rate={head_rate} must be positive; 1 is one rate for all")
+    top = encoder.stages + 1
+    below = {"": 0, "stem": 1, **{f"stage{k}": k + 1 for k in range(1, top)}, "encoder": top}
+    if frozen not in below:
+        raise ValueError(f"method.frozen={frozen!r} is no part of {encoder.label}; use {', '.join([*below][1:])} or ''")
+    if frozen == "encoder" and unfreeze_every:
+        raise ValueError(f"method.unfreeze_every={unfreeze_every} but method.frozen='encoder' never learns; drop one")
+    every = max(1, round(unfreeze_every * plan.steps_per_epoch)) if unfreeze_every else 0
+    # How many depths stand still in each phase of the run.
+    phases = range(top if every else below[frozen], below[frozen] - 1, -1)
+    parts = {"encoder": encoder, "classifier": linear(num_classes, init=head_init)}
+
+    def depth(path) -> int:
+        return models.depth(path, stages=encoder.stages)
 
     def init(key, batch, trunk=None):
         return Variables(*init_parts(parts, key, batch["views"][0], trunk))
 
     def loss(variables, batch, key, step, axis):
-        images = normalize(batch["views"][0], mean, std)
-        out, model_state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
-        logits = out["classifier"].astype(compute_dtype(out["classifier"]))
+        def forward(still, params, state, images):
+            networks = parts | {"encoder": encoder.clone(frozen_stages=still)}
+            params = _by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
+            out, state = run_parts(networks, params, state, images, train=True, axis=axis)
+            return out["encoder"]["features"], out["classifier"], state
+
+        phase = step // every if every else 0  # switch stays at the last
+        operands = variables.params, variables.model_state, normalize(batch["views"][0], mean, std)
+        features, logits, model_state = lax.switch(phase, [partial(forward, still) for still in phases], *operands)
+        logits = logits.astype(compute_dtype(logits))
         label = batch["label"]
         known = (label >= 0).astype(logits.dtype)
         targets = optax.smooth_labels(jax.nn.one_hot(label, num_classes, dtype=logits.dtype), label_smoothing)
@@ -54,7 +103,65 @@ def make(
         count = jnp.maximum(mean_over_devices(known.sum(), axis), 1e-9)
         value = (known * optax.softmax_cross_entropy(logits, targets)).sum() / count
         top1 = (known * (logits.argmax(-1) == label).astype(known.dtype)).sum() / count
-        outputs = {"features": out["encoder"]["features"]}
-        return value, LossOut(model_state, metrics={"top1": top1}, outputs=outputs)
+        return value, LossOut(model_state, metrics={"top1": top1}, outputs={"features": features})
 
-    return Method(init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std))
+    def wrap_tx(tx):
+        def group(path, _) -> str:
+            return "never" if depth(path) < below[frozen] else f"from{every * (top - depth(path))}"
+
+        def scale(path, update):
+            return update * (layer_decay ** (top - depth(path)) * (head_rate if depth(path) == top else 1.0))
+
+        if frozen or every:
+            firsts = {every * (top - d) for d in range(below[frozen], top + 1)}
+            groups: dict[Hashable, optax.GradientTransformation] = {"never": optax.set_to_zero()}
+            groups |= {f"from{first}": _from_update(tx, first) if first else tx for first in firsts}
+            tx = optax.partition(groups, _by_path(group))
+        if (layer_decay, head_rate) != (1, 1):  # last, so that adaptive optimizers and weight decay feel it
+            tx = optax.chain(tx, optax.stateless(lambda updates, params: _by_path(scale)(updates)))
+        return tx
+
+    def classify(variables, images):
+        images = normalize(images, mean, std)
+        out, _ = run_parts(parts, variables.params, variables.model_state, images, train=False)
+        return out["classifier"].astype(compute_dtype(out["classifier"]))
+
+    return Method(
+        init=init,
+        loss=loss,
+        trunk=online_trunk,
+        encode=make_encode(parts, mean, std),
+        wrap_tx=wrap_tx,
+        hooks={"classify": classify},
+    )
+
+
+def _by_path(f: Callable) -> Callable[[Tree], Tree]:
+    """``f(path, leaf)`` of every leaf."""
+    return lambda tree: jax.tree_util.tree_map_with_path(f, tree)
+
+
+def _from_update(tx: optax.GradientTransformation, first: int) -> optax.GradientTransformation:
+    """``tx`` from update ``first`` on; before it no updates, and nothing is remembered but how late it is.
+
+    The schedule's count goes on while the rest of the state waits: what joins late learns at the rate of the others.
+    """
+
+    def init(params: Tree):
+        return jnp.int32(0), tx.init(params)
+
+    def update(updates, state, params=None):
+        count, waiting = state
+        updates, moved = tx.update(updates, waiting, params)
+
+        def if_learning(new, old):
+            return new if _is_clock(new) else jnp.where(count >= first, new, old)
+
+        updates = jax.tree.map(lambda u: if_learning(u, jnp.zeros_like(u)), updates)
+        return updates, (count + 1, jax.tree.map(if_learning, moved, waiting, is_leaf=_is_clock))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _is_clock(state) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)

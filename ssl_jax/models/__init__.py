@@ -117,7 +117,7 @@ def forward(
 def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
     """Spatial mean of every stage map, ``{name: [b, c]}``, float32 or better; what is already ``[b, c]`` stays.
 
-    With ``max_dim`` a map is averaged over the finest grid of cells that leaves at most so many numbers, ``[b, g g c]``.
+    With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``.
     """
     return {name: _grid_pool(a, max_dim) if a.ndim == 4 else a for name, a in outputs.items()}
 

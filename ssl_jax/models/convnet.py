@@ -28,6 +28,7 @@ class ConvNet(nn.Module):
       residual: blocks with a shortcut.
       conv_init: "torchvision" or "simclr".
       norm: makes the normalisation.
+      frozen_stages: what runs in inference mode even with ``train``, as in ``ResNet``.
       dtype: of the computation; parameters and statistics stay float32.
 
     Returns (when applied): ``{"stem", "stage1", ...: [b, h, w, c], "features": [b, widths[-1]]}``.
@@ -42,7 +43,13 @@ class ConvNet(nn.Module):
     residual: bool = True
     conv_init: str = "torchvision"
     norm: Callable[..., nn.Module] = BatchNorm
+    frozen_stages: int = 0
     dtype: Any = None
+
+    @property
+    def stages(self) -> int:
+        """Number of stages after the stem."""
+        return len(self.widths)
 
     @property
     def dim(self) -> int:
@@ -73,13 +80,14 @@ class ConvNet(nn.Module):
         width = self.stem_width or self.widths[0]
         kwargs = {"init": self.conv_init, "dtype": self.dtype}
         x = conv(width, self.stem_kernel, self.stem_stride, name="stem_conv", **kwargs)(x)
-        x = nn.relu(self.norm(name="stem_norm")(x, train=train, axis=axis))
+        x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         block = partial(BasicBlock if self.residual else _PlainBlock, conv_init=self.conv_init, dtype=self.dtype)
         for k, (width, count, stride) in enumerate(zip(self.widths, blocks, self._strides(), strict=True), 1):
+            learns = train and k >= self.frozen_stages
             for i in range(count):
                 name = f"stage{k}_block{i}"
-                x = block(width, stride if i == 0 else 1, self.norm, name=name)(x, train=train, axis=axis)
+                x = block(width, stride if i == 0 else 1, self.norm, name=name)(x, train=learns, axis=axis)
             outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}
 

@@ -137,6 +137,12 @@ def moco_projector(dim: int, *, version: int = 2, out_dim: int = 128, dtype: Any
     return MLP(sizes, hidden_norm=False, kernel_init=torch_kernel, bias_init=torch_bias, dtype=dtype)
 
 
-def linear(out_dim: int, *, use_bias: bool = True, dtype: Any = None) -> MLP:
-    """One Dense layer, e.g. a classifier; its weights start at truncated normal 1/sqrt(fan_in), its bias at zero."""
-    return MLP((out_dim,), out_bias=use_bias, dtype=dtype)
+def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dtype: Any = None) -> MLP:
+    """One Dense layer, e.g. a classifier; its bias starts at zero.
+
+    Args:
+      init: standard deviation of the normal that its weights start from, 0 for zeros; None: truncated normal,
+        1/sqrt(fan_in).
+    """
+    kernel_init = haiku_kernel if init is None else nn.initializers.normal(init)
+    return MLP((out_dim,), out_bias=use_bias, kernel_init=kernel_init, dtype=dtype)

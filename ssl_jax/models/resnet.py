@@ -106,6 +106,8 @@ class ResNet(nn.Module):
       zero_init_residual: start the last BatchNorm scale of every block at zero, so blocks start as the identity.
       conv_init: "torchvision" or "simclr", see ``CONV_INITS``.
       norm: makes the normalisation; ``encoder.clone(norm=partial(encoder.norm, groups=8))`` groups it.
+      frozen_stages: what runs in inference mode even with ``train``, its BatchNorms use and keep their running
+        statistics: 0 nothing, 1 the stem, k + 1 stem and stages 1 to k. Gradients are the caller's to stop.
       dtype: of the computation, e.g. bfloat16; parameters and statistics stay float32.
 
     Called ``(x [b, h, w, c], train=bool, axis=None | "data")``. Returns ``{"stem", "stage1", ..., "stage4":
@@ -122,7 +124,13 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     conv_init: str = "torchvision"
     norm: Callable[..., nn.Module] = BatchNorm
+    frozen_stages: int = 0
     dtype: Any = None
+
+    @property
+    def stages(self) -> int:
+        """Number of stages after the stem."""
+        return len(self.blocks)
 
     @property
     def dim(self) -> int:
@@ -151,15 +159,16 @@ class ResNet(nn.Module):
             raise ValueError(f"stem={self.stem!r} is unknown; use imagenet or cifar")
         kernel, stride = stems[self.stem]
         x = conv(self._channels(0), kernel, stride, init=self.conv_init, dtype=self.dtype, name="stem_conv")(x)
-        x = nn.relu(self.norm(name="stem_norm")(x, train=train, axis=axis))
+        x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]: pairs work, the stub says str
         block = Bottleneck if self.bottleneck else BasicBlock
-        for k, count in enumerate(self.blocks):
+        for k, count in enumerate(self.blocks, 1):
+            learns = train and k >= self.frozen_stages
             for i in range(count):
-                stride = 2 if k > 0 and i == 0 else 1
-                name = f"stage{k + 1}_block{i}"
-                x = block(self._channels(k), stride, self.norm, name=name, **kwargs)(x, train=train, axis=axis)
-            outputs[f"stage{k + 1}"] = x
+                stride = 2 if k > 1 and i == 0 else 1
+                module = block(self._channels(k - 1), stride, self.norm, name=f"stage{k}_block{i}", **kwargs)
+                x = module(x, train=learns, axis=axis)
+            outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}

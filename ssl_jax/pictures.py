@@ -1,0 +1,78 @@
+"""Pictures of a run: what the method sees, what it is asked, and what its features find alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssl_jax.config import Config
+from ssl_jax.data import pipeline, recipes
+from ssl_jax.data.source import Source
+from ssl_jax.evals import figures, knn
+from ssl_jax.types import Method, Variables
+
+EVAL_BATCH = 512
+SHOWN = 8
+
+
+def evaluation_images(config: Config, source: Source) -> np.ndarray:
+    """Evaluation views ``[n, s, s, c]``; an image that cannot be read any more is black."""
+    batches = pipeline.eval_batches(
+        source,
+        image_size=config.data.image_size,
+        recipe_eval=recipes.get(config.data.recipe).evaluate,
+        global_batch_size=min(EVAL_BATCH, len(source)),
+    )
+    return np.concatenate([batch["image"] for batch in batches])[: len(source)]
+
+
+def views(config: Config, train: Source, path: Path) -> None:
+    """A few training images and their views as the method sees them."""
+    first = next(
+        pipeline.batches(
+            train,
+            recipe=recipes.get(config.data.recipe),
+            image_size=config.data.image_size,
+            global_batch_size=min(SHOWN, len(train)),
+            seed=config.seed,
+            total_steps=1,
+        )
+    )
+    originals = evaluation_images(config, train.take(first["index"]))
+    names = {f"view {v}": images for v, images in enumerate(first["views"], 1)}
+    figures.image_rows({"original": originals} | names, path)
+
+
+def neighbours(config: Config, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
+    """A few test images and the images of the bank nearest to them by cosine; a row of features for each image."""
+    shown = np.linspace(0, len(query_features) - 1, min(SHOWN, len(query_features))).astype(int)
+    bank_features, query_features = knn.centred(bank_features, query_features[shown])
+    norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
+    near = np.argsort(-(query_features @ bank_features.T) / norms[None], axis=1, kind="stable")[:, :SHOWN]
+    queries = test.take(shown)
+    found = evaluation_images(config, bank.take(near.reshape(-1)))
+    figures.neighbours(
+        evaluation_images(config, queries),
+        found.reshape(*near.shape, *found.shape[1:]),
+        path,
+        query_labels=queries.labels,
+        neighbour_labels=None if bank.labels is None else bank.labels[near],
+        class_names=bank.class_names,
+    )
+
+
+def tasks(config: Config, method: Method, variables: Variables, test: Source, folder: Path) -> None:
+    """``task.png`` and ``reconstructions.png``, where the method has the hooks ``"show"`` and ``"reconstruct"``."""
+    if not {"show", "reconstruct"} & set(method.hooks):
+        return
+    shown = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
+    images = evaluation_images(config, test.take(shown))
+    variables = jax.device_get(variables)
+    if show := method.hooks.get("show"):
+        rows = jax.jit(show)(variables, images, jax.random.key(config.seed))
+        figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, folder / "task.png")
+    if reconstruct := method.hooks.get("reconstruct"):
+        found = np.asarray(jax.jit(reconstruct)(variables, images))
+        figures.image_rows({"image": images, "reconstruction": found}, folder / "reconstructions.png")
