@@ -38,6 +38,13 @@ PICTURES = {
     "views": ("Views", "Images, and the random views of them that the method was trained on."),
     "task": ("Task", "What the method is asked, and what it answers."),
     "reconstructions": ("Reconstructions", "Test images and what the decoder makes of their features."),
+    "low_label": ("Few labels", "Linear accuracy on test by labels per class; the band is one deviation over draws."),
+    "energy": ("Energy of pairs", "Negative cosine of two views of an image, and of two images; no gap is collapse."),
+    "spectrum": ("Spectrum", "Eigenvalues of the features' covariance, and the power law fitted to them."),
+    "projection": (
+        "Projections",
+        "Test features in the plane, by class; trustworthiness 1 invents no neighbour.",
+    ),
     "neighbours": ("Nearest neighbours", "Test images and the training images nearest to them by cosine."),
 }
 
@@ -71,6 +78,7 @@ def evaluate(
     Raises:
       ValueError: one line, before anything is computed.
     """
+    say = say if jax.process_index() == 0 else lambda text: None
     if outdir is None and len(workdirs) > 1:
         raise ValueError("several workdirs need --outdir DIR for their comparison")
     runs = dict(zip(_short_names(workdirs), map(open_run, workdirs), strict=True))
@@ -111,30 +119,28 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
-    if jax.process_count() == 1:  # as many as the run had, or as there are here
+    known = sources.join(splits.train, splits.val)
+    if jax.process_count() > 1:
+        config.parallel.devices = None  # all there are
+    else:  # as many as the run had, or as there are here
         config.parallel.devices = devices or min(config.parallel.devices or device_count(config), jax.device_count())
     mesh = parallel.make_mesh(config.parallel.devices)
-    encode = CachedEncode(
-        run, mesh, place / "features", (options.get("features") or {}).get("max_dim"), config.seed, say
-    )
-    known = sources.join(splits.train, splits.val)
+    max_dim = options.get("features", {}).get("max_dim")
+    encode = CachedEncode(run, mesh, place / "features", max_dim, config.seed, say)
     evaluators = {}
     for name in names:
-        given = dict((_defaults(run.config, name, len(known)) if not source else {}) | options.get(name, {}))
+        given = dict(({} if source else _defaults(run.config, name, len(known))) | options.get(name, {}))
         if evals.trains(name):
             given["fit"] = make_fit(run, config, place / "fits", say)
         evaluators[name] = evals.get(name)(encode, train=known, test=splits.test, **given)
-    fingerprints = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
-    if not source and fingerprints != run.resolved["data"]["fingerprints"]:
+    data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
+    if not source and data != run.resolved["data"]["fingerprints"]:
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
 
     def job():
         began = time.perf_counter()
         result, drawn, hits = _run(evaluators, run.variables, place, options, say)
-        summary = run.workdir / "summary.json"
-        result["online"] = {
-            k: v for k, v in (json.loads(summary.read_text()) if summary.is_file() else {}).items() if "top1" in k
-        }
+        result["online"] = _online(run.workdir / "summary.json")
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,
@@ -142,7 +148,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             "source": run.config.data.source,
             "evaluated_on": config.data.source,
             "sizes": {"train": len(known), "test": len(splits.test)},
-            "fingerprints": fingerprints,
+            "fingerprints": data,
             "seed": run.config.seed,
             "step": run.step,
             "checkpoint": checkpoint.fingerprint(run.variables),
@@ -161,6 +167,12 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         return result, drawn, hits
 
     return job
+
+
+def _online(summary: Path) -> dict[str, float | None]:
+    """What the run measured of itself."""
+    found = json.loads(summary.read_text()) if summary.is_file() else {}
+    return {name: value for name, value in found.items() if name.endswith("top1")}
 
 
 def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> list[report.Figure]:
@@ -200,7 +212,7 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
-                said = f"  {metric:40} {value:.4f}"
+                said = f"  {metric:44} {value:#.4g}"
                 if isinstance(value, Accuracy):
                     hits[metric] = value.hits
                     low, high = robustness.bootstrap_interval(value.hits)
@@ -213,7 +225,9 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
         entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_memory_mb": _peak_mb()}
         files = sorted((place / name).glob("*.png"))
         entry["figures"] = [str(p.relative_to(place)) for p in files]
-        drawn += [report.Figure(p, p.stem.replace("_", " "), "", name) for p in files]
+        for file in files:
+            plain = file.stem.replace("_", " ")
+            drawn.append(report.Figure(file, *PICTURES.get(file.stem, (plain, "")), section=name.replace("_", " ")))
         result["evaluators"][name] = entry
     return result, drawn, hits
 
@@ -245,9 +259,11 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         every = len(splits.train) // mine.data.global_batch_size  # once an epoch: the best one is kept
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         experiment = build(mine, splits)
-        summary = train.fit(experiment, folder / name, test=False)
-        step, val_top1 = checkpoint.best(folder / name, train.best_metric(experiment))
-        best = open_run(folder / name, step)
+        parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
+        place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
+        summary = train.fit(experiment, place, test=False)
+        step, val_top1 = checkpoint.best(place, train.best_metric(experiment))
+        best = open_run(place, step)
         found = measure.extractor(experiment, parallel.make_mesh(devices))(best.variables, [splits.test]).known()
         hits = np.argmax(np.asarray(found.logits), -1) == found.labels
         return Fitted(val_top1, hits, summary["steps"], summary["seconds"])

@@ -311,7 +311,18 @@ def test_the_modes_differ_in_what_learns_and_where_it_starts():
     assert scratch["init_from"] is None
     assert "init_from" not in extract | tune
     assert {o["seed"] for o in (extract, tune, scratch)} == {5}
-    assert evaluator(learning_rate=0.3)[0].overrides["tune"]["optim.learning_rate"] == 0.3
+    assert {k: v for k, v in scratch.items() if k != "init_from"} == {
+        k: v for k, v in tune.items() if not k.startswith("method.") or k == "method.name"
+    }
+
+
+def test_the_rate_is_chosen_on_validation_data():
+    def fit(name, splits, overrides):
+        rate = overrides["optim.learning_rate"]
+        return Fitted({0.1: 0.5, 0.3: 0.7, 0.9: 0.2}[rate], np.full(len(splits.test), rate == 0.3), 10, 1.0)
+
+    found, _ = evaluator(modes="tune", learning_rate=(0.1, 0.3, 0.9), fit=fit)
+    assert dict(found.run(Variables({}, {}))) == {"finetune_tune_top1": 1.0}
 
 
 def test_all_modes_see_one_split_that_leaves_out_what_has_no_label():
@@ -326,7 +337,8 @@ def test_all_modes_see_one_split_that_leaves_out_what_has_no_label():
     assert not images[0] & images[1]
     other = evaluator(held_out=0.25, seed=1)[0].splits
     assert other.val.fingerprint != splits.val.fingerprint
-    assert evaluator(batch_size=128)[0].overrides["tune"]["data.global_batch_size"] == 84  # all there is
+    (settings,) = evaluator(batch_size=128)[0].overrides["tune"].values()
+    assert settings["data.global_batch_size"] == 84  # all there is
 
 
 @pytest.mark.parametrize(
@@ -341,6 +353,7 @@ def test_all_modes_see_one_split_that_leaves_out_what_has_no_label():
         ({"train": source(4, 2)}, "2 labelled examples, 1 of them held out, are too few"),
         ({"held_out": 1.0}, "finetune.held_out=1.0 must be between 0 and 1"),
         ({"epochs": 0}, "finetune.epochs=0"),
+        ({"learning_rate": (0.1, 0.0)}, "finetune.learning_rate"),
         ({"layer_decay": 2.0}, "finetune.layer_decay=2.0"),
     ],
 )

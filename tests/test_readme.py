@@ -41,12 +41,21 @@ def test_the_method_of_the_readme_trains():
 
 
 def test_the_evaluator_of_the_readme():
-    top1 = block("# ssl_jax/evals/centroid.py")["centroid_top1"]
+    evaluator = block("# ssl_jax/evals/centroid.py")["Evaluator"]
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
-    assert top1(features[:40], labels[:40], features[40:], labels[40:]) == 1.0
-    assert top1(features[:40], labels[:40], features[40:], (labels[40:] + 1) % 3) == 0.0
+    data = {
+        "train": {"features": features[:40], "label": labels[:40]},
+        "right": {"features": features[40:], "label": labels[40:]},
+        "wrong": {"features": features[40:], "label": (labels[40:] + 1) % 3},
+    }
+
+    def top1(test):
+        return dict(evaluator(lambda _, source: data[source], train="train", test=test).run(None))
+
+    assert top1("right") == {"centroid_top1": 1.0}
+    assert top1("wrong") == {"centroid_top1": 0.0}
 
 
 def test_the_table_of_configs_is_complete():

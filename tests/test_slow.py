@@ -24,21 +24,30 @@ from ssl_jax.types import Plan
 pytestmark = pytest.mark.slow
 
 
-def pretrain(workdir, *arguments, **environment):
-    script = runs.ROOT / "experiments" / "pretrain.py"
-    small = ["--config.train.steps=12", "--config.train.log_every=2", "--config.train.eval_every=6"]
-    small += ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.train.checkpoint_every=6"]
-    command = [sys.executable, str(script), "--workdir", str(workdir), *small, *arguments]
+def start(script, *arguments, **environment):
+    command = [sys.executable, str(runs.ROOT / "experiments" / script), *map(str, arguments)]
     return subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def test_one_command_in_two_processes_is_the_run_of_one(tmp_path):
+def pretrain(workdir, *arguments, **environment):
+    small = ["--config.train.steps=12", "--config.train.log_every=2", "--config.train.eval_every=6"]
+    small += ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.train.checkpoint_every=6"]
+    return start("pretrain.py", "--workdir", workdir, *small, *arguments, **environment)
+
+
+def cluster_of_two():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+        return {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{probe.getsockname()[1]}",
+            "JAX_NUM_PROCESSES": "2",
+        }
+
+
+def test_one_command_in_two_processes_is_the_run_of_one(tmp_path):
+    cluster = cluster_of_two()
     two = [pretrain(tmp_path / "two", "--config.parallel.devices=4", JAX_PROCESS_ID=str(i), **cluster) for i in (0, 1)]
     outputs = [process.communicate(timeout=600) for process in two]
     assert [process.returncode for process in two] == [0, 0], outputs
@@ -55,6 +64,23 @@ def test_one_command_in_two_processes_is_the_run_of_one(tmp_path):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
     assert "test_knn_top1" in outputs[0][0]
     assert "test_knn_top1" not in outputs[1][0]  # process 0 alone reports
+
+    # and the evaluation of it, from features on to a fine-tuning
+    options = ["--workdir", tmp_path / "one", "--evals=knn,linear_probe,geometry,finetune", "--eval.finetune.epochs=1"]
+    options += ["--eval.geometry.views=2", "--eval.geometry.max_examples=64", "--outdir"]
+    cluster = cluster_of_two()
+    two = [start("evaluate.py", *options, tmp_path / "by_two", JAX_PROCESS_ID=str(i), **cluster) for i in (0, 1)]
+    outputs = [process.communicate(timeout=600) for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
+    alone = start("evaluate.py", *options, tmp_path / "by_one")
+    assert alone.communicate(timeout=600) is not None
+    metrics = [
+        json.loads((tmp_path / place / "evaluation.json").read_text())["metrics"] for place in ("by_one", "by_two")
+    ]
+    assert len(metrics[0]) > 10
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-2, abs=0.006)
+    assert "report.html" in outputs[0][0]
+    assert "top1" not in outputs[1][0]
 
 
 def larger(batch):

@@ -104,6 +104,8 @@ def nearest(
             best[start] = _visit(best[start], rows, bounds, *place_queries(start), tile=tile, mesh=mesh)
             jax.block_until_ready(running)  # of simulated devices, two programs at most may wait
             running = best[start]
+        jax.block_until_ready(running)
+        del rows  # before the next chunk comes
 
     similarity, rows = zip(*(_merged(candidates, k) for candidates in best.values()), strict=True)
     return np.concatenate(similarity)[:q], np.concatenate(rows)[:q]

@@ -58,8 +58,8 @@ def fit_logistic(
     Raises:
       ValueError: l2 not positive, shapes that do not fit, labels out of range.
     """
-    settings = {"num_classes": num_classes, "tolerance": tolerance, "max_iterations": max_iterations, "mesh": mesh}
-    return fit_logistic_path(features, labels, l2s=(l2,), **settings)[0]
+    stop = {"tolerance": tolerance, "max_iterations": max_iterations}
+    return fit_logistic_path(features, labels, l2s=(l2,), num_classes=num_classes, mesh=mesh, **stop)[0]
 
 
 def fit_logistic_path(
@@ -83,14 +83,14 @@ def fit_logistic_path(
     else:
         features, labels = _split_rows(features, dtype, 0, mesh), _split_rows(labels, np.int32, -1, mesh)
     gram, found = _gram(features, labels, num_classes), []
-    params = jnp.zeros((features.shape[1], num_classes), dtype), jnp.zeros(num_classes, dtype)
+    params = jnp.zeros((num_classes, features.shape[1]), dtype), jnp.zeros(num_classes, dtype)
     for l2 in l2s:
         penalty = jnp.asarray(l2, dtype)
         params, _ = _fit(features, labels, gram, penalty, params, float(tolerance), int(max_iterations))
         if mesh is not None:
             params = jax.device_put(params, parallel.replicated(mesh))
         kernel, bias = jax.device_get(params)
-        found.append((kernel if basis is None else (basis @ kernel).astype(dtype), bias))
+        found.append((kernel.T if basis is None else (basis @ kernel.T).astype(dtype), bias))
     return found
 
 
@@ -148,8 +148,9 @@ def _gram(features: Array, labels: Array, num_classes: int) -> Array:
 def _fit(
     features: Array, labels: Array, gram: Array, l2: Array, start: Tree, tolerance: float, max_iterations: int
 ) -> tuple[Tree, tuple[Array, Array]]:
-    """Parameters and (largest gradient entry, iterations); rows with label -1 do not count.
+    """(W' ``[c, d]``, b) and (largest gradient entry, iterations); rows with label -1 do not count.
 
+    The kernel is transposed because XLA's product ``R'H`` of the gradient is 7 times faster on a CPU than ``H'R``.
     L-BFGS moves V in ``W = L^-T V`` with ``L L' = H'H / (n c) + l2 I``, the Hessian at W = 0: correlated features then
     cost tens of iterations instead of hundreds.
     """
@@ -163,17 +164,17 @@ def _fit(
     inverse = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
 
     def original(moved: Tree) -> Tree:
-        return _matmul(inverse.T, moved[0]), moved[1]
+        return _matmul(moved[0], inverse), moved[1]
 
     def objective(moved: Tree) -> Array:
         kernel, bias = original(moved)
-        losses = optax.softmax_cross_entropy_with_integer_labels(_matmul(features, kernel) + bias[None], labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(_matmul(features, kernel.T) + bias[None], labels)
         return jnp.sum(known * losses) + 0.5 * l2 * jnp.sum(kernel**2)
 
     value_and_grad = optax.value_and_grad_from_state(objective)
 
     def largest_gradient(moved: Tree) -> Array:  # of the objective in W and b
-        return jnp.maximum(jnp.max(jnp.abs(_matmul(lower, moved[0]))), jnp.max(jnp.abs(moved[1])))
+        return jnp.maximum(jnp.max(jnp.abs(_matmul(moved[0], lower.T))), jnp.max(jnp.abs(moved[1])))
 
     def step(carry):
         moved, state, best, _, count, stuck = carry
@@ -189,7 +190,7 @@ def _fit(
         _, _, _, gradient, count, stuck = carry
         return (count < max_iterations) & (gradient > tolerance) & (stuck < PATIENCE)
 
-    moved = _matmul(lower.T, start[0]), start[1]
+    moved = _matmul(start[0], lower), start[1]
     infinite, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
     carry = (moved, tx.init(moved), (infinite, infinite), infinite, zero, zero)
     moved, _, _, gradient, count, _ = lax.while_loop(going, step, carry)
@@ -202,7 +203,7 @@ def fit_ridge(features, labels, *, l2: float, num_classes: int) -> Linear:
     ``min_{W, b} mean_i ||W' h_i + b - onehot(y_i)||^2 + l2 ||W||^2``
 
     In the terms of scikit-learn's Ridge ``alpha = n l2``. In float64 on the host, 8,192 rows at a time, so features may
-    be mapped from disk; two fits share nothing, so for several ``l2`` use :func:`fit_ridge_path`.
+    be mapped from disk.
 
     Args:
       features: ``[n, d]``.
@@ -245,8 +246,13 @@ def standardise(train, *others) -> tuple[np.ndarray, ...]:
         largest = np.maximum(largest, np.max(np.abs(train[rows]), axis=0))
     deviation = np.sqrt(squares / len(train))
     scale = np.where(deviation > 1e-6 * largest, deviation, 1)
-    mean, scale = mean.astype(dtype), scale.astype(dtype)
-    return tuple((np.asarray(x, dtype) - mean[None]) / scale[None] for x in (train, *others))
+
+    def scaled(x) -> np.ndarray:
+        x = np.asarray(x, dtype) - mean.astype(dtype)[None]
+        x /= scale.astype(dtype)[None]
+        return x
+
+    return tuple(scaled(x) for x in (train, *others))
 
 
 def _blocks(n: int) -> Iterator[slice]:
@@ -380,9 +386,8 @@ class Evaluator:
             yield f"linear_{self.protocol}_top1", Accuracy(best.hits)
             return
         name, fit_path = FITS[self.protocol]
-        mesh = getattr(self.encode, "mesh", None)
-        if self.protocol == "fast":
-            fit_path = functools.partial(fit_path, mesh=mesh)
+        if self.protocol == "fast":  # on the devices that encode, where it says which
+            fit_path = functools.partial(fit_path, mesh=getattr(self.encode, "mesh", None))
         train, test = (self.encode(variables, source, layers=self.layers) for source in (self.train, self.test))
         for layer in self.layers:
             added = "" if layer == "features" else f"_{layer}"

@@ -99,6 +99,7 @@ def hits(train, train_labels, test, test_labels, rows: np.ndarray, *, l2: float)
     """Which labelled test examples logistic regression on ``rows`` of train gets right, bool ``[m]``."""
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+    rows = rows[train_labels[rows] >= 0]  # an image that cannot be read any more has lost its label
     linear = fit_logistic(train[rows], train_labels[rows], l2=l2, num_classes=num_classes, tolerance=1e-4)
     known = test_labels >= 0
     return ranks(linear, test[known], test_labels[known]) == 0
@@ -165,12 +166,7 @@ class Evaluator:
         counts, shares = np.atleast_1d(per_class).tolist(), np.atleast_1d(fractions).tolist()
         for name, value, right, meaning in (
             ("per_class", counts, all(isinstance(m, int) and m >= 1 for m in counts), "whole numbers from 1 on"),
-            (
-                "fractions",
-                shares,
-                all(isinstance(m, float) and 0 < m < 1 for m in shares),
-                "between 0 and 1, such as 0.01",
-            ),
+            ("fractions", shares, all(isinstance(m, float) and 0 < m < 1 for m in shares), "between 0 and 1"),
             ("draws", draws, draws >= 1, "1 or more"),
             ("l2", l2, l2 > 0, "positive"),
             ("steps", steps, steps >= 1, "1 or more"),

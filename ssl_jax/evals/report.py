@@ -184,7 +184,7 @@ def _label(name: str) -> str:
 
 
 def _is_share(name: str) -> bool:
-    return name.removesuffix("_std").endswith(("top1", "top5"))
+    return re.search(r"top[15](_|$)", name) is not None
 
 
 def _measured(value: Any) -> bool:
@@ -246,15 +246,18 @@ def _data(about: Mapping[str, Any]) -> str:
 # the answer
 
 
+def _is_whole(name: str) -> bool:
+    """Not of a stage, a second setting, the top 5, a spread or a hyper-parameter."""
+    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_std$", name)
+
+
 def _main(numbers: Sequence[_Number]) -> list[_Number]:
     """The main metrics in their order: of the last layer, and online only what was not measured offline."""
     offline = {number.name for number in numbers if not number.online}
 
     def order(number: _Number) -> int | None:
         metric = _metric(number.name)
-        part = re.search(r"stem|stage|block|layer|top5|_std$", number.name) or (
-            number.online and number.name in offline
-        )
+        part = not _is_whole(number.name) or (number.online and number.name in offline)
         return METRICS.index(metric) if metric.main and not part else None
 
     placed = [(place, number) for number in numbers if (place := order(number)) is not None]
@@ -330,6 +333,7 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
 
 
 def _comparison(paired: Paired) -> str:
+    paired = [test for test in paired if _is_whole(test["metric"])]
     if not paired:
         return ""
     note = f"Paired tests on the same test examples; in brackets the {INTERVAL} of the difference."

@@ -74,8 +74,8 @@ def paired_difference(
     """
     a, b = _pair(hits_a, hits_b)
     tails, n = _tails(level), len(a)
-    only_a, only_b = np.mean(a & ~b), np.mean(b & ~a)
-    drawn = np.random.default_rng(seed).multinomial(n, np.array([only_a, only_b, max(0.0, 1 - only_a - only_b)]), samples)
+    shares = np.array([np.mean(a & ~b), np.mean(b & ~a), np.mean(a == b)])
+    drawn = np.random.default_rng(seed).multinomial(n, shares, samples)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, tails)
     return float(a.mean() - b.mean()), float(low), float(high), mcnemar(a, b)
 
