@@ -256,7 +256,9 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         if mine.data.global_batch_size > most:
             say(f"  {name}: batches of {most}, all there is to learn from, not {mine.data.global_batch_size}")
             mine.data.global_batch_size = most
-        every = len(splits.train) // mine.data.global_batch_size  # once an epoch: the best one is kept
+        epoch = len(splits.train) // mine.data.global_batch_size
+        steps = mine.train.steps or mine.train.epochs * epoch
+        every = max(epoch, round(steps) // 20)  # the best of the epochs is kept, of at most some twenty of them
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         experiment = build(mine, splits)
         parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
