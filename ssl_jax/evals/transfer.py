@@ -41,13 +41,10 @@ class Evaluator:
         self.targets = {}
         for spec in sources:
             splits = source.load(spec, data_dir=data_dir)
-            known = source.join(splits.train, splits.val)
-            settings = {"train": known, "test": splits.test}
+            bank, test = source.join(splits.train, splits.val), splits.test
             try:
-                neighbours = knn.Evaluator(
-                    encode, **settings, k=min(k, len(known)), temperature=temperature, centre=True
-                )
-                self.targets[_short(spec)] = (neighbours, linear_probe.Evaluator(encode, **settings))
+                neighbours = knn.Evaluator(encode, train=bank, test=test, k=min(k, len(bank)), temperature=temperature)
+                self.targets[_short(spec)] = (neighbours, linear_probe.Evaluator(encode, train=bank, test=test))
             except ValueError as error:
                 raise ValueError(f"eval.transfer.sources {spec}: {error}") from None
 
