@@ -11,7 +11,6 @@ is kept, and the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssl_jax import config as configs
 from ssl_jax import evals, parallel
 from ssl_jax.experiment import read_run
 
@@ -97,21 +97,16 @@ def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]
             raise ValueError(f"--eval.{key} is given but {name} is not among --evals {','.join(names)}")
         if not text:
             raise ValueError(f"--eval.{key} has no value; write --eval.{key}=VALUE")
-        found.setdefault(name, {})[option] = literal(text)
+        found.setdefault(name, {})[option] = several(text)
     for name in names:
         evals.get(name)
     return found
 
 
-def literal(text: str) -> Any:
-    """A Python literal, a comma-separated tuple of them, or text."""
-    words = {"none": None, "null": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return tuple(literal(part) for part in text.split(",") if part) if "," in text else text
+def several(text: str) -> Any:
+    """What ``--config`` would make of a value, and a tuple of what commas part."""
+    value = configs.literal(text)
+    return tuple(map(configs.literal, value.split(","))) if isinstance(value, str) and "," in value else value
 
 
 def list_evaluators() -> int:

@@ -98,13 +98,13 @@ def _apply(config: Config, override: str) -> None:
         # Arguments of a method or a model that the config leaves at their defaults may be named too.
         if parents in (["method"], ["model"]) and last in _accepted(config, parents[0]):
             with config.unlocked():
-                config[parents[0]][last] = _literal(text)
+                config[parents[0]][last] = literal(text)
             return
         raise ValueError(unknown_key(f"config.{key}", [f"config.{k}" for k in known_keys(config)]))
     kind = node.get_type(last)
     fields: Any = node._fields
     may_be_null = isinstance(fields[last], FieldReference)  # a placeholder
-    value: Any = text if kind is str else _literal(text)
+    value: Any = text if kind is str else literal(text)
     if may_be_null and text.lower() in ("none", "null"):
         value = None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -136,7 +136,8 @@ def _drop_arguments(config: Config, part: str, name: str) -> None:
         print(f"config.{part}.name={name}: {', '.join(gone)} of {config[part].name} left out", file=sys.stderr)
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A Python literal, "none", "true" or "false" in any case, or the text itself."""
     words = {"none": None, "null": None, "true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]
