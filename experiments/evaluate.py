@@ -29,12 +29,17 @@ FEATURES = ("max_dim",)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Evaluate finished runs.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Evaluate finished runs.",
+        epilog="Options of an evaluator: --eval.NAME.OPTION=VALUE, several values with commas; --list shows them.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
     parser.add_argument("--evals", default=DEFAULT, help=f"evaluators, comma-separated; default: {DEFAULT}")
     parser.add_argument("--outdir", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", help="another dataset than the run's own, as in data.source")
     parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the run found them")
+    parser.add_argument("--download", action="store_true", help="let TFDS fetch a dataset that is not there")
     parser.add_argument("--devices", type=int, help="default: those of the run")
     parser.add_argument("--list", action="store_true", help="show the evaluators and their options")
     given, rest = parser.parse_known_args(arguments)
@@ -57,7 +62,8 @@ def main(arguments: list[str]) -> int:
     from ssl_jax.evaluate import evaluate
     from ssl_jax.train import Interrupted, NotFinite
 
-    places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir, "devices": given.devices}
+    places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
+    places |= {"download": given.download, "devices": given.devices}
     try:
         evaluate(given.workdir, names, options, **places)
     except ValueError as error:
@@ -72,7 +78,8 @@ def main(arguments: list[str]) -> int:
 
 
 def refuse(error: ValueError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    text = str(error).replace("--config.data.download=True", "--download").replace("--config.data.", "--")
+    print(f"error: {text}", file=sys.stderr)
     return 2
 
 
@@ -88,7 +95,7 @@ def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]
         key, equals, text = word.removeprefix("--eval.").partition("=")
         text = text if equals else next(words, "")
         name, _, option = key.partition(".")
-        known = list(FEATURES) if name == "features" else evals.options(name)
+        known = list(FEATURES) if name == "features" else list(evals.options(name))
         if option not in known:
             near = difflib.get_close_matches(option, known, 1)
             hint = f"did you mean --eval.{name}.{near[0]}? " if near else ""
@@ -112,8 +119,12 @@ def several(text: str) -> Any:
 def list_evaluators() -> int:
     """Every evaluator with the first line of its docstring and its options."""
     for name in evals.names():
-        doc = (evals.get(name).__doc__ or "").strip().splitlines()
-        print(f"{name:14}{doc[0] if doc else ''}\n{'':14}options: {', '.join(evals.options(name))}")
+        print(f"{name}: {(evals.get(name).__doc__ or '').strip().splitlines()[0]}")
+        for option, default in evals.options(name).items():
+            print(
+                f"    --eval.{name}.{option}={','.join(map(str, default)) if isinstance(default, tuple) else default}"
+            )
+    print("of all of them:\n    --eval.features.max_dim=none  # stages on the finest grid with at most so many numbers")
     return 0
 
 

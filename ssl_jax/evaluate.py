@@ -57,6 +57,7 @@ def evaluate(
     outdir: str | Path | None = None,
     source: str | None = None,
     data_dir: str | None = None,
+    download: bool = False,
     devices: int | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def evaluate(
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
       data_dir: where TFDS datasets lie, if not where the run found them.
+      download: let TFDS fetch a dataset that is not there.
       devices: default that of ``parallel.devices``.
 
     Returns:
@@ -86,7 +88,11 @@ def evaluate(
     jobs = {}
     for name, run in runs.items():
         place = root / name if len(runs) > 1 else root
-        jobs[name] = _prepare(run, place, names, options, source, data_dir, devices, say)
+        jobs[name] = _prepare(run, place, names, options, source, data_dir, download, devices, say)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--outdir {root} cannot be made ({error.strerror}); name another folder") from None
     found, drawn, hits = {}, {}, {}
     for name, job in jobs.items():
         if len(runs) > 1:
@@ -112,10 +118,10 @@ def _short_names(workdirs: Sequence[str | Path]) -> list[str]:
     return ["-".join(p.parts[-depth:]) for p in paths]
 
 
-def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, devices, say: Say):
+def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, download, devices, say: Say):
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))
-    config.data.data_dir = data_dir or config.data.data_dir
+    config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
@@ -126,20 +132,27 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         config.parallel.devices = devices or min(config.parallel.devices or device_count(config), jax.device_count())
     mesh = parallel.make_mesh(config.parallel.devices)
     max_dim = options.get("features", {}).get("max_dim")
+    if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
+        raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
     encode = CachedEncode(run, mesh, place / "features", max_dim, config.seed, say)
-    evaluators = {}
+    evaluators, settings = {}, {}
     for name in names:
-        given = dict(({} if source else _defaults(run.config, name, len(known))) | options.get(name, {}))
+        given = _defaults(run.config, name, known) | options.get(name, {})
+        settings[name] = _plain(evals.options(name) | given)
         if evals.trains(name):
             given["fit"] = make_fit(run, config, place / "fits", say)
-        evaluators[name] = evals.get(name)(encode, train=known, test=splits.test, **given)
+        try:
+            evaluators[name] = evals.get(name)(encode, train=known, test=splits.test, **given)
+        except TypeError as error:
+            said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
+            raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
     data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
     if not source and data != run.resolved["data"]["fingerprints"]:
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
 
     def job():
         began = time.perf_counter()
-        result, drawn, hits = _run(evaluators, run.variables, place, options, say)
+        result, drawn, hits = _run(evaluators, run.variables, place, settings, say)
         result["online"] = _online(run.workdir / "summary.json")
         result["provenance"] = {
             "workdir": str(run.workdir),
@@ -161,12 +174,40 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         bank, queries = measure.subset(known, 10_000), measure.subset(splits.test, 1_000)
         found = [encode(run.variables, part)["features"] for part in (bank, queries)]
         if jax.process_index() == 0:
+            drawn = _keep_earlier(place, result, hits, say) + drawn
             drawn += _pictures(run, config, bank, queries, found, place / "pictures")
             _write_json(place / "evaluation.json", result)
             np.savez_compressed(place / "hits.npz", **hits)  # pyright: ignore[reportArgumentType]: no metric is called so
         return result, drawn, hits
 
     return job
+
+
+def _keep_earlier(place: Path, result: dict[str, Any], hits: dict[str, np.ndarray], say: Say) -> list[report.Figure]:
+    """Add to ``result`` and ``hits`` what other evaluators found earlier on the same checkpoint and data."""
+    try:
+        earlier = json.loads((place / "evaluation.json").read_text())
+        with np.load(place / "hits.npz") as file:
+            earlier_hits = dict(file)
+        same = all(earlier["provenance"][k] == result["provenance"][k] for k in ("checkpoint", "fingerprints"))
+        kept = {n: entry for n, entry in earlier["evaluators"].items() if same and n not in result["evaluators"]}
+        for part in ("metrics", "intervals"):
+            names = [m for entry in kept.values() for m in entry["metrics"] if m in earlier[part]]
+            result[part] = {m: earlier[part][m] for m in names} | result[part]
+    except (OSError, KeyError, TypeError, ValueError):  # nothing there, or nothing of ours
+        return []
+    hits |= {m: earlier_hits[m] for entry in kept.values() for m in entry["metrics"] if m in earlier_hits}
+    result["evaluators"] = kept | result["evaluators"]
+    if kept:
+        say(f"kept from an earlier evaluation of the same checkpoint: {', '.join(kept)}")
+    return [figure for name, entry in kept.items() for figure in _figures(place, name, entry["figures"])]
+
+
+def _figures(place: Path, name: str, files: Sequence[str]) -> list[report.Figure]:
+    """An evaluator's pictures, with what there is to say of them."""
+    paths = [place / file for file in files if (place / file).is_file()]
+    plain = {path: (path.stem.replace("_", " "), "") for path in paths}
+    return [report.Figure(p, *PICTURES.get(p.stem, plain[p]), section=name.replace("_", " ")) for p in paths]
 
 
 def _online(summary: Path) -> dict[str, float | None]:
@@ -189,15 +230,15 @@ def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> l
     ]
 
 
-def _defaults(config, name: str, known: int) -> dict[str, Any]:
+def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any]:
     """kNN as the run itself measured it, so that its number comes again."""
-    if name != "knn":
+    if name != "knn" or known.labels is None:
         return {}
-    e = config.eval
-    return {"k": (min(e.knn_k, known),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
+    e, count = config.eval, int((known.labels >= 0).sum())
+    return {"k": (min(e.knn_k, max(1, count)),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
 
 
-def _run(evaluators, variables: Variables, place: Path, options: Options, say: Say):
+def _run(evaluators, variables: Variables, place: Path, settings: Options, say: Say):
     """Run evaluators in turn; what a missing optional package prevents is skipped with a line."""
     result: dict[str, Any] = {"metrics": {}, "intervals": {}, "evaluators": {}}
     drawn: list[report.Figure] = []
@@ -206,7 +247,7 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
         say(f"{name} ...")
         began = time.perf_counter()
         _reset_peak()
-        entry: dict[str, Any] = {"settings": _plain(options.get(name, {})), "metrics": [], "skipped": None}
+        entry: dict[str, Any] = {"settings": settings[name], "metrics": [], "skipped": None}
         try:
             for metric, value in evaluator.run(variables, place / name if jax.process_index() == 0 else None):
                 metric = f"test_{metric}"
@@ -219,15 +260,15 @@ def _run(evaluators, variables: Variables, place: Path, options: Options, say: S
                     result["intervals"][metric] = [low, high]
                     said += f"   95 %: {low:.4f} to {high:.4f}"
                 say(said)
+            if missing := getattr(evaluator, "skipped", ()):
+                entry["skipped"] = f"{', '.join(missing)} left out: its package is not installed"
         except ImportError as error:
             entry["skipped"] = f"{name} left out: {error}"
             say(f"  {entry['skipped']}")
         entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_memory_mb": _peak_mb()}
         files = sorted((place / name).glob("*.png"))
         entry["figures"] = [str(p.relative_to(place)) for p in files]
-        for file in files:
-            plain = file.stem.replace("_", " ")
-            drawn.append(report.Figure(file, *PICTURES.get(file.stem, (plain, "")), section=name.replace("_", " ")))
+        drawn += _figures(place, name, entry["figures"])
         result["evaluators"][name] = entry
     return result, drawn, hits
 
@@ -260,6 +301,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         steps = mine.train.steps or mine.train.epochs * epoch
         every = max(epoch, round(steps) // 20)  # the best of the epochs is kept, of at most some twenty of them
         mine.train.update({"eval_every": every, "checkpoint_every": every})
+        say(f"  {name}: {mine.method.name}, {round(steps)} steps")
         experiment = build(mine, splits)
         parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run

@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.types import Array, Axis, Batch, Tree
 
 DATA = "data"
+MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 
 
 def row_ids(n: int, axis: Axis) -> Array:
@@ -103,6 +104,8 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
         if flag not in os.environ.get("XLA_FLAGS", ""):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     address, processes = os.environ.get("JAX_COORDINATOR_ADDRESS"), int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+    if devices is not None and devices > MOST_DEVICES * processes:
+        raise ValueError(f"parallel.devices={devices}: a process has at most {MOST_DEVICES} devices; use fewer")
     if devices is not None and devices > processes:
         # RuntimeError: devices exist already; if they are too few, the experiment's check says so.
         with contextlib.suppress(RuntimeError):

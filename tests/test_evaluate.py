@@ -50,6 +50,16 @@ REFUSED = {
     "k above the bank": (["--evals=knn", "--eval.knn.k=5000"], "5000"),
     "zero temperature": (["--evals=knn", "--eval.knn.temperature=0"], "temperature"),
     "unknown layer": (["--evals=knn", "--eval.knn.layers=stage9"], "stage9"),
+    "text for a number": (
+        ["--evals=geometry", "--eval.geometry.t=abc"],
+        "eval.geometry cannot be measured with t='abc'",
+    ),
+    "text for a grid": (["--evals=knn", "--eval.features.max_dim=abc"], "eval.features.max_dim=abc"),
+    "negative grid": (["--evals=knn", "--eval.features.max_dim=-3"], "eval.features.max_dim=-3"),
+    "share without a class": (
+        ["--evals=low_label", "--eval.low_label.fractions=0.001"],
+        "leaves some of the 10 classes",
+    ),
     "unknown protocol": (["--evals=linear_probe", "--eval.linear_probe.protocol=mooco"], "moco"),
     "labels": (["--evals=low_label", "--eval.low_label.per_class=500"], "500"),
     "unknown mode": (["--evals=finetune", "--eval.finetune.modes=tuned"], "tuned"),
@@ -107,7 +117,11 @@ def test_whole_evaluation(workdirs, capsys):
     assert found["metrics"]["test_knn_top1"] == pytest.approx(
         json.loads((workdir / "summary.json").read_text())["test_knn_top1"]
     )
+    assert found["metrics"]["test_knn_top1_k5_t0.1"] == found["metrics"]["test_knn_top1"]
     assert "test_knn_top1_k1_t0.1" in found["metrics"]
+    assert found["evaluators"]["knn"]["settings"] == {
+        "k": [5, 1], "temperature": [0.1], "centre": True, "layers": ["features"], "leave_one_out": False
+    }  # fmt: skip
     assert {"test_linear_top1", "test_low_label_5_top1_std", "test_rankme", "test_lidar"} <= set(found["metrics"])
     low, high = found["intervals"]["test_knn_top1"]
     assert low < found["metrics"]["test_knn_top1"] < high
@@ -121,6 +135,31 @@ def test_whole_evaluation(workdirs, capsys):
     assert evaluate.main(arguments) == 0
     assert "MB in" not in capsys.readouterr().out
     assert json.loads((workdir / "evaluation" / "evaluation.json").read_text())["metrics"] == found["metrics"]
+
+
+def test_a_later_evaluation_adds_to_an_earlier_one(workdirs, tmp_path, capsys):
+    common = ["--workdir", str(workdirs / "byol"), "--outdir", str(tmp_path / "out")]
+    assert evaluate.main([*common, "--evals=knn", "--eval.knn.k=5"]) == 0
+    first = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    geometry = ["--evals=geometry", "--eval.geometry.views=2", "--eval.geometry.max_examples=20"]
+    assert evaluate.main([*common, *geometry]) == 0
+    assert "kept from an earlier evaluation of the same checkpoint: knn" in capsys.readouterr().out
+    both = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert set(both["evaluators"]) == {"knn", "geometry"}
+    assert both["metrics"]["test_knn_top1"] == first["metrics"]["test_knn_top1"]
+    assert both["intervals"] == first["intervals"]
+    with np.load(tmp_path / "out" / "hits.npz") as hits:
+        assert hits["test_knn_top1"].mean() == pytest.approx(both["metrics"]["test_knn_top1"])
+    assert evaluate.main(["--workdir", str(workdirs / "simclr"), *common[2:], "--evals=knn"]) == 0
+    other = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert set(other["evaluators"]) == {"knn"}  # another checkpoint
+
+
+def test_an_outdir_that_cannot_be_is_refused(workdirs, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    arguments = ["--workdir", str(workdirs / "simclr"), "--evals=knn", "--outdir", str(tmp_path / "file" / "x")]
+    assert evaluate.main(arguments) == 2
+    assert "cannot be made" in capfd.readouterr().err
 
 
 def test_layers_grid_devices_and_comparison(workdirs, tmp_path):

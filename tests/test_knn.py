@@ -295,8 +295,14 @@ def test_evaluator():
     )
     found = dict(evaluator.run(None))
     assert list(found) == [
-        *("knn_top1_stage1", "knn_top1_stage1_k20_t1", "knn_top1_stage1_k1_t0.1", "knn_top1_stage1_k1_t1"),
-        *("knn_top1", "knn_top1_k20_t1", "knn_top1_k1_t0.1", "knn_top1_k1_t1"),
+        *(
+            "knn_top1_stage1",
+            "knn_top1_stage1_k20_t0.1",
+            "knn_top1_stage1_k20_t1",
+            "knn_top1_stage1_k1_t0.1",
+            "knn_top1_stage1_k1_t1",
+        ),
+        *("knn_top1", "knn_top1_k20_t0.1", "knn_top1_k20_t1", "knn_top1_k1_t0.1", "knn_top1_k1_t1"),
     ]
     known = train.labels >= 0
     for name, layer, k, t in (

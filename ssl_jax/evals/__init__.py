@@ -102,9 +102,9 @@ def get(name: str) -> type[Evaluator]:
     return _module(name).Evaluator
 
 
-def options(name: str) -> list[str]:
-    """The options ``--eval.<name>.*`` of an evaluator: the keyword-only arguments of its ``__init__``."""
-    return [argument for argument in _arguments(name) if argument not in ("train", "test", "fit")]
+def options(name: str) -> dict[str, Any]:
+    """The options ``--eval.<name>.*`` of an evaluator and their defaults: what its ``__init__`` takes by keyword."""
+    return {k: v for k, v in _arguments(name).items() if k not in ("train", "test", "fit")}
 
 
 def trains(name: str) -> bool:
@@ -112,9 +112,9 @@ def trains(name: str) -> bool:
     return "fit" in _arguments(name)
 
 
-def _arguments(name: str) -> list[str]:
+def _arguments(name: str) -> dict[str, Any]:
     parameters = inspect.signature(get(name).__init__).parameters
-    return [k for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    return {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def _module(name: str) -> Any:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from ssl_jax.types import Batch, Variables
 
-SHARD = 32_768  # rows that are written, and checked, at a time
+SHARD = 8_192  # rows that are written, and checked, at a time
 
 
 def extract(
@@ -91,7 +91,7 @@ def cached(
 ) -> dict[str, np.ndarray]:
     """Arrays of ``rows`` rows that are computed once, shard by shard, and read from disk ever after.
 
-    ``<folder>/<name>.npy`` holds an array, ``<name>.json`` the sha256 of every shard of 32,768 rows that is done. An
+    ``<folder>/<name>.npy`` holds an array, ``<name>.json`` the sha256 of every shard of 8,192 rows that is done. An
     interrupted computation goes on after its last whole shard; what is damaged is named and computed again. Several
     processes need a folder that all of them see; process 0 writes.
 

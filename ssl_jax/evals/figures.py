@@ -65,7 +65,7 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         if title == "Accuracy":
             axes.yaxis.set_major_formatter(_PERCENT)
         if title == "Spread of projections":
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * max(1.0, axes.dataLim.y1))
             axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
             where = axes.get_yaxis_transform()  # x in shares of the panel, y in data
             axes.text(
@@ -192,7 +192,7 @@ def energy(energies: Energies, path: str | Path) -> None:
     title = f"Energy of pairs: gap {energies.gap:.2f}, AUC {energies.auc:.3f}"
     _plain(axes, title, "energy: −cosine", "share of pairs")
     occupied = energies.edges[1:][(energies.positive + energies.other) > 0]
-    axes.set_xlim(-1.02, max(0.05, occupied.max() + 0.02))
+    axes.set_xlim(-1.02, occupied.max() + 0.02)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.4, loc="upper right")

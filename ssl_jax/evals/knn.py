@@ -191,8 +191,8 @@ def centred(bank, queries) -> tuple[np.ndarray, np.ndarray]:
 class Evaluator:
     """Vote of the nearest train examples by cosine similarity: nothing is trained.
 
-    Yields ``knn_top1`` of the first k and temperature, ``knn_top1_k20_t0.07`` of every other pair of them, and of
-    other layers ``knn_top1_stage1``, ``knn_top1_stage1_k20_t0.07``.
+    Yields ``knn_top1`` of the first k and temperature, which are chosen beforehand and never by the result; where there
+    are several, ``knn_top1_k20_t0.07`` of every pair of them; of other layers ``knn_top1_stage1``.
 
     Args:
       k: neighbours that vote, one number or several.
@@ -255,7 +255,11 @@ class Evaluator:
             for i, (k, temperature) in enumerate(self.votes):
                 settings = {"k": k, "temperature": temperature, "num_classes": self.bank.num_classes}
                 predicted = vote(similarity, rows, labels, **settings)
-                yield name + (f"_k{k}_t{temperature:g}" if i else ""), Accuracy(predicted == answers)
+                found = Accuracy(predicted == answers)
+                if i == 0:
+                    yield name, found
+                if len(self.votes) > 1:
+                    yield f"{name}_k{k}_t{temperature:g}", found
 
 
 def _even(n: int, most: int) -> tuple[int, int]:

@@ -224,6 +224,15 @@ def fit_ridge_path(features, labels, *, l2s: Sequence[float], num_classes: int) 
     """:func:`fit_ridge` for every ``l2``, from one eigendecomposition of ``H'H``."""
     _check(features, labels, l2s, num_classes)
     labels, dtype, n = np.asarray(labels), _dtype(features), len(features)
+    if n < features.shape[1]:  # the best W lies in the span of the centred examples: fit in that span
+        mean = _mean(features)
+        coordinates, basis = _span(features - mean[None])
+        found = fit_ridge_path(coordinates, labels, l2s=l2s, num_classes=num_classes)
+        kernels = [basis @ kernel for kernel, _ in found]
+        return [
+            (kernel.astype(dtype), (bias - mean @ kernel).astype(dtype))
+            for kernel, (_, bias) in zip(kernels, found, strict=True)
+        ]
     mean, share = _mean(features), np.bincount(labels, minlength=num_classes) / n
     gram, cross = 0.0, 0.0
     for rows in _blocks(n):

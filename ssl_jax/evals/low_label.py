@@ -76,7 +76,7 @@ def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndar
       seed: of the draws.
 
     Raises:
-      ValueError: a class has fewer examples, or the amount is not positive.
+      ValueError: a class has fewer examples, the amount is not positive, or a share of less than one per class.
     """
     labels = np.asarray(labels)
     classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
@@ -86,6 +86,11 @@ def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndar
         raise ValueError(
             f"{amount} labels per class asked for but class {classes[sizes.argmin()]} has {sizes.min()}; "
             f'use 1 to {sizes.min()}, or "all"'
+        )
+    if fraction and amount * sizes.sum() < len(classes):
+        raise ValueError(
+            f"{amount:g} of {sizes.sum()} labelled examples leaves some of the {len(classes)} classes without any; "
+            f"use {np.ceil(1e4 * len(classes) / sizes.sum()) / 1e4:g} or more"
         )
     members = [np.flatnonzero(labels == c) for c in classes]
     rngs = [np.random.default_rng([seed, int(1e9 * amount) if fraction else int(amount), k]) for k in range(draws)]

@@ -127,6 +127,7 @@ class Evaluator:
             raise ValueError(
                 f"projection needs {LEAST} images or more; max_examples={max_examples}, {len(test)} test images"
             )
+        self.skipped: tuple[str, ...] = ()  # whose package is not installed
         self.shown = np.sort(stratified_order(test.labels, len(test), seed)[:max_examples])
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
@@ -138,6 +139,7 @@ class Evaluator:
                 print(f"projection: all examples have the same {layer}: there is nothing to draw", flush=True)
                 continue
             found = project(features, methods=self.methods, seed=self.seed)
+            self.skipped = tuple(method for method in self.methods if method not in found)
             for method, projection in found.items():
                 yield f"{prefix}projection_{method}_trustworthiness", projection.trustworthiness
             if outdir is not None and found:
