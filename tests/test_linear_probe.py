@@ -137,7 +137,7 @@ def test_rows_over_devices_change_nothing(digits, n):
     np.testing.assert_array_equal(np.asarray(rows)[:n], x)
 
 
-@pytest.mark.parametrize(("n", "block"), [(1200, 8192), (1200, 77), (50, 8192)])
+@pytest.mark.parametrize(("n", "block"), [(1200, 8192), (1200, 77), (50, 8192), (40, 16)])
 def test_ridge_equals_sklearn(digits, monkeypatch, n, block):
     monkeypatch.setattr(linear_probe, "BLOCK", block)
     x, y = digits[0][:n] + 30, digits[1][:n]
