@@ -21,11 +21,18 @@ CASES = {
     "byol": {"tau": 0.9, "hidden": 32, "projector_dim": 16},
     "moco": {"queue_size": 256, "projector_dim": 16, "momentum": 0.9, "temperature": 0.2},
     "supervised": {"label_smoothing": 0.1},
+    "rotation": {},
+    "relative_patch": {"gap": 1, "jitter": 0, "embed_dim": 16, "hidden": 32},
+    "jigsaw": {"grid": 2, "jitter": 1, "embed_dim": 16, "hidden": 32, "per_image": 2},
 }
 VARIANTS = {
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
     "supervised-frozen": ("supervised", {"frozen": "stage1", "layer_decay": 0.5, "head_rate": 4.0}),
     "supervised-unfreezing": ("supervised", {"unfreeze_every": 0.25, "layer_decay": 0.8, "head_init": 0.01}),
+    "relative_patch-control": (
+        "relative_patch",
+        {"jitter": 0, "embed_dim": 16, "hidden": 32, "colour": "drop", "blur_rate": 0.5, "control": True},
+    ),
     "byol-joint": ("byol", {"hidden": 32, "projector_dim": 16, "per_view_bn": False, "target_init": "fresh"}),
     "moco-symmetric": (
         "moco",

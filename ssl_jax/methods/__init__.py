@@ -9,9 +9,11 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from ssl_jax import models
+from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.parallel import named_key
 from ssl_jax.types import Array, Axis, Batch, Tree, Variables
 
@@ -108,3 +110,10 @@ def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
 def online_trunk(variables: Variables) -> tuple[Tree, Tree]:
     """The trained encoder: the product of every method without a teacher."""
     return variables.params["encoder"], variables.model_state["encoder"]
+
+
+def classification(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """(mean cross-entropy, accuracy) of logits ``[..., k]`` for labels ``[...]`` that the task itself made."""
+    logits = logits.astype(compute_dtype(logits))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean(), (logits.argmax(-1) == labels).astype(losses.dtype).mean()
