@@ -21,6 +21,9 @@ CASES = {
     "byol": {"tau": 0.9, "hidden": 32, "projector_dim": 16},
     "moco": {"queue_size": 256, "projector_dim": 16, "momentum": 0.9, "temperature": 0.2},
     "supervised": {"label_smoothing": 0.1},
+    "autoencoder": {"latent_dim": 16, "decoder_widths": (32, 16)},
+    "denoising_autoencoder": {"latent_dim": 16, "loss": "mse", "corruption": "salt_and_pepper"},
+    "inpainting": {"latent_dim": 16, "decoder_widths": (32, 16)},
 }
 VARIANTS = {
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
@@ -30,6 +33,13 @@ VARIANTS = {
     "moco-symmetric": (
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
+    ),
+    "inpainting-adversarial": (
+        "inpainting",
+        {
+            **{"mask": "random", "latent_dim": 16, "decoder_widths": (32, 16)},
+            **{"adversarial": 0.1, "discriminator_widths": (16, 32)},
+        },
     ),
 }
 ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
