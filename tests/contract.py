@@ -24,6 +24,9 @@ CASES = {
     "rotation": {},
     "relative_patch": {"gap": 1, "jitter": 0, "embed_dim": 16, "hidden": 32},
     "jigsaw": {"grid": 2, "jitter": 1, "embed_dim": 16, "hidden": 32, "per_image": 2},
+    "autoencoder": {"latent_dim": 16, "decoder_widths": (32, 16)},
+    "denoising_autoencoder": {"latent_dim": 16, "loss": "mse", "corruption": "salt_and_pepper"},
+    "inpainting": {"latent_dim": 16, "decoder_widths": (32, 16)},
 }
 VARIANTS = {
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
@@ -37,6 +40,13 @@ VARIANTS = {
     "moco-symmetric": (
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
+    ),
+    "inpainting-adversarial": (
+        "inpainting",
+        {
+            **{"mask": "random", "latent_dim": 16, "decoder_widths": (32, 16)},
+            **{"adversarial": 0.1, "discriminator_widths": (16, 32)},
+        },
     ),
 }
 ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS

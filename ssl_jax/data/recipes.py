@@ -202,6 +202,8 @@ RECIPES: dict[str, Recipe] = {
     "supervised_no_flip": Recipe((View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),), _FAIR_EVAL),
     # Mirrored and a little cut, never stretched, for tasks that ask where in the image or which way up.
     "crop_flip": Recipe((View(Crop(area=(0.6, 1.0), aspect=(1.0, 1.0)), (Flip(),)),), Eval("resize", 1.0)),
+    # Mirrored or not, and nothing else.
+    "flip": Recipe((View(None, (Flip(),)),), Eval("resize", 1.0)),
     # No augmentation at all; both evaluation views can be asked for by name.
     "none": Recipe((View(None),), Eval("resize", 1.0)),
     "imagenet": Recipe((View(None),), _FAIR_EVAL),

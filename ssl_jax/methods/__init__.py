@@ -68,21 +68,30 @@ def two_views(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tupl
 
 
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
+Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
 
 
-def init_parts(parts: Parts, key: Array, images: Array, trunk: tuple[Tree, Tree] | None = None) -> tuple[Tree, Tree]:
-    """(params, model_state) of every part; ``trunk`` replaces the encoder's."""
+def _features(outputs: Mapping[str, Array]) -> Array:
+    return outputs["features"]
+
+
+def init_parts(
+    parts: Parts, key: Array, images: Array, trunk: tuple[Tree, Tree] | None = None, *, read: Read = _features
+) -> tuple[Tree, Tree]:
+    """(params, model_state) of every part; ``trunk`` replaces the encoder's, ``read`` is as in ``run_parts``."""
     params, state, x = {}, {}, images
     for name, module in parts.items():
         given = trunk if name == "encoder" else None
         params[name], state[name] = given or models.init(module, named_key(key, name), x)
         out, _ = models.forward(module, params[name], state[name], x, train=False)  # dead code under jit, for its shape
-        x = out["features"] if name == "encoder" else out
+        x = read(out) if name == "encoder" else out
     return params, state
 
 
-def run_parts(parts: Parts, params: Tree, state: Tree, images: Array, *, train: bool, axis: Axis = None):
-    """Images through the encoder, its features through the heads in turn.
+def run_parts(
+    parts: Parts, params: Tree, state: Tree, images: Array, *, train: bool, axis: Axis = None, read: Read = _features
+):
+    """Images through the encoder, what is read of its outputs through the heads in turn.
 
     Returns:
       (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
@@ -91,7 +100,7 @@ def run_parts(parts: Parts, params: Tree, state: Tree, images: Array, *, train: 
     for name, module in parts.items():
         out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis)
         outputs[name] = out
-        x = out["features"] if name == "encoder" else out
+        x = read(out) if name == "encoder" else out
     return outputs, new_state
 
 

@@ -21,6 +21,7 @@ from jax import lax
 
 from ssl_jax.models import heads
 from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.types import Array, Axis, Tree
@@ -29,9 +30,11 @@ __all__ = [
     "ENCODERS",
     "BatchNorm",
     "ConvNet",
+    "MLPEncoder",
     "ResNet",
     "arguments",
     "check_image_size",
+    "deepest",
     "depth",
     "forward",
     "heads",
@@ -42,6 +45,7 @@ __all__ = [
 
 ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
+    "mlp": MLPEncoder,
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
@@ -112,6 +116,11 @@ def forward(
         return module.apply(variables, x, train=False, axis=axis), state
     out, new_state = module.apply(variables, x, train=True, axis=axis, mutable=list(state))
     return out, {**state, **new_state}
+
+
+def deepest(outputs: Mapping[str, Array]) -> Array:
+    """What the last stage of an encoder gives before any pooling: a map ``[b, h, w, c]``, or the code of an mlp."""
+    return outputs[max((name for name in outputs if re.fullmatch(r"stage\d+", name)), key=lambda name: int(name[5:]))]
 
 
 def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
