@@ -9,7 +9,8 @@ varies; the third (LARC: sum of norms, epsilon, no exclusions; apex, timm, light
 | ``lars_byol`` | BYOL, MoCo v3, Barlow Twins, VICReg, MAE probe | ``v = m v + q g;  w -= lr v`` (lr outside) |
 
 Weight decay of ``sgd`` and both ``lars`` is coupled (added to the gradient, before ratio and momentum), that of
-``adamw`` decoupled. ``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with every micro-step.
+``adamw`` decoupled; like the rate it may be a schedule. ``optax.MultiSteps`` is not offered: EMA, queue and statistics
+would advance with every micro-step.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def not_bias_or_norm(params: Tree) -> Tree:
 def sgd(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     nesterov: bool = False,
     mask: Mask = None,
@@ -80,7 +81,7 @@ def sgd(
 def adamw(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -110,7 +111,9 @@ def adamw(
     return optax.GradientTransformation(tx.init, update)
 
 
-def _adapted_gradient(weight_decay: float, eta: float, mask: Mask) -> tuple[optax.GradientTransformation, ...]:
+def _adapted_gradient(
+    weight_decay: float | Schedule, eta: float, mask: Mask
+) -> tuple[optax.GradientTransformation, ...]:
     """``q (g + wd w)``, ``q = eta |w| / |g + wd w|`` (1 if either norm is 0); ``g`` alone where the mask is False."""
     ratio = optax.scale_by_trust_ratio(trust_coefficient=eta, eps=0.0)
     decayed = optax.add_decayed_weights(weight_decay, mask)
@@ -120,7 +123,7 @@ def _adapted_gradient(weight_decay: float, eta: float, mask: Mask) -> tuple[opta
 def lars_simclr(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     momentum: float = 0.9,
     eta: float = 1e-3,
     mask: Mask = not_bias_or_norm,
@@ -157,7 +160,7 @@ def lars_simclr(
 def lars_byol(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     momentum: float = 0.9,
     eta: float = 1e-3,
     mask: Mask = not_bias_or_norm,
@@ -192,7 +195,7 @@ def make(
     name: str,
     *,
     learning_rate: float | Schedule,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
     nesterov: bool = False,
@@ -332,6 +335,19 @@ def step_decay(peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8
         return value
 
     return schedule
+
+
+def linear(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, in equal steps."""
+    return lambda step: first + (last - first) * jnp.minimum(_as_float(step) / total_steps, 1.0)
+
+
+def cosine(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, along half a cosine.
+
+    The weight decay of DINO and I-JEPA, .04 to .4.
+    """
+    return lambda step: last + _half_cosine(first - last, jnp.minimum(_as_float(step) / total_steps, 1.0))
 
 
 def tau_schedule(tau0: float, total_steps: int) -> Schedule:

@@ -200,6 +200,8 @@ RECIPES: dict[str, Recipe] = {
     "supervised": Recipe((View(Crop(), (Flip(),)),), _FAIR_EVAL),
     # The same for images that mean something else when mirrored.
     "supervised_no_flip": Recipe((View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),), _FAIR_EVAL),
+    # Assran et al. 2023, appendix A.1, for images evaluated whole: a box and nothing else, neither flip nor colour.
+    "jepa_cifar": Recipe((View(Crop(area=(0.3, 1.0))),), Eval("resize", 1.0)),
     # No augmentation at all; both evaluation views can be asked for by name.
     "none": Recipe((View(None),), Eval("resize", 1.0)),
     "imagenet": Recipe((View(None),), _FAIR_EVAL),
