@@ -45,6 +45,7 @@ def base() -> Config:
     optim.momentum = 0.9
     optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4
+    optim.weight_decay_end = placeholder(float)  # reached at the end along half a cosine; null: constant
     optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd, larc: true, others: false)
     optim.clip_norm = placeholder(float)
 

@@ -200,6 +200,8 @@ def check(config: Config) -> None:
     for key in POSITIVE_IF_SET:
         _refuse(flat, key, flat[key] is not None and flat[key] <= 0, "must be positive")
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
+    if flat.get("optim.weight_decay_end") is not None:
+        _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
     _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")

@@ -96,7 +96,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         plan=plan,
         splits=splits,
         method=method,
-        tx=make_tx(config, schedule),
+        tx=make_tx(config, schedule, plan.total_steps),
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
@@ -203,11 +203,13 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     return schedules[o.schedule](), 0, tuple(notes)
 
 
-def make_tx(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer of a config."""
+def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optax.GradientTransformation:
+    """The optimizer of a config; ``total_steps`` matters where weight decay changes."""
     o = config.optim
-    arguments = {k: o[k] for k in ("weight_decay", "momentum", "clip_norm", "decay_bias_and_norm")}
-    # Runs from before the key existed have no nesterov in their stored config.
+    arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}
+    # Runs from before these keys existed have no nesterov and weight_decay_end in their stored config.
+    decay, end = o.weight_decay, o.get("weight_decay_end")
+    arguments |= {"weight_decay": decay if end is None else optim.cosine(decay, end, total_steps)}
     return optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
 
 

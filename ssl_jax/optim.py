@@ -9,8 +9,9 @@ third has another ratio (a sum of norms, an epsilon) and leaves no parameter out
 | ``lars_byol`` | BYOL, MoCo v3, Barlow Twins, VICReg, MAE probe | ``v = m v + q g;  w -= lr v`` (lr outside) |
 | ``larc`` | linear probe of SimSiam, SwAV; apex, timm, lightly | as ``lars_byol`` but for q, and on every parameter |
 
-Weight decay of ``adamw`` is decoupled, that of the others coupled (added to the gradient, before ratio and momentum).
-``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with every micro-step.
+Weight decay of ``adamw`` is decoupled, that of the others coupled (added to the gradient, before ratio and momentum);
+like the rate it may be a schedule. ``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with
+every micro-step.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def not_bias_or_norm(params: Tree) -> Tree:
 def sgd(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     nesterov: bool = False,
     mask: Mask = None,
@@ -81,7 +82,7 @@ def sgd(
 def adamw(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -111,7 +112,9 @@ def adamw(
     return optax.GradientTransformation(tx.init, update)
 
 
-def _adapted_gradient(weight_decay: float, eta: float, mask: Mask) -> tuple[optax.GradientTransformation, ...]:
+def _adapted_gradient(
+    weight_decay: float | Schedule, eta: float, mask: Mask
+) -> tuple[optax.GradientTransformation, ...]:
     """``q (g + wd w)``, ``q = eta |w| / |g + wd w|`` (1 if either norm is 0); ``g`` alone where the mask is False."""
     ratio = optax.scale_by_trust_ratio(trust_coefficient=eta, eps=0.0)
     decayed = optax.add_decayed_weights(weight_decay, mask)
@@ -121,7 +124,7 @@ def _adapted_gradient(weight_decay: float, eta: float, mask: Mask) -> tuple[opta
 def lars_simclr(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     momentum: float = 0.9,
     eta: float = 1e-3,
     mask: Mask = not_bias_or_norm,
@@ -158,7 +161,7 @@ def lars_simclr(
 def lars_byol(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float,
+    weight_decay: float | Schedule,
     momentum: float = 0.9,
     eta: float = 1e-3,
     mask: Mask = not_bias_or_norm,
@@ -238,7 +241,7 @@ def make(
     name: str,
     *,
     learning_rate: float | Schedule,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
     nesterov: bool = False,
@@ -378,6 +381,19 @@ def step_decay(peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8
         return value
 
     return schedule
+
+
+def linear(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, in equal steps."""
+    return lambda step: first + (last - first) * jnp.minimum(_as_float(step) / total_steps, 1.0)
+
+
+def cosine(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, along half a cosine.
+
+    The weight decay of DINO and I-JEPA, .04 to .4.
+    """
+    return lambda step: last + _half_cosine(first - last, jnp.minimum(_as_float(step) / total_steps, 1.0))
 
 
 def tau_schedule(tau0: float, total_steps: int) -> Schedule:

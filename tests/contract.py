@@ -27,6 +27,7 @@ CASES = {
     "autoencoder": {"latent_dim": 16, "decoder_widths": (32, 16)},
     "denoising_autoencoder": {"latent_dim": 16, "loss": "mse", "corruption": "salt_and_pepper"},
     "inpainting": {"latent_dim": 16, "decoder_widths": (32, 16)},
+    "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
 }
 VARIANTS = {
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
@@ -49,11 +50,14 @@ VARIANTS = {
         },
     ),
 }
+ENCODERS = {  # of the methods that need another than the small convolutional network
+    "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+}
 ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
 
 
 def make(case: str, **plan):
-    """(method, probe) of a case, around a small convolutional network."""
+    """(method, probe) of a case, around a small encoder."""
     from ssl_jax import methods, models
     from ssl_jax.evals.online_probe import online_probe
     from ssl_jax.types import Plan
@@ -70,7 +74,8 @@ def make(case: str, **plan):
         }
         | plan
     )
-    encoder = models.make("convnet", widths=(16, 32), residual=False)
+    model, fields = ENCODERS.get(name, ("convnet", {"widths": (16, 32), "residual": False}))
+    encoder = models.make(model, **fields)
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
 

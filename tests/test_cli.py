@@ -47,6 +47,7 @@ REFUSED = {
     "negative rate": (["--config.optim.learning_rate=-1"], "optim.learning_rate=-1.0 must be positive"),
     "infinite rate": (["--config.optim.learning_rate=1e999"], "must be finite"),
     "negative decay": (["--config.optim.weight_decay=-1"], "must not be negative"),
+    "negative decay at the end": (["--config.optim.weight_decay_end=-1"], "weight_decay_end=-1.0 must not be negative"),
     "momentum of one": (["--config.optim.momentum=1"], "must be below 1"),
     "zero batch": (["--config.data.global_batch_size=0"], "global_batch_size=0 must be positive"),
     "batch above the data": (["--config.data.global_batch_size=5000"], "use at most 1294"),

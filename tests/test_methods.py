@@ -105,7 +105,7 @@ def variables_and_batch(case):
     return method, method.init(jax.random.key(1), batch), batch
 
 
-@pytest.mark.parametrize("case", ["byol", "moco"])
+@pytest.mark.parametrize("case", ["byol", "moco", "jepa"])
 def test_the_target_gets_no_gradient(case):
     method, variables, batch = variables_and_batch(case)
 
@@ -118,13 +118,13 @@ def test_the_target_gets_no_gradient(case):
     assert all(bool((g == 0).all()) for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("case", ["byol", "moco"])
+@pytest.mark.parametrize("case", ["byol", "moco", "jepa"])
 def test_the_target_follows_the_new_parameters(case):
     method, variables, _ = variables_and_batch(case)
     online = jax.tree.map(lambda a: a + 1, variables.params)
     keys = jnp.ones((contract.ROWS, 16)) / 4 if case == "moco" else None
     aux = method.update_aux(Variables(online, variables.model_state, variables.aux), keys, jnp.int32(0))
-    # tau_0 and m are both 0.9 in the cases; targets start as copies, so they move by a tenth of the way
+    # tau_0 and m are 0.9 in the cases; targets start as copies, so they move by a tenth of the way
     for name, old in variables.aux["target"]["encoder"].items():
         moved = jax.tree.map(lambda new, was: np.asarray(new - was), aux["target"]["encoder"][name], old)
         for change in jax.tree.leaves(moved):
@@ -261,7 +261,7 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
     np.testing.assert_allclose(alone["features"], out["features"][:1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["simclr", "byol", "moco"])
+@pytest.mark.parametrize("case", ["simclr", "byol", "moco", "jepa"])
 def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
     method, variables, batch = variables_and_batch(case)
     trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))

@@ -207,6 +207,21 @@ def test_adamw_is_its_formula(x64):
 # The builder
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_may_change(x64, name):
+    """Without gradients a weight only shrinks: by lr wd in adamw, the same in sgd without momentum."""
+    tx = optim.make(name, learning_rate=0.5, weight_decay=optim.cosine(0.04, 0.4, STEPS), momentum=0.0)
+    start = {"kernel": np.array([1.0, -2.0])}
+    params = run(tx, start, [{"kernel": np.zeros(2)}] * STEPS)
+    shrunk = np.prod([1 - 0.5 * (0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * t / STEPS)) / 2) for t in range(STEPS)])
+    np.testing.assert_allclose(params["kernel"], shrunk * start["kernel"], rtol=1e-12)
+
+
+def test_linear_and_cosine_go_from_first_to_last(x64):
+    found = [[float(make(3.0, 1.0, 4)(t)) for t in (0, 1, 2, 4, 9)] for make in (optim.linear, optim.cosine)]
+    np.testing.assert_allclose(found, [[3, 2.5, 2, 1, 1], [3, 2 + math.sqrt(0.5), 2, 1, 1]], rtol=1e-12)
+
+
 def test_make_gives_the_named_optimizer(x64):
     rate = SCHEDULES["cosine"]
     for name, direct in {

@@ -36,6 +36,7 @@ TABLE = [
     ("moco_cifar", 0, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2)]),
     ("moco_cifar", 1, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2)]),
     ("supervised", 0, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5)]),
+    ("jepa_cifar", 0, (0.3, 1.0), "torch", "bilinear", True, []),
 ]  # fmt: skip
 
 

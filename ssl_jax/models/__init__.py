@@ -22,16 +22,19 @@ from jax import lax
 from ssl_jax.models import heads
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.mlp import MLPEncoder
-from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
+from ssl_jax.models.vit import ViT
 from ssl_jax.types import Array, Axis, Tree
 
 __all__ = [
     "ENCODERS",
     "BatchNorm",
     "ConvNet",
+    "LayerNorm",
     "MLPEncoder",
     "ResNet",
+    "ViT",
     "arguments",
     "check_image_size",
     "deepest",
@@ -52,6 +55,11 @@ ENCODERS: Mapping[str, Any] = {
     "resnet101": partial(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
     "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
     "resnet200": partial(ResNet, blocks=(3, 24, 36, 3), bottleneck=True),
+    "vit": ViT,  # any width, depth and heads
+    "vit_ti": partial(ViT, width=192, depth=12, heads=3),
+    "vit_s": partial(ViT, width=384, depth=12, heads=6),
+    "vit_b": partial(ViT, width=768, depth=12, heads=12),
+    "vit_l": partial(ViT, width=1024, depth=24, heads=16),
 }
 
 
@@ -95,26 +103,31 @@ def _nearest(word: str, known: Any) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def init(module: nn.Module, key: Array, x: Any) -> tuple[Tree, Tree]:
+def init(module: nn.Module, key: Array, x: Any, **inputs: Any) -> tuple[Tree, Tree]:
     """Initial ``(params, state)`` of a module for inputs shaped like ``x`` (an array or ``ShapeDtypeStruct``).
+
+    ``inputs``: what else the module takes by name.
 
     Compiled, and the forward pass is dead code in it, so a large encoder costs little more than its random numbers.
     ``state`` is ``{}`` or ``{"batch_stats": ...}``.
     """
     shape, dtype = jnp.shape(x), x.dtype
-    run = jax.jit(lambda key: module.init(key, jnp.zeros(shape, dtype), train=False, axis=None))
+    run = jax.jit(lambda key: module.init(key, jnp.zeros(shape, dtype), train=False, axis=None, **inputs))
     variables = dict(run(key))
     return variables.pop("params", {}), variables
 
 
 def forward(
-    module: nn.Module, params: Tree, state: Tree, x: Array, *, train: bool, axis: Axis = None
+    module: nn.Module, params: Tree, state: Tree, x: Array, *, train: bool, axis: Axis = None, **inputs: Any
 ) -> tuple[Any, Tree]:
-    """Run an encoder or a head; returns ``(output, new_state)``, the state unchanged unless ``train``."""
+    """Run an encoder or a head; returns ``(output, new_state)``, the state unchanged unless ``train``.
+
+    ``inputs``: what else the module takes by name, e.g. the ``patches`` of a ViT.
+    """
     variables = {"params": params, **state}
     if not train:
-        return module.apply(variables, x, train=False, axis=axis), state
-    out, new_state = module.apply(variables, x, train=True, axis=axis, mutable=list(state))
+        return module.apply(variables, x, train=False, axis=axis, **inputs), state
+    out, new_state = module.apply(variables, x, train=True, axis=axis, mutable=list(state), **inputs)
     return out, {**state, **new_state}
 
 
@@ -124,11 +137,12 @@ def deepest(outputs: Mapping[str, Array]) -> Array:
 
 
 def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
-    """Spatial mean of every stage map, ``{name: [b, c]}``, float32 or better; what is already ``[b, c]`` stays.
+    """Mean over the places of every stage map or token row, ``{name: [b, c]}``, float32 or better; ``[b, c]`` stays.
 
     With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``.
     """
-    return {name: _grid_pool(a, max_dim) if a.ndim == 4 else a for name, a in outputs.items()}
+    pool = {4: partial(_grid_pool, max_dim=max_dim), 3: lambda a: global_pool(a[:, None]), 2: lambda a: a}
+    return {name: pool[a.ndim](a) for name, a in outputs.items()}
 
 
 def _grid_pool(x: Array, max_dim: int | None) -> Array:
@@ -154,9 +168,11 @@ def _cells(size: int, cells: int) -> np.ndarray:
 def depth(path: Any, *, stages: int = 4) -> int:
     """Depth of a parameter for layer-wise rates: stem 0, stage k -> k, everything after the encoder ``stages + 1``.
 
+    A stage of a ViT is a block, and its last LayerNorm belongs to the last one.
+
     Args:
       path: of the parameter, as a string ``"encoder/stage1_block0/conv1/kernel"`` or a tuple of keys, strings or JAX's.
-      stages: stages of the encoder.
+      stages: of the encoder, ``encoder.stages``.
     """
     words = path.split("/") if isinstance(path, str) else [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
     for word in words:

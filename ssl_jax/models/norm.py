@@ -1,4 +1,7 @@
-"""Batch normalisation whose statistics are said, not implied: over the global batch, or over fixed groups of it."""
+"""Batch normalisation whose statistics are said, not implied: over the global batch, or over fixed groups of it.
+
+And layer normalisation, whose statistics are those of one token.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +91,38 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32).astype(x.dtype)
             y = y + _align(bias, x)
         return y.astype(out_dtype)
+
+
+class LayerNorm(nn.Module):
+    """Every token to zero mean and unit variance over its channels, then scale and bias.
+
+    Attributes:
+      eps: added to the variance.
+      dtype: of the output; default: that of the input. Statistics are float32 or better, parameters float32.
+
+    Called ``(x [..., c])``: no token knows of another, so there is no ``train`` and no ``axis``.
+
+    Reference: Ba et al. 2016, equation 3. flax's own one mixes dtypes, which strict promotion refuses in bfloat16.
+    """
+
+    eps: float = 1e-6
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = standardize(x, self.eps)
+        scale, bias = (
+            jnp.expand_dims(self.param(name, init, x.shape[-1:], jnp.float32).astype(y.dtype), range(x.ndim - 1))
+            for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
+        )
+        return (y * scale + bias).astype(x.dtype if self.dtype is None else self.dtype)
+
+
+def standardize(x: Array, eps: float = 1e-6) -> Array:
+    """``(x - mean) / sqrt(var + eps)`` over the last dimension, in float32 or better: LayerNorm without parameters."""
+    x = x.astype(np.promote_types(x.dtype, np.float32))
+    x = x - x.mean(-1, keepdims=True)
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
 def _same(a: Array) -> Array:

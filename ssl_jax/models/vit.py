@@ -1,0 +1,313 @@
+"""Vision transformers with fixed sine-cosine positions, which can be shown a subset of an image's patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.models.norm import BatchNorm, LayerNorm
+from ssl_jax.types import Array, Axis
+
+MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
+
+
+def patchify(images: Array, size: int) -> Array:
+    """``[b, h, w, c] -> [b, n, size * size * c]``: patches row by row, in each its pixels row by row."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // size, size, w // size, size, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, size * size * c)
+
+
+def unpatchify(patches: Array, grid: tuple[int, int], size: int) -> Array:
+    """The inverse of :func:`patchify`; ``grid`` is the number of patches down and across."""
+    b = patches.shape[0]
+    x = patches.reshape(b, *grid, size, size, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid[0] * size, grid[1] * size, -1)
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
+    """Fixed positions ``[grid[0] * grid[1], dim]``, float64, row by row.
+
+    A patch in row y and column x gets ``[sin(x f), cos(x f), sin(y f), cos(y f)]``, ``f_i = 10000^(-4 i / dim)`` for
+    i = 0 ... dim / 4 - 1.
+
+    Raises:
+      ValueError: ``dim`` is not a multiple of 4.
+
+    Reference: Vaswani et al. 2017, section 3.5, for each of two coordinates, the column first, as in the code of
+    MoCo v3, MAE and I-JEPA.
+    """
+    if dim % 4:
+        raise ValueError(f"a width of {dim} does not hold sine and cosine of two coordinates; use a multiple of 4")
+    frequency = 10000.0 ** (-4 * np.arange(dim // 4) / dim)
+    y, x = (c.reshape(-1, 1) * frequency for c in np.meshgrid(*map(np.arange, grid), indexing="ij"))
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+
+
+def attention(q: Array, k: Array, v: Array, present: Array | None = None) -> Array:
+    """``softmax(q k^T / sqrt(d)) v`` of every head, ``[b, t, heads, d]``; logits and softmax in float32 or better.
+
+    Args:
+      present: ``[b, t]`` bool, False: a token that no other sees.
+    """
+    dtype = np.promote_types(q.dtype, np.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) / np.sqrt(q.shape[-1]).astype(dtype)
+    if present is not None:
+        logits = jnp.where(present[:, None, None, :], logits, np.finfo(dtype).min)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: ``x + proj(attention(norm1(x)))``, then ``x + fc2(gelu(fc1(norm2(x))))``.
+
+    GELU is the exact one. Called ``(x [b, t, d], present [b, t] = None, scale [b, 2] = None)``: ``scale`` multiplies
+    the two branches, for drop-path.
+
+    Attributes:
+      heads: of the attention.
+      mlp_ratio: width of the hidden layer over that of the tokens.
+      residual_std: standard deviation of the first weights of ``proj`` and ``fc2``; of the others it is .02.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    residual_std: float = 0.02
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, present: Array | None = None, scale: Array | None = None) -> Array:
+        width = x.shape[-1]
+        dense = partial(nn.Dense, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype)
+        back = partial(nn.Dense, width, kernel_init=nn.initializers.normal(self.residual_std), dtype=self.dtype)
+
+        def branch(y: Array, number: int) -> Array:
+            return y if scale is None else y * scale[:, number, None, None].astype(y.dtype)
+
+        y = dense(3 * width, name="qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, width // self.heads), 2, 0)
+        y = back(name="proj")(attention(q, k, v, present).reshape(x.shape))
+        x = x + branch(y, 0)
+        y = dense(round(self.mlp_ratio * width), name="fc1")(LayerNorm(dtype=self.dtype, name="norm2")(x))
+        return x + branch(back(name="fc2")(jax.nn.gelu(y, approximate=False)), 1)
+
+
+def residual_std(block: int, scaled: bool) -> float:
+    """.02, or ``scaled`` .02 / sqrt(2 k) in block k = 1, 2, ... (I-JEPA, BEiT)."""
+    return 0.02 / (2 * block) ** 0.5 if scaled else 0.02
+
+
+class ViT(nn.Module):
+    """Vision transformer without its classifier. A stage is a block: ``stage3`` is what the third block gives.
+
+    Attributes:
+      patch_size: side of a patch in pixels; images must be a multiple of it.
+      width, depth, heads: of tokens, blocks, and attention.
+      mlp_ratio: width of a block's hidden layer over ``width``.
+      cls_token: put a learned token before the patches; its value is returned as ``"cls"``.
+      drop_path: probability with which the last block's branches are left out for an example; 0 for the first block,
+        linear between. Training then needs ``keys``.
+      depth_scaled_init: smaller first weights in deeper blocks, see :func:`residual_std`.
+      norm: what methods make their heads with; the network itself has only LayerNorm.
+      frozen_stages: what runs in inference mode even with ``train`` (no drop-path): 0 or 1 nothing or the stem, k + 1
+        stem and blocks 1 to k.
+      dtype: of the computation, e.g. bfloat16; parameters, LayerNorm's statistics and the softmax stay float32.
+
+    Called ``(x [b, h, w, c], train=bool, axis=None | "data")`` and, if wanted, with
+
+      patches: ``[b, t]`` int32 numbers, row by row, of the patches the network sees; others are not even embedded.
+      present: ``[b, t]`` bool, False for a token that fills the row up: no other token sees it.
+      keys: ``[b]`` a key for every example (``parallel.row_keys``), for drop-path.
+
+    Returns ``{"stem", "stageK": [b, h, w, width], "features": [b, width]}`` for up to four K, equally spaced, or with
+    ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it; ``"features"`` is the mean
+    of its tokens that are present, in float32 or better.
+
+    Raises:
+      ValueError: sizes that do not fit; drop-path without keys.
+
+    Reference: Dosovitskiy et al. 2021 (arXiv:2010.11929), table 1; Ti and S: Touvron et al. 2021 (DeiT), table 1.
+    Differs from the reference code: positions are fixed and added to patches only, and patches are embedded with Glorot
+    uniform weights (MAE, MoCo v3).
+    """
+
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    cls_token: bool = False
+    drop_path: float = 0.0
+    depth_scaled_init: bool = False
+    norm: Callable[..., nn.Module] = BatchNorm
+    frozen_stages: int = 0
+    dtype: Any = None
+
+    @property
+    def dim(self) -> int:
+        """Width of ``"features"``."""
+        return self.width
+
+    @property
+    def stages(self) -> int:
+        """Number of blocks."""
+        return self.depth
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the output that holds the last block's tokens, normalised."""
+        return f"stage{self.depth}"
+
+    @property
+    def label(self) -> str:
+        """What an error message calls this encoder."""
+        return f"vit of {self.depth} blocks with patches of {self.patch_size} pixels"
+
+    @property
+    def min_size(self) -> int:
+        """One patch."""
+        return self.patch_size
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across an image; ValueError if there is no whole number of them."""
+        size = self.patch_size
+        if size < 1 or height % size or width % size:
+            raise ValueError(
+                f"model.patch_size={size} does not cut images of {height} x {width} pixels into whole patches; "
+                "use a divisor, or another data.image_size"
+            )
+        return height // size, width // size
+
+    def _check(self) -> None:
+        if self.depth < 1 or self.heads < 1 or self.width % self.heads:
+            raise ValueError(
+                f"model.depth={self.depth}, width={self.width}, heads={self.heads} make no transformer; "
+                "use at least one block, and heads that divide the width"
+            )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"model.drop_path={self.drop_path} must be in [0, 1); DeiT uses 0.1")
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        *,
+        train: bool,
+        axis: Axis = None,
+        patches: Array | None = None,
+        present: Array | None = None,
+        keys: Array | None = None,
+    ) -> dict[str, Array]:
+        self._check()
+        grid = self.grid(*x.shape[1:3])
+        if train and self.drop_path and keys is None and not self.is_initializing():
+            raise ValueError(f"model.drop_path={self.drop_path} needs keys and this method gives none; use drop_path=0")
+        positions = jnp.asarray(sincos_positions(grid, self.width), x.dtype)
+        x = patchify(x, self.patch_size)
+        positions = jnp.broadcast_to(positions[None], (*x.shape[:2], self.width))
+        if patches is not None:
+            x, positions = (jnp.take_along_axis(a, patches[:, :, None], axis=1) for a in (x, positions))
+        glorot = nn.initializers.xavier_uniform()
+        x = nn.Dense(self.width, kernel_init=glorot, dtype=self.dtype, name="stem_patches")(x)
+        x = x + positions.astype(x.dtype)
+
+        def tokens(x: Array) -> Array:
+            x = x[:, 1:] if self.cls_token else x
+            return x if patches is not None else x.reshape(len(x), *grid, self.width)
+
+        seen = present
+        if self.cls_token:
+            cls = self.param("stem_cls", nn.initializers.normal(0.02), (self.width,), jnp.float32).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls[None, None], (len(x), 1, self.width)), x], axis=1)
+            seen = None if present is None else jnp.pad(present, ((0, 0), (1, 0)), constant_values=True)
+        outputs = {"stem": tokens(x)}
+        shown = {-(-i * self.depth // MAX_STAGES) for i in range(1, MAX_STAGES + 1)}
+        for k in range(1, self.depth + 1):
+            rate = self.drop_path * (k - 1) / max(self.depth - 1, 1)
+            drops = train and rate > 0 and k >= self.frozen_stages
+            scale = _keep(keys, k, rate) if drops and keys is not None else None
+            std = residual_std(k, self.depth_scaled_init)
+            x = Block(self.heads, self.mlp_ratio, std, self.dtype, name=f"stage{k}_block")(x, seen, scale)
+            if k == self.depth:
+                x = LayerNorm(dtype=self.dtype, name=f"stage{k}_norm")(x)
+            if k in shown:
+                outputs[f"stage{k}"] = tokens(x)
+        if self.cls_token:
+            outputs["cls"] = x[:, 0]
+        return outputs | {"features": _mean_token(x[:, 1:] if self.cls_token else x, present)}
+
+
+def _keep(keys: Array, block: int, rate: float) -> Array:
+    """``[b, 2]``: 0 with probability ``rate``, else ``1 / (1 - rate)``, for each example and each of two branches."""
+    draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, block), (2,), jnp.float32))
+    return (draw(keys) >= rate).astype(jnp.float32) / (1 - rate)
+
+
+def _mean_token(x: Array, present: Array | None) -> Array:
+    x = x.astype(np.promote_types(x.dtype, np.float32))
+    if present is None:
+        return x.mean(1)
+    weight = present.astype(x.dtype)
+    return jnp.einsum("bt,btc->bc", weight, x) / weight.sum(1, keepdims=True)
+
+
+class Predictor(nn.Module):
+    """What a block of hidden patches would be, from tokens of patches that were seen: a narrow transformer.
+
+    Called ``(x [b, k, d], context [b, k], present [b, k], targets [b, m, t], wanted [b, m, t], train=, axis=)`` with
+    ``x`` the tokens of the patches numbered ``context``, and ``targets`` the numbers of the patches of m blocks;
+    ``present`` and ``wanted`` are False for what fills the rows up. Each block is predicted by itself: its places, all
+    holding one learned token and their positions, attend to the context and to each other.
+
+    Attributes:
+      out_dim: of the predicted tokens.
+      grid: patches down and across the image.
+      width, depth, heads: of this transformer.
+      depth_scaled_init: as in ``ViT``.
+
+    Returns ``[b, m, t, out_dim]``, float32 or better.
+
+    Reference: Assran et al. 2023 (I-JEPA, arXiv:2301.08243), section 3 and appendix A.1.
+    """
+
+    out_dim: int
+    grid: tuple[int, int]
+    width: int = 384
+    depth: int = 12
+    heads: int = 12
+    depth_scaled_init: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        *,
+        context: Array,
+        present: Array,
+        targets: Array,
+        wanted: Array,
+        train: bool,
+        axis: Axis = None,
+    ) -> Array:
+        b, m, t = targets.shape
+        dense = partial(nn.Dense, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype)
+        x = dense(self.width, name="embed")(x)
+        positions = jnp.asarray(sincos_positions(self.grid, self.width), x.dtype)
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,), jnp.float32)
+        x = x + positions[context]
+        asked = mask_token.astype(x.dtype)[None, None, None] + positions[targets]
+        x, present = (jnp.broadcast_to(a[:, None], (b, m, *a.shape[1:])) for a in (x, present))
+        x = jnp.concatenate([x, asked], axis=2).reshape(b * m, -1, self.width)
+        seen = jnp.concatenate([present, wanted], axis=2).reshape(b * m, -1)
+        for k in range(1, self.depth + 1):
+            std = residual_std(k, self.depth_scaled_init)
+            x = Block(self.heads, residual_std=std, dtype=self.dtype, name=f"block{k}")(x, seen)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x[:, -t:])
+        x = dense(self.out_dim, name="out")(x).reshape(b, m, t, self.out_dim)
+        return x.astype(np.promote_types(x.dtype, np.float32))

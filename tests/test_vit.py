@@ -1,0 +1,318 @@
+"""The vision transformer against NumPy in float64: positions, attention, blocks, subsets of patches, drop-path."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformer
+
+from ssl_jax import methods, models
+from ssl_jax.models import vit
+from ssl_jax.models.norm import LayerNorm
+from ssl_jax.parallel import row_keys
+from ssl_jax.types import Plan
+from tests.oracles.make_models import draw
+
+TINY = {"patch_size": 2, "width": 8, "depth": 3, "heads": 2}
+SHAPE = (3, 4, 6, 3)  # 2 x 3 patches
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def count(tree) -> int:
+    return sum(a.size for a in jax.tree.leaves(tree))
+
+
+def drawn(shapes):
+    """A tree of these shapes, filled by name."""
+    name = lambda path: "/".join(k.key for k in path)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(lambda path, a: draw(name(path), a.shape), shapes)
+
+
+def tiny(**fields):
+    """(encoder, float32 parameters, images)."""
+    encoder = models.make("vit", **(TINY | fields))
+    x = jnp.asarray(draw("x", SHAPE), jnp.float32)
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), x))
+    return encoder, jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), drawn(shapes)), x
+
+
+@partial(jax.jit, static_argnames=("encoder", "train"))
+def run(encoder, params, x, *, train=False, **inputs):
+    return models.forward(encoder, params, {}, x, train=train, **inputs)[0]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "published"),
+    [  # timm's models at 224 pixels: with [CLS], 197 learned positions and 1000 classes
+        ("vit_ti", 192, 12, 5_717_416),
+        ("vit_s", 384, 12, 22_050_664),
+        ("vit_b", 768, 12, 86_567_656),
+        ("vit_l", 1024, 24, 304_326_632),
+    ],
+)
+def test_parameter_counts(name, width, depth, published):
+    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    encoder = models.make(name, cls_token=True)
+    params, state = jax.eval_shape(partial(models.init, encoder, x=x), jax.random.key(0))
+    assert state == {}
+    assert count(params) == published - 197 * width - 1000 * (width + 1)
+    assert count(params) == depth * (12 * width**2 + 13 * width) + 2 * width + (16 * 16 * 3 + 1) * width + width
+    assert (encoder.width, encoder.dim, encoder.stages) == (width, width, depth)
+
+
+@pytest.mark.parametrize(("grid", "dim"), [((8, 8), 192), ((3, 5), 8), ((1, 2), 4)])
+def test_positions_are_the_formula(grid, dim):
+    table = vit.sincos_positions(grid, dim)
+    np.testing.assert_allclose(table, transformer.positions(grid, dim), rtol=1e-12, atol=1e-12)
+    assert len(np.unique(table.round(9), axis=0)) == grid[0] * grid[1]
+    with pytest.raises(ValueError, match="a width of 6 does not hold"):
+        vit.sincos_positions(grid, 6)
+
+
+def test_layer_norm_is_the_formula(float64):
+    x, p = draw("x", (5, 7, 6)) * 3 + 2, {name: draw(name, (6,)) for name in ("scale", "bias")}
+    out, slope = jax.jvp(lambda x: LayerNorm().apply({"params": p}, x), (x,), (draw("direction", x.shape),))
+    np.testing.assert_allclose(out, transformer.norm(p, x), rtol=1e-12, atol=1e-12)
+    step = 1e-6 * draw("direction", x.shape)
+    np.testing.assert_allclose(
+        slope, (transformer.norm(p, x + step) - transformer.norm(p, x - step)) / 2e-6, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_layer_norm_in_bfloat16_has_float32_statistics():
+    x = jnp.asarray(300 + draw("x", (4, 512)), jnp.bfloat16)
+    out, variables = LayerNorm().init_with_output(jax.random.key(0), x)
+    assert out.dtype == jnp.bfloat16
+    assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    ones = {"scale": np.ones(512), "bias": np.zeros(512)}
+    np.testing.assert_allclose(out.astype(jnp.float32), transformer.norm(ones, np.asarray(x, np.float64)), atol=0.02)
+
+
+def test_attention_is_the_formula(float64):
+    q, k, v = (draw(name, (3, 5, 2, 4)) for name in "qkv")
+    present = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [0, 0, 1, 0, 0]], bool)
+    np.testing.assert_allclose(vit.attention(q, k, v, present), transformer.attention(q, k, v, present), rtol=1e-12)
+    everyone = np.ones_like(present)
+    np.testing.assert_allclose(vit.attention(q, k, v), transformer.attention(q, k, v, everyone), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cls_token", [False, True])
+@pytest.mark.parametrize("some", [False, True])
+def test_the_network_is_the_formula(float64, cls_token, some):
+    encoder = models.make("vit", **TINY, cls_token=cls_token)
+    x = draw("x", SHAPE)
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.asarray(x)))
+    params = drawn(shapes)
+    inputs = {}
+    if some:
+        inputs["patches"] = np.array([[5, 0, 2, 2], [1, 1, 1, 1], [3, 4, 0, 5]], np.int32)
+        inputs["present"] = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)
+    cotangent = draw("cotangent", (3, 8))
+
+    def loss(params):
+        out = run(encoder, params, jnp.asarray(x), **inputs)
+        return jnp.sum(out["features"] * cotangent), out
+
+    grads, out = jax.jit(jax.grad(loss, has_aux=True))(params)
+    expected = transformer.network(params, x, encoder, **inputs)
+    assert out.keys() == expected.keys()
+    for name, want in expected.items():
+        np.testing.assert_allclose(out[name].reshape(want.shape), want, rtol=1e-9, atol=1e-9, err_msg=name)
+        assert out[name].ndim == (2 if name in ("features", "cls") else 3 if some else 4)
+    direction = jax.tree.map(lambda a: draw("direction", a.shape), params)
+
+    def at(t):
+        moved = jax.tree.map(lambda a, d: a + t * d, params, direction)
+        return np.sum(transformer.network(moved, x, encoder, **inputs)["features"] * cotangent)
+
+    slope = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
+    np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
+
+
+def test_patches_are_cut_row_by_row_and_put_back():
+    images = draw("images", (2, 4, 6, 3))
+    patches = np.asarray(vit.patchify(images, 2))
+    np.testing.assert_array_equal(patches[1, 4], images[1, 2:4, 2:4].reshape(-1))
+    np.testing.assert_array_equal(vit.unpatchify(patches, (2, 3), 2), images)
+
+
+# Subsets of patches
+
+
+def test_all_patches_by_number_are_the_whole_image():
+    encoder, params, x = tiny()
+    whole = run(encoder, params, x)
+    order = np.stack([np.random.default_rng(i).permutation(6) for i in range(3)]).astype(np.int32)
+    parts = run(encoder, params, x, patches=order, present=np.ones((3, 6), bool))
+    np.testing.assert_allclose(parts["features"], whole["features"], rtol=1e-5, atol=1e-6)
+    for stage in ("stem", "stage1", "stage3"):
+        tokens = np.asarray(whole[stage]).reshape(3, 6, 8)
+        expected = np.take_along_axis(tokens, order[..., None], axis=1)
+        np.testing.assert_allclose(parts[stage], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_shown_has_no_influence():
+    encoder, params, x = tiny(cls_token=True)
+    patches = np.array([[0, 4, 5], [1, 2, 2], [3, 3, 3]], np.int32)
+    present = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0]], bool)
+    shown = np.zeros((3, 6), bool)
+    for row, ids, there in zip(shown, patches, present, strict=True):
+        row[ids[there]] = True
+    direction = draw("direction", (3, 8)).astype(np.float32)
+    out = run(encoder, params, x, patches=patches, present=present)
+    for name in ("features", "cls"):
+
+        def total(x, name=name):
+            return jnp.sum(run(encoder, params, x, patches=patches, present=present)[name] * direction)
+
+        gradient = jax.grad(total)(x)
+        moved = np.abs(vit.patchify(gradient, 2)).max(-1) > 0
+        np.testing.assert_array_equal(moved, shown)
+    # A filling token of any content: no other token sees it.
+    other = np.where(present, patches, 0).astype(np.int32)
+    again = run(encoder, params, x, patches=other, present=present)
+    np.testing.assert_array_equal(again["features"], out["features"])
+    np.testing.assert_array_equal(again["stage3"][present], out["stage3"][present])
+
+
+# Drop-path
+
+
+def test_drop_path_scales_each_branch_of_each_example():
+    encoder, params, _ = tiny(depth=2, drop_path=0.5)
+    x = jnp.asarray(draw("x", (400, 2, 2, 3)), jnp.float32)
+    keys = row_keys(jax.random.key(3), 400, None)
+    scale = np.asarray(vit._keep(keys, 2, 0.5))
+    assert set(np.unique(scale)) == {0, 2}
+    np.testing.assert_allclose((scale == 0).mean(0), 0.5, atol=0.08)
+    assert 60 < (scale[:, 0] != scale[:, 1]).sum() < 340  # the branches are drawn apart
+    out = run(encoder, params, x, train=True, keys=keys)
+    plain = run(encoder, params, x)
+    np.testing.assert_allclose(out["stage1"], plain["stage1"], rtol=1e-5, atol=1e-5)  # the first block drops nothing
+    dropped = (scale == 0).all(1)  # both branches left out: the block is the identity
+    expected = transformer.norm(jax.device_get(params["stage2_norm"]), np.asarray(plain["stage1"], np.float64))
+    np.testing.assert_allclose(out["stage2"][dropped], expected[dropped], rtol=1e-4, atol=1e-4)
+    assert np.abs(out["stage2"] - plain["stage2"])[~dropped].max() > 0.1
+    frozen = run(encoder.clone(frozen_stages=3), params, x, train=True, keys=keys)
+    np.testing.assert_allclose(frozen["stage2"], plain["stage2"], rtol=1e-5, atol=1e-5)
+
+
+def test_drop_path_does_not_depend_on_how_rows_are_split():
+    encoder, params, _ = tiny(drop_path=0.4)
+    x = jnp.asarray(draw("x", (8, 4, 4, 3)), jnp.float32)
+
+    def features(x, axis):
+        keys = row_keys(jax.random.key(1), len(x), axis)
+        return models.forward(encoder, params, {}, x, train=True, axis=axis, keys=keys)[0]["features"]
+
+    split = jax.jit(jax.vmap(partial(features, axis="data"), axis_name="data"))(x.reshape(4, 2, 4, 4, 3))
+    np.testing.assert_allclose(
+        split.reshape(8, -1),
+        run(encoder, params, x, train=True, keys=row_keys(jax.random.key(1), 8, None))["features"],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+# In the house
+
+
+def test_stages_are_blocks_and_four_are_shown():
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    for depth, shown in {1: [1], 2: [1, 2], 4: [1, 2, 3, 4], 6: [2, 3, 5, 6], 12: [3, 6, 9, 12]}.items():
+        encoder = models.make("vit", **(TINY | {"depth": depth}))
+        params, state = jax.eval_shape(partial(models.init, encoder, x=x), jax.random.key(0))
+        out, _ = jax.eval_shape(partial(models.forward, encoder, train=False), params, state, x)
+        assert set(out) == {"stem", *(f"stage{k}" for k in shown), "features"}
+        assert encoder.last_stage in out
+        depths = {name: models.depth(f"encoder/{name}/kernel", stages=encoder.stages) for name in params}
+        wanted = {"stem_patches": 0, f"stage{depth}_norm": depth} | {f"stage{k}_block": k for k in range(1, depth + 1)}
+        assert depths == wanted
+    assert models.depth("encoder/stem_cls") == 0
+
+
+def test_pooled_takes_maps_and_tokens():
+    x = draw("x", (2, 3, 4, 5)).astype(np.float32)
+    out = models.pooled({"map": jnp.asarray(x), "tokens": jnp.asarray(x.reshape(2, 12, 5)), "cls": jnp.ones((2, 5))})
+    for name in ("map", "tokens"):
+        np.testing.assert_allclose(out[name], x.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert out["cls"].shape == (2, 5)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    encoder = models.make("vit", **TINY, dtype="bfloat16", cls_token=True, drop_path=0.1)
+    x = jnp.asarray(draw("x", SHAPE), jnp.float32)
+    params, _ = models.init(encoder, jax.random.key(0), x)
+    keys = row_keys(jax.random.key(1), 3, None)
+    out = run(encoder, params, x, train=True, keys=keys)
+    assert {out[f"stage{k}"].dtype for k in (1, 2, 3)} == {jnp.dtype("bfloat16")}
+    assert {a.dtype for a in (out["features"], *jax.tree.leaves(params))} == {jnp.dtype("float32")}
+    exact = run(encoder.clone(dtype=None), params, x, train=True, keys=keys)
+    np.testing.assert_allclose(out["features"], exact["features"], atol=0.05)
+
+
+def test_initial_weights():
+    x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    for scaled in (False, True):
+        encoder = models.make("vit", patch_size=8, width=128, depth=2, heads=2, depth_scaled_init=scaled)
+        params, _ = models.init(encoder, jax.random.key(0), x)
+        limit = np.sqrt(6 / (8 * 8 * 3 + 128))
+        assert 0.95 * limit < np.abs(params["stem_patches"]["kernel"]).max() <= limit
+        block = params["stage2_block"]
+        stds = {name: float(np.std(block[name]["kernel"])) for name in ("qkv", "proj", "fc1", "fc2")}
+        small = 0.01 if scaled else 0.02  # .02 / sqrt(2 * 2)
+        wanted = {"qkv": 0.02, "proj": small, "fc1": 0.02, "fc2": small}
+        assert stds == pytest.approx(wanted, rel=0.03)
+        assert not any(np.any(block[name]["bias"]) for name in stds)
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "supervised"])
+def test_other_methods_take_it(name):
+    plan = Plan(10, 5, 80, (4, 6, 3), 16, 4)
+    encoder = models.make("vit", **TINY)
+    method = methods.get(name)(encoder, plan=plan, **({"queue_size": 32} if name == "moco" else {}))
+    rows = jax.ShapeDtypeStruct((16, 4, 6, 3), jnp.float32)
+    batch = {"views": (rows, rows), "label": jax.ShapeDtypeStruct((16,), jnp.int32)}
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    loss = lambda v, b: method.loss(v, b, jax.random.key(0), jnp.int32(0), None)[0]  # noqa: E731
+    assert jax.eval_shape(loss, variables, batch).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"patch_size": 4}, "model.patch_size=4 does not cut images of 4 x 6 pixels"),
+        ({"heads": 3}, "width=8, heads=3 make no transformer"),
+        ({"depth": 0}, "model.depth=0"),
+        ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
+        ({"width": 6, "heads": 2}, "a width of 6"),
+    ],
+)
+def test_what_does_not_fit_is_refused(fields, words):
+    encoder = models.make("vit", **(TINY | fields))
+    with pytest.raises(ValueError, match=words):
+        models.init(encoder, jax.random.key(0), jnp.ones(SHAPE))
+
+
+def test_drop_path_without_keys_is_refused():
+    encoder, params, x = tiny(drop_path=0.1)
+    with pytest.raises(ValueError, match="needs keys and this method gives none; use drop_path=0"):
+        run(encoder, params, x, train=True)
+    run(encoder, params, x)  # inference needs none
+
+
+def test_image_size_is_checked():
+    with pytest.raises(ValueError, match="too small for vit of 12 blocks with patches of 16 pixels; use at least 16"):
+        models.check_image_size("vit_ti", 15)

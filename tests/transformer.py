@@ -1,0 +1,82 @@
+"""The transformer in NumPy, one example and one head at a time; parameters are trees named as ours are."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erf
+
+
+def norm(p, x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def attention(q, k, v, present):
+    """One example and one head at a time; ``[b, t, heads, d]``."""
+    out = np.zeros_like(q)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[2]):
+            keys = np.flatnonzero(present[b])
+            logits = q[b, :, h] @ k[b, keys, h].T / np.sqrt(q.shape[-1])
+            weights = np.exp(logits - logits.max(1, keepdims=True))
+            out[b, :, h] = weights / weights.sum(1, keepdims=True) @ v[b, keys, h]
+    return out
+
+
+def block(p, x, heads, present):
+    b, t, width = x.shape
+    qkv = dense(p["qkv"], norm(p["norm1"], x))
+    q, k, v = (a.reshape(b, t, heads, width // heads) for a in np.split(qkv, 3, axis=-1))
+    x = x + dense(p["proj"], attention(q, k, v, present).reshape(b, t, width))
+    h = dense(p["fc1"], norm(p["norm2"], x))
+    return x + dense(p["fc2"], h * (1 + erf(h / np.sqrt(2))) / 2)
+
+
+def positions(grid, dim):
+    table = np.zeros((grid[0] * grid[1], dim))
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            for i in range(dim // 4):
+                f = 1 / 10000 ** (i / (dim / 4))
+                values = (np.sin(x * f), np.cos(x * f), np.sin(y * f), np.cos(y * f))
+                table[y * grid[1] + x, [i + j * dim // 4 for j in range(4)]] = values
+    return table
+
+
+def network(p, x, encoder, patches=None, present=None):
+    """Every output of the network."""
+    b, s = len(x), encoder.patch_size
+    grid = (x.shape[1] // s, x.shape[2] // s)
+    cut = [
+        x[:, i * s : (i + 1) * s, j * s : (j + 1) * s].reshape(b, -1) for i in range(grid[0]) for j in range(grid[1])
+    ]
+    tokens = dense(p["stem_patches"], np.stack(cut, 1)) + positions(grid, encoder.width)
+    if patches is not None:
+        tokens = np.stack([row[ids] for row, ids in zip(tokens, patches, strict=True)])
+    present = np.ones(tokens.shape[:2], bool) if present is None else present
+    out, cls = {"stem": tokens}, int(encoder.cls_token)
+    if cls:
+        tokens = np.concatenate([np.broadcast_to(p["stem_cls"], (b, 1, encoder.width)), tokens], 1)
+        present = np.concatenate([np.ones((b, 1), bool), present], 1)
+    for k in range(1, encoder.depth + 1):
+        tokens = block(p[f"stage{k}_block"], tokens, encoder.heads, present)
+        if k == encoder.depth:
+            tokens = norm(p[f"stage{k}_norm"], tokens)
+        out[f"stage{k}"] = tokens[:, cls:]
+    if cls:
+        out["cls"] = tokens[:, 0]
+    rows = zip(tokens[:, cls:], present[:, cls:], strict=True)
+    return out | {"features": np.stack([row[there].mean(0) for row, there in rows])}
+
+
+def predict(p, x, context, asked, grid, heads):
+    """Tokens of the patches numbered ``asked [t]``, from ``x [k, d]``, the tokens of those numbered ``context [k]``."""
+    table = positions(grid, len(p["mask_token"]))
+    tokens = np.concatenate([dense(p["embed"], x) + table[context], p["mask_token"] + table[asked]])[None]
+    for k in range(1, 1 + sum(name.startswith("block") for name in p)):
+        tokens = block(p[f"block{k}"], tokens, heads, np.ones(tokens.shape[:2], bool))
+    return dense(p["out"], norm(p["norm"], tokens[0, len(context) :]))
