@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/jigsaw.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 20 PFLOP; not yet run by us. Needs an accelerator.
+Cost: about 35 PFLOP (compiled step); not yet run by us. Needs an accelerator.
 Expected: not yet run by us, and no published figure for CIFAR-10 is known to us. On ImageNet with ResNet-50: 48.57 %
 linear with 100 permutations (VISSL).
 Eight permutations of every image and greying two tiles of three, as published for ImageNet.

@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/relative_patch.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 20 PFLOP; not yet run by us. Needs an accelerator.
+Cost: about 22 PFLOP (compiled step); not yet run by us. Needs an accelerator.
 Expected: not yet run by us, and no published figure for CIFAR-10 is known to us. On ImageNet: 40.4 % linear with
 ResNet-50 (mmselfsup), 51.4 % with the best network of Kolesnikov et al. 2019.
 The head (embedding 1000, hidden 4096), the optimizer and greying two patches of three are those of the ImageNet runs.

@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/rotation.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 60 PFLOP, four rotations of every image; not yet run by us. Needs an accelerator.
+Cost: about 104 PFLOP (compiled step), four rotations of every image; not yet run by us. Needs an accelerator.
 Expected: not yet run by us. With a network in network of four blocks, the paper's features of the second block give
 89.06 % to a classifier of three layers, 91.16 % to one with convolutions, both trained on all labels (as cited by later
 papers; 92.80 % supervised). The deepest block is too much the task's own: look at every stage.

@@ -291,8 +291,7 @@ def test_relative_patch_falls_to_chance_when_the_patches_are_of_two_images(contr
     assert low < accuracy < high
 
 
-@pytest.mark.parametrize("name", ["relative_patch", "jigsaw"])
-@pytest.mark.parametrize("colour", patches.COLOURS)
+@pytest.mark.parametrize(("name", "colour"), [("relative_patch", "drop"), ("jigsaw", "grey")])
 def test_patch_tasks_can_be_looked_at(name, colour):
     method = make(name, colour=colour)
     images = random_images(8)
