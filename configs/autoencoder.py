@@ -3,8 +3,8 @@
     make pretrain CONFIG=configs/autoencoder.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: 5 epochs; half a minute of training on two cores that other jobs shared.
-Expected: training loss 0.294 over the last epoch (published run of this network: about 0.29), of which the floor is 0.243;
-test kNN 0.804, online probe 0.703 (our run, seed 0).
+Expected: training loss 0.294 over the last epoch (published run of this network: about 0.29), of which the floor is
+0.243; test kNN 0.804, online probe 0.703 (our run, seed 0).
 """
 
 from __future__ import annotations
