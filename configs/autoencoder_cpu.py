@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/autoencoder_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: minutes on two idle cores.
-Expected: not yet run by us to the end.
+Cost: 3 epochs; 33 minutes at 70 images/s on two cores that many other jobs shared.
+Expected: PSNR of the last training batches about 19 dB; test kNN 0.339, online probe 0.368 (our run, seed 0).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ everywhere, z the projections. The bottleneck alone stands against the identity.
 Grey pixels have a cross-entropy above zero whatever the network does, so the metric ``excess_loss`` is L less the mean
 binary entropy of the pixels. Linear networks under squared error find the subspace of PCA.
 
-Reference: Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006,
-equation 2 and note 15; Baldi and Hornik, "Neural Networks and Principal Component Analysis", 1989.
+Reference: Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 2006; Baldi
+and Hornik, "Neural Networks and Principal Component Analysis", 1989.
 """
 
 from __future__ import annotations
