@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/jepa.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 70 PFLOP; not yet run by us. Needs an accelerator.
+Cost: about 70 PFLOP, by count of multiplications; not yet run by us. Needs an accelerator.
 Expected: unknown, the paper has ImageNet only (ViT-H/14, 300 epochs: 79.3 % linear). Masked vision transformers are
 weak at this scale; read the linear probe rather than kNN.
 From the paper: blocks, crops without flip or colour, AdamW with weight decay .04 to .4, EMA .996 to 1, 1e-3 at batch

@@ -2,8 +2,9 @@
 
     make pretrain CONFIG=configs/jepa_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 10 epochs.
-Expected: not yet run by us.
+Cost: 5 epochs, 1,755 steps at 0.73 s of CPU time (AMD EPYC, shared cores): about 11 minutes on two idle cores.
+Expected: not yet run by us in full. After 500 steps (seed 0) test kNN is 0.225 and the online probe 0.281; logistic
+regression on 5,000 images reaches 0.343 with these features and 0.318 with those of a random encoder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def get_config():
     config.method.update({"name": "jepa", "tau": 0.99, "predictor_width": 48, "predictor_layers": 2})
     config.model = {"name": "vit", "patch_size": 4, "width": 96, "depth": 4, "heads": 3}
     config.data.recipe = "jepa_cifar"
-    config.optim.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "warmup_epochs": 1.0})
+    config.optim.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0.5})
     config.optim.decay_bias_and_norm = None
-    config.train.epochs = 10
+    config.train.epochs = 5
     return config
