@@ -21,7 +21,7 @@ Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker c
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs.
 FREE_ON_RESUME = (
     *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every"),
-    *("data.data_dir", "init_from"),
+    "data.data_dir",  # not init_from: another run's encoder is another experiment
 )
 
 POSITIVE = (

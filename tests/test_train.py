@@ -256,6 +256,15 @@ def test_load_gives_features_of_images_of_any_size(finished):
         encode(variables, images.astype(np.float32))
 
 
+@pytest.mark.parametrize("other", ["runs/a", None])
+def test_another_init_from_is_another_run(other):
+    from ssl_jax import config as configs
+
+    stored = configs.flatten(runs.config()) | {"init_from": "runs/b"}
+    refused, free = configs.differences(stored, stored | {"init_from": other})
+    assert (refused, free) == ({"init_from": ("runs/b", other)}, {})
+
+
 def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
     workdir, _ = finished("byol")
     source, _ = checkpoint.restore_variables(workdir)

@@ -265,7 +265,7 @@ def from_arrays(
         raise ValueError(
             f"images are {images.dtype} {images.shape}; give uint8 [n, h, w, 1 or 3] (0..255, channels last)"
         )
-    if labels is not None and (labels < 0).all() and class_names is None:
+    if labels is not None and labels.dtype.kind in "iu" and (labels < 0).all() and class_names is None:
         labels = None  # every label is unknown
     if labels is None:
         return Source({"image": images}, None, None, sha256(images), images.shape[-1])
