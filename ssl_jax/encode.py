@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import checkpoint, methods, models, parallel
+from ssl_jax import checkpoint, parallel
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals import features
@@ -62,15 +62,8 @@ class CachedEncode:
         )
 
     def _encode(self, variables: Variables, images):
-        run = self.run
-        images = _channels(images, run.plan.input_shape[-1])
-        if not self.max_dim:
-            return run.method.encode(variables, images)
-        arguments = {k: v for k, v in run.config.model.items() if k != "name"}
-        encoder = models.make(run.config.model.name, **arguments)
-        images = methods.normalize(images, run.config.data.mean, run.config.data.std)
-        maps, _ = models.forward(encoder, *run.method.trunk(variables), images, train=False)
-        return models.pooled(maps, self.max_dim)
+        images = _channels(images, self.run.plan.input_shape[-1])
+        return self.run.method.encode(variables, images, self.max_dim)
 
     @cached_property
     def _compiled(self):

@@ -105,7 +105,8 @@ class Method(NamedTuple):
         ``Method.trunk`` returns them, goes in before any target is copied from it.
       loss: ``(variables, batch, key, step, axis) -> (scalar, LossOut)``.
       trunk: ``(variables) -> (params, model_state)`` of the network that is the product.
-      encode: ``(variables, images) -> {"features": [b, d], stage: [b, c], ...}`` in inference mode, global view.
+      encode: ``(variables, images, max_dim=None) -> {"features": [b, d], stage: [b, c], ...}`` in inference mode,
+        global view; with ``max_dim`` stages keep places, on the finest grid with at most so many numbers.
       update_aux: ``(variables, carry, step) -> aux``, after the optimizer: NEW params and model_state, OLD aux; no
         collectives.
       wrap_tx: ``(tx) -> tx``: parts with their own rates, frozen parts, projected parameters.

@@ -105,12 +105,13 @@ def run_parts(
 
 
 def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
-    """``encode(variables, images)``: pooled stages, ``"features"`` and, if there is a projector, ``"projections"``."""
+    """``encode(variables, images, max_dim=None)``: pooled stages, ``"features"`` and, where there is one, the
+    projector's ``"projections"``; ``max_dim`` as in ``models.pooled``."""
 
-    def encode(variables: Variables, images: Array) -> Mapping[str, Array]:
+    def encode(variables: Variables, images: Array, max_dim: int | None = None) -> Mapping[str, Array]:
         images = normalize(images, mean, std)
         outputs, _ = run_parts(parts, variables.params, variables.model_state, images, train=False)
-        pooled = models.pooled(outputs["encoder"])
+        pooled = models.pooled(outputs["encoder"], max_dim)
         return pooled | ({"projections": outputs["projector"]} if "projector" in parts else {})
 
     return encode

@@ -237,8 +237,8 @@ def make(
 
     encode_with = make_encode({"encoder": encoder}, mean, std)
 
-    def encode(variables, images):
-        return encode_with(Variables(variables.aux["target"], variables.model_state["target"]), images)
+    def encode(variables, images, max_dim=None):
+        return encode_with(Variables(variables.aux["target"], variables.model_state["target"]), images, max_dim)
 
     def show(variables, images, key):
         """What is given, what is asked, and the patches, of all shown, whose targets are nearest to the guesses."""
