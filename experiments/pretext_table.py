@@ -1,0 +1,283 @@
+"""Every method on one small encoder and one budget: kNN and linear accuracy at every stage, over seeds, in one table.
+
+    python experiments/pretext_table.py --out docs/pretext_table --data_dir PATH/tfds
+    python experiments/pretext_table.py --out runs/table --rows rotation,random --seeds 0 --steps 3000 --examples 45000
+
+Each run is its method's ``_cpu`` config on 5,000 images of CIFAR-10 for 300 steps of 128, minutes on two CPU cores, and
+leaves one JSON in ``OUT/runs``. The same command again makes what is missing, so an interrupted table goes on; a run
+made with other settings is made again. ``OUT/table.json`` and ``OUT/table.md`` hold what there is so far. For a longer
+budget on an accelerator: ``--steps``, ``--examples``, ``--model resnet18``.
+
+Features are pooled over places. The classifier is logistic regression on the labels of the images that the method was
+trained on, its penalty chosen on held-out train images; test images are read once, at the end of each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import config as configs
+from ssl_jax import measure, parallel, train
+from ssl_jax.data import pipeline, recipes
+from ssl_jax.evals import features, linear_probe
+from ssl_jax.experiment import Experiment, build, open_run, to_json, zeros
+from ssl_jax.measure import Encoded
+from ssl_jax.provenance import machine
+from ssl_jax.types import Variables
+from ssl_jax.writer import read_metrics
+
+
+class Row(NamedTuple):
+    """A line of the table: a config, parts that replace its own, whether it is trained, and its untrained row."""
+
+    config: str
+    parts: Mapping[str, Mapping[str, Any]] = {}
+    trained: bool = True
+    baseline: str = "random"
+
+
+# As many operations a picture as the small convolutional network: 15 million.
+VIT = {"model": {"name": "vit", "patch_size": 4, "width": 48, "depth": 3, "heads": 3}}
+MLP = {
+    "model": {"name": "mlp", "widths": (128, 128), "latent_dim": 10},
+    "method": {"name": "autoencoder", "loss": "bce"},
+}
+
+ROWS = {
+    "random": Row("simclr_cifar10_cpu", trained=False),
+    "supervised": Row("supervised_cifar10_cpu"),
+    "simclr": Row("simclr_cifar10_cpu"),
+    "byol": Row("byol_cifar10_cpu"),
+    "moco": Row("moco_cifar10_cpu"),
+    **{
+        name: Row(f"{name}_cpu")
+        for name in (
+            *("instance_discrimination", "triplet", "rotation", "relative_patch", "jigsaw", "cpc"),
+            *("autoencoder", "denoising_autoencoder", "inpainting", "colorization", "split_brain"),
+            *("corrupted_images", "latent_predictive"),
+        )
+    },
+    "random_vit": Row("jepa_cpu", VIT, trained=False),
+    "jepa": Row("jepa_cpu", VIT, baseline="random_vit"),
+    "random_mlp": Row("autoencoder_cpu", MLP, trained=False),
+    "autoencoder_mlp": Row("autoencoder_cpu", MLP, baseline="random_mlp"),
+}
+NOTES = {
+    "random_vit": "ViT of equal operations, untrained",
+    "jepa": "ViT of equal operations",
+    "random_mlp": "fully connected, code of 10, untrained",
+    "autoencoder_mlp": "fully connected, code of 10",
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="One table of every method.", allow_abbrev=False)
+    parser.add_argument("--out", required=True, help="folder of the table and of one JSON for each run")
+    parser.add_argument("--data_dir", help="where TFDS datasets lie")
+    parser.add_argument("--source", default="tfds:cifar10", help="as in data.source")
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--examples", type=int, default=5_000)
+    parser.add_argument("--model", help="a ResNet for all rows with a convolutional encoder, e.g. resnet18")
+    options = parser.parse_args(arguments)
+    names, seeds = options.rows.split(","), [int(seed) for seed in options.seeds.split(",")]
+    if unknown := [name for name in names if name not in ROWS]:
+        print(f"error: --rows {','.join(unknown)} is unknown; known: {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    out = Path(options.out)
+    try:
+        wanted = {(name, seed): configure(ROWS[name], seed, options) for seed in seeds for name in names}
+        parallel.configure(max(config.parallel.devices or 1 for config in wanted.values()))
+        for config in wanted.values():
+            configs.check(config)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))  # seeds share their programs
+    for number, ((name, seed), config) in enumerate(wanted.items(), 1):
+        path = out / "runs" / f"{name}_{seed}.json"
+        if path.is_file() and json.loads(path.read_text())["config"] == asked(config):
+            continue
+        print(f"\n{name}, seed {seed} ({number} of {len(wanted)})", flush=True)
+        try:
+            result = run(ROWS[name], config, out / "work" / f"{name}_{seed}")
+        except train.Interrupted as stop:
+            print(f"{stop}; the same command goes on from here", file=sys.stderr)
+            return stop.exit_code
+        except (ValueError, train.NotFinite) as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            return 2 if isinstance(error, ValueError) else 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"row": name, "seed": seed, **result}, indent=1) + "\n")
+        shutil.rmtree(out / "work", ignore_errors=True)
+        jax.clear_caches()
+        write_table(out)
+    print(write_table(out))
+    return 0
+
+
+def configure(row: Row, seed: int, options: argparse.Namespace) -> configs.Config:
+    """The config of a run."""
+    config = configs.load(ROOT / "configs" / f"{row.config}.py")
+    chosen = {"model": {"name": options.model, "stem": "cifar"}} if options.model else {}
+    with config.unlocked():
+        for part, content in (chosen | dict(row.parts)).items():
+            config[part] = ConfigDict(content)
+    config.seed = seed
+    config.data.update({"source": options.source, "data_dir": options.data_dir, "num_examples": options.examples})
+    every = max(100, options.steps // 4)
+    config.train.update({"steps": options.steps, "eval_every": 0, "checkpoint_every": every, "log_every": 50})
+    config.train.keep_checkpoints = 1
+    config.eval.update({"max_bank": None, "max_queries": None})
+    if "autoencoder_steps" in config.method:
+        config.method.autoencoder_steps = options.steps // 3
+    return config
+
+
+def asked(config: configs.Config) -> dict[str, Any]:
+    """What decides a run: its config, but for where the data lie."""
+    flat = configs.flatten(to_json(config))
+    return {key: value for key, value in flat.items() if key != "data.data_dir"}
+
+
+def run(row: Row, config: configs.Config, workdir: Path) -> dict[str, Any]:
+    """Train, then measure every stage of the encoder once on test."""
+    began, processor = time.perf_counter(), time.process_time()
+    experiment = build(config)
+    result: dict[str, Any] = {"collapsed": None, "train_loss": None, "task_accuracy": None}
+    if row.trained:
+        summary = train.fit(experiment, workdir, test=False)
+        last = read_metrics(workdir / "metrics.jsonl")[-1]
+        result = {"collapsed": summary["collapsed"], "train_loss": last["train_loss"]}
+        result["task_accuracy"] = last.get("train_task_accuracy")
+        variables = open_run(workdir).variables
+    else:
+        key = parallel.named_key(jax.random.key(config.seed), "init")  # the one that a run of this seed starts from
+        variables = jax.jit(experiment.method.init)(key, zeros(experiment))
+    splits = experiment.splits
+    known, held_out, test = (stages(experiment, variables, s) for s in (splits.train, splits.val, splits.test))
+    result |= {"knn": {}, "linear": {}}
+    for stage in known:
+        result["knn"][stage] = measure.knn_top1(experiment, known[stage], test[stage])
+        result["linear"][stage] = linear(known[stage], held_out[stage], test[stage])
+    images = jax.ShapeDtypeStruct((1, *experiment.plan.input_shape), np.float32)
+    cost: Any = jax.jit(experiment.method.encode).lower(variables, images).cost_analysis()
+    return result | {
+        "encoder_mflop": round(cost["flops"] / 1e6, 1),
+        "seconds": round(time.perf_counter() - began, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
+        **machine(),
+        "config": asked(config),
+    }
+
+
+def stages(experiment: Experiment, variables: Variables, source) -> dict[str, Encoded]:
+    """The pooled output of every stage of the encoder for every example of a source."""
+    config, mesh = experiment.config, parallel.make_mesh(1)
+    batches = pipeline.eval_batches(
+        source,
+        image_size=config.data.image_size,
+        recipe_eval=recipes.get(config.data.recipe).evaluate,
+        global_batch_size=500,
+    )
+    encode = jax.jit(experiment.method.encode)
+    rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
+    left_out = ("label", "index", "projections")
+    return {name: Encoded(a, rows["label"]) for name, a in rows.items() if name not in left_out}
+
+
+def linear(known: Encoded, held_out: Encoded, test: Encoded) -> float:
+    """Test accuracy of logistic regression on standardised features, its penalty chosen on held-out train images."""
+    classes = int(known.labels.max()) + 1
+    fitted, chosen_on, asked_of = linear_probe.standardise(known.features, held_out.features, test.features)
+    l2 = linear_probe.choose_l2(
+        linear_probe.fit_logistic_path,
+        fitted,
+        known.labels,
+        chosen_on,
+        held_out.labels,
+        num_classes=classes,
+        grid=(1e-1, 1e-2, 1e-3, 1e-4),
+    )
+    found = linear_probe.fit_logistic(fitted, known.labels, l2=l2, num_classes=classes)
+    return float(np.mean(linear_probe.ranks(found, asked_of, test.labels) == 0))
+
+
+def write_table(out: Path) -> str:
+    """``table.json`` and ``table.md`` of all runs there are; returns the latter."""
+    runs: dict[str, list[dict]] = {name: [] for name in ROWS}
+    for path in sorted((out / "runs").glob("*.json")):
+        found = json.loads(path.read_text())
+        runs[found["row"]].append(found)
+    rows = {name: summarise(found) for name, found in runs.items() if found}
+    for name, row in rows.items():
+        baseline = {r["seed"]: r for r in runs[ROWS[name].baseline]}
+        pairs = [(r, baseline[r["seed"]]) for r in runs[name] if ROWS[name].trained and r["seed"] in baseline]
+        gains = [r["linear"]["features"] - b["linear"]["features"] for r, b in pairs]
+        row["linear_gain"] = spread(gains) if gains else None
+    (out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    text = markdown(rows)
+    (out / "table.md").write_text(text)
+    return text
+
+
+def spread(values: list[float]) -> list[float]:
+    """[mean, sample standard deviation]."""
+    return [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
+
+
+def summarise(runs: list[dict]) -> dict[str, Any]:
+    """What the seeds of one row found: [mean, deviation] of everything."""
+    row: dict[str, Any] = {"seeds": [r["seed"] for r in runs]}
+    for kind in ("knn", "linear"):
+        row[kind] = {stage: spread([r[kind][stage] for r in runs]) for stage in runs[0][kind]}
+    if runs[0]["task_accuracy"] is not None:
+        row["task_accuracy"] = spread([r["task_accuracy"] for r in runs])
+    row["collapsed"] = sum(bool(r["collapsed"]) for r in runs)
+    row |= {key: spread([r[key] for r in runs])[0] for key in ("encoder_mflop", "seconds", "processor_seconds")}
+    return row | {key: runs[0][key] for key in ("cpu", "cores", "device_kind", "commit")}
+
+
+def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
+    head = ["row", "kNN", "linear", "gain over untrained", "kNN by stage", "linear by stage", "seeds", "processor s"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+
+    def cell(value: list[float]) -> str:
+        return f"{100 * value[0]:.1f} ± {100 * value[1]:.1f}"
+
+    def by_stage(values: Mapping[str, list[float]]) -> str:
+        return " / ".join(f"{100 * mean:.0f}" for stage, (mean, _) in values.items() if stage != "features")
+
+    def order(values: Mapping[str, list[float]]) -> dict[str, list[float]]:
+        return dict(sorted(values.items(), key=lambda item: (item[0] != "stem", item[0])))
+
+    for name, row in rows.items():
+        title = f"{name} ({NOTES[name]})" if name in NOTES else name
+        gain = row["linear_gain"]
+        cells = [title, cell(row["knn"]["features"]), cell(row["linear"]["features"])]
+        cells += [f"{100 * gain[0]:+.1f} ± {100 * gain[1]:.1f}" if gain else ""]
+        cells += [by_stage(order(row[kind])) for kind in ("knn", "linear")]
+        cells += [str(len(row["seeds"])), f"{row['processor_seconds']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
