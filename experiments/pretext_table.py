@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
@@ -41,6 +40,8 @@ from ssl_jax.measure import Encoded
 from ssl_jax.provenance import machine
 from ssl_jax.types import Variables
 from ssl_jax.writer import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Row(NamedTuple):
