@@ -18,4 +18,5 @@ def get_config():
     config.data.recipe = "flip"
     config.optim.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "momentum": 0.5})
     config.train.epochs = 5
+    config.eval.update({"max_bank": 5_000, "max_queries": 2_000})
     return config

@@ -20,4 +20,5 @@ def get_config():
     config.optim.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0.5})
     config.optim.decay_bias_and_norm = None
     config.train.epochs = 5
+    config.eval.update({"max_bank": 5_000, "max_queries": 2_000})
     return config

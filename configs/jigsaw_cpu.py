@@ -20,4 +20,5 @@ def get_config():
     config.data.recipe = "crop_flip"
     config.optim.update({"learning_rate": 0.1, "warmup_epochs": 1.0})
     config.train.epochs = 12
+    config.eval.update({"max_bank": 5_000, "max_queries": 2_000})
     return config

@@ -19,4 +19,5 @@ def get_config():
     config.data.recipe = "crop_flip"
     config.optim.update({"learning_rate": 0.1, "warmup_epochs": 0.5})
     config.train.epochs = 5
+    config.eval.update({"max_bank": 5_000, "max_queries": 2_000})
     return config

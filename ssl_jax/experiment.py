@@ -287,10 +287,18 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     """
     config, resolved = read_run(workdir)
     plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
-    method = make_method(config, plan)
+    method = make_method(_self_contained(config), plan)
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
     return Run(Path(workdir), config, resolved, plan, method, variables, record["step"])
+
+
+def _self_contained(config: Config) -> Config:
+    """A config that does not ask for the weights which another run gave this one at its start."""
+    config = ConfigDict(to_json(config))
+    if "autoencoder" in config.method:
+        del config.method["autoencoder"]
+    return config
 
 
 def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:

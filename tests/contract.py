@@ -27,9 +27,24 @@ CASES = {
     "autoencoder": {"latent_dim": 16, "decoder_widths": (32, 16)},
     "denoising_autoencoder": {"latent_dim": 16, "loss": "mse", "corruption": "salt_and_pepper"},
     "inpainting": {"latent_dim": 16, "decoder_widths": (32, 16)},
+    "colorization": {"grid": 20, "head_width": 16},
+    "split_brain": {"grid": 20, "head_width": 16},
+    "corrupted_images": {"autoencoder_steps": 2, "latent_dim": 16, "decoder_widths": (16,)},
+    "instance_discrimination": {"projector_dim": 16, "temperature": 0.2, "proximal": 0.5},
+    "triplet": {"projector_dim": 16},
+    "cpc": {"patch_size": 4, "patch_jitter": 2, "steps": 2, "context_dim": 16, "context_layers": 1, "temperature": 1.0},
+    "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
 }
 VARIANTS = {
+    "cpc-sequence": (
+        "cpc",
+        {"form": "sequence", "patch_size": 2, "steps": 2, "context_dim": 16, "negatives": 8, "temperature": 1.0},
+    ),
+    "latent_predictive-pixels": (
+        "latent_predictive",
+        {"target": "pixels", "latent": "sparse", "hidden": 32, "latent_size": 4, "latent_updates": 5},
+    ),
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
     "supervised-frozen": ("supervised", {"frozen": "stage1", "layer_decay": 0.5, "head_rate": 4.0}),
     "supervised-unfreezing": ("supervised", {"unfreeze_every": 0.25, "layer_decay": 0.8, "head_init": 0.01}),
@@ -42,6 +57,9 @@ VARIANTS = {
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
     ),
+    "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
+    "triplet-all": ("triplet", {"projector_dim": 16, "mining": "all"}),
+    "triplet-random": ("triplet", {"projector_dim": 16, "mining": "random", "normalize": False, "margin": 1.0}),
     "inpainting-adversarial": (
         "inpainting",
         {
@@ -118,11 +136,10 @@ def run(case: str, devices: int, mode: str, dtype=np.float64, local: slice = sli
         step, state = start(case, make_mesh(devices), mode, dtype)
         losses = []
         for t in range(STEPS):
-            batch = jax.tree.map(lambda a: a[local], batch_of(t, dtype=dtype))
-            placed = step.place(batch)
+            placed = step.place(jax.tree.map(lambda a: a[local], batch_of(t, dtype=dtype)))
             if t == 0:
                 compiled = step.lower(state, placed).compile()
-            state, metrics = step(state, placed)
+            state, metrics = compiled(state, placed)
             losses.append(float(jax.device_get(metrics["loss"])))
         cost = compiled.cost_analysis()
         flops = (cost[0] if isinstance(cost, list) else cost)["flops"]

@@ -177,6 +177,8 @@ _MOCO_V1 = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="
 _MOCO_V2 = View(_MOCO_CROP, (_MOCO_JITTER, Gray(), Blur(0.5, support="sigma", border="reflect"), Flip()))
 _MOCO_CIFAR = View(Crop(area=(0.08, 1.0)), (Flip(), _MOCO_JITTER, Gray()))
 
+_NPID_CIFAR = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch")))
+
 # Digits must stay readable: no flips (6 and 9, 2 and 5), little cut away, pen pressure and paper vary.
 _DIGITS = View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25)), (Jitter(0.2, 0.4, 0.0, 0.0, p=0.8), Noise(0.05, p=0.5)))
 
@@ -194,6 +196,10 @@ RECIPES: dict[str, Recipe] = {
     "moco_v2": Recipe((_MOCO_V2, _MOCO_V2), _FAIR_EVAL),
     # The CIFAR-10 demo of the MoCo authors.
     "moco_cifar": Recipe((_MOCO_CIFAR, _MOCO_CIFAR), Eval("resize", 1.0)),
+    # Wu et al. 2018, the CIFAR-10 script of the authors: no flip, one view.
+    "npid_cifar": Recipe((_NPID_CIFAR,), Eval("resize", 1.0)),
+    # Anchor and positive: the image itself, and what SimCLR makes of it.
+    "triplet_cifar": Recipe((View(None), _SIMCLR_CIFAR), Eval("resize", 1.0)),
     # Ours, for handwritten digits in grey, 8 x 8 or larger.
     "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
     # Crop and flip only: supervised training, linear probes with augmentation. One view.

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from ssl_jax.losses.byol_regression import byol_regression
+from ssl_jax.losses.info_nce import info_nce
 from ssl_jax.losses.info_nce_queue import info_nce_queue
+from ssl_jax.losses.instance import estimate_log_z, instance_nce, instance_softmax
 from ssl_jax.losses.nt_xent import nt_xent
 from ssl_jax.losses.pixels import pixel_bce, pixel_entropy, psnr
+from ssl_jax.losses.triplet import triplet_all, triplet_margin
 
-__all__ = ["byol_regression", "info_nce_queue", "nt_xent", "pixel_bce", "pixel_entropy", "psnr"]
+__all__ = [
+    "byol_regression",
+    "estimate_log_z",
+    "info_nce",
+    "info_nce_queue",
+    "instance_nce",
+    "instance_softmax",
+    "nt_xent",
+    "pixel_bce",
+    "pixel_entropy",
+    "psnr",
+    "triplet_all",
+    "triplet_margin",
+]

@@ -38,6 +38,7 @@ def make(
     loss: str = "bce",
     latent_dim: int | None = None,
     decoder_widths: Sequence[int] | None = None,
+    spatial: bool = False,
 ) -> Method:
     """An autoencoder around ``encoder``.
 
@@ -45,12 +46,20 @@ def make(
       loss: "bce", cross-entropy per pixel, or "mse", squared error per pixel.
       latent_dim: width of the bottleneck behind a convolutional encoder; None: 128. An mlp has its own.
       decoder_widths: of the decoder's layers; None: (128, 64), each doubling the map, or the mlp's in reverse.
+      spatial: the code keeps the places of the last map, ``[b, h, w, latent_dim]``, and the decoder starts from them.
 
     Raises:
       ValueError: an unknown loss, or networks that do not fit the images.
     """
     return reconstruction(
-        encoder, plan=plan, mean=mean, std=std, loss=loss, latent_dim=latent_dim, decoder_widths=decoder_widths
+        encoder,
+        plan=plan,
+        mean=mean,
+        std=std,
+        loss=loss,
+        latent_dim=latent_dim,
+        decoder_widths=decoder_widths,
+        spatial=spatial,
     )
 
 
@@ -63,12 +72,13 @@ def reconstruction(
     loss: str,
     latent_dim: int | None,
     decoder_widths: Sequence[int] | None,
+    spatial: bool = False,
     corrupt: Callable[[Array, Array, Axis], Array] | None = None,
 ) -> Method:
     """Arguments as in :func:`make`; ``corrupt(key, images, axis)`` makes the input where that is not the image."""
     if loss not in ("bce", "mse"):
         raise ValueError(f"method.loss={loss!r} is not one of bce, mse")
-    parts = encoder_decoder(encoder, plan.input_shape, latent_dim=latent_dim, widths=decoder_widths)
+    parts = encoder_decoder(encoder, plan.input_shape, latent_dim=latent_dim, widths=decoder_widths, spatial=spatial)
 
     def init(key, batch, trunk=None):
         return Variables(*init_parts(parts, key, batch["views"][0], trunk, read=models.deepest))
@@ -99,7 +109,8 @@ def reconstruction(
         if corrupt is not None:
             metrics["psnr_gain"] = psnr(error) - psnr(input_error)
         features = out["encoder"]["features"]
-        outputs = {"features": features, "projections": out.get("bottleneck", features)}
+        code = models.pooled({"code": out.get("bottleneck", features)})["code"]
+        outputs = {"features": features, "projections": code}
         return value, LossOut(model_state, metrics=metrics, outputs=outputs)
 
     def reconstruct(variables, images):

@@ -1,6 +1,6 @@
 """Batch normalisation whose statistics are said, not implied: over the global batch, or over fixed groups of it.
 
-And layer normalisation, whose statistics are those of one token.
+And layer normalisation, whose statistics are those of one token or of one example.
 """
 
 from __future__ import annotations
@@ -116,6 +116,34 @@ class LayerNorm(nn.Module):
             for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
         )
         return (y * scale + bias).astype(x.dtype if self.dtype is None else self.dtype)
+
+
+class ExampleNorm(nn.Module):
+    """Every example to zero mean and unit variance over its places and channels, then scale and bias per channel.
+
+    A stand-in for ``BatchNorm`` through which no example learns of another, in training neither: group normalisation
+    with one group, or layer normalisation as convolutional networks have it.
+
+    Called like ``BatchNorm``, ``(x [b, ..., c], train=bool, axis=None | "data")``; nothing depends on the latter two.
+    Statistics are float32 or better, parameters float32.
+
+    Reference: Ba et al. 2016, section 3 (arXiv:1607.06450); Wu and He 2018, section 3.1 (arXiv:1803.08494).
+    """
+
+    eps: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable[..., Array] = nn.initializers.ones
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        y = standardize(x.reshape(len(x), -1), self.eps).reshape(x.shape)
+        if self.use_scale:
+            y = y * _align(self.param("scale", self.scale_init, x.shape[-1:], jnp.float32).astype(y.dtype), y)
+        if self.use_bias:
+            y = y + _align(self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(y.dtype), y)
+        return y.astype(x.dtype if self.dtype is None else self.dtype)
 
 
 def standardize(x: Array, eps: float = 1e-6) -> Array:
