@@ -316,7 +316,8 @@ def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) 
         if have != need:
             raise ValueError(
                 f"init_from={workdir} holds another architecture: {name} is {have} there and {need} here; "
-                f"use its model ({other.config.model.name}) and image channels"
+                f"use its model ({other.config.model.name}), its image channels and a method with such a trunk (there: "
+                f"{other.config.method.name})"
             )
     return trunk
 

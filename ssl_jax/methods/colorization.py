@@ -36,6 +36,7 @@ from ssl_jax.models.pixels import PlaceClassifier, quarter_size
 from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
 
 COLOURED = 5.0  # what |a| or |b| must exceed somewhere in an image with colour
+PAPER = {"sigma": 5, "temperature": 0.38}
 
 
 def make(
@@ -119,9 +120,6 @@ def make(
         update_aux=update_aux,
         hooks={"reconstruct": reconstruct, "show": show},
     )
-
-
-PAPER = {"sigma": 5, "temperature": 0.38}
 
 
 def make_bins(plan: Plan, grid: float) -> np.ndarray:

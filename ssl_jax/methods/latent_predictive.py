@@ -1,7 +1,8 @@
 """Prediction with a latent variable: how badly does x go with y, given the best excuse?
 
     F(x, y) = min_z [ C(y, Pred(h_x, z)) + R(z) ],   C(y, y^) = |y - y^|^2,   Pred(h, z) = p(h) + z D,   h_x = f(x)
-    L = mean_i F(x_i, y_i) + w mean_j max(0, 1 - std_j(h_x)),   xi <- tau_k xi + (1 - tau_k) theta
+    L = mean_i F(x_i, y_i) + v mean_j max(0, 1 - std_j(h)) + w / d sum_{i != j} cov_ij(h)^2
+    xi <- tau_k xi + (1 - tau_k) theta
 
 x and y are two views of an image. What y holds and x does not tell, the latent z may say: "discrete", z is one of K
 rows of D and R = 0; "sparse", z is any vector, R = l1 |z|_1 and the rows of D have length 1; "none". The minimum is
@@ -14,11 +15,12 @@ An energy F must be low where x and y belong together and nowhere else; flat ene
 tells families of methods apart: contrastive ones push F up elsewhere (``simclr``, ``cpc``); a latent that may say
 everything lets Pred ignore x, so its capacity is limited, here by K codes or by l1; joint embedding, here with
 target="features", can make y constant, against which stand the slow copy with a predictor in front of it (as in
-``byol``) and the spread of h over the batch, w > 0 (as in VICReg). The metric ``energy_gap`` is the mean of F(x_i, y_j)
+``byol``), the spread of h over the batch and its different directions (v and w, as in VICReg). The last one matters
+with a latent: without it y of a short run filled three directions, and 16 codes told all of it without x. The metric ``energy_gap`` is the mean of F(x_i, y_j)
 for the next image's y less that of F(x_i, y_i): zero where F is flat.
 
 Reference: LeCun, "A Path Towards Autonomous Machine Intelligence", 2022, sections 4.2 to 4.5 (openreview BZ5a1r-kVsf);
-variance term: Bardes et al. 2022, eq. 1 (arXiv:2105.04906). There is no reference code; the heads are BYOL's.
+variance and covariance: Bardes et al. 2022, eqs. 1-4 (arXiv:2105.04906). There is no reference code; the heads are BYOL's.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def make(
     l1: float = 0.1,
     context: bool = True,
     tau: float = 0.99,
-    variance_weight: float = 0.1,
+    variance_weight: float = 1.0,
+    covariance_weight: float = 0.04,
     hidden: int = 512,
     embed_dim: int = 128,
 ) -> Method:
@@ -67,14 +70,16 @@ def make(
       l1: weight of |z|_1.
       context: False: Pred knows z only, with target="pixels"; the encoder stays as it is.
       tau: target decay tau_0, to 1 at the end of the run along half a cosine.
-      variance_weight: w, with target="features".
+      variance_weight: v, with target="features"; VICReg has v : w = 25 : 1 and v as large as the weight of F.
+      covariance_weight: w.
       hidden: width of the hidden layers of projector and predictor.
       embed_dim: width of h and of y with target="features"; with "pixels" h are the encoder's features.
 
     Raises:
       ValueError: an argument outside its meaning, or nothing left that could predict.
     """
-    _check(target, latent, latent_size, latent_updates, l1, context, tau, variance_weight)
+    _check(target, latent, latent_size, latent_updates, l1, context, tau)
+    _check_weights(variance_weight, covariance_weight)
     heads = {"norm": encoder.norm, "dtype": encoder.dtype}
     joint = target == "features"
     head = byol_mlp(hidden=hidden, out_dim=embed_dim, **heads)
@@ -118,7 +123,7 @@ def make(
     def best(variables, rest):
         """(what z* adds to the prediction ``[b, d]``, R(z*) ``[b]``, z* ``[b, K]``) for y - p(h) ``[b, d]``."""
         if latent == "none":
-            return jnp.zeros_like(rest), jnp.zeros_like(rest[:, 0]), None
+            return jnp.zeros_like(rest), jnp.zeros_like(rest[:, 0]), jnp.zeros_like(rest[:, :0])
         codes = variables.params["latent"]["codes"].astype(rest.dtype)
         if latent == "sparse":
             codes = l2_normalize(codes)
@@ -152,6 +157,7 @@ def make(
             state = state | {"target": slow_state}
             spread = deviation(h, axis)
             value += variance_weight * jax.nn.relu(1 - spread).mean()
+            value += covariance_weight * covariance(h, axis)
             # Of unit vectors, so about 1 when they point everywhere and 0 when all are one.
             target_std = jnp.sqrt(embed_dim * jnp.square(deviation(y, axis)).mean())
             metrics |= {"tau": jnp.asarray(tau_at(step), value.dtype), "feature_std": spread.mean()}
@@ -231,6 +237,13 @@ def deviation(h: Array, axis: Axis) -> Array:
     return jnp.sqrt(parallel.mean(jnp.square(h - centre[None]).mean(0), axis) + 1e-4)
 
 
+def covariance(h: Array, axis: Axis) -> Array:
+    """Sum of squares of the covariances of ``[b, d]`` off the diagonal, over d; rows of all devices."""
+    h = h - parallel.mean(h.mean(0), axis)[None]
+    cov = parallel.mean(jnp.matmul(h.T, h, precision=lax.Precision.HIGHEST) / len(h), axis)
+    return (jnp.square(cov).sum() - jnp.square(jnp.diagonal(cov)).sum()) / len(cov)
+
+
 def perplexity(usage: Array) -> Array:
     """exp of the entropy of shares ``[K]``: how many codes are in use."""
     return jnp.exp(-jnp.sum(usage * jnp.log(jnp.maximum(usage, 1e-12))))
@@ -250,7 +263,7 @@ def crops(key: Array, images: Array) -> Array:
     return jnp.clip(jax.image.resize(cut, images.shape, "bilinear"), 0, 1)
 
 
-def _check(target, latent, latent_size, updates, l1, context, tau, variance_weight) -> None:
+def _check(target, latent, latent_size, updates, l1, context, tau) -> None:
     if target not in TARGETS:
         raise ValueError(f"method.target={target!r} is not one of {', '.join(TARGETS)}")
     if latent not in LATENTS:
@@ -267,5 +280,9 @@ def _check(target, latent, latent_size, updates, l1, context, tau, variance_weig
         raise ValueError("method.context=False trains no encoder for method.target='features'; use target='pixels'")
     if not 0 <= tau <= 1:
         raise ValueError(f"method.tau={tau} must be between 0 and 1; BYOL has 0.99 for short runs")
-    if variance_weight < 0:
-        raise ValueError(f"method.variance_weight={variance_weight} must not be negative; 0 switches the term off")
+
+
+def _check_weights(variance: float, covariance: float) -> None:
+    for name, weight in {"variance_weight": variance, "covariance_weight": covariance}.items():
+        if weight < 0:
+            raise ValueError(f"method.{name}={weight} must not be negative; 0 switches the term off")

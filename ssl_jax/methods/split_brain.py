@@ -108,10 +108,10 @@ def make(
         lightness = jax.image.resize(lightness, (*images.shape[:3], 1), "nearest").astype(images.dtype)
         flat, none = jnp.full_like(lightness, 60), jnp.zeros_like(seen[..., 1:])
         return {
-            "lightness, seen by one half": paint(images, None),
-            "colours that it predicts": paint(images, lab.annealed_mean(logits["colours"], bins, temperature)),
-            "colours, seen by the other half": lab.lab_to_rgb(jnp.concatenate([flat, seen[..., 1:]], axis=-1)),
-            "lightness that it predicts": lab.lab_to_rgb(jnp.concatenate([lightness, none], axis=-1)),
+            "half 1 input: lightness": paint(images, None),
+            "half 1 output: colours": paint(images, lab.annealed_mean(logits["colours"], bins, temperature)),
+            "half 2 input: colours": lab.lab_to_rgb(jnp.concatenate([flat, seen[..., 1:]], axis=-1)),
+            "half 2 output: lightness": lab.lab_to_rgb(jnp.concatenate([lightness, none], axis=-1)),
             "image": images,
         }
 

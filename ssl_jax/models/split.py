@@ -40,7 +40,7 @@ def halves(x: Array) -> tuple[Array, Array]:
 
 
 def half_width(encoder: nn.Module) -> nn.Module:
-    """The same encoder with half the channels everywhere; two of them have half the weights of one encoder.
+    """The same encoder with half the channels everywhere: a quarter of the weights, so two have half of them.
 
     Raises:
       ValueError: an odd number of channels, or an encoder for which half the channels is no other setting.
