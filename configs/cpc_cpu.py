@@ -2,8 +2,11 @@
 
     make pretrain CONFIG=configs/cpc_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: not yet timed.
-Expected: not yet run by us.
+Cost: 5 epochs, 1,755 steps at 1.2 s of CPU time (AMD EPYC, shared cores): about 17 minutes on two idle cores.
+Expected: not yet run by us in full. After 300 steps with a warmup of 0.1 epochs (seed 0) the loss has fallen from 7.1,
+that of guessing, to 6.3, and test kNN is 0.284 on 2,000 images with a bank of 5,000; 0.257 with the patches of a random
+encoder.
+5 x 5 patches that overlap by 2 pixels cost half of the 7 x 7 of configs/cpc.py.
 """
 
 from __future__ import annotations

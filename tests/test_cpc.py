@@ -250,6 +250,38 @@ def test_a_context_knows_nothing_of_what_comes_after_it(form):
     assert (reach[s <= t] > 1e-9).all()
 
 
+@pytest.mark.parametrize("form", ["image", "sequence"])
+def test_the_loss_is_the_equation(form):
+    """Each context against the encoding k below it (behind it) in its own column, all others of that k as negatives."""
+    method = make(form=form, steps=3, temperature=1.0)
+    images = random_images(2)
+    variables = jax.jit(method.init)(KEY, {"views": (images,)})
+    params, image = variables.params, form == "image"
+    chosen = encoder().clone(norm=ExampleNorm)
+    context = RowContext(16, 2) if image else GRUContext(16)
+
+    @jax.jit
+    def encodings(images):
+        seen = cpc.patch_grid(images, 8, 4) if image else cpc.strips(images, 8, 8)
+        z, _ = models.forward(chosen, params["encoder"], {}, seen.reshape(-1, *seen.shape[3:]), train=True)
+        z = z["features"].reshape(*seen.shape[:3], -1)
+        return z, models.forward(context, params["context"], {}, z, train=True)[0]
+
+    z, c = encodings(images)
+    z, c = np.asarray(z, np.float64), np.asarray(c, np.float64)
+    asked = (2, 3) if image else (1, 2, 3)
+    kernels = np.split(np.asarray(params["predictor"]["dense0"]["kernel"], np.float64), len(asked), axis=1)
+    b, rows, columns, _ = z.shape
+    losses = []
+    for k, w in zip(asked, kernels, strict=True):
+        places = [(i, r, j) for i in range(b) for r in range(rows - k) for j in range(columns)]
+        targets = np.stack([z[i, r + k, j] for i, r, j in places])
+        scores = np.stack([targets @ (c[place] @ w) for place in places])
+        losses.append(-np.log(np.diag(softmax(scores))).mean())
+    value, _ = jax.jit(lambda v: method.loss(v, {"views": (images,)}, KEY, jnp.int32(0), None))(variables)
+    assert float(value) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 def test_overlapping_steps_are_not_asked():
     """Of 7 rows the first step asked is 2; strips do not overlap, so there it is 1."""
     images = jnp.asarray(random_images(2))

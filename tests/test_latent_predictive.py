@@ -181,10 +181,10 @@ def views_of(t, number=32):
 
 
 @pytest.mark.parametrize(
-    ("target", "latent", "weight"), [("features", "discrete", 0.1), ("features", "sparse", 0.0), ("pixels", "none", 0)]
+    ("target", "latent", "weight"), [("features", "discrete", 1.0), ("features", "sparse", 0.0), ("pixels", "none", 0)]
 )
 def test_energy_comes_to_be_low_where_x_and_y_fit_and_only_there(target, latent, weight):
-    method = make(target=target, latent=latent, variance_weight=weight, total_steps=200)
+    method = make(target=target, latent=latent, variance_weight=weight, covariance_weight=weight / 25, total_steps=200)
     variables = jax.jit(method.init)(KEY, {"views": views_of(0)})
     tx = optax.sgd(0.1, momentum=0.9)
 
@@ -238,7 +238,7 @@ def test_the_slow_copy_gets_no_gradient_and_follows():
 
 def test_flat_energy_has_no_gap():
     """A constant target is the collapse that the gap shows: every pair then has the same energy."""
-    method = make(latent="none", variance_weight=0.0)
+    method = make(latent="none", variance_weight=0.0, covariance_weight=0.0)
     views = views_of(0)
     variables = jax.jit(method.init)(KEY, {"views": views})
     step = jax.jit(partial(run, method))
@@ -261,15 +261,27 @@ def test_the_spread_over_the_batch_is_vicregs():
     np.testing.assert_allclose(each, np.broadcast_to(want, (4, 5)), rtol=1e-5)
 
 
-def test_the_variance_term_is_a_hinge_on_what_the_projector_gives():
+def test_covariances_are_those_of_numpy_on_all_devices():
+    h = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32) @ np.tri(5, dtype=np.float32)
+    cov = np.cov(h.T, bias=True)
+    want = np.square(cov[~np.eye(5, dtype=bool)]).sum() / 5
+    np.testing.assert_allclose(latent_predictive.covariance(jnp.asarray(h), None), want, rtol=1e-4)
+    each = jax.vmap(lambda a: latent_predictive.covariance(a, "data"), axis_name="data")(h.reshape(4, 3, 5))
+    np.testing.assert_allclose(each, np.full(4, want), rtol=1e-4)
+
+
+def test_variance_and_covariance_terms_are_of_what_the_projector_gives():
     views = views_of(0)
-    weighed, bare = make(variance_weight=2.0), make(variance_weight=0.0)
+    weighed = make(variance_weight=2.0, covariance_weight=0.5)
+    bare = make(variance_weight=0.0, covariance_weight=0.0)
     variables = jax.jit(weighed.init)(KEY, {"views": views})
     value, out = jax.jit(partial(run, weighed))(variables, views)
     h = np.asarray(out.outputs["projections"])
     hinge = np.maximum(0, 1 - np.sqrt(h.var(0) + 1e-4)).mean()
     assert hinge > 0.05
-    assert float(value - jax.jit(partial(run, bare))(variables, views)[0]) == pytest.approx(2 * hinge, rel=1e-4)
+    cov = np.cov(h.T, bias=True)
+    added = 2 * hinge + 0.5 * np.square(cov[~np.eye(16, dtype=bool)]).sum() / 16
+    assert float(value - jax.jit(partial(run, bare))(variables, views)[0]) == pytest.approx(added, rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------- pictures and bad input
@@ -311,6 +323,7 @@ def test_a_whole_image_in_one_crop_is_found_again():
         ({"context": False}, "trains no encoder .* use target='pixels'"),
         ({"tau": 1.5}, "tau=1.5 must be between 0 and 1"),
         ({"variance_weight": -1.0}, "variance_weight=-1.0 must not be negative"),
+        ({"covariance_weight": -1.0}, "covariance_weight=-1.0 must not be negative"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments, words):

@@ -15,12 +15,14 @@ An energy F must be low where x and y belong together and nowhere else; flat ene
 tells families of methods apart: contrastive ones push F up elsewhere (``simclr``, ``cpc``); a latent that may say
 everything lets Pred ignore x, so its capacity is limited, here by K codes or by l1; joint embedding, here with
 target="features", can make y constant, against which stand the slow copy with a predictor in front of it (as in
-``byol``), the spread of h over the batch and its different directions (v and w, as in VICReg). The last one matters
-with a latent: without it y of a short run filled three directions, and 16 codes told all of it without x. The metric ``energy_gap`` is the mean of F(x_i, y_j)
-for the next image's y less that of F(x_i, y_i): zero where F is flat.
+``byol``), the spread of h over the batch and the difference of its directions (v and w, as in VICReg). The last matters
+with a latent: without it y of a short run filled three directions, and 16 codes told all of them without x. The metric
+``energy_gap`` is the mean of F(x_i, y_j) for the next image's y less that of F(x_i, y_i): zero where F is flat.
 
 Reference: LeCun, "A Path Towards Autonomous Machine Intelligence", 2022, sections 4.2 to 4.5 (openreview BZ5a1r-kVsf);
-variance and covariance: Bardes et al. 2022, eqs. 1-4 (arXiv:2105.04906). There is no reference code; the heads are BYOL's.
+variance and covariance: Bardes et al. 2022, eqs. 1-4 (arXiv:2105.04906).
+Differs from the reference code: there is none. The heads are those of BYOL, variance and covariance are those of h_x
+alone, the covariance over the batch is divided by N and not N - 1.
 """
 
 from __future__ import annotations
