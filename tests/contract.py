@@ -1,6 +1,7 @@
 """What every method is put through: one small case each, run for a few SGD steps in any layout of devices.
 
-Also a script: ``python tests/contract.py RANK COUNT PORT OUT`` runs every case as one of COUNT processes.
+Also a script: ``python tests/contract.py RANK COUNT PORT OUT GROUP`` runs the CASES or the VARIANTS as one of COUNT
+processes.
 """
 
 from __future__ import annotations
@@ -153,14 +154,14 @@ def local_value(leaf):
     return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
 
 
-def main(rank: int, count: int, port: int, out: str) -> None:
+def main(rank: int, count: int, port: int, out: str, group: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", count, rank)
     rows = ROWS // count
     results = {}
-    for case in ALL:
+    for case in globals()[group]:
         leaves, losses, _ = run(case, 8, "jit", local=slice(rank * rows, (rank + 1) * rows))
         results |= {f"{case}|{name}": leaf for name, leaf in leaves.items()} | {f"{case}|losses": np.array(losses)}
     if rank == 0:
@@ -170,4 +171,4 @@ def main(rank: int, count: int, port: int, out: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6])

@@ -40,8 +40,12 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
+# Every method in `make test`, its variants in `make test-all`: each case is minutes of compilation.
+WITH_VARIANTS = [*contract.CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in contract.VARIANTS)]
+
+
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
-@pytest.mark.parametrize("case", contract.ALL)
+@pytest.mark.parametrize("case", WITH_VARIANTS)
 def test_eight_devices_compute_what_one_does(case, mode, one_device):
     leaves, losses, flops = contract.run(case, 8, mode)
     reference, reference_losses, reference_flops = one_device(case)
@@ -51,7 +55,8 @@ def test_eight_devices_compute_what_one_does(case, mode, one_device):
     assert flops <= 1.15 / 8 * reference_flops
 
 
-def test_two_processes_of_four_devices_compute_what_one_does(tmp_path, one_device):
+@pytest.mark.parametrize("group", ["CASES", pytest.param("VARIANTS", marks=pytest.mark.slow)])
+def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path, one_device):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,13 +64,13 @@ def test_two_processes_of_four_devices_compute_what_one_does(tmp_path, one_devic
     out = tmp_path / "two.npz"
     command = [sys.executable, "-W", "ignore", str(script)]
     workers = [
-        subprocess.Popen([*command, str(rank), "2", str(port), str(out)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), "2", str(port), str(out), group], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     errors = [worker.communicate(timeout=1800)[1] for worker in workers]
     assert [w.returncode for w in workers] == [0, 0], "\n".join(e[-2000:] for e in errors)
     with np.load(out) as found:
-        for case in contract.ALL:
+        for case in getattr(contract, group):
             leaves = {k.split("|", 1)[1]: found[k] for k in found.files if k.startswith(f"{case}|")}
             losses = leaves.pop("losses")
             reference, reference_losses, _ = one_device(case)
