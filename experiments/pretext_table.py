@@ -43,6 +43,8 @@ from ssl_jax.writer import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
+Spread = tuple[float, float | None]  # mean, and deviation where there are several
+
 
 class Row(NamedTuple):
     """A line of the table: a config, parts that replace its own, whether it is trained, and its untrained row."""
@@ -74,8 +76,8 @@ ROWS = {
     **{
         name: Row(f"{name}_cpu")
         for name in (
-            *("instance_discrimination", "triplet", "rotation", "relative_patch", "jigsaw"),
-            *("denoising_autoencoder", "inpainting", "latent_predictive"),
+            *("instance_discrimination", "triplet", "latent_predictive", "rotation", "relative_patch", "jigsaw"),
+            *("inpainting", "denoising_autoencoder"),
         )
     },
     "autoencoder": Row("autoencoder_cpu", CONVOLUTIONAL),
@@ -258,9 +260,9 @@ def write_table(out: Path) -> str:
     return text
 
 
-def spread(values: list[float]) -> list[float]:
-    """[mean, sample standard deviation]."""
-    return [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0]
+def spread(values: list[float]) -> Spread:
+    """Mean, and sample standard deviation of more than one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def summarise(runs: list[dict]) -> dict[str, Any]:
@@ -276,25 +278,26 @@ def summarise(runs: list[dict]) -> dict[str, Any]:
 
 
 def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
-    head = ["row", "kNN", "linear", "gain over untrained", "kNN by stage", "linear by stage", "seeds", "processor s"]
+    head = ["row", "kNN", "linear", "gain over untrained", "kNN by stage", "linear by stage", "seeds"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
 
-    def cell(value: list[float]) -> str:
-        return f"{100 * value[0]:.1f} ± {100 * value[1]:.1f}"
+    def cell(value: Spread, sign: str = "") -> str:
+        mean, deviation = value
+        return f"{100 * mean:{sign}.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
-    def by_stage(values: Mapping[str, list[float]]) -> str:
+    def by_stage(values: Mapping[str, Spread]) -> str:
         return " / ".join(f"{100 * mean:.0f}" for stage, (mean, _) in values.items() if stage != "features")
 
-    def order(values: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    def order(values: Mapping[str, Spread]) -> dict[str, Spread]:
         return dict(sorted(values.items(), key=lambda item: (item[0] != "stem", item[0])))
 
     for name, row in rows.items():
         title = f"{name} ({NOTES[name]})" if name in NOTES else name
         gain = row["linear_gain"]
         cells = [title, cell(row["knn"]["features"]), cell(row["linear"]["features"])]
-        cells += [f"{100 * gain[0]:+.1f} ± {100 * gain[1]:.1f}" if gain else ""]
+        cells += [cell(gain, "+") if gain else ""]
         cells += [by_stage(order(row[kind])) for kind in ("knn", "linear")]
-        cells += [str(len(row["seeds"])), f"{row['processor_seconds']:.0f}"]
+        cells += [str(len(row["seeds"]))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
