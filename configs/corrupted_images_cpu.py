@@ -4,8 +4,10 @@
 
 A finished run of configs/autoencoder_cpu.py fits: with ``--config.method.autoencoder=WORKDIR`` its weights are used and
 all steps are the game's.
-Cost: TODO
-Expected: TODO
+Cost: 3 epochs, 1,050 steps; not yet timed on idle cores.
+Expected: the whole run not yet run by us. In a trial at half the rate with the weights of an autoencoder of 200 steps (PSNR 19 dB) the
+discriminator tells real from repaired images in 0.66 to 0.82 of the cases from step 100 to 200, after 0.99 at step 50;
+its loss for the mask on repaired images, 0.77 to 0.85, is still above the 0.611 of a constant guess (our run, seed 0).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from configs.common import base, cifar10_cpu
 
 def get_config():
     config = cifar10_cpu(base())
-    config.method.update({"name": "corrupted_images", "latent_dim": 64, "decoder_widths": (32, 32, 8), "drop": 0.7})
+    config.method.update({"name": "corrupted_images", "latent_dim": 32, "decoder_widths": (32, 16), "drop": 0.7})
+    config.model.strides = (2, 1)  # the last map has 8 x 8 places
     config.data.recipe = "flip"
     config.optim.update({"name": "adamw", "learning_rate": 1e-3, "schedule": "constant", "weight_decay": 1e-4})
     config.optim.momentum = 0.5

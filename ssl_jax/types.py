@@ -116,7 +116,7 @@ class Method(NamedTuple):
     init: Callable[..., Variables]
     loss: Callable[[Variables, Batch, Array, Array, Axis], tuple[Array, LossOut]]
     trunk: Callable[[Variables], tuple[Tree, Tree]]
-    encode: Callable[[Variables, Array], Mapping[str, Array]]
+    encode: Callable[..., Mapping[str, Array]]
     update_aux: Callable[[Variables, Tree, Array], Tree] = _keep_aux
     wrap_tx: Callable[[Any], Any] = _same_tx
     hooks: Mapping[str, Callable[..., Any]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,8 +77,9 @@ def moved(a, b):
 def test_dropped_places_hold_the_mean_of_those_around_them(shape):
     code = np.random.default_rng(0).normal(size=(3, *shape, 2)).astype(np.float32)
     damaged, kept = map(np.asarray, spot.damage(KEY, jnp.asarray(code), 0.7))
+    window: Any = (1, 3, 3, 1)
     total, number = (
-        ndimage.uniform_filter(a.astype(np.float64), (1, 3, 3, 1), mode="constant") for a in (code, np.ones_like(code))
+        ndimage.uniform_filter(a.astype(np.float64), window, mode="constant") for a in (code, np.ones_like(code))
     )
     around = total / number
     np.testing.assert_allclose(damaged, np.where(kept[..., None], code, around), atol=1e-6)
