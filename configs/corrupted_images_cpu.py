@@ -5,9 +5,9 @@
 A finished run of configs/autoencoder_cpu.py fits: with ``--config.method.autoencoder=WORKDIR`` its weights are used and
 all steps are the game's.
 Cost: 3 epochs, 1,050 steps; not yet timed on idle cores.
-Expected: the whole run not yet run by us. In a trial at half the rate with the weights of an autoencoder of 200 steps (PSNR 19 dB) the
-discriminator tells real from repaired images in 0.66 to 0.82 of the cases from step 100 to 200, after 0.99 at step 50;
-its loss for the mask on repaired images, 0.77 to 0.85, is still above the 0.611 of a constant guess (our run, seed 0).
+Expected: the whole run not yet run by us. In a trial (rate 5e-4, method.repair_rate=8, an autoencoder of 200 steps,
+PSNR 19 dB, seed 0) the discriminator tells real from repaired images in 0.66 to 0.82 of the cases from step 100 to 200,
+after 0.99 at step 50; its loss for the mask on repaired images, 0.77 to 0.85, is still above 0.611, that of a constant.
 """
 
 from __future__ import annotations
