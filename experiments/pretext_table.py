@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
             continue
         print(f"\n{name}, seed {seed} ({number} of {len(wanted)})", flush=True)
         try:
-            result = run(ROWS[name], config, out / "work" / f"{name}_{seed}")
+            result = run(ROWS[name], config, out / "unfinished" / f"{name}_{seed}")
         except train.Interrupted as stop:
             print(f"{stop}; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> int:
             return 2 if isinstance(error, ValueError) else 1
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"row": name, "seed": seed, **result}, indent=1) + "\n")
-        shutil.rmtree(out / "work", ignore_errors=True)
+        shutil.rmtree(out / "unfinished", ignore_errors=True)
         jax.clear_caches()
         write_table(out)
     print(write_table(out))

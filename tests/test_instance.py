@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numeric import numeric_gradient
 
 from ssl_jax import methods, models
 from ssl_jax.data import recipes
@@ -28,16 +29,6 @@ def x64():
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def numeric_gradient(f, x, step=1e-5):
-    grad = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[i] += step
-        down[i] -= step
-        grad[i] = (f(up) - f(down)) / (2 * step)
-    return grad
 
 
 def arrays(rows=5, size=9, dim=4, drawn=6):

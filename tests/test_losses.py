@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from numeric import numeric_gradient
 
 from ssl_jax import parallel
 from ssl_jax.losses import byol_regression, info_nce_queue, nt_xent
@@ -41,16 +42,6 @@ def normal(*shape, seed=0):
 
 def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def numeric_gradient(f, x, step=1e-5):
-    grad = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[i] += step
-        down[i] -= step
-        grad[i] = (f(up) - f(down)) / (2 * step)
-    return grad
 
 
 # NT-Xent

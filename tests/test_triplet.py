@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from numeric import numeric_gradient
 
 from ssl_jax import methods, models
 from ssl_jax.data import recipes
@@ -30,16 +31,6 @@ def x64():
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def numeric_gradient(f, x, step=1e-6):
-    grad = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[i] += step
-        down[i] -= step
-        grad[i] = (f(up) - f(down)) / (2 * step)
-    return grad
 
 
 def margin_numpy(a, p, n, margin, eps=1e-6):
