@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,19 @@ def my_rows(x: Tree, axis: Axis) -> Tree:
 def mean(tree: Tree, axis: Axis) -> Tree:
     """Mean over devices of values that each device computed from its own rows."""
     return tree if axis is None else lax.pmean(tree, axis)
+
+
+def sum_over_rows(f: Callable[..., Array], *x: Array) -> Array:
+    """``f(*x)`` of an ``f`` that sums over the rows of all ``x``.
+
+    Under jit each device sums its own rows and the sums are added once; left to the partitioner, a loop inside ``f``
+    would add them in every turn. Under pmap it is the sum over this device's rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    split = not mesh.empty and mesh.axis_names == (DATA,) and mesh.axis_types == (AxisType.Auto,)
+    if not split or mesh.size == 1 or any(len(a) % mesh.size for a in x):
+        return f(*x)
+    return jax.shard_map(lambda *rows: lax.psum(f(*rows), DATA), in_specs=P(DATA), out_specs=P(), check_vma=False)(*x)
 
 
 def named_key(key: Array, name: str) -> Array:

@@ -419,7 +419,7 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
     class Other:
         method = split
         variables = jax.eval_shape(split.init, KEY, batch)
-        config = type("", (), {"model": type("", (), {"name": "convnet"})})
+        config = ConfigDict({"model": {"name": "convnet"}, "method": {"name": "split_brain"}})
 
     monkeypatch.setattr(experiment, "open_run", lambda workdir: Other)
     monkeypatch.setattr(experiment, "variables_spec", lambda method, *_: jax.eval_shape(method.init, KEY, batch))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ssl_jax.models.convolution import Conv
 from ssl_jax.types import Array, Axis
 
 
@@ -38,7 +39,7 @@ class RowContext(nn.Module):
         for i in range(self.layers):
             y = nn.relu(nn.Dense(half, dtype=self.dtype, name=f"block{i}_in")(nn.relu(x)))
             above_only = ((1, 0), (1, 1))
-            y = nn.relu(nn.Conv(half, (2, 3), padding=above_only, dtype=self.dtype, name=f"block{i}_conv")(y))
+            y = nn.relu(Conv(half, (2, 3), padding=above_only, dtype=self.dtype, name=f"block{i}_conv")(y))
             x = x + nn.Dense(self.width, dtype=self.dtype, name=f"block{i}_out")(y)
         return x
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import models
+from ssl_jax.models.convolution import Conv
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import conv
@@ -99,7 +100,7 @@ class ConvDecoder(nn.Module):
         for k, size in enumerate(self.widths, 1):
             x = depth_to_space(conv(4 * size, 3, 1, name=f"stage{k}_conv", **kwargs)(x))
             x = between(k, nn.relu(self.norm(name=f"stage{k}_norm")(x, train=train, axis=axis)))
-        return nn.Conv(channels, (3, 3), dtype=self.dtype, name="out_conv")(x)
+        return Conv(channels, (3, 3), dtype=self.dtype, name="out_conv")(x)
 
 
 def depth_to_space(x: Array) -> Array:

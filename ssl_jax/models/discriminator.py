@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from ssl_jax.models.convolution import Conv
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.types import Array, Axis
 
@@ -35,7 +36,7 @@ class Discriminator(nn.Module):
         kwargs = {"kernel_init": nn.initializers.normal(0.02), "dtype": self.dtype}
         for k, width in enumerate(self.widths, 1):
             name = f"stage{k}_conv"
-            x = nn.Conv(width, (4, 4), (2, 2), padding=1, use_bias=k == 1, name=name, **kwargs)(x)
+            x = Conv(width, (4, 4), (2, 2), padding=1, use_bias=k == 1, name=name, **kwargs)(x)
             if k > 1:
                 x = self.norm(name=f"stage{k}_norm")(x, train=train, axis=axis)
             x = nn.leaky_relu(x, 0.2)

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssl_jax.models.convolution import Conv
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import conv
 from ssl_jax.types import Array, Axis
@@ -37,7 +38,7 @@ class RepairLayer(nn.Module):
         y = jnp.concatenate([x, kept.astype(x.dtype)], axis=-1)
         y = conv(width, 3, 1, init="simclr", dtype=self.dtype, name="conv1")(y)
         y = nn.relu(self.norm(name="norm")(y, train=train, axis=axis))
-        y = nn.Conv(width, (3, 3), dtype=self.dtype, name="conv2")(y)
+        y = Conv(width, (3, 3), dtype=self.dtype, name="conv2")(y)
         return jnp.where(kept, x, x + y.astype(x.dtype))
 
 
@@ -48,7 +49,7 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
-        return nn.Conv(1, (3, 3), dtype=self.dtype, name="conv")(x)[..., 0]
+        return Conv(1, (3, 3), dtype=self.dtype, name="conv")(x)[..., 0]
 
 
 def enlarge(grid: Array, factor: int) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from ssl_jax.models.convolution import Conv
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.types import Array, Axis
 
@@ -19,12 +20,12 @@ CONV_INITS = {
 }
 
 
-def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Conv:
+def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Module:
     """A square convolution without bias, padded alike on both sides as torch pads (TensorFlow's SAME is lopsided)."""
     if init not in CONV_INITS:
         raise ValueError(f"conv_init={init!r} is unknown; use {' or '.join(CONV_INITS)}")
     pad = (kernel - 1) // 2 if kernel > stride else 0
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         (stride, stride),
