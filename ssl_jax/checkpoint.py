@@ -67,7 +67,7 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
     """
     if keep < 1:
         raise ValueError(f"train.keep_checkpoints={keep}, but a run needs one to resume from; use 3")
-    logging.getLogger("absl").addFilter(_quiet)
+    _quieten()
     directory = _directory(workdir)
     root = os.fspath(directory)
     opened: list[ocp.training.Checkpointer] = []  # at the first save: a run that only looks writes nothing
@@ -345,7 +345,7 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
     directory, known = _directory(workdir), steps(workdir)
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
-    logging.getLogger("absl").addFilter(_quiet)
+    _quieten()
     sys.unraisablehook = _quiet_unraisable
     damaged: dict[int, str] = {}
     for candidate in [step] if step is not None else reversed(known):
@@ -395,9 +395,15 @@ class _Keep:
         return stay
 
 
-def _quiet(record: logging.LogRecord) -> bool:
+def _quieten() -> None:
     """Orbax logs one traceback from each of its threads, hundreds of lines; the error itself reaches the caller."""
-    return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in record.pathname)
+    for name in ("absl", "asyncio"):  # asyncio's are of tasks that failed beside the one whose error was raised
+        logging.getLogger(name).addFilter(_quiet)
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    where = record.getMessage() if record.name == "asyncio" else record.pathname
+    return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in where)
 
 
 def _quiet_unraisable(args: Any, hook: Callable[[Any], Any] = sys.unraisablehook) -> None:

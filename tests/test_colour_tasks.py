@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.neighbors import NearestNeighbors
 
 from ssl_jax import experiment, lab, methods, models
