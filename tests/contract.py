@@ -7,15 +7,16 @@ processes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
+TX = optax.sgd(0.05)
 
 # The arguments of each method's small case; its data are random views and labels.
 CASES = {
@@ -26,9 +27,14 @@ CASES = {
     "rotation": {},
     "relative_patch": {"gap": 1, "jitter": 0, "embed_dim": 16, "hidden": 32},
     "jigsaw": {"grid": 2, "jitter": 1, "embed_dim": 16, "hidden": 32, "per_image": 2},
-    "autoencoder": {"latent_dim": 16, "decoder_widths": (32, 16)},
-    "denoising_autoencoder": {"latent_dim": 16, "loss": "mse", "corruption": "salt_and_pepper"},
-    "inpainting": {"latent_dim": 16, "decoder_widths": (32, 16)},
+    "autoencoder": {"latent_dim": 16, "decoder_widths": (16, 8)},
+    "denoising_autoencoder": {
+        "latent_dim": 16,
+        "decoder_widths": (16, 8),
+        "loss": "mse",
+        "corruption": "salt_and_pepper",
+    },
+    "inpainting": {"latent_dim": 16, "decoder_widths": (16, 8)},
     "colorization": {"grid": 20, "head_width": 16},
     "split_brain": {"grid": 20, "head_width": 16},
     "corrupted_images": {"autoencoder_steps": 2, "latent_dim": 16, "decoder_widths": (16,)},
@@ -65,7 +71,7 @@ VARIANTS = {
     "inpainting-adversarial": (
         "inpainting",
         {
-            **{"mask": "random", "latent_dim": 16, "decoder_widths": (32, 16)},
+            **{"mask": "random", "latent_dim": 16, "decoder_widths": (16, 8)},
             **{"adversarial": 0.1, "discriminator_widths": (16, 32)},
         },
     ),
@@ -94,7 +100,7 @@ def make(case: str, **plan):
         }
         | plan
     )
-    model, fields = ENCODERS.get(name, ("convnet", {"widths": (16, 32), "residual": False}))
+    model, fields = ENCODERS.get(name, ("convnet", {"widths": (8, 16), "residual": False}))
     encoder = models.make(model, **fields)
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
@@ -116,48 +122,73 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32) -> dict:
     return {"views": views, "label": label, "index": np.arange(rows, dtype=np.int32)}
 
 
-def start(case: str, mesh, mode: str = "jit", dtype=np.float32):
-    """(step, state) of a case; the state is initialised in float32 and then cast."""
-    from ssl_jax.parallel import place
-    from ssl_jax.step import compile_step, init_state
+@contextlib.contextmanager
+def double():
+    """Float64 throughout."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@functools.cache
+def initial(case: str):
+    """The state before the first step, on the host: drawn in float32 as always, then cast."""
+    from ssl_jax.step import make_init
 
     method, probe = make(case)
-    tx = optax.sgd(0.05)
-    batch = place(batch_of(0), mesh)
-    state = init_state(method, tx, jax.random.key(0), batch, mesh, probe=probe)
-    state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
-    return compile_step(method, tx, mesh, mode=mode, probe=probe), state
+    state = jax.jit(make_init(method, TX, probe=probe))(jax.random.key(0), batch_of(0), None)
+    state = jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
+    return jax.tree.map(lambda a: a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a, state)
 
 
-def run(case: str, devices: int, mode: str, dtype=np.float64, local: slice = slice(None)):
-    """Train a case for STEPS steps; returns ({leaf name: array}, losses, FLOPs per device of the compiled step)."""
-    from ssl_jax.checkpoint import _named
-    from ssl_jax.parallel import make_mesh
+@functools.cache
+def program(case: str, devices: int, mode: str, with_probe: bool = True):
+    """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests."""
+    from ssl_jax.parallel import make_mesh, replicated
+    from ssl_jax.step import compile_step
 
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), quick_to_compile():
-        step, state = start(case, make_mesh(devices), mode, dtype)
-        losses = []
+    method, probe = make(case)
+    mesh = make_mesh(devices)
+    step = compile_step(method, TX, mesh, mode=mode, probe=probe if with_probe else None)
+
+    def begin():
+        state = jax.device_put(initial(case), replicated(mesh))
+        state = state.replace(key=jax.random.wrap_key_data(state.key))
+        return state if with_probe else state.replace(probe=None)
+
+    return step, step.lower(begin(), step.place(local_rows(batch_of(0, dtype=np.float64)))).compile(), begin
+
+
+@functools.cache
+def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_probe: bool = True):
+    """Train a case for STEPS steps, maybe on labels in reverse order.
+
+    Returns ({leaf name: array}, losses, FLOPs per device of the compiled step).
+    """
+    with double():
+        step, compiled, begin = program(case, devices, mode, with_probe)
+        state, losses = begin(), []
         for t in range(STEPS):
-            placed = step.place(jax.tree.map(lambda a: a[local], batch_of(t, dtype=dtype)))
-            if t == 0:
-                compiled = step.lower(state, placed).compile()
-            state, metrics = compiled(state, placed)
+            batch = batch_of(t, dtype=np.float64)
+            batch |= {"label": batch["label"][::-1].copy()} if permuted else {}
+            state, metrics = compiled(state, step.place(local_rows(batch)))
             losses.append(float(jax.device_get(metrics["loss"])))
         cost = compiled.cost_analysis()
         flops = (cost[0] if isinstance(cost, list) else cost)["flops"]
-        parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
-        leaves = {name: np.asarray(local_value(leaf)) for name, leaf in _named(parts).items()}
-    return leaves, losses, flops
+    return leaves_of(state), losses, flops
 
 
-@contextlib.contextmanager
-def quick_to_compile():
-    """Without LLVM's optimisations compilation, most of the tests' time, takes 40 % less."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+def leaves_of(state) -> dict[str, np.ndarray]:
+    """{leaf name: array} of everything that training changes."""
+    from ssl_jax.checkpoint import _named
+
+    parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
+    return {name: np.asarray(local_value(leaf)) for name, leaf in _named(parts).items()}
+
+
+def local_rows(batch: dict) -> dict:
+    """This process's share of a batch."""
+    rows = ROWS // jax.process_count()
+    return jax.tree.map(lambda a: a[jax.process_index() * rows :][:rows], batch)
 
 
 def local_value(leaf):
@@ -169,11 +200,11 @@ def main(rank: int, count: int, port: int, out: str, group: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", count, rank)
-    rows = ROWS // count
     results = {}
     for case in globals()[group]:
-        leaves, losses, _ = run(case, 8, "jit", local=slice(rank * rows, (rank + 1) * rows))
+        leaves, losses, _ = run(case, 8, "jit")
         results |= {f"{case}|{name}": leaf for name, leaf in leaves.items()} | {f"{case}|losses": np.array(losses)}
     if rank == 0:
         np.savez(out, **results)

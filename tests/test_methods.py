@@ -11,22 +11,19 @@ import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ssl_jax import checkpoint, methods, models
-from ssl_jax.parallel import make_mesh, place, replicated
-from ssl_jax.step import compile_step, init_state
+from ssl_jax.parallel import replicated
 from ssl_jax.types import Variables
 
 TOLERANCE = 1e-9
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    """Each case on one device, computed when first asked for."""
-    found = {}
-    return lambda case: found.setdefault(case, contract.run(case, 1, "jit")) if case not in found else found[case]
+@pytest.fixture(autouse=True)
+def double():
+    with contract.double():
+        yield
 
 
 def assert_same(leaves, reference):
@@ -46,9 +43,9 @@ WITH_VARIANTS = [*contract.CASES, *(pytest.param(case, marks=pytest.mark.slow) f
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 @pytest.mark.parametrize("case", WITH_VARIANTS)
-def test_eight_devices_compute_what_one_does(case, mode, one_device):
+def test_eight_devices_compute_what_one_does(case, mode):
     leaves, losses, flops = contract.run(case, 8, mode)
-    reference, reference_losses, reference_flops = one_device(case)
+    reference, reference_losses, reference_flops = contract.run(case, 1, "jit")
     assert_same(leaves, reference)
     np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
     assert np.ptp(losses) > 1e-3  # it did train
@@ -56,7 +53,7 @@ def test_eight_devices_compute_what_one_does(case, mode, one_device):
 
 
 @pytest.mark.parametrize("group", ["CASES", pytest.param("VARIANTS", marks=pytest.mark.slow)])
-def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path, one_device):
+def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,61 +70,53 @@ def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path, on
         for case in getattr(contract, group):
             leaves = {k.split("|", 1)[1]: found[k] for k in found.files if k.startswith(f"{case}|")}
             losses = leaves.pop("losses")
-            reference, reference_losses, _ = one_device(case)
+            reference, reference_losses, _ = contract.run(case, 1, "jit")
             assert_same(leaves, reference)
             np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
 
 
-def trained(case, steps=3, labels=lambda label: label, with_probe=True):
-    """(state, step) of a case after a few float32 steps on one device."""
-    method, probe = contract.make(case)
-    mesh, tx = make_mesh(1), optax.sgd(0.05)
-    probe = probe if with_probe else None
-    state = init_state(method, tx, jax.random.key(0), place(contract.batch_of(0), mesh), mesh, probe=probe)
-    step = compile_step(method, tx, mesh, probe=probe)
-    for t in range(steps):
-        batch = contract.batch_of(t)
-        state, _ = step(state, step.place(batch | {"label": labels(batch["label"])}))
-    return state, step
-
-
-def bits(tree):
-    """{leaf name: bytes} of a tree."""
-    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoint._named(tree).items()}
-
-
 @pytest.mark.parametrize("case", [c for c in contract.CASES if c != "supervised"])
 def test_labels_and_the_probe_never_reach_the_method(case):
-    state, _ = trained(case)
-    permuted, _ = trained(case, labels=lambda label: label[::-1].copy())
-    without, _ = trained(case, with_probe=False)
-    for part in ("params", "model_state", "opt_state", "aux"):
-        assert bits(getattr(state, part)) == bits(getattr(permuted, part)), part
-        assert bits(getattr(state, part)) == bits(getattr(without, part)), part
-    weights, moved = (np.asarray(s.probe.params["kernel"]) for s in (state, permuted))
+    leaves, _, _ = contract.run(case, 1, "jit")
+    permuted, _, _ = contract.run(case, 1, "jit", permuted=True)
+    without, _, _ = contract.run(case, 1, "jit", with_probe=False)
+    of_the_method = {name for name in leaves if not name.startswith("probe/")}
+    assert of_the_method == without.keys()
+    for name in of_the_method:
+        assert leaves[name].tobytes() == permuted[name].tobytes() == without[name].tobytes(), name
+    weights, moved = (found["probe/params/kernel"] for found in (leaves, permuted))
     assert np.abs(weights - moved).max() > 1e-4  # the probe itself did see the labels
 
 
 @pytest.mark.parametrize("case", contract.CASES)
 def test_saved_and_restored_a_run_goes_on_as_if_nothing_had_happened(case, tmp_path):
-    state, step = trained(case)
+    step, compiled, begin = contract.program(case, 1, "jit")
+
+    def train(state, steps):
+        for t in steps:
+            state, _ = compiled(state, step.place(contract.batch_of(t, dtype=np.float64)))
+        return state
+
+    state = train(begin(), range(3))
     saver = checkpoint.open_saver(tmp_path)
     saver.save(state, {})
     saver.close()
     abstract = jax.eval_shape(lambda: jax.tree.map(jnp.copy, state))
     restored, _ = checkpoint.restore(tmp_path, abstract, sharding=replicated(step.mesh))
-    before, ends = int(state.step), []
-    for start in (state, restored):
-        end, _ = step(start, step.place(contract.batch_of(3)))
-        ends.append(bits(end.replace(key=jax.random.key_data(end.key))))
-    assert ends[0] == ends[1]
-    assert int(end.step) == before + 1
+    ends = [train(start, range(3, contract.STEPS)) for start in (state, restored)]
+    want, _, _ = contract.run(case, 1, "jit")
+    for end in ends:
+        assert int(end.step) == contract.STEPS
+        found = contract.leaves_of(end)
+        assert found.keys() == want.keys()
+        for name in want:
+            assert found[name].tobytes() == want[name].tobytes(), name
 
 
 def variables_and_batch(case):
-    method, _ = contract.make(case)
-    batch = contract.batch_of(0)
-    return method, jax.jit(method.init)(jax.random.key(1), batch), batch
+    state = jax.tree.map(jnp.asarray, contract.initial(case))
+    variables = Variables(state.params, state.model_state, state.aux, state.rows)
+    return contract.make(case)[0], variables, contract.batch_of(0, dtype=np.float64)
 
 
 def run_loss(method, variables, batch, seed=2, step=0):
@@ -269,7 +258,7 @@ def test_supervised_loss_leaves_unlabelled_rows_out():
         again, _ = run_loss(method, variables, batch | {"label": label})
         assert float(again) == float(value)
     out, _ = models.forward(
-        models.make("convnet", widths=(16, 32), residual=False),
+        models.make("convnet", widths=(8, 16), residual=False),
         variables.params["encoder"],
         variables.model_state["encoder"],
         (batch["views"][0] - 0.5) / 0.25,
