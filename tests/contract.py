@@ -200,7 +200,6 @@ def main(rank: int, count: int, port: int, out: str, group: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", count, rank)
     results = {}
     for case in globals()[group]:

@@ -178,11 +178,11 @@ def test_a_network_that_says_nothing_has_ln_2(name):
     variables = start(method, images)
     variables.params["decoder"]["out_conv"] = jax.tree.map(jnp.zeros_like, variables.params["decoder"]["out_conv"])
     value, out = loss_of(method, variables, images)
-    assert float(value) == pytest.approx(np.log(2), rel=1e-5)
+    assert float(value) == pytest.approx(np.log(2), rel=1e-4)
     x = np.asarray(images, np.float64)
     floor = -np.mean(x * np.log(x) + (1 - x) * np.log(1 - x))
-    assert float(out.metrics["excess_loss"]) == pytest.approx(np.log(2) - floor, rel=1e-4)
-    assert float(out.metrics["psnr"]) == pytest.approx(-10 * np.log10(np.mean((x - 0.5) ** 2)), rel=1e-5)
+    assert float(out.metrics["excess_loss"]) == pytest.approx(np.log(2) - floor, abs=3e-5)
+    assert float(out.metrics["psnr"]) == pytest.approx(-10 * np.log10(np.mean((x - 0.5) ** 2)), rel=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------- autoencoder
