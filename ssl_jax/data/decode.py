@@ -1,9 +1,10 @@
 """Decoding of image files, in part where that can be.
 
 Two decoders, so that every file is read and the common case is fast. A *plain* file (baseline 8-bit JPEG, grey or
-YCbCr, EXIF orientation 1) goes through TensorFlow: ``tf.image.decode_and_crop_jpeg`` with the accurate integer DCT
-reads the rows and columns of the crop alone. Every other file goes through Pillow (:func:`read`) in a numpy_function.
-Both give RGB, or grey where a dataset has one channel.
+YCbCr, EXIF orientation 1) goes through TensorFlow with the accurate integer DCT: for one view
+``tf.image.decode_and_crop_jpeg`` reads the rows and columns of the crop alone, for several all is read once. Every
+other file goes through Pillow (:func:`read`) in a numpy_function. Both give RGB, or grey where a dataset has one
+channel.
 """
 
 from __future__ import annotations
@@ -122,13 +123,15 @@ def from_image(image: Any) -> tuple[Shape, Crop]:
     return tf.shape(image), crop
 
 
-def from_encoded(data: Any, plain: Any, channels: int) -> tuple[Shape, Crop]:
+def from_encoded(data: Any, plain: Any, channels: int, *, whole: bool = False) -> tuple[Shape, Crop]:
     """``shape`` and ``crop`` of the bytes of an image file, a string tensor.
 
     Args:
       data: scalar string tensor.
-      plain: bool, or a scalar bool tensor: decode in part.
+      plain: bool, or a scalar bool tensor: TensorFlow may decode it.
       channels: 1 or 3, what ``crop`` gives.
+      whole: decode all of a plain file, once for all crops, instead of each crop's part of it. Cheaper from two views
+        on, and at the edge of a crop colours have their neighbours.
     """
     tf = tensorflow()
 
@@ -146,14 +149,20 @@ def from_encoded(data: Any, plain: Any, channels: int) -> tuple[Shape, Crop]:
     def in_part(box):
         return tf.image.decode_and_crop_jpeg(data, box, channels=channels, dct_method="INTEGER_ACCURATE")
 
+    def by_tensorflow():
+        if not whole:
+            return tf.zeros([0, 0, channels], tf.uint8)
+        return tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
+
     # Outside the crop, so that a file that is not plain is decoded once, however many views are cut from it.
-    whole = either(plain, lambda: tf.zeros([0, 0, channels], tf.uint8), by_pillow)
-    shape = either(plain, by_header, lambda: tf.shape(whole))
+    decoded = either(plain, by_tensorflow, by_pillow)
+    shape = either(plain, by_header, lambda: tf.shape(decoded))
 
     def crop(box):
-        part = either(
-            plain, lambda: in_part(box), lambda: tf.slice(whole, [box[0], box[1], 0], [box[2], box[3], channels])
-        )
+        def of_decoded():
+            return tf.slice(decoded, [box[0], box[1], 0], [box[2], box[3], channels])
+
+        part = of_decoded() if whole else either(plain, lambda: in_part(box), of_decoded)
         part.set_shape([None, None, channels])
         return tf.cast(part, tf.float32) / 255.0
 

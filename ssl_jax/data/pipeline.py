@@ -99,13 +99,13 @@ def batches(
 
     stop = FOREVER if total_steps is None else total_steps
     local = rows.stop - rows.start
-    return _training(source, plan, views, local, start_step, stop)
+    return _training(source, plan, views, local, len(recipe.views) > 1, start_step, stop)
 
 
-def _training(source, plan, views, local, step, stop) -> Iterator[dict[str, Any]]:
+def _training(source, plan, views, local, whole, step, stop) -> Iterator[dict[str, Any]]:
     replaced: dict[int, int] = {}
     failure = tensorflow().errors.OpError
-    make = _stream(source, views, local)
+    make = _stream(source, views, local, whole=whole)
     while step < stop:
         stream = make(lambda t: _replace(plan(t), replaced), step, stop)
         try:
@@ -173,10 +173,10 @@ def _rows(global_batch_size: int, process: int, process_count: int) -> slice:
     return slice(process * local, (process + 1) * local)
 
 
-def _stream(source: Source, images_of: Any, local: int) -> Any:
+def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) -> Any:
     """``make(plan, start, stop) -> iterator`` of (indices ``[local]``, what ``images_of(shape, crop, number)`` makes).
 
-    ``plan(step)`` gives the indices of a batch and the number of each of its rows.
+    ``plan(step)`` gives the indices of a batch and the number of each of its rows. ``whole``: see ``from_encoded``.
     """
     tf = tensorflow()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -205,7 +205,7 @@ def _stream(source: Source, images_of: Any, local: int) -> Any:
         else:
             data = contents(index)
             shape, crop = decode.from_encoded(
-                data, columns["plain"][index] if uniform is None else uniform, source.channels
+                data, columns["plain"][index] if uniform is None else uniform, source.channels, whole=whole
             )
         return index, images_of(shape, crop, number)
 
