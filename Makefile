@@ -1,5 +1,6 @@
 # make pretrain [CONFIG=configs/X.py] [ARGS="--config.KEY=VALUE --workdir=DIR"]
 # make evaluate [WORKDIR=runs/X] [ARGS="--evals=knn,geometry --eval.knn.k=20"]
+# make benchmark [ARGS="--quick --out DIR"]
 # make test | make lint
 # Each does its own set-up in .venv; PYTHON names the interpreter (3.11 or newer) that makes it.
 
@@ -10,7 +11,7 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: pretrain evaluate test test-all lint clean
+.PHONY: pretrain evaluate benchmark test test-all lint clean
 
 pretrain: $(VENV)/.installed
 	@$(RUN) experiments/pretrain.py --config $(CONFIG) $(ARGS)
@@ -18,6 +19,9 @@ pretrain: $(VENV)/.installed
 evaluate: $(VENV)/.installed
 	@test -f $(WORKDIR)/summary.json || $(RUN) experiments/pretrain.py --config $(CONFIG) --workdir $(WORKDIR)
 	@$(RUN) experiments/evaluate.py --workdir $(WORKDIR) $(ARGS)
+
+benchmark: $(VENV)/.installed-peers
+	@$(RUN) experiments/benchmark.py $(if $(ARGS),$(ARGS),--out runs/benchmark)
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -q -m "not slow" $(ARGS)
@@ -39,6 +43,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Peers that do not install are "not measured".
+$(VENV)/.installed-peers: $(VENV)/.installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[peers]' || echo "peers: not all installed"
 	@touch $@
 
 clean:

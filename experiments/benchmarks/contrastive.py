@@ -52,6 +52,9 @@ def nt_xent_8192(quick: bool) -> Benchmark:
         return with_torch(loss_of)
 
     def lightly_peer():
+        from benchmarks.torches import torchvision
+
+        torchvision()  # lightly imports it
         from lightly.loss import NTXentLoss
 
         return with_torch(NTXentLoss(temperature=TEMPERATURE))
