@@ -1,6 +1,11 @@
 """NT-Xent of 2N = 8,192 projections, forward and backward, against the plain formula in torch and against lightly."""
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +24,7 @@ def nt_xent_8192(quick: bool) -> Benchmark:
     second = (first + rng.normal(size=(N, DIM))).astype(np.float32)
     gradient = jax.jit(jax.value_and_grad(lambda a, b: nt_xent(a, b, temperature=TEMPERATURE), argnums=(0, 1)))
     placed = jnp.asarray(first), jnp.asarray(second)
-    memory = gradient.lower(*placed).compile().memory_analysis()
+    memory: Any = gradient.lower(*placed).compile().memory_analysis()
 
     def ours():
         value, (to_first, _) = jax.block_until_ready(gradient(*placed))
@@ -34,7 +39,8 @@ def nt_xent_8192(quick: bool) -> Benchmark:
             a.grad = b.grad = None
             value = loss_of(a, b)
             value.backward()
-            return float(value), a.grad.numpy()
+            gradient: Any = a.grad
+            return float(value), gradient.numpy()
 
         return run
 

@@ -42,7 +42,7 @@ def overhead(quick: bool) -> Benchmark:
     placed = step.place(batch)
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
+        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
 
     def bare() -> float:
@@ -66,7 +66,8 @@ def overhead(quick: bool) -> Benchmark:
             pipeline.batches = make
 
     details: dict[str, int] = {}
-    bare(), whole()
+    bare()
+    whole()
     return Benchmark(
         ours=lambda: 100 * (bare() / whole() - 1),
         peers={},

@@ -1,6 +1,11 @@
 """Exact weighted kNN: 50,000 x 512 in the bank, k = 200, against a matrix product with top-k and against faiss."""
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from benchmark import Benchmark
@@ -42,7 +47,7 @@ def knn_50k(quick: bool) -> Benchmark:
         import faiss
 
         def run():
-            index = faiss.IndexFlatIP(DIM)
+            index: Any = faiss.IndexFlatIP(DIM)
             index.add(unit(bank))
             return knn.vote(*index.search(unit(asked), K), labels, **settings)
 

@@ -1,5 +1,8 @@
 """Reading: batches of small images by index as the training step wants them, and JPEG files to two crops of 224."""
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
 
 import io

@@ -4,6 +4,9 @@ On a CPU SimCLR on CIFAR-10 images alone, in float32, one device per core. On an
 augmentation in the step, whose share is told.
 """
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
 
 from typing import Any

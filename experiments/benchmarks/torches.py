@@ -1,5 +1,8 @@
 """The torch family, as the benchmarks use it."""
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
 
 import functools
@@ -17,6 +20,7 @@ NAMES = (
     (r"norm(\d)", r"bn\1"),
     (r"(kernel|scale)$", "weight"),
 )
+_KEPT: list[Any] = []  # a library that nobody holds is taken back
 
 
 @functools.cache
@@ -25,9 +29,9 @@ def torchvision() -> Any:
     import torch
 
     if torch.__version__.endswith("+cpu"):
-        torchvision.library = library = torch.library.Library("torchvision", "DEF")  # kept, or it is taken back
+        _KEPT.append(torch.library.Library("torchvision", "DEF"))
         for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _KEPT[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     importlib.import_module("torchvision.transforms")
     return importlib.import_module("torchvision")
 
