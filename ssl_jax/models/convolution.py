@@ -23,7 +23,7 @@ from jax import lax
 from ssl_jax import parallel
 from ssl_jax.types import Array
 
-SMALLEST = 16_384  # output places of the batch below which a loop over blocks gains nothing
+SMALLEST = 16_384  # output places of the batch up to which a loop over blocks gains nothing
 BLOCK = 1_024  # output places of a block
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -59,7 +59,7 @@ def convolve(
     if not (jax.default_backend() == "cpu" and images and whole):
         return plain(lhs, rhs)
     out = jax.eval_shape(plain, lhs, rhs)
-    if out.shape[0] * out.shape[1] * out.shape[2] < SMALLEST:
+    if out.shape[0] * out.shape[1] * out.shape[2] <= SMALLEST:
         return plain(lhs, rhs)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
