@@ -22,12 +22,13 @@ import contextlib
 import os
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.types import Array, Axis, Batch, Tree
@@ -79,10 +80,30 @@ def sum_over_rows(f: Callable[..., Array], *x: Array) -> Array:
     would add them in every turn. Under pmap it is the sum over this device's rows.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    split = not mesh.empty and mesh.axis_names == (DATA,) and mesh.axis_types == (AxisType.Auto,)
-    if not split or mesh.size == 1 or any(len(a) % mesh.size for a in x):
+    if not _split(mesh) or any(len(a) % mesh.size for a in x):
         return f(*x)
     return jax.shard_map(lambda *rows: lax.psum(f(*rows), DATA), in_specs=P(DATA), out_specs=P(), check_vma=False)(*x)
+
+
+def on_own_rows(f: Callable[..., Tree], axis: Axis, *x: Tree) -> Tree:
+    """``f(axis, *x)`` of an ``f`` written for one device of several: rows in, rows of the same number out.
+
+    Under jit with a mesh ``f`` runs on each device's rows, with the mesh's axis as ``axis``, so that no collective is
+    there but those it calls; left to the partitioner, a loop over blocks of rows would exchange rows in every turn.
+    Rows that the devices do not divide are left to the partitioner.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if axis is not None or not _split(mesh) or any(len(a) % mesh.size for a in jax.tree.leaves(x)):
+        return f(axis, *x)
+    return jax.shard_map(partial(f, DATA), in_specs=P(DATA), out_specs=P(DATA), check_vma=False)(*x)
+
+
+def sum_of_rows(x: Tree, axis: Axis) -> Tree:
+    """The transpose of :func:`all_rows`: this device's rows of the sum over devices.
+
+    ``[num_shards * b, ...] -> [b, ...]``; the identity under ``axis=None``, where there are no devices to sum over.
+    """
+    return x if axis is None else jax.tree.map(lambda a: lax.psum_scatter(a, axis, tiled=True), x)
 
 
 def named_key(key: Array, name: str) -> Array:
@@ -93,6 +114,11 @@ def named_key(key: Array, name: str) -> Array:
 def row_keys(key: Array, n: int, axis: Axis) -> Array:
     """One key per row, ``[n]``: ``fold_in(key, global row)``, so that draws do not depend on the device count."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_ids(n, axis))
+
+
+def _split(mesh: AbstractMesh) -> bool:
+    """Whether the program being traced is one of the global view that several devices share."""
+    return not mesh.empty and mesh.axis_names == (DATA,) and mesh.axis_types == (AxisType.Auto,) and mesh.size > 1
 
 
 def _constrain(x: Tree, spec: P) -> Tree:

