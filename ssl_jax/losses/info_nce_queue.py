@@ -7,11 +7,17 @@ from jax import lax
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
+from ssl_jax.losses.streaming import choose_block, log_sum_exp_keys
 from ssl_jax.types import Array
 
 
 def info_nce_queue(
-    q: Float[Array, "b d"], k: Float[Array, "b d"], queue: Float[Array, "K d"], *, temperature: float | Array
+    q: Float[Array, "b d"],
+    k: Float[Array, "b d"],
+    queue: Float[Array, "K d"],
+    *,
+    temperature: float | Array,
+    block: int | None = None,
 ) -> Float[Array, ""]:
     """Each query must find its own key among the keys of past batches.
 
@@ -28,12 +34,15 @@ def info_nce_queue(
       queue: ``[K, d]`` negatives, rows expected to be unit vectors already (they are stored so). Enqueue this batch's
         keys after the loss: a key must not be its own negative.
       temperature: T > 0 (MoCo v1: 0.07, v2: 0.2).
+      block: keys of a block of the streaming form, which never holds the logits of the queue; 0 is the plain form,
+        which does; None streams large queues. At b = 256, K = 65,536, d = 128 in float32 on one core, with the
+        gradient: twice as fast as the plain form, with 2 MiB of temporaries instead of 128.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs): the mean over this device's rows.
 
     Raises:
-      ValueError: shapes that do not fit, or a temperature that is not positive.
+      ValueError: shapes that do not fit, a temperature that is not positive, a block below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,6 +61,8 @@ def info_nce_queue(
     q = l2_normalize(q.astype(dtype))
     k = lax.stop_gradient(l2_normalize(k.astype(dtype)))
     queue = lax.stop_gradient(queue.astype(dtype))
-    positive = (q * k).sum(axis=1, keepdims=True) / temperature
-    negative = q @ queue.T / temperature
-    return jnp.mean(log_sum_exp(positive, negative) - positive[:, 0])
+    positive = (q * k).sum(axis=1) / temperature
+    block = choose_block(block, len(q) * len(queue), size=1024)
+    if block:
+        return jnp.mean(jnp.logaddexp(positive, log_sum_exp_keys(q / temperature, queue, block=block)) - positive)
+    return jnp.mean(log_sum_exp(positive[:, None], q @ queue.T / temperature) - positive)
