@@ -6,8 +6,10 @@ from ssl_jax.losses.byol_regression import byol_regression
 from ssl_jax.losses.info_nce import info_nce
 from ssl_jax.losses.info_nce_queue import info_nce_queue
 from ssl_jax.losses.instance import estimate_log_z, instance_nce, instance_softmax
+from ssl_jax.losses.moco_v3 import moco_v3
 from ssl_jax.losses.nt_xent import nt_xent
 from ssl_jax.losses.pixels import pixel_bce, pixel_entropy, psnr
+from ssl_jax.losses.sup_con import sup_con
 from ssl_jax.losses.triplet import triplet_all, triplet_margin
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "info_nce_queue",
     "instance_nce",
     "instance_softmax",
+    "moco_v3",
     "nt_xent",
     "pixel_bce",
     "pixel_entropy",
     "psnr",
+    "sup_con",
     "triplet_all",
     "triplet_margin",
 ]
