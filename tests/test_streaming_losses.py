@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from functools import cache, partial
 
 import jax
@@ -54,7 +55,9 @@ def loss_of(name, z1, z2, label, *, temperature=0.2, block=None, axis=None):
         return sup_con(z1, z2, label, temperature=temperature, block=block, axis=axis)
     if name == "moco_v3":  # keys that depend on what is differentiated: a gradient that reached them would show
         return moco_v3(z1, z2, z1 * z2, z1 + z2, temperature=temperature, block=block, axis=axis)
-    return info_nce_queue(z1, z2, jnp.asarray(queue(z1.shape[1]), compute_dtype(z1)), temperature=temperature, block=block)
+    return info_nce_queue(
+        z1, z2, jnp.asarray(queue(z1.shape[1]), compute_dtype(z1)), temperature=temperature, block=block
+    )
 
 
 def in_numpy(name, z1, z2, label, temperature=0.2, keys=None):
@@ -236,7 +239,7 @@ def test_the_slow_form_on_eight_devices_is_that_of_one(x64):
 
 @every_loss
 def test_devices_share_the_work_and_meet_once(name):
-    """Eight devices: an eighth of the operations each, and no collective inside a loop."""
+    """Eight devices: an eighth of the turns of the loops each, and no collective in them."""
     rows = 512
 
     def compiled(devices):
@@ -248,17 +251,16 @@ def test_devices_share_the_work_and_meet_once(name):
         with jax.set_mesh(mesh):
             return jax.jit(jax.value_and_grad(f, argnums=(0, 1))).lower(z, z, label).compile()
 
-    text = compiled(8).as_text()
-    for computation in text.split("\n\n"):
-        looped = "body" in computation.split("\n")[0] or "region" in computation.split("\n")[0]
-        assert not (
-            looped
-            and any(
-                f" {c}(" in computation
-                for c in ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+    one, eight = compiled(1).as_text(), compiled(8).as_text()
+    for computation in eight.split("\n\n"):
+        if not computation.startswith("ENTRY"):
+            assert not re.search(
+                r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", computation
             )
-        )
-    assert text.count(" all-gather(") + text.count(" all-reduce(") + text.count(" reduce-scatter(") <= 12
+    turns = [sorted(int(n) for n in re.findall(r'known_trip_count":{"n":"(\d+)"', text)) for text in (one, eight)]
+    ratios = {a / b for a, b in zip(*turns, strict=True)}
+    # Queries are shared and their keys are not: a loop over those inside a loop over these.
+    assert ratios == {8} if name in ("nt_xent", "sup_con") else 8 in ratios and ratios <= {1, 8}
 
 
 # Bits, memory, precision
