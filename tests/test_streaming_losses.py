@@ -109,7 +109,7 @@ every_loss = pytest.mark.parametrize("name", ["nt_xent", "sup_con", "moco_v3", "
 @every_loss
 @pytest.mark.parametrize("block", [0, 4])
 def test_both_forms_are_the_papers(x64, name, block):
-    z1, z2, label = *normal(2, 5, 6), LABEL[:5]
+    z1, z2, label = *normal(2, 5, 6), LABEL[2:7]
     loss, (g1, g2) = grads(z1, z2, label, name=name, block=block)
     close(loss, in_numpy(name, z1, z2, label), 1e-12)
     keys = keys_of(name, z1, z2)
@@ -324,8 +324,8 @@ def plain_grads(z1, z2, temperature, *, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "temperature"),  # NT-Xent just above and below where it begins to subtract a maximum
-    [("nt_xent", 1 / 64), ("nt_xent", 1 / 65), ("sup_con", 0.05), ("moco_v3", 0.004), ("info_nce_queue", 0.004)],
+    ("name", "temperature"),  # NT-Xent above and below where it begins to subtract a maximum
+    [("nt_xent", 1 / 64), ("nt_xent", 0.008), ("sup_con", 0.05), ("moco_v3", 0.004), ("info_nce_queue", 0.004)],
 )
 def test_extreme_inputs_in_float32(name, temperature):
     for z1, z2 in extreme_inputs():
