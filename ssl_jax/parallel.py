@@ -98,7 +98,7 @@ def on_own_rows(f: Callable[..., Tree], axis: Axis, *x: Tree) -> Tree:
     return jax.shard_map(partial(f, DATA), in_specs=P(DATA), out_specs=P(DATA), check_vma=False)(*x)
 
 
-def sum_of_rows(x: Tree, axis: Axis) -> Tree:
+def sum_to_own_rows(x: Tree, axis: Axis) -> Tree:
     """The transpose of :func:`all_rows`: this device's rows of the sum over devices.
 
     ``[num_shards * b, ...] -> [b, ...]``; the identity under ``axis=None``, where there are no devices to sum over.

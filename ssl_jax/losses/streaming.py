@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import log_sum_exp
-from ssl_jax.parallel import all_rows, num_shards, on_own_rows, row_ids, sum_of_rows
+from ssl_jax.parallel import all_rows, num_shards, on_own_rows, row_ids, sum_to_own_rows
 from ssl_jax.types import Array, Axis
 
 LARGEST = 64.0  # |s_ij| of which float32 holds exp(s_ij) and its sum over 1e10 rows: e^64 = 6e27, e^-64 = 2e-28
@@ -108,7 +108,7 @@ def _sums(block: int, axis: Axis, views: tuple[Array, ...]) -> tuple[Array, ...]
         return _add(total, i, sums(_exp_others(_slice(every, i, block)), i, 1))
 
     total = _over_pairs(pair, diagonal, jnp.zeros(len(every), every.dtype), block, len(rows) // block, axis)
-    return _out_of_blocks(sum_of_rows(total, axis), views)
+    return _out_of_blocks(sum_to_own_rows(total, axis), views)
 
 
 def _pulls(block: int, axis: Axis, views: tuple[Array, ...], weights: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -127,7 +127,7 @@ def _pulls(block: int, axis: Axis, views: tuple[Array, ...], weights: tuple[Arra
         return _add(total, i, (_exp_others(a) * (w[:, None] + w[None, :])) @ a)
 
     total = _over_pairs(pair, diagonal, jnp.zeros_like(every), block, len(rows) // block, axis)
-    return _out_of_blocks(sum_of_rows(total, axis), views)
+    return _out_of_blocks(sum_to_own_rows(total, axis), views)
 
 
 def _over_pairs(pair, diagonal, total, block, own, axis):
