@@ -31,7 +31,8 @@ def base() -> Config:
     data.image_size = 32
     data.global_batch_size = 256
     data.recipe = "simclr_cifar"
-    data.augment = "host"
+    data.augment = "host"  # host: TensorFlow, before the step | device: JAX, in the step
+    data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
     data.mean = (0.0,)
     data.std = (1.0,)
 

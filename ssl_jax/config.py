@@ -22,6 +22,7 @@ Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker c
 FREE_ON_RESUME = (
     *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every"),
     "data.data_dir",  # not init_from: another run's encoder is another experiment
+    "data.table_limit",  # the views have the same bits wherever the images lie
 )
 
 POSITIVE = (
@@ -42,7 +43,7 @@ CHOICES = {
     "optim.scale": ("linear", "sqrt", "none"),
     "optim.schedule": ("cosine", "cosine_by_epoch", "step", "constant"),
     "parallel.mode": ("jit", "pmap"),
-    "data.augment": ("host",),
+    "data.augment": ("host", "device"),
     "data.verify": (None, "full", "header"),
     "train.on_nonfinite": ("stop", "skip"),
 }
@@ -202,6 +203,8 @@ def check(config: Config) -> None:
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
     if flat.get("optim.weight_decay_end") is not None:
         _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
+    if flat.get("data.table_limit") is not None:  # a key younger than some stored configs
+        _refuse(flat, "data.table_limit", flat["data.table_limit"] < 0, "must not be negative")
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
     _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ssl_jax import checkpoint, methods, models, optim, parallel
 from ssl_jax import config as configs
 from ssl_jax.config import Config
+from ssl_jax.data import feed as feeds
 from ssl_jax.data import pipeline, recipes, source
 from ssl_jax.evals.online_probe import online_probe
 from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
@@ -29,6 +30,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
+      feed: how the training examples reach the step.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Experiment(NamedTuple):
     warmup_steps: int
     probe: Probe | None
     notes: tuple[str, ...]
+    feed: feeds.Feed
 
 
 def build(config: Config, splits: source.Splits | None = None) -> Experiment:
@@ -86,6 +89,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         num_classes=train.num_classes,
     )
     schedule, warmup_steps, notes = make_schedule(config, plan)
+    feed = feeds.choose(train, data, mode=config.parallel.mode)
     method = make_method(config, plan)
     try:
         _trace(method, config, plan)
@@ -100,7 +104,8 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=notes,
+        notes=(*notes, *feeds.describe(feed)),
+        feed=feed,
     )
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ssl_jax.config import Config
+from ssl_jax.data import feed as feeds
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source
 from ssl_jax.evals import figures, knn
@@ -30,16 +31,11 @@ def evaluation_images(config: Config, source: Source) -> np.ndarray:
 
 def views(config: Config, train: Source, path: Path) -> None:
     """A few training images and their views as the method sees them."""
-    first = next(
-        pipeline.batches(
-            train,
-            recipe=recipes.get(config.data.recipe),
-            image_size=config.data.image_size,
-            global_batch_size=min(SHOWN, len(train)),
-            seed=config.seed,
-            total_steps=1,
-        )
-    )
+    feed = feeds.choose(train, config.data, mode="pmap")  # rows, not all images, on the device
+    rows = min(SHOWN, len(train))
+    first = next(feeds.batches(feed, train, data=config.data, seed=config.seed, global_batch_size=rows, total_steps=1))
+    if feed.views is not None:
+        first = jax.jit(feed.views, static_argnums=2)(first, jax.random.key(config.seed), None)
     originals = evaluation_images(config, train.take(first["index"]))
     names = {f"view {v}": images for v, images in enumerate(first["views"], 1)}
     figures.image_rows({"original": originals} | names, path)

@@ -168,7 +168,7 @@ class Step:
             a = np.asarray(a)
             return a.reshape(local, a.shape[0] // local, *a.shape[1:])
 
-        return {k: v if k == "table" else jax.tree.map(split, v) for k, v in batch.items()}
+        return jax.tree.map(split, dict(batch))
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if self.mode == "pmap":
@@ -184,6 +184,8 @@ class Step:
             return self.function.lower(state, batch)
 
     def _mapped(self, batch: Batch):
+        if "table" in batch:
+            raise ValueError("a dataset on the device is for parallel.mode=jit; under pmap send its rows as 'image'")
         # pmap wants an axis for every key of the batch, so it is built per set of keys.
         return self.function(tuple(sorted(batch)))
 
@@ -220,7 +222,7 @@ def compile_step(
             mapped[keys] = jax.pmap(
                 step,
                 axis_name=parallel.DATA,
-                in_axes=(state_axes, {k: None if k == "table" else 0 for k in keys}),
+                in_axes=(state_axes, dict.fromkeys(keys, 0)),
                 out_axes=(state_axes, None),
                 devices=list(mesh.devices.flat),
                 donate_argnums=0,

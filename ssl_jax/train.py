@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from ssl_jax import checkpoint, measure, parallel
 from ssl_jax import config as configs
-from ssl_jax.data import pipeline, recipes
+from ssl_jax.data import feed as feeds
 from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
 from ssl_jax.provenance import describe
@@ -137,14 +137,15 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         experiment.tx,
         mesh,
         mode=config.parallel.mode,
+        views=experiment.feed.views,
         probe=experiment.probe,
         on_nonfinite=config.train.on_nonfinite,
     )
     first = int(state.step) + 1
-    batches = pipeline.batches(
+    batches = feeds.batches(
+        experiment.feed,
         experiment.splits.train,
-        recipe=recipes.get(config.data.recipe),
-        image_size=config.data.image_size,
+        data=config.data,
         global_batch_size=plan.global_batch_size,
         seed=config.seed,
         start_step=first - 1,
@@ -152,12 +153,18 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         process=jax.process_index(),
         process_count=jax.process_count(),
     )
+    # Placed once: an argument of the step, which is neither donated nor compiled in.
+    table = {} if experiment.feed.table is None else step.place({"table": experiment.feed.table})
+
+    def place(batch):
+        return {**step.place(batch), **table}
+
     # Several simulated devices abort when many programs wait in line: there, never more than two in flight.
     few_in_flight = jax.default_backend() == "cpu" and jax.device_count() > 1
     began = mark = time.perf_counter()
     seconds_before, unlogged, previous = progress["seconds"], 0, None
 
-    for number, placed in enumerate(_ahead(batches, step.place), start=first):
+    for number, placed in enumerate(_ahead(batches, place), start=first):
         state, metrics = step(state, placed)
         if few_in_flight and previous is not None:
             jax.block_until_ready(previous)

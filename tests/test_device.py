@@ -253,8 +253,8 @@ def test_half_precision_products_do_little_harm():
     assert np.abs(full - half).mean() < 0.5 / 255
 
 
-def test_what_is_untouched_is_exact():
-    """A whole image of the right size, mirrored or not, has the host's bits; multi-crop views have their own sizes."""
+def test_what_is_only_mirrored():
+    """A whole image of the right size, mirrored or not, is the host's; multi-crop views have their own sizes."""
     image = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8)
     small = View(Crop(area=(0.05, 0.14)), size=6)
     recipe = Recipe((View(None), View(None, (Flip(),)), small))
@@ -262,10 +262,10 @@ def test_what_is_untouched_is_exact():
     assert sorted(out) == ["label", "views"]
     whole, flipped, cropped = map(np.asarray, out["views"])
     expected = image.astype(np.float32) / np.float32(255)
-    np.testing.assert_array_equal(whole, expected)
-    turned = (flipped != expected).any(axis=(1, 2, 3))
+    np.testing.assert_allclose(whole, expected, atol=1e-7)  # XLA multiplies by 1 / 255
+    turned = (flipped != whole).any(axis=(1, 2, 3))
     assert 0 < turned.sum() < 16
-    np.testing.assert_array_equal(flipped, np.where(turned[:, None, None, None], expected[:, :, ::-1], expected))
+    np.testing.assert_array_equal(flipped, np.where(turned[:, None, None, None], whole[:, :, ::-1], whole))
     assert cropped.shape == (16, 6, 6, 3)
 
 
@@ -425,31 +425,35 @@ def batch():
     return {"table": table, "index": index, "label": index % 3}
 
 
-def over(devices, batch, **how):
-    """The compiled views on a mesh, and what they make."""
+def over(devices, batch, recipe=BIG, **how):
+    """The compiled views on a mesh, and a function of a key that runs them."""
     mesh = parallel.make_mesh(devices)
-    make = device.views(BIG, 16, **how)
+    made, placed = device.views(recipe, 16, **how), parallel.place(batch, mesh)
     with jax.set_mesh(mesh):
-        compiled = (
-            jax.jit(lambda b, k: make(b, k, None)).lower(parallel.place(batch, mesh), jax.random.key(5)).compile()
-        )
-        out = compiled(parallel.place(batch, mesh), jax.device_put(jax.random.key(5), parallel.replicated(mesh)))
-    return compiled, out
+        compiled = jax.jit(lambda b, k: made(b, k, None)).lower(placed, jax.random.key(5)).compile()
+    return compiled, lambda seed: compiled(placed, jax.device_put(jax.random.key(seed), parallel.replicated(mesh)))
 
 
 @pytest.fixture(scope="module")
-def on_one(batch):
+def one_device(batch):
     return over(1, batch)[1]
 
 
-def test_eight_devices_make_what_one_makes_without_a_collective(batch, on_one):
-    for how in ({}, {"one_by_one": False}):
-        compiled, out = over(8, batch, **how)
-        assert not [word for word in COLLECTIVES if word in compiled.as_text()]
-        for a, b in zip(on_one["views"], out["views"], strict=True):
-            assert b.sharding.spec == P(parallel.DATA)
-            np.testing.assert_allclose(a, b, atol=1e-6 if not how else 1e-5)
-        assert sorted(out) == ["index", "label", "views"]
+@pytest.fixture(scope="module")
+def on_one(one_device):
+    return one_device(5)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_eight_devices_make_what_one_makes_without_a_collective(batch, on_one, alone):
+    first = 0 if alone else 1
+    compiled, run = over(8, batch, Recipe(BIG.views[:2] if alone else BIG.views[1:] * 2), one_by_one=alone)
+    assert not [word for word in COLLECTIVES if word in compiled.as_text()]
+    out = run(5)
+    assert sorted(out) == ["index", "label", "views"]
+    for a, b in zip(on_one["views"][first:], out["views"][first:], strict=True):
+        assert b.sharding.spec == P(parallel.DATA)
+        np.testing.assert_allclose(a, b, atol=1e-6 if alone else 1e-5)
 
 
 def test_pmap_makes_what_one_makes(batch, on_one):
@@ -479,16 +483,14 @@ def test_draws_have_the_same_bits_everywhere():
             )
     mapped = jax.pmap(lambda _, k: draws(None, 8, k, "data"), axis_name="data", in_axes=(0, None))
     found.append(jax.tree.map(lambda a: a.reshape(64, *a.shape[2:]), mapped(np.zeros(8), jax.random.key(1))))
-    assert len(jax.tree.leaves(found[0])) == 12
+    assert len(jax.tree.leaves(found[0])) == 13
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
 
-def test_the_same_twice_and_another_key(batch, on_one):
-    again = over(1, batch)[1]
-    jax.tree.map(np.testing.assert_array_equal, on_one, again)
-    other = make(BIG, 16, batch, jax.random.key(6))
-    assert all((a != b).any() for a, b in zip(on_one["views"], other["views"], strict=True))
+def test_the_same_twice_and_another_key(one_device, on_one):
+    jax.tree.map(np.testing.assert_array_equal, on_one, one_device(5))
+    assert all((a != b).any() for a, b in zip(on_one["views"], one_device(6)["views"], strict=True))
 
 
 def test_table_and_rows_are_the_same(batch, on_one):
@@ -508,5 +510,5 @@ out = device.views(recipes.get("digits"), 8)({"image": image}, jax.random.key(0)
 assert out["views"][1].shape == (4, 8, 8, 1)
 """
     root = Path(__file__).resolve().parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=100)

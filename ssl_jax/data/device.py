@@ -324,7 +324,7 @@ def _cropped(view: View, image: Array, drawn: dict[str, Any], size: int, dtype: 
     if view.crop is None and (h, w) == (size, size):
         if mirror is not None:
             image = jnp.where(mirror, image[:, ::-1], image)
-        return jnp.transpose(image, (1, 2, 0)).astype(jnp.float32) / 255.0
+        return jnp.transpose(image, (1, 2, 0)).astype(jnp.float32) * (1.0 / 255.0)
     box = jnp.array([0, 0, h, w], jnp.int32) if view.crop is None else drawn["Crop"]
     crop = view.crop or Crop()
     rows = ops.resize_matrix(box[0], box[2], h, size, crop.interpolation, antialias=crop.antialias)

@@ -57,6 +57,7 @@ def batches(
     total_steps: int | None = None,
     process: int = 0,
     process_count: int = 1,
+    crops_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Augmented training batches from step ``start_step`` on, this process's rows of each.
 
@@ -70,6 +71,7 @@ def batches(
       total_steps: batches end before this step; None: they never end.
       process: rows ``process / process_count`` to ``(process + 1) / process_count`` of each batch are made.
       process_count: processes that share a batch.
+      crops_only: crop and resize alone, to uint8 views: the device does the rest (``device.py``).
 
     Returns:
       Iterator of ``{"views": (float32 [b, s, s, c], ...) in [0, 1], "label": int32 [b] (-1 where unknown),
@@ -81,7 +83,7 @@ def batches(
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed {seed} is out of range; use 0 to {(1 << 32) - 1}")
     indices(len(source), global_batch_size, seed, start_step)
-    rows = _rows(global_batch_size, process, process_count)
+    rows = process_rows(global_batch_size, process, process_count)
 
     def plan(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = indices(len(source), global_batch_size, seed, step)[rows]
@@ -91,11 +93,13 @@ def batches(
         from ssl_jax.data import host
 
         tf = tensorflow()
-        # The number of the view goes into the half of the seed that the run leaves free.
-        return tuple(
-            host.augment(view, tf.stack([seed + (v << 32), number]), view.size or image_size, shape=shape, crop=crop)
-            for v, view in enumerate(recipe.views)
-        )
+        made = []
+        for v, view in enumerate(recipe.views):
+            view = view._replace(ops=()) if crops_only else view
+            # The number of the view goes into the half of the seed that the run leaves free.
+            image = host.augment(view, tf.stack([seed + (v << 32), number]), image_size, shape=shape, crop=crop)
+            made.append(tf.cast(tf.round(image * 255.0), tf.uint8) if crops_only else image)
+        return tuple(made)
 
     stop = FOREVER if total_steps is None else total_steps
     local = rows.stop - rows.start
@@ -160,7 +164,7 @@ def _opens(source: Source, i: int) -> bool:
     return True
 
 
-def _rows(global_batch_size: int, process: int, process_count: int) -> slice:
+def process_rows(global_batch_size: int, process: int, process_count: int) -> slice:
     if not 0 <= process < process_count:
         raise ValueError(f"process {process} is out of range; use 0 to {process_count - 1}")
     if global_batch_size < 1 or global_batch_size % process_count:
@@ -255,7 +259,7 @@ def eval_batches(
     Raises:
       ValueError: if the batch cannot be split.
     """
-    rows = _rows(global_batch_size, process, process_count)
+    rows = process_rows(global_batch_size, process, process_count)
     images = source.columns.get("image")
     if images is not None and images.shape[1:3] == (image_size, image_size):
         return _in_memory(source, images, global_batch_size, rows)
@@ -284,7 +288,7 @@ def view_batches(
     from ssl_jax.data import host
 
     tf = tensorflow()
-    rows = _rows(global_batch_size, process, process_count)
+    rows = process_rows(global_batch_size, process, process_count)
 
     def image_of(shape, crop, number):
         made = [
