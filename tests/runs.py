@@ -47,7 +47,7 @@ def fit(workdir, method: str = "simclr", **overrides):
     return fit(build(config(method, **overrides)), workdir)
 
 
-if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP: a run that is killed after STEP
+if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT ...]: a run that is killed after STEP
     import jax
 
     sys.path.insert(0, str(ROOT))
@@ -71,4 +71,4 @@ if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP: a run th
         return writer._replace(log=log)
 
     train.open_writer = opening
-    fit(sys.argv[2], sys.argv[1])
+    fit(sys.argv[2], sys.argv[1], **dict(a.split("=") for a in sys.argv[4:]))

@@ -125,6 +125,24 @@ def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(method, f
     assert json.loads((killed / "config.json").read_text())["resumed"][0]["step"] == at
 
 
+def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path):
+    """Bit for bit, wherever the images lie; and no step of it needs TensorFlow where images have their size already."""
+    device = {"data__augment": "device"}
+    summary = runs.fit(tmp_path / "whole", "simclr", **device)
+    logged = lines(tmp_path / "whole")
+    assert logged[-1]["train_loss"] < logged[0]["train_loss"]
+    arguments = [runs.__file__, "simclr", str(tmp_path / "killed"), "13", "data__augment=device"]
+    code = (
+        "import runpy, sys; sys.modules['tensorflow'] = None; "
+        f"sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    process = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=600, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert checkpoint.latest(tmp_path / "killed") in (8, 10)
+    resumed = runs.fit(tmp_path / "killed", "simclr", data__table_limit=0, **device)
+    assert resumed["params_fingerprint"] == summary["params_fingerprint"]
+
+
 def command(workdir, *arguments):
     script = runs.ROOT / "experiments" / "pretrain.py"
     small = ["--config.train.steps=4000", "--config.train.eval_every=0", "--config.train.log_every=5"]
