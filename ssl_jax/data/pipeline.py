@@ -165,6 +165,7 @@ def _opens(source: Source, i: int) -> bool:
 
 
 def process_rows(global_batch_size: int, process: int, process_count: int) -> slice:
+    """The rows of a global batch that one process makes; ValueError where they cannot be split."""
     if not 0 <= process < process_count:
         raise ValueError(f"process {process} is out of range; use 0 to {process_count - 1}")
     if global_batch_size < 1 or global_batch_size % process_count:
