@@ -7,8 +7,9 @@ others alone. The distributions are those of ``host.py``, the bits are not.
 
 On a CPU images are made one by one: everything of an image stays in the cache, and what an image does not need (the
 jitter of one row in five, the blur of one in two, three of the four colour operations in each place of a random order)
-is not computed. On an accelerator they are made all at once, and every choice is a select. Clipping after every colour
-operation, as the host does it, rules out folding brightness, contrast and saturation into one affine form.
+is not computed; resizing is a sum of the few lines under its kernel. On an accelerator they are made all at once,
+resizing is two matrix products, and every choice is a select. Clipping after every colour operation, as the host does
+it, rules out folding brightness, contrast and saturation into one affine form.
 
 Differs from ``host.py`` in pixels by: bicubic without antialiasing, where TensorFlow rounds positions to 1/1024 of a
 pixel (up to 1e-3); rounding (1e-6) elsewhere.
@@ -128,7 +129,7 @@ def _view(view: View, v: int, given: dict[str, Any], keys: Array, image_size: in
 
     def one(row):
         picture = row["image"] if image is not None else given["table"][row["index"]]
-        return render(view, picture, row["drawn"], size, dtype=dtype)
+        return render(view, picture, row["drawn"], size, dtype=dtype, taps=alone)
 
     rows = {"drawn": drawn} | ({"index": given["index"]} if image is None else {"image": image})
     return lax.map(one, rows) if alone else jax.vmap(one)(rows)
@@ -295,7 +296,9 @@ def _below(u: Array, n: Array) -> Array:
 # ------------------------------------------------------------------------------------------------- what is made of it
 
 
-def render(view: View, image: Array, drawn: dict[str, Any], size: int, *, dtype: Any = jnp.float32) -> Array:
+def render(
+    view: View, image: Array, drawn: dict[str, Any], size: int, *, dtype: Any = jnp.float32, taps: bool = False
+) -> Array:
     """One view of one image.
 
     Args:
@@ -304,11 +307,12 @@ def render(view: View, image: Array, drawn: dict[str, Any], size: int, *, dtype:
       drawn: one row of what :func:`draw` gives.
       size: side in pixels of the view.
       dtype: see :func:`views`.
+      taps: resize by sums of a few lines instead of by matrix products.
 
     Returns:
       float32 ``[size, size, c]`` in [0, 1].
     """
-    x = _cropped(view, image, drawn, size, dtype)
+    x = _cropped(view, image, drawn, size, dtype, taps)
     for op in view.ops:
         if isinstance(op, Flip) or op.p <= 0.0:  # the flip is part of the crop
             continue
@@ -317,7 +321,7 @@ def render(view: View, image: Array, drawn: dict[str, Any], size: int, *, dtype:
     return jnp.transpose(x, (2, 0, 1))
 
 
-def _cropped(view: View, image: Array, drawn: dict[str, Any], size: int, dtype: Any) -> Array:
+def _cropped(view: View, image: Array, drawn: dict[str, Any], size: int, dtype: Any, taps: bool) -> Array:
     """Crop, resize and flip at once, ``[size, c, size]``; nothing else cares which way round the image is."""
     h, w, _ = image.shape
     mirror = drawn.get("Flip")
@@ -327,8 +331,9 @@ def _cropped(view: View, image: Array, drawn: dict[str, Any], size: int, dtype: 
         return jnp.transpose(image, (1, 2, 0)).astype(jnp.float32) * (1.0 / 255.0)
     box = jnp.array([0, 0, h, w], jnp.int32) if view.crop is None else drawn["Crop"]
     crop = view.crop or Crop()
-    rows = ops.resize_matrix(box[0], box[2], h, size, crop.interpolation, antialias=crop.antialias)
-    columns = ops.resize_matrix(box[1], box[3], w, size, crop.interpolation, antialias=crop.antialias, mirror=mirror)
+    line = ops.resize_taps if taps else ops.resize_matrix
+    rows = line(box[0], box[2], h, size, crop.interpolation, antialias=crop.antialias)
+    columns = line(box[1], box[3], w, size, crop.interpolation, antialias=crop.antialias, mirror=mirror)
     return ops.resize(image, rows, columns, dtype=dtype)
 
 

@@ -8,6 +8,9 @@ transpose between them, and every elementwise loop runs along a contiguous line 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -43,17 +46,47 @@ def resize_matrix(
     Returns:
       float32 ``[full, size]``; columns sum to 1.
     """
+    centre, stretch = _centres(start, length, size, antialias, mirror)
+    pixel = jnp.arange(full, dtype=jnp.float32)[:, None]
+    return _weights(pixel, start, length, centre, stretch, interpolation)
+
+
+def resize_taps(
+    start: Array,
+    length: Array,
+    full: int,
+    size: int,
+    interpolation: str,
+    *,
+    antialias: bool,
+    mirror: Array | None = None,
+) -> tuple[Array, Array]:
+    """The same map without its zeros: (pixels, weights), int32 and float32 ``[taps, size]``, arguments as above.
+
+    As many taps as the widest kernel covers; those of a narrower one have weight 0.
+    """
+    centre, stretch = _centres(start, length, size, antialias, mirror)
+    reach = _REACH[interpolation]
+    taps = math.ceil(2 * reach * (max(1.0, full / size) if antialias else 1.0))
+    first = jnp.floor(centre - reach * stretch) + 1.0
+    pixel = first[None] + jnp.arange(taps, dtype=jnp.float32)[:, None]
+    weights = _weights(pixel, start, length, centre, stretch, interpolation)
+    return jnp.clip(pixel, 0, full - 1).astype(jnp.int32), weights
+
+
+def _centres(start: Array, length: Array, size: int, antialias: bool, mirror: Array | None) -> tuple[Array, Array]:
+    """Where each output pixel lies on the line, ``[size]``, and by how much the kernel is stretched."""
     out = jnp.arange(size, dtype=jnp.float32)
     if mirror is not None:
         out = jnp.where(mirror, jnp.float32(size - 1) - out, out)
+    scale = length.astype(jnp.float32) * jnp.float32(1.0 / size)
+    centre = (out + 0.5) * scale + (start.astype(jnp.float32) - 0.5)
+    return centre, jnp.maximum(scale, 1.0) if antialias else jnp.float32(1.0)
+
+
+def _weights(pixel: Array, start: Array, length: Array, centre: Array, stretch: Array, interpolation: str) -> Array:
+    weights = KERNELS[interpolation](jnp.abs(pixel - centre[None]) / stretch)
     start, length = start.astype(jnp.float32), length.astype(jnp.float32)
-    scale = length * jnp.float32(1.0 / size)
-    centre = (out + 0.5) * scale + (start - 0.5)
-    pixel = jnp.arange(full, dtype=jnp.float32)[:, None]
-    distance = jnp.abs(pixel - centre[None])
-    if antialias:
-        distance = distance / jnp.maximum(scale, 1.0)
-    weights = KERNELS[interpolation](distance)
     weights = jnp.where((pixel >= start) & (pixel < start + length), weights, 0.0)
     return weights / jnp.sum(weights, axis=0, keepdims=True)
 
@@ -70,25 +103,43 @@ def _keys(d: Array) -> Array:
 
 
 KERNELS = {"bilinear": _triangle, "bicubic": _keys}
+_REACH = {"bilinear": 1, "bicubic": 2}
 
 
-def resize(image: Array, rows: Array, columns: Array, *, dtype=jnp.float32) -> Array:
+def resize(image: Array, rows: Any, columns: Any, *, dtype: Any = jnp.float32) -> Array:
     """columns^T image rows for each channel, clipped to [0, 1] (bicubic overshoots).
 
     Args:
       image: uint8 ``[h, w, c]``.
-      rows: ``[h, size]`` and columns ``[w, size]``, from :func:`resize_matrix`.
+      rows: ``[h, size]`` and columns ``[w, size]``, from :func:`resize_matrix`; or both from :func:`resize_taps`.
       dtype: of what is multiplied; sums are float32. uint8 values are exact in bfloat16.
 
     Returns:
       float32 ``[size, c, size]`` in [0, 1], column first.
     """
     h, w, c = image.shape
+    if isinstance(rows, tuple):
+        half = _weighted(image.reshape(h, w * c), *rows).T  # [w * c, y]
+        out = _weighted(half.reshape(w, -1), *columns)  # [x, c * y]
+        return _clip(out * jnp.float32(1.0 / 255.0)).reshape(len(out), c, -1)
     half = _product(image.reshape(h, w * c).astype(dtype), rows.astype(dtype))  # [w * c, y]
     half = half.reshape(w, c * rows.shape[1])
     out = _product(columns.astype(dtype), half.astype(dtype))  # [x, c * y]
     out = jnp.clip(out * jnp.float32(1.0 / 255.0), 0.0, 1.0)
     return out.reshape(columns.shape[1], c, rows.shape[1])
+
+
+def _weighted(x: Array, pixels: Array, weights: Array) -> Array:
+    """The weighted sum of a few lines of x ``[n, m]`` for each output, ``[size, m]``.
+
+    A loop, because XLA would fuse a written-out sum with what makes x and make that again for each tap.
+    """
+
+    def add(total, tap):
+        pixel, weight = tap
+        return total + weight[:, None] * x[pixel].astype(jnp.float32), None
+
+    return lax.scan(add, jnp.zeros((weights.shape[1], x.shape[1]), jnp.float32), (pixels, weights))[0]
 
 
 def _product(a: Array, b: Array) -> Array:
