@@ -41,9 +41,12 @@ def overhead(quick: bool) -> Benchmark:
     step = compile_step(built.method, built.tx, mesh, probe=built.probe)
     placed = step.place(batch)
     compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
-    )
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
     def bare() -> float:
         state = init_state(built.method, built.tx, jax.random.key(0), placed, mesh, probe=built.probe)

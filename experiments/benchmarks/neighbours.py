@@ -49,7 +49,8 @@ def knn_50k(quick: bool) -> Benchmark:
         def run():
             index: Any = faiss.IndexFlatIP(DIM)
             index.add(unit(bank))
-            return knn.vote(*index.search(unit(asked), K), labels, **settings)
+            similarity, rows = index.search(unit(asked), K)
+            return knn.vote(similarity, rows, labels, **settings)
 
         return run
 
