@@ -13,7 +13,7 @@ from benchmark import Benchmark
 
 from ssl_jax import config as configs
 from ssl_jax import experiment, parallel, train
-from ssl_jax.data import pipeline
+from ssl_jax.data import feed, pipeline
 from ssl_jax.step import compile_step, init_state
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simclr_digits.py"
@@ -61,12 +61,12 @@ def overhead(quick: bool) -> Benchmark:
         return (steps - 1) * BATCH / (time.perf_counter() - before)
 
     def whole() -> float:
-        make, pipeline.batches = pipeline.batches, lambda *_, **__: iter([batch] * steps)
+        make, feed.batches = feed.batches, lambda *_, **__: iter([batch] * steps)
         try:
             with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()):
                 return train.fit(built, workdir, test=False)["images_per_sec"]
         finally:
-            pipeline.batches = make
+            feed.batches = make
 
     details: dict[str, int] = {}
     bare()

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from benchmark import Benchmark
 
-from ssl_jax.data import pipeline, source
+from configs.common import base
+from ssl_jax.data import feed, pipeline, source
 from ssl_jax.data.recipes import Crop, Eval, Flip, Recipe, View
 
 JPEG_HEIGHT, JPEG_WIDTH, SIZE = 375, 500, 224
@@ -26,12 +27,13 @@ def uint8(quick: bool) -> Benchmark:
     images, labels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
     examples = source.from_arrays(images, labels)
 
+    config = base().data
+
     def ours():
-        total = 0
-        for step in range(steps):
-            drawn = pipeline.indices(count, batch, 0, step)
-            total += int(examples.columns["image"][drawn][:, 0, 0, 0].sum())
-        return total
+        stream = feed.batches(
+            feed.Feed("rows"), examples, data=config, seed=0, global_batch_size=batch, total_steps=steps
+        )
+        return sum(int(found["image"][:, 0, 0, 0].sum()) for found in stream)
 
     def torch_peer():
         import torch
