@@ -24,7 +24,7 @@ benchmark: $(VENV)/.installed-peers
 	@$(RUN) experiments/benchmark.py $(if $(ARGS),$(ARGS),--out runs/benchmark)
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -q -m "not slow" $(ARGS)
+	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-dev
 	$(RUN) -m pytest -q -m slow $(ARGS)
