@@ -1,4 +1,4 @@
-"""Devices: the mesh, where batches go, and the five helpers through which methods and losses reach other devices.
+"""Devices: the mesh, where batches go, and the helpers through which methods and losses reach other devices.
 
 Two worlds share one step function. ``axis=None`` is the global view: ``jit`` over a one-axis mesh ``("data",)``, the
 program is written as for one device and XLA's partitioner splits it. ``axis="data"`` is the same function under
@@ -11,6 +11,9 @@ program is written as for one device and XLA's partitioner splits it. ``axis="da
 | ``all_rows(x, axis)`` | ``all_gather(tiled)`` | constrain to ``P()`` | identity |
 | ``my_rows(x, axis)`` | slice by ``axis_index`` | constrain to ``P("data")`` | identity |
 | ``mean(tree, axis)`` | ``pmean`` | identity | identity |
+| ``on_own_rows(f, axis, x)`` | ``f(axis, x)`` | ``f`` under ``shard_map`` | ``f(None, x)`` |
+| ``sum_to_own_rows(x, axis)`` | ``psum_scatter`` | inside ``on_own_rows``: the same | identity |
+| ``sum_over_rows(f, x)`` | ``f(x)``: this device's rows | ``f`` under ``shard_map``, then ``psum`` | ``f(x)`` |
 
 Re-indexing rows (``x[perm]``) makes the global view replicate all that follows, silently, until ``my_rows``
 constrains it again.

@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -469,22 +470,20 @@ def test_pmap_makes_what_one_makes(batch, on_one):
 
 
 def test_draws_have_the_same_bits_everywhere():
-    def draws(given, rows, key, axis):
-        keys = parallel.row_keys(key, rows, axis)
+    def draws(key, axis, given):
+        keys = parallel.row_keys(key, len(given["image"]), axis)
         drawn = [device.draw(view, keys, (16, 16, 3)) for view in BIG.views]
         return [{k: jax.random.key_data(v) if k == "noise" else v for k, v in d.items()} for d in drawn]
 
-    found, rows = [], {"image": np.zeros((64, 1), np.uint8)}
+    found, rows, key = [], {"image": np.zeros((64, 1), np.uint8)}, jax.random.key(1)
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
         with jax.set_mesh(mesh):
-            found.append(
-                jax.jit(lambda b, k: device._on_own_rows(draws, b, k, None))(
-                    parallel.place(rows, mesh), jax.random.key(1)
-                )
-            )
-    mapped = jax.pmap(lambda _, k: draws(None, 8, k, "data"), axis_name="data", in_axes=(0, None))
-    found.append(jax.tree.map(lambda a: a.reshape(64, *a.shape[2:]), mapped(np.zeros(8), jax.random.key(1))))
+            run = jax.jit(lambda given, key: parallel.on_own_rows(partial(draws, key), None, given))
+            found.append(run(parallel.place(rows, mesh), key))
+    mapped = jax.pmap(lambda given, key: draws(key, "data", given), axis_name="data", in_axes=(0, None))
+    split = mapped({"image": rows["image"].reshape(8, 8, 1)}, key)
+    found.append(jax.tree.map(lambda a: a.reshape(64, *a.shape[2:]), split))
     assert len(jax.tree.leaves(found[0])) == 13
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)

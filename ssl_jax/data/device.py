@@ -25,8 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.data import device_ops as ops
@@ -59,18 +57,20 @@ def views(recipe: Recipe, image_size: int, *, one_by_one: bool | None = None, dt
         check(view)
 
     def make(batch: Batch, key: Array, axis: Axis) -> Batch:
-        given = _images(batch)
+        table, given = _images(batch)
         rest = {name: value for name, value in batch.items() if name not in ("table", "image", "views")}
         alone = jax.default_backend() == "cpu" if one_by_one is None else one_by_one
 
-        def local(given, rows, key, axis):
+        def local(axis, given):
+            rows = len(jax.tree.leaves(given)[0])
             keys = [parallel.row_keys(jax.random.fold_in(key, v), rows, axis) for v in range(len(recipe.views))]
             return tuple(
-                _view(view, v, given, keys[v], image_size, alone=alone, dtype=dtype)
+                _view(view, v, table, given, keys[v], image_size, alone=alone, dtype=dtype)
                 for v, view in enumerate(recipe.views)
             )
 
-        return rest | {"views": _on_own_rows(local, given, key, axis)}
+        # No row needs another, so no device waits for another.
+        return rest | {"views": parallel.on_own_rows(local, axis, given)}
 
     return make
 
@@ -87,48 +87,28 @@ def check(view: View) -> None:
         raise ValueError(f"no interpolation {view.crop.interpolation!r}; known: {', '.join(ops.KERNELS)}")
 
 
-def _images(batch: Batch) -> dict[str, Any]:
-    """What views are made of, per row except "table"."""
+def _images(batch: Batch) -> tuple[Array | None, dict[str, Any]]:
+    """(the table or None, what else views are made of, by row)."""
     if "table" in batch:
-        return {"table": batch["table"], "index": batch["index"]}
+        return batch["table"], {"index": batch["index"]}
     for name in ("image", "views"):
         if name in batch:
-            return {name: batch[name]}
+            return None, {name: batch[name]}
     raise ValueError(f"a batch of {', '.join(sorted(batch))} holds no images; give image, views, or table and index")
 
 
-def _on_own_rows(local, given: dict[str, Any], key: Array, axis: Axis):
-    """``local`` on each device's rows: no row needs another, so no device waits for another.
-
-    Left to the partitioner, a loop over split rows would fetch each row from the device that holds it.
-    """
-    rows = jax.tree.leaves({k: v for k, v in given.items() if k != "table"})[0].shape[0]
-    mesh = jax.sharding.get_abstract_mesh()
-    split = axis is None and mesh.axis_names == (parallel.DATA,) and mesh.axis_types == (AxisType.Auto,)
-    if not split or mesh.size == 1 or rows % mesh.size:
-        return local(given, rows, key, axis)
-    specs = {k: P() if k == "table" else P(parallel.DATA) for k in given}
-    mapped = jax.shard_map(
-        lambda given, key: local(given, rows // mesh.size, key, parallel.DATA),
-        in_specs=(specs, P()),
-        out_specs=P(parallel.DATA),
-        check_vma=False,
-    )
-    return mapped(given, key)
-
-
-def _view(view: View, v: int, given: dict[str, Any], keys: Array, image_size: int, *, alone: bool, dtype) -> Array:
+def _view(view: View, v: int, table, given: dict[str, Any], keys: Array, image_size: int, *, alone: bool, dtype):
     """View number v of every row, float32 ``[b, s, s, c]``."""
     size = view.size or image_size
     cropped = "views" in given
     image = given["views"][v] if cropped else given.get("image")
-    shape = (given["table"] if image is None else image).shape[1:]
+    shape = (table if image is None else image).shape[1:]
     if cropped:
         view = view._replace(crop=None)
     drawn = draw(view, keys, shape)
 
     def one(row):
-        picture = row["image"] if image is not None else given["table"][row["index"]]
+        picture = row["image"] if image is not None else table[row["index"]]
         return render(view, picture, row["drawn"], size, dtype=dtype, taps=alone)
 
     rows = {"drawn": drawn} | ({"index": given["index"]} if image is None else {"image": image})
