@@ -154,12 +154,13 @@ def test_grayscale_and_solarize(images):
         np.testing.assert_array_equal(outside(device_ops.solarize(inside(image), 0.3)), colour.solarize(image, 0.3))
 
 
+@pytest.mark.parametrize("taps", [False, True])
 @pytest.mark.parametrize("border", ["zero", "reflect"])
 @pytest.mark.parametrize("radius", [0, 1, 3, 11])
-def test_blur(images, border, radius):
+def test_blur(images, border, radius, taps):
     for sigma in (0.1, 0.7, 2.0):
         for image in images[:, :12, :12]:
-            ours = device_ops.gaussian_blur(inside(image), jnp.float32(sigma), radius, border=border)
+            ours = device_ops.gaussian_blur(inside(image), jnp.float32(sigma), radius, border=border, taps=taps)
             theirs = colour.gaussian_blur(tf.constant(image), sigma, radius, border=border)
             np.testing.assert_allclose(outside(ours), theirs, atol=2e-6)
 

@@ -33,6 +33,7 @@ from ssl_jax.types import Array, Axis, Batch, Views
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 SAMPLERS = ("torch", "tf", "byol")
+LARGE = 128  # pixels of a side from which a blur by shifts is the faster one on a CPU
 MISSED = 1e-9  # share of rows for which the "tf" sampler may run out of tries before TensorFlow's hundredth
 
 
@@ -287,7 +288,7 @@ def render(
       drawn: one row of what :func:`draw` gives.
       size: side in pixels of the view.
       dtype: see :func:`views`.
-      taps: resize by sums of a few lines instead of by matrix products.
+      taps: resize, and blur what is large, by sums of a few lines instead of by matrix products.
 
     Returns:
       float32 ``[size, size, c]`` in [0, 1].
@@ -296,7 +297,7 @@ def render(
     for op in view.ops:
         if isinstance(op, Flip) or op.p <= 0.0:  # the flip is part of the crop
             continue
-        apply = _operation(op, drawn, size, dtype)
+        apply = _operation(op, drawn, size, dtype, taps)
         x = apply(x) if op.p >= 1.0 else lax.cond(drawn[type(op).__name__], apply, lambda x: x, x)
     return jnp.transpose(x, (2, 0, 1))
 
@@ -317,7 +318,7 @@ def _cropped(view: View, image: Array, drawn: dict[str, Any], size: int, dtype: 
     return ops.resize(image, rows, columns, dtype=dtype)
 
 
-def _operation(op, drawn: dict[str, Any], size: int, dtype: Any):
+def _operation(op, drawn: dict[str, Any], size: int, dtype: Any, taps: bool):
     """An operation with its factors, ``[w, c, h] -> [w, c, h]``."""
     if isinstance(op, Jitter):
         active = tuple(width != 0.0 for width in (op.brightness, op.contrast, op.saturation, op.hue))
@@ -326,7 +327,8 @@ def _operation(op, drawn: dict[str, Any], size: int, dtype: Any):
         )
     if isinstance(op, Blur):
         radius = size // 20 if op.support == "tenth" else min(size - 1, round(4 * op.sigma[1]))
-        return lambda x: ops.gaussian_blur(x, drawn["sigma"], radius, border=op.border, dtype=dtype)
+        shifts = taps and size >= LARGE
+        return lambda x: ops.gaussian_blur(x, drawn["sigma"], radius, border=op.border, dtype=dtype, taps=shifts)
     if isinstance(op, Gray):
         return ops.grayscale
     if isinstance(op, Solarize):

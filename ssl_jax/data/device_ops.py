@@ -289,12 +289,41 @@ def blur_matrix(size: int, sigma: Array, radius: int, border: str = "zero") -> A
     return band
 
 
-def gaussian_blur(x: Array, sigma: Array, radius: int, *, border: str = "zero", dtype=jnp.float32) -> Array:
-    """Separable Gaussian blur as in ``colour.gaussian_blur``: B^T x B for each channel of ``[size, c, size]``."""
+def gaussian_blur(
+    x: Array, sigma: Array, radius: int, *, border: str = "zero", dtype: Any = jnp.float32, taps: bool = False
+) -> Array:
+    """Separable Gaussian blur as in ``colour.gaussian_blur``: B^T x B for each channel of ``[size, c, size]``.
+
+    ``taps``: sums of shifted images instead of the products, in float32; on a CPU twice as fast at 224 pixels, and
+    slower at 32.
+    """
     if radius == 0:
         return x
     size, c, _ = x.shape
-    band = blur_matrix(size, sigma, radius, border).astype(dtype)
-    x = _product(band, x.reshape(size, c * size).astype(dtype)).reshape(size * c, size)
-    out = _product(x.T.astype(dtype), band)
+    if taps:
+        weights = _gaussian(sigma, radius)
+        lines = _shifted_sum(x.reshape(size, c * size), weights, radius, border, 0)
+        out = _shifted_sum(lines.reshape(size * c, size), weights, radius, border, 1)
+    else:
+        band = blur_matrix(size, sigma, radius, border).astype(dtype)
+        lines = _product(band, x.reshape(size, c * size).astype(dtype)).reshape(size * c, size)
+        out = _product(lines.T.astype(dtype), band)
     return jnp.minimum(out, 1.0).reshape(size, c, size)  # weights add up to 1 but for rounding
+
+
+def _gaussian(sigma: Array, radius: int) -> Array:
+    """Weights that add up to 1, float32 ``[2 radius + 1]``."""
+    taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    weights = jnp.exp(taps * taps * (-0.5 / (sigma * sigma)))
+    return weights / jnp.sum(weights)
+
+
+def _shifted_sum(x: Array, weights: Array, radius: int, border: str, dim: int) -> Array:
+    """sum_k weights_k x shifted by k - radius along ``dim``, ``[n, m]``; a loop for the reason of :func:`_weighted`."""
+    pads = [(radius, radius) if d == dim else (0, 0) for d in range(2)]
+    padded = jnp.pad(x, pads, mode="reflect" if border == "reflect" else "constant")
+
+    def add(k, total):
+        return total + weights[k] * lax.dynamic_slice_in_dim(padded, k, x.shape[dim], dim)
+
+    return lax.fori_loop(0, 2 * radius + 1, add, jnp.zeros_like(x))
