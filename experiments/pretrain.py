@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if options.list:
         return list_configs()
     try:
-        config = configs.load(options.config, overrides(rest))
+        config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
         parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
     except ValueError as error:
@@ -73,18 +73,6 @@ def main(arguments: list[str]) -> int:
 def refuse(error: ValueError) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
-
-
-def overrides(rest: list[str]) -> list[str]:
-    """``--config.a.b=value`` and ``--config.a.b value`` as ``a.b=value``."""
-    found, words = [], iter(rest)
-    for word in words:
-        if not word.startswith("--config."):
-            raise ValueError(f"argument {word!r} is unknown; known: --config, --workdir, --list, --config.KEY=VALUE")
-        key = word.removeprefix("--config.")
-        value = None if "=" in key else next(words, None)
-        found.append(key if value is None else f"{key}={value}")
-    return found
 
 
 def list_configs() -> int:

@@ -87,6 +87,26 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     return config
 
 
+def overrides(words: Iterable[str], known: Iterable[str] = ("--config", "--workdir", "--list")) -> list[str]:
+    """``--config.a.b=value`` and ``--config.a.b value`` of a command line as ``a.b=value``.
+
+    Args:
+      words: what the parser of the script left.
+      known: the script's own arguments, for the message.
+
+    Raises:
+      ValueError: a word is no override.
+    """
+    found, rest = [], iter(words)
+    for word in rest:
+        if not word.startswith("--config."):
+            raise ValueError(f"argument {word!r} is unknown; known: {', '.join(known)}, --config.KEY=VALUE")
+        key = word.removeprefix("--config.")
+        value = None if "=" in key else next(rest, None)
+        found.append(key if value is None else f"{key}={value}")
+    return found
+
+
 def _apply(config: Config, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:

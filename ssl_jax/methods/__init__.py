@@ -67,6 +67,20 @@ def two_views(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tupl
     return normalize(views[0], mean, std), normalize(views[1], mean, std)
 
 
+def side_by_side(views: Sequence[Array]) -> Array:
+    """n views ``[b, ...]`` as one batch ``[b n, ...]``, those of an example next to each other.
+
+    Unlike a concatenation it moves no row to another device where rows lie on several.
+    """
+    return jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+
+
+def view_by_view(x: Array, n: int) -> list[Array]:
+    """``[b n, ...]`` as the n views ``[b, ...]`` that :func:`side_by_side` was given."""
+    x = x.reshape(-1, n, *x.shape[1:])
+    return [x[:, i] for i in range(n)]
+
+
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
 Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
 

@@ -22,7 +22,15 @@ from jax import lax
 
 from ssl_jax import optim
 from ssl_jax.losses import byol_regression
-from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
+from ssl_jax.methods import (
+    init_parts,
+    make_encode,
+    online_trunk,
+    run_parts,
+    side_by_side,
+    two_views,
+    view_by_view,
+)
 from ssl_jax.models.heads import byol_mlp
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -75,8 +83,8 @@ def make(
     def both_views(parts, params, state, views, axis):
         """Outputs of every part for each view, and the state after both."""
         if not per_view_bn:
-            out, state = run_parts(parts, params, state, jnp.concatenate(views), train=True, axis=axis)
-            return [jax.tree.map(lambda a, i=i: jnp.split(a, 2)[i], out) for i in range(2)], state
+            out, state = run_parts(parts, params, state, side_by_side(views), train=True, axis=axis)
+            return [jax.tree.map(lambda a, i=i: view_by_view(a, 2)[i], out) for i in range(2)], state
         outs = []
         for view in views:
             out, state = run_parts(parts, params, state, view, train=True, axis=axis)

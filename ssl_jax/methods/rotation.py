@@ -25,6 +25,8 @@ from ssl_jax.methods import (
     one_view,
     online_trunk,
     run_parts,
+    side_by_side,
+    view_by_view,
 )
 from ssl_jax.models.heads import linear
 from ssl_jax.types import Array, LossOut, Method, Plan, Variables
@@ -52,19 +54,19 @@ def make(
         images, turns = rotations(one_view(batch, mean, std))
         out, state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
         value, accuracy = classification(out["classifier"], turns)
-        upright = out["encoder"]["features"][: len(images) // 4]
+        upright = view_by_view(out["encoder"]["features"], 4)[0]
         return value, LossOut(state, {"task_accuracy": accuracy}, outputs={"features": upright})
 
     def show(variables, images, key):
         turned, _ = rotations(images)
         number = len(images)
-        mine = (jnp.arange(number) % 4) * number + jnp.arange(number)  # image i by i quarter turns
+        mine = 4 * jnp.arange(number) + jnp.arange(number) % 4  # image i by i quarter turns
         asked = turned[mine]
         out, _ = run_parts(parts, variables.params, variables.model_state, normalize(asked, mean, std), train=False)
         back = -out["classifier"].argmax(-1) % 4
         return {
             "input": asked,
-            "turned back as predicted": rotations(asked)[0][back * number + jnp.arange(number)],
+            "turned back as predicted": rotations(asked)[0][4 * jnp.arange(number) + back],
             "target": images,
         }
 
@@ -76,14 +78,14 @@ def rotations(images: Array) -> tuple[Array, Array]:
     """Every image ``[b, s, s, c]`` by 0, 1, 2 and 3 quarter turns counter-clockwise, as ``np.rot90`` counts them.
 
     Returns:
-      (images ``[4 b, s, s, c]``: all unrotated ones first, then all turned once; turns int32 ``[4 b]``).
+      (images ``[4 b, s, s, c]``: the first one by 0, 1, 2, 3 turns, then the second one; turns int32 ``[4 b]``).
 
     Raises:
       ValueError: images that are not square.
     """
     _check_square(images.shape[1:])
-    turned = jnp.concatenate([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)])
-    return turned, jnp.repeat(jnp.arange(4, dtype=jnp.int32), len(images))
+    turned = side_by_side([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)])
+    return turned, jnp.tile(jnp.arange(4, dtype=jnp.int32), len(images))
 
 
 def _check_square(shape: Sequence[int]) -> None:

@@ -17,10 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-
 from ssl_jax.losses import nt_xent
-from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
+from ssl_jax.methods import (
+    init_parts,
+    make_encode,
+    online_trunk,
+    run_parts,
+    side_by_side,
+    two_views,
+    view_by_view,
+)
 from ssl_jax.models.heads import simclr_projector
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -65,11 +71,11 @@ def make(
         return Variables(*init_parts(parts, key, batch["views"][0], trunk))
 
     def loss(variables, batch, key, step, axis):
-        images = jnp.concatenate(two_views(batch, mean, std))
+        images = side_by_side(two_views(batch, mean, std))
         out, model_state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
-        z1, z2 = jnp.split(out["projector"], 2)
+        z1, z2 = view_by_view(out["projector"], 2)
         value = scale * nt_xent(z1, z2, temperature=temperature, axis=axis)
-        outputs = {"features": jnp.split(out["encoder"]["features"], 2)[0], "projections": z1}
+        outputs = {"features": view_by_view(out["encoder"]["features"], 2)[0], "projections": z1}
         return value, LossOut(model_state=model_state, metrics={}, outputs=outputs)
 
     return Method(init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std))

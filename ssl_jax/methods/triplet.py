@@ -35,7 +35,15 @@ from jax import lax
 from ssl_jax.losses import triplet_all, triplet_margin
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.losses.triplet import distance, distances_to_all
-from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts, two_views
+from ssl_jax.methods import (
+    init_parts,
+    make_encode,
+    online_trunk,
+    run_parts,
+    side_by_side,
+    two_views,
+    view_by_view,
+)
 from ssl_jax.methods.instance_discrimination import close_up
 from ssl_jax.models.heads import linear
 from ssl_jax.parallel import all_rows, num_shards, row_ids, row_keys
@@ -81,16 +89,16 @@ def make(
         return Variables(*init_parts(parts, key, batch["views"][0], trunk))
 
     def loss(variables, batch, key, step, axis):
-        images = jnp.concatenate(two_views(batch, mean, std))
+        images = side_by_side(two_views(batch, mean, std))
         out, state = run_parts(parts, variables.params, variables.model_state, images, train=True, axis=axis)
-        a, p = jnp.split(embedded(out["projector"]), 2)
+        a, p = view_by_view(embedded(out["projector"]), 2)
         if mining == "all":
             value, active = triplet_all(a, p, margin=margin, axis=axis)
         else:
             n = all_rows(p, axis)[negatives(key, a, p, mining, axis)]
             value = triplet_margin(a, p, n, margin=margin)
             active = (distance(a, p) - distance(a, n) + margin > 0).astype(a.dtype).mean()
-        outputs = {"features": jnp.split(out["encoder"]["features"], 2)[0], "projections": a}
+        outputs = {"features": view_by_view(out["encoder"]["features"], 2)[0], "projections": a}
         return value, LossOut(state, {"active": active}, outputs=outputs)
 
     def show(variables, images, key):

@@ -1,0 +1,136 @@
+"""Where the time of a training step goes: a few steps of a config under the profiler, by kind of work.
+
+    python experiments/profile_step.py --config configs/simclr_cifar10_cpu.py --out runs/profile
+
+Prints a table, writes it as ``profile.json`` and leaves the trace in the folder, for Perfetto or TensorBoard. Every
+instruction of the compiled step is put down to the line of ours that it came from; what several threads do at once is
+added up, so shares are of work, not of the clock. Batches are made beforehand: the host's work is not in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssl_jax import config as configs
+from ssl_jax import parallel
+
+# The first pattern that is found in "instruction | file | JAX's name of the operation" names the kind of work.
+KINDS = (
+    (r"^(all-|reduce-scatter|collective-)", "exchange between devices, and waiting for it"),
+    (r"data/device|data/randaugment", "augmentation"),
+    (r"losses/", "loss"),
+    (r"optim\.py|optax|apply_updates", "optimizer"),
+    (r"convolution\.py.*(while|weight_gradient)", "convolutions, gradient of weights (blocked)"),
+    (r"transpose\(.*conv_general_dilated", "convolutions, backward"),
+    (r"conv_general_dilated", "convolutions, forward"),
+    (r"dot_general", "matrix products"),
+    (r"transpose\(", "normalisation, activations and the rest, backward"),
+    (r"", "normalisation, activations and the rest, forward"),
+)
+CONTAINERS = re.compile(r"^(while|conditional|call)(\.\d+)?$")  # their parts are counted
+INSTRUCTION = re.compile(r"%?([\w.-]+) = .*metadata={(.*)}")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Where the time of a training step goes.", allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--out", required=True, help="folder of profile.json and the trace")
+    parser.add_argument("--steps", type=int, default=5, help="profiled, after two more")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        config = configs.load(options.config, configs.overrides(rest, ("--config", "--out", "--steps")))
+        configs.check(config)
+        parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
+        table = profile(config, Path(options.out), options.steps)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    total = sum(table.values())
+    for kind, seconds in sorted(table.items(), key=lambda item: -item[1]):
+        print(f"{1e3 * seconds:9.1f} ms  {seconds / total:6.1%}  {kind}")
+    print(f"{1e3 * total:9.1f} ms  of work in a step")
+    (Path(options.out) / "profile.json").write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
+    """Seconds of work in a step by kind."""
+    import jax
+
+    from ssl_jax.data import feed
+    from ssl_jax.experiment import build, device_count, zeros
+    from ssl_jax.step import compile_step, init_state
+
+    experiment = build(config)
+    plan, mesh = experiment.plan, parallel.make_mesh(device_count(config))
+    batch = parallel.place(zeros(experiment), mesh)
+    state = init_state(experiment.method, experiment.tx, jax.random.key(0), batch, mesh, probe=experiment.probe)
+    step = compile_step(experiment.method, experiment.tx, mesh, views=experiment.feed.views, probe=experiment.probe)
+    stream = feed.batches(
+        experiment.feed, experiment.splits.train, data=config.data, seed=0, global_batch_size=plan.global_batch_size
+    )
+    table = {} if experiment.feed.table is None else step.place({"table": experiment.feed.table})
+    batch = {**step.place(next(stream)), **table}
+    names = sources(step.lower(state, batch).compile().as_text())
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+    with jax.profiler.trace(str(out)):
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+            jax.block_until_ready(metrics)
+    recorded = max(out.glob("plugins/profile/*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    work: Counter[str] = Counter()
+    for plane in jax.profiler.ProfileData.from_file(str(recorded)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name in names and not CONTAINERS.match(event.name):
+                    work[kind_of(names[event.name])] += event.duration_ns / 1e9 / steps
+    return dict(work)
+
+
+def sources(program: str) -> dict[str, str]:
+    """Instruction -> "instruction | file | JAX's name of the operation", from the text of a compiled program."""
+    files = dict(re.findall(r'^(\d+) "(.*)"$', section(program, "FileNames"), re.M))
+    located = re.findall(r"^(\d+) {file_name_id=(\d+)", section(program, "FileLocations"), re.M)
+    places = {number: files[file] for number, file in located}
+    frames = {
+        n: (place, parent)
+        for n, place, parent in re.findall(
+            r"^(\d+) {file_location_id=(\d+)(?: parent_frame_id=(\d+))?", section(program, "StackFrames"), re.M
+        )
+    }
+
+    found = {}
+    for line in program.splitlines():
+        if match := INSTRUCTION.search(line):
+            name, metadata = match.groups()
+            operation = re.search(r'op_name="([^"]*)"', metadata)
+            frame = re.search(r"stack_frame_id=(\d+)", metadata)
+            path = places[frames[frame[1]][0]] if frame and frame[1] in frames else ""
+            found[name] = f"{name} | {path} | {operation[1] if operation else ''}"
+    return found
+
+
+def section(program: str, title: str) -> str:
+    """The numbered lines under a title."""
+    match = re.search(rf"^{title}\n((?:\d+ .*\n)*)", program, re.M)
+    return match[1] if match else ""
+
+
+def kind_of(source: str) -> str:
+    """The kind of work of an instruction."""
+    return next(kind for pattern, kind in KINDS if re.search(pattern, source))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
