@@ -31,7 +31,7 @@ def base() -> Config:
     data.image_size = 32
     data.global_batch_size = 256
     data.recipe = "simclr_cifar"
-    data.augment = "host"  # host: TensorFlow, before the step | device: JAX, in the step
+    data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
     data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
     data.mean = (0.0,)
     data.std = (1.0,)
@@ -54,6 +54,7 @@ def base() -> Config:
     config.train = train
     train.epochs = 100
     train.steps = placeholder(int)  # wins over epochs when set
+    train.steps_per_dispatch = 1  # steps in one program, without the host; where all images lie on the device
     train.log_every = 50
     train.eval_every = 1000
     train.checkpoint_every = 1000

@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
 
     # Imported now: asking for simulated devices must come before the first use of a device.
     from ssl_jax.evaluate import evaluate
-    from ssl_jax.train import Interrupted, NotFinite
+    from ssl_jax.signals import Interrupted
+    from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}

@@ -32,7 +32,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import config as configs
-from ssl_jax import measure, parallel, train
+from ssl_jax import measure, parallel, signals, train
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.evals import features, linear_probe
 from ssl_jax.experiment import Experiment, build, open_run, to_json, zeros
@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> int:
         print(f"\n{name}, seed {seed} ({number} of {len(wanted)})", flush=True)
         try:
             result = run(ROWS[name], config, out / "unfinished" / f"{name}_{seed}")
-        except train.Interrupted as stop:
+        except signals.Interrupted as stop:
             print(f"{stop}; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
         except (ValueError, train.NotFinite) as error:

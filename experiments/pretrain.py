@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
     import jax
 
-    from ssl_jax import train
+    from ssl_jax import signals, train
     from ssl_jax.experiment import build
 
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         summary = train.fit(experiment, workdir)
     except train.Refused as error:
         return refuse(error)
-    except train.Interrupted as stop:
+    except signals.Interrupted as stop:
         print(f"{stop}; to continue: {command}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:

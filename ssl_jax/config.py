@@ -225,6 +225,7 @@ def check(config: Config) -> None:
         _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
     if flat.get("data.table_limit") is not None:  # a key younger than some stored configs
         _refuse(flat, "data.table_limit", flat["data.table_limit"] < 0, "must not be negative")
+    _check_dispatch(flat)
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
     _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")
@@ -246,6 +247,21 @@ def check(config: Config) -> None:
                     f"{unknown_key(f'config.{part}.{name}', known_here)} "
                     f"({config[part].name!r} does not have it; start from one of its own configs)"
                 )
+
+
+def _check_dispatch(flat: Mapping[str, Any]) -> None:
+    """Steps of one program end where the loop has something to do."""
+    steps = flat.get("train.steps_per_dispatch", 1)
+    _refuse(flat, "train.steps_per_dispatch", steps < 1, "must be positive")
+    for key in ("train.log_every", "train.eval_every", "train.checkpoint_every"):
+        if flat[key] % steps:
+            use = math.gcd(steps, flat[key])
+            raise ValueError(f"config.train.steps_per_dispatch={steps} does not divide {key}={flat[key]}; use {use}")
+    if steps > 1 and (flat["data.augment"], flat["parallel.mode"]) != ("device", "jit"):
+        raise ValueError(
+            f"config.train.steps_per_dispatch={steps} needs data.augment=device and parallel.mode=jit, and they are "
+            f"{flat['data.augment']} and {flat['parallel.mode']}; set it to 1"
+        )
 
 
 def _check_arguments(flat: Mapping[str, Any]) -> None:

@@ -90,6 +90,11 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
     )
     schedule, warmup_steps, notes = make_schedule(config, plan)
     feed = feeds.choose(train, data, mode=config.parallel.mode)
+    if config.train.get("steps_per_dispatch", 1) > 1 and feed.kind != "table":
+        raise ValueError(
+            f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs images that lie on the device, and "
+            f"those of {data.source} do not (data.table_limit={data.table_limit}, images in memory only); set it to 1"
+        )
     method = make_method(config, plan)
     try:
         _trace(method, config, plan)

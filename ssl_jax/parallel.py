@@ -184,13 +184,16 @@ def sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(DATA))
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
-    """Put this process's rows of a batch on its devices, as parts of one global batch (``"table"`` whole on each)."""
+def place(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Batch:
+    """Put this process's rows of a batch on its devices, as parts of one global batch (``"table"`` whole on each).
+
+    ``stacked``: the leaves are those of several batches, ``[k, rows, ...]``.
+    """
+    rows = NamedSharding(mesh, P(None, DATA)) if stacked else sharded(mesh)
 
     def put(sharding):
         return lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))
 
     return {
-        name: jax.tree.map(put(replicated(mesh) if name == "table" else sharded(mesh)), value)
-        for name, value in batch.items()
+        name: jax.tree.map(put(replicated(mesh) if name == "table" else rows), value) for name, value in batch.items()
     }

@@ -152,16 +152,20 @@ def make_train_step(
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled train step: ``state, metrics = step(state, step.place(batch))``; the old state is donated."""
+    """A compiled train step: ``state, metrics = step(state, step.place(batch))``; the old state is donated.
+
+    ``several``: it makes a step for each of the batches that are stacked in its argument, and gives the last metrics.
+    """
 
     mesh: Mesh
     mode: str
     function: Any
+    several: bool = False
 
     def place(self, batch: Batch) -> Batch:
         """Put this process's NumPy rows of a batch where the step wants them."""
         if self.mode == "jit":
-            return parallel.place(batch, self.mesh)
+            return parallel.place(batch, self.mesh, stacked=self.several)
         local = len(self.mesh.local_devices)
 
         def split(a):
@@ -199,12 +203,15 @@ def compile_step(
     views: Views | None = None,
     probe: Probe | None = None,
     on_nonfinite: Literal["stop", "skip"] = "stop",
+    several: bool = False,
 ) -> Step:
     """The train step as one program over ``mesh``; the state is donated.
 
     Args:
       mode: ``"jit"``, the global view that XLA partitions (default), or ``"pmap"``, the same function per device with
         explicit collectives. Both compute the same (tested in float64).
+      several: the program makes one step after the other of batches whose leaves are stacked, ``[k, b, ...]`` (but for
+        ``"table"``), without coming back to the host in between.
     """
     if mode not in MODES:
         raise ValueError(f"parallel.mode={mode!r} is not one of {', '.join(MODES)}")
@@ -212,7 +219,10 @@ def compile_step(
     step = make_train_step(method, tx, views=views, probe=probe, axis=axis, on_nonfinite=on_nonfinite)
     if mode == "jit":
         shardings = (_state_shardings(mesh), parallel.replicated(mesh))
-        return Step(mesh, mode, jax.jit(step, donate_argnums=0, out_shardings=shardings))
+        function = _one_after_the_other(step) if several else step
+        return Step(mesh, mode, jax.jit(function, donate_argnums=0, out_shardings=shardings), several)
+    if several:
+        raise ValueError("several steps in one program are for parallel.mode=jit; set train.steps_per_dispatch=1")
 
     mapped = {}
 
@@ -230,6 +240,18 @@ def compile_step(
         return mapped[keys]
 
     return Step(mesh, mode, for_keys)
+
+
+def _one_after_the_other(step):
+    """``step`` over the leading dimension of a batch's leaves, ``"table"`` aside; the metrics are the last step's."""
+
+    def steps(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        shared = {name: value for name, value in batch.items() if name == "table"}
+        stacked = {name: value for name, value in batch.items() if name != "table"}
+        state, metrics = lax.scan(lambda state, rows: step(state, rows | shared), state, stacked)
+        return state, jax.tree.map(lambda m: m[-1], metrics)
+
+    return steps
 
 
 def _per_field(shared, per_row) -> TrainState:

@@ -8,9 +8,9 @@ one, bit for bit, on the same versions, devices and cores.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +18,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from ssl_jax import checkpoint, measure, parallel
+from ssl_jax import checkpoint, measure, parallel, signals
 from ssl_jax import config as configs
 from ssl_jax.data import feed as feeds
 from ssl_jax.evals import collapse
@@ -33,14 +32,6 @@ from ssl_jax.writer import open_writer
 
 class Refused(ValueError):
     """The run was not started: what was asked does not fit the folder it was asked for."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has been saved."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; saved")
-        self.exit_code = 128 + signum
 
 
 class NotFinite(Exception):
@@ -60,7 +51,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
 
     Raises:
       Refused: the folder holds another run, or the run cannot be made.
-      Interrupted: SIGINT or SIGTERM; saved.
+      signals.Interrupted: SIGINT or SIGTERM; saved.
       NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; the newest checkpoint is from before it.
     """
     workdir = Path(workdir)
@@ -91,7 +82,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         stack.callback(saver.close)
         progress |= {"config": to_json(config), "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
-        asked_to_stop = stack.enter_context(_signals())
+        asked_to_stop = stack.enter_context(signals.caught())
         state = _loop(
             experiment, mesh, state, progress, writer, saver, measure.online(experiment, extract), asked_to_stop
         )
@@ -100,13 +91,14 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         found, draw = {}, None
         if test:
             writer.say("training is done; measuring once on test")
-            with _leaving(experiment.plan.total_steps, asked_to_stop):
+            with signals.leaving(experiment.plan.total_steps, asked_to_stop):
                 found, draw = measure.final(experiment, state, extract)
         summary = found | {
             "collapsed": progress["collapsed"],
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
             "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
+            "input_wait": round(progress["waited"] / progress["train_seconds"], 4) if progress["images"] else None,
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:
@@ -132,6 +124,7 @@ def _refusing():
 def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_stop) -> TrainState:
     """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
+    at_once = config.train.get("steps_per_dispatch", 1)
     step = compile_step(
         experiment.method,
         experiment.tx,
@@ -140,6 +133,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         views=experiment.feed.views,
         probe=experiment.probe,
         on_nonfinite=config.train.on_nonfinite,
+        several=at_once > 1,
     )
     first = int(state.step) + 1
     batches = feeds.batches(
@@ -160,35 +154,42 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         return {**step.place(batch), **table}
 
     # Several simulated devices abort when many programs wait in line: there, never more than two in flight.
-    few_in_flight = jax.default_backend() == "cpu" and jax.device_count() > 1
+    few_in_flight = jax.default_backend() == "cpu" and mesh.size > 1
     began = mark = time.perf_counter()
-    seconds_before, unlogged, previous = progress["seconds"], 0, None
+    seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
+    stream = _ahead(_stacks(batches, first, at_once), place)
 
-    for number, placed in enumerate(_ahead(batches, place), start=first):
+    while True:
+        asked = time.perf_counter()
+        number, placed = next(stream, (0, None))
+        if placed is None:
+            break
+        if previous is not None and previous.is_ready():  # else the device had work to do in the meantime
+            waited += time.perf_counter() - asked
         state, metrics = step(state, placed)
         if few_in_flight and previous is not None:
             jax.block_until_ready(previous)
+        if previous is None:  # images per second are those of the steps after compilation
+            jax.block_until_ready(metrics)
+            mark, logged = time.perf_counter(), number
         previous = metrics["loss"]
         writer.tick(number)
-        unlogged += 1
-        if number == first:  # images per second are those of the steps after compilation
-            jax.block_until_ready(previous)
-            mark, unlogged = time.perf_counter(), 0
 
         last = number == plan.total_steps
         logs = last or _due(number, config.train.log_every)
         measures = config.train.eval_every > 0 and (last or _due(number, config.train.eval_every))
         saves = last or _due(number, config.train.checkpoint_every)
-        stop = _agreed(asked_to_stop(), number)
+        stop = signals.agreed(asked_to_stop(), number)
         if not (logs or measures or saves or stop):
             continue
 
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
-        rate = unlogged * plan.global_batch_size / (now - mark) if unlogged else None
-        progress["images"] += unlogged * plan.global_batch_size
-        progress["train_seconds"] += now - mark
-        unlogged = 0
+        images, seconds = (number - logged) * plan.global_batch_size, now - mark
+        line |= {"images_per_sec": images / seconds or None, "input_wait": waited / seconds if images else None}
+        for name, value in (("images", images), ("train_seconds", seconds), ("waited", waited)):
+            progress[name] += value
+        logged, waited = number, 0.0
         line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
         _check_finite(int(state.bad), config.train.on_nonfinite, progress, writer)
@@ -203,12 +204,12 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
-            writer.log(number, line | {"images_per_sec": rate} | measured)
+            writer.log(number, line | measured)
         if saves or stop or (scores and config.train.checkpoint_every):
             saver.save(state, dict(progress), scores)
         if stop and not last:
             saver.wait()
-            raise Interrupted(stop, number)
+            raise signals.Interrupted(stop, number)
         mark = time.perf_counter()
     return state
 
@@ -229,38 +230,27 @@ def _check_finite(bad: int, on_nonfinite: str, progress: dict[str, Any], writer)
     )
 
 
-def _agreed(signum: int | None, number: int) -> int | None:
-    """The signal to stop for, on which all processes agree: asked every 10 steps where there are several."""
-    if jax.process_count() == 1:
-        return signum
-    if number % 10:
-        return None
-    return int(multihost_utils.process_allgather(np.int32(signum or 0)).max()) or None
-
-
-@contextlib.contextmanager
-def _leaving(step: int, asked_to_stop):
-    """After training everything is saved: a signal may end the run at once."""
-
-    def handler(signum, frame):
-        raise Interrupted(signum, step)
-
-    if stop := asked_to_stop():
-        raise Interrupted(stop, step)
-    previous = _handle(handler)
-    try:
-        yield
-    finally:
-        _restore_handlers(previous)
-
-
 def _due(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def _ahead(batches: Iterator, place) -> Iterator:
+def _stacks(batches: Iterator, first: int, at_once: int) -> Iterator[tuple[int, Any]]:
+    """(number of the last step, batch); with ``at_once`` above 1 up to so many batches in one, ``[k, rows, ...]``.
+
+    A stack ends at a multiple of ``at_once``, wherever the run begins.
+    """
+    if at_once == 1:
+        yield from enumerate(batches, start=first)
+        return
+    number = first - 1
+    while several := list(itertools.islice(batches, at_once - number % at_once)):
+        number += len(several)
+        yield number, jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+
+
+def _ahead(batches: Iterator[tuple[int, Any]], place) -> Iterator[tuple[int, Any]]:
     """Batches on their devices, the next one on its way while the current one is worked on."""
-    placed = map(place, batches)
+    placed = ((number, place(batch)) for number, batch in batches)
     try:
         current = next(placed)
     except StopIteration:
@@ -284,7 +274,15 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
     config, plan = experiment.config, experiment.plan
     method, tx, probe = experiment.method, experiment.tx, experiment.probe
     key = jax.random.key(config.seed)
-    fresh = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "suspicious": 0, "collapsed": False, "skipped": False}
+    fresh = {
+        "seconds": 0.0,
+        "train_seconds": 0.0,
+        "waited": 0.0,
+        "images": 0,
+        "suspicious": 0,
+        "collapsed": False,
+        "skipped": False,
+    }
 
     if checkpoint.latest(workdir) is not None:
         spec = batch_spec(config, plan, plan.global_batch_size)
@@ -363,32 +361,3 @@ def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2, default=float) + "\n")
     temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _signals():
-    """Catch SIGINT and SIGTERM; yields a function that tells the first one received, or None. A second one ends."""
-    received: list[int] = []
-
-    def handler(signum, frame):
-        if received:
-            raise KeyboardInterrupt
-        received.append(signum)
-
-    previous = _handle(handler)
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        _restore_handlers(previous)
-
-
-def _handle(handler) -> dict[int, Any]:
-    """Install a handler for SIGINT and SIGTERM; returns the ones before."""
-    with contextlib.suppress(ValueError):  # not the main thread: the caller keeps its handlers
-        return {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    return {}
-
-
-def _restore_handlers(previous: Mapping[int, Any]) -> None:
-    for signum, handler in previous.items():
-        signal.signal(signum, handler)

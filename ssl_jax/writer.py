@@ -72,6 +72,7 @@ def open_writer(
     bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
     shown: dict[str, float] = {}
     last = {"time": -math.inf, "step": start, "clock": time.monotonic()}
+    ticked = False
 
     def log(step: int, metrics: Mapping[str, Any]) -> None:
         values = {name: _number(value) for name, value in metrics.items()}
@@ -94,13 +95,17 @@ def open_writer(
         evaluated = any(name.startswith(("val_", "test_")) for name in values)
         if not evaluated and step < total_steps and now - last["time"] < every:
             return
-        speed = (step - start) / max(now - last["clock"], 1e-9)
+        speed = (step - last["step"]) / max(now - last["clock"], 1e-9)
         left = f" eta {_duration((total_steps - step) / speed)}" if speed > 0 and step < total_steps else ""
         text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         last["time"] = now
         say(f"step {step}/{total_steps} {text}{left}")
 
     def tick(step: int) -> None:
+        nonlocal ticked
+        if not ticked:  # the first step, which compiles, says nothing of the time that the others take
+            ticked = True
+            last.update({"step": step, "clock": time.monotonic()})
         if bar is not None and step > bar.n:
             bar.update(int(step) - bar.n)
 
