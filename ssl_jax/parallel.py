@@ -25,6 +25,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -38,6 +39,24 @@ from ssl_jax.types import Array, Axis, Batch, Tree
 
 DATA = "data"
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
+
+
+_compiling_for: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """What the program that is being traced will run on: "cpu", "gpu" or "tpu"."""
+    return _compiling_for.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(name: str):
+    """Within it programs are traced for another platform than this machine's."""
+    token = _compiling_for.set(name)
+    try:
+        yield
+    finally:
+        _compiling_for.reset(token)
 
 
 def row_ids(n: int, axis: Axis) -> Array:

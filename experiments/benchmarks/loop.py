@@ -1,4 +1,4 @@
-"""What the training loop costs beyond its compiled step: Python, drawing and placing batches, logging, reading metrics."""
+"""What the training loop costs beyond its compiled step: Python, drawing and placing batches, logging, metrics."""
 
 from __future__ import annotations
 

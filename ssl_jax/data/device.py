@@ -60,7 +60,7 @@ def views(recipe: Recipe, image_size: int, *, one_by_one: bool | None = None, dt
     def make(batch: Batch, key: Array, axis: Axis) -> Batch:
         table, given = _images(batch)
         rest = {name: value for name, value in batch.items() if name not in ("table", "image", "views")}
-        alone = jax.default_backend() == "cpu" if one_by_one is None else one_by_one
+        alone = parallel.platform() == "cpu" if one_by_one is None else one_by_one
 
         def local(axis, given):
             rows = len(jax.tree.leaves(given)[0])

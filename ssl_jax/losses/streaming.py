@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import log_sum_exp
-from ssl_jax.parallel import all_rows, num_shards, on_own_rows, row_ids, sum_to_own_rows
+from ssl_jax.parallel import all_rows, num_shards, on_own_rows, platform, row_ids, sum_to_own_rows
 from ssl_jax.types import Array, Axis
 
 LARGEST = 64.0  # |s_ij| of which float32 holds exp(s_ij) and its sum over 1e10 rows: e^64 = 6e27, e^-64 = 2e-28
@@ -35,7 +35,7 @@ def choose_block(block: int | None, pairs: int, *, size: int = 256) -> int:
         if block < 0:
             raise ValueError(f"block={block} must be 0, the plain form, or the rows of a block; None chooses by size")
         return block
-    largest, size = (512**2, size) if jax.default_backend() == "cpu" else (4096**2, 2048)
+    largest, size = (512**2, size) if platform() == "cpu" else (4096**2, 2048)
     return size if pairs > largest else 0
 
 

@@ -1,0 +1,108 @@
+"""The train step of a config, compiled from shapes alone: no data, no weights, and no device but those of a mesh.
+
+The mesh may be of simulated CPU devices or of a TPU topology that is not here (``topology``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh
+
+from ssl_jax import parallel
+from ssl_jax.config import Config
+from ssl_jax.data import device, recipes
+from ssl_jax.evals.online_probe import online_probe
+from ssl_jax.experiment import batch_spec, make_method, make_schedule, make_tx
+from ssl_jax.step import compile_step, init_state, make_init
+from ssl_jax.types import Method, Plan, Probe, TrainState
+
+
+def plan_of(config: Config) -> Plan:
+    """The plan of a run as its config says it; ``data.num_examples`` stands for the dataset.
+
+    Raises:
+      ValueError: ``data.num_examples`` is not set, or is smaller than a batch.
+    """
+    data = config.data
+    if not data.num_examples:
+        raise ValueError(
+            "without the dataset its size must be said; set --config.data.num_examples=1281167 or whatever"
+        )
+    if data.num_examples < data.global_batch_size:
+        raise ValueError(
+            f"data.global_batch_size={data.global_batch_size} is larger than data.num_examples={data.num_examples}"
+        )
+    steps_per_epoch = data.num_examples // data.global_batch_size
+    channels = 1 if data.source in ("digits", "tfds:mnist", "tfds:fashion_mnist") else 3
+    return Plan(
+        total_steps=config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)),
+        steps_per_epoch=steps_per_epoch,
+        num_examples=data.num_examples,
+        input_shape=(data.image_size, data.image_size, channels),
+        global_batch_size=data.global_batch_size,
+        num_classes=10,
+    )
+
+
+def parts_of(config: Config, plan: Plan) -> tuple[Method, optax.GradientTransformation, Probe | None]:
+    """(method, optimizer, online probe) of a config."""
+    tx = make_tx(config, make_schedule(config, plan)[0], plan.total_steps)
+    return make_method(config, plan), tx, online_probe(plan.num_classes) if config.eval.probe else None
+
+
+def compile_ahead(config: Config, mesh: Mesh) -> Any:
+    """The compiled train step (``jax.stages.Compiled``) of a config on a mesh.
+
+    Batches are as they come of files: views in uint8 with ``data.augment=device``, made ready by the host without.
+    """
+    plan = plan_of(config)
+    if plan.global_batch_size % mesh.size:
+        raise ValueError(f"data.global_batch_size={plan.global_batch_size} is not divisible by {mesh.size} devices")
+    views = None
+    if config.data.augment == "device":
+        views = device.views(recipes.get(config.data.recipe), config.data.image_size)
+    with parallel.compiling_for(mesh.devices.flat[0].platform):
+        method, tx, probe = parts_of(config, plan)
+        spec = batch_spec(config, plan, plan.global_batch_size)
+        state = jax.eval_shape(make_init(method, tx, probe=probe), jax.random.key(0), spec, None)
+        if views is not None:
+            spec["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in spec["views"])
+        step = compile_step(method, tx, mesh, views=views, probe=probe, mode=config.parallel.mode)
+        return step.lower(_on(parallel.replicated(mesh), state), _on(parallel.sharded(mesh), spec)).compile()
+
+
+def initial(config: Config, mesh: Mesh) -> TrainState:
+    """A state for the compiled step, on a mesh of devices that are here."""
+    plan = plan_of(config)
+    method, tx, probe = parts_of(config, plan)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), batch_spec(config, plan, plan.global_batch_size))
+    return init_state(method, tx, jax.random.key(config.seed), parallel.place(zeros, mesh), mesh, probe=probe)
+
+
+def _on(sharding, tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+def topology(name: str) -> Mesh:
+    """The devices of ``"cpu:8"`` (simulated) or of a TPU slice such as ``"v5e:16x16"``, as a mesh.
+
+    Raises:
+      ValueError: the name is of another form, libtpu is not installed, or it does not know the slice.
+    """
+    if match := re.fullmatch(r"cpu:(\d+)", name):
+        return parallel.make_mesh(int(match[1]))
+    if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", name):
+        raise ValueError(f"--topology {name} is not of the form v5e:16x16, v4:4x4x2 or cpu:8")
+    from jax.experimental import topologies
+
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except Exception as error:  # libtpu's own, of many kinds
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--topology {name} cannot be had ({said[:200]}); is libtpu installed?") from None
+    return Mesh(np.array(described.devices), (parallel.DATA,), axis_types=(AxisType.Auto,))
