@@ -148,7 +148,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     )
     axis.set_title(f"Bytes exchanged and time, batch {BATCH}, simulated devices")
     axis.set_ylim(0, 1.35 * max(row["sent"] for row in rows) / 1e6)
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(frameon=False, loc=(0.02, 0.53))
     twin = axis.twinx()
     twin.plot(list(x), [1e3 * row["seconds"] for row in rows], "o-", color=other)
     twin.set(ylabel="ms per step", ylim=0)

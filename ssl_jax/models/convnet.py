@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.remat import remat
 from ssl_jax.models.resnet import BasicBlock, conv, global_pool
 from ssl_jax.types import Array, Axis
 
@@ -29,6 +30,7 @@ class ConvNet(nn.Module):
       conv_init: "torchvision" or "simclr".
       norm: makes the normalisation.
       frozen_stages: what runs in inference mode even with ``train``, as in ``ResNet``.
+      remat: what the backward pass computes again, see ``remat.py``.
       dtype: of the computation; parameters and statistics stay float32.
 
     Returns (when applied): ``{"stem", "stage1", ...: [b, h, w, c], "features": [b, widths[-1]]}``.
@@ -44,6 +46,7 @@ class ConvNet(nn.Module):
     conv_init: str = "torchvision"
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
+    remat: str | None = None
     dtype: Any = None
 
     @property
@@ -82,12 +85,13 @@ class ConvNet(nn.Module):
         x = conv(width, self.stem_kernel, self.stem_stride, name="stem_conv", **kwargs)(x)
         x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
-        block = partial(BasicBlock if self.residual else _PlainBlock, conv_init=self.conv_init, dtype=self.dtype)
+        block = remat(BasicBlock if self.residual else _PlainBlock, self.remat, static=(2, 3))
+        block = partial(block, conv_init=self.conv_init, dtype=self.dtype)
         for k, (width, count, stride) in enumerate(zip(self.widths, blocks, self._strides(), strict=True), 1):
             learns = train and k >= self.frozen_stages
             for i in range(count):
                 name = f"stage{k}_block{i}"
-                x = block(width, stride if i == 0 else 1, self.norm, name=name)(x, train=learns, axis=axis)
+                x = block(width, stride if i == 0 else 1, self.norm, name=name)(x, learns, axis)
             outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}
 
@@ -102,6 +106,6 @@ class _PlainBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+    def __call__(self, x: Array, train: bool, axis: Axis = None) -> Array:
         x = conv(self.width, 3, self.stride, init=self.conv_init, dtype=self.dtype, name="conv1")(x)
         return nn.relu(self.norm(name="norm1")(x, train=train, axis=axis))

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssl_jax.models.convolution import Conv
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.remat import remat
 from ssl_jax.types import Array, Axis
 
 CONV_INITS = {
@@ -53,7 +54,7 @@ class BasicBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+    def __call__(self, x: Array, train: bool, axis: Axis = None) -> Array:
         kwargs = {"init": self.conv_init, "dtype": self.dtype}
         y = conv(self.width, 3, self.stride, name="conv1", **kwargs)(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
@@ -73,7 +74,7 @@ class Bottleneck(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+    def __call__(self, x: Array, train: bool, axis: Axis = None) -> Array:
         kwargs = {"init": self.conv_init, "dtype": self.dtype}
         y = conv(self.width, 1, 1, name="conv1", **kwargs)(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
@@ -109,6 +110,7 @@ class ResNet(nn.Module):
       norm: makes the normalisation; ``encoder.clone(norm=partial(encoder.norm, groups=8))`` groups it.
       frozen_stages: what runs in inference mode even with ``train``, its BatchNorms use and keep their running
         statistics: 0 nothing, 1 the stem, k + 1 stem and stages 1 to k. Gradients are the caller's to stop.
+      remat: what the backward pass computes again, see ``remat.py``.
       dtype: of the computation, e.g. bfloat16; parameters and statistics stay float32.
 
     Called ``(x [b, h, w, c], train=bool, axis=None | "data")``. Returns ``{"stem", "stage1", ..., "stage4":
@@ -126,6 +128,7 @@ class ResNet(nn.Module):
     conv_init: str = "torchvision"
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
+    remat: str | None = None
     dtype: Any = None
 
     @property
@@ -164,12 +167,12 @@ class ResNet(nn.Module):
         outputs = {"stem": x}
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]: pairs work, the stub says str
-        block = Bottleneck if self.bottleneck else BasicBlock
+        block = remat(Bottleneck if self.bottleneck else BasicBlock, self.remat, static=(2, 3))
         for k, count in enumerate(self.blocks, 1):
             learns = train and k >= self.frozen_stages
             for i in range(count):
                 stride = 2 if k > 1 and i == 0 else 1
                 module = block(self._channels(k - 1), stride, self.norm, name=f"stage{k}_block{i}", **kwargs)
-                x = module(x, train=learns, axis=axis)
+                x = module(x, learns, axis)
             outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.models.norm import BatchNorm, LayerNorm
+from ssl_jax.models.remat import remat
 from ssl_jax.types import Array, Axis
 
 MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
@@ -116,6 +117,7 @@ class ViT(nn.Module):
       norm: what methods make their heads with; the network itself has only LayerNorm.
       frozen_stages: what runs in inference mode even with ``train`` (no drop-path): 0 or 1 nothing or the stem, k + 1
         stem and blocks 1 to k.
+      remat: what the backward pass computes again, see ``remat.py``.
       dtype: of the computation, e.g. bfloat16; parameters, LayerNorm's statistics and the softmax stay float32.
 
     Called ``(x [b, h, w, c], train=bool, axis=None | "data")`` and, if wanted, with
@@ -146,6 +148,7 @@ class ViT(nn.Module):
     depth_scaled_init: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
+    remat: str | None = None
     dtype: Any = None
 
     @property
@@ -227,12 +230,13 @@ class ViT(nn.Module):
             seen = None if present is None else jnp.pad(present, ((0, 0), (1, 0)), constant_values=True)
         outputs = {"stem": tokens(x)}
         shown = {-(-i * self.depth // MAX_STAGES) for i in range(1, MAX_STAGES + 1)}
+        block = remat(Block, self.remat)
         for k in range(1, self.depth + 1):
             rate = self.drop_path * (k - 1) / max(self.depth - 1, 1)
             drops = train and rate > 0 and k >= self.frozen_stages
             scale = _keep(keys, k, rate) if drops and keys is not None else None
             std = residual_std(k, self.depth_scaled_init)
-            x = Block(self.heads, self.mlp_ratio, std, self.dtype, name=f"stage{k}_block")(x, seen, scale)
+            x = block(self.heads, self.mlp_ratio, std, self.dtype, name=f"stage{k}_block")(x, seen, scale)
             if k == self.depth:
                 x = LayerNorm(dtype=self.dtype, name=f"stage{k}_norm")(x)
             if k in shown:
