@@ -107,6 +107,7 @@ def losses(batch: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from ssl_jax import cost
     from ssl_jax.losses import nt_xent
 
     mesh = parallel.make_mesh(DEVICES)
@@ -114,7 +115,7 @@ def losses(batch: int) -> dict[str, Any]:
     step = jax.jit(jax.value_and_grad(partial(nt_xent, temperature=0.5), argnums=(0, 1)))
     with jax.set_mesh(mesh):
         compiled = step.lower(z, z).compile()
-    used = compiled.memory_analysis().temp_size_in_bytes
+    used = cost.of(compiled).temporaries
     print(f"NT-Xent at {batch}: {used / 2**20:.1f} MiB", flush=True)
     return {"batch": batch, "temporaries": used, "plain": 4 * (2 * batch) ** 2 // DEVICES}
 

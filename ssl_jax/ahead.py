@@ -52,7 +52,11 @@ def plan_of(config: Config) -> Plan:
 def parts_of(config: Config, plan: Plan) -> tuple[Method, optax.GradientTransformation, Probe | None]:
     """(method, optimizer, online probe) of a config."""
     tx = make_tx(config, make_schedule(config, plan)[0], plan.total_steps)
-    return make_method(config, plan), tx, online_probe(plan.num_classes) if config.eval.probe else None
+    return (
+        make_method(config, plan),
+        tx,
+        online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
+    )
 
 
 def compile_ahead(config: Config, mesh: Mesh) -> Any:

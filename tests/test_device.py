@@ -57,7 +57,7 @@ def draw(view, n, shape=(32, 32, 3), key=None):
     """What a view draws for n rows, compiled, without the keys of the noise."""
 
     def drawn(key):
-        found = device.draw(view, parallel.row_keys(key, n, None), shape)
+        found = device.draw(view, parallel.row_keys(key, n, None), shape, shape[0])
         return {name: value for name, value in found.items() if name != "noise"}
 
     return jax.device_get(jax.jit(drawn)(jax.random.key(0) if key is None else key))
@@ -473,7 +473,7 @@ def test_pmap_makes_what_one_makes(batch, on_one):
 def test_draws_have_the_same_bits_everywhere():
     def draws(key, axis, given):
         keys = parallel.row_keys(key, len(given["image"]), axis)
-        drawn = [device.draw(view, keys, (16, 16, 3)) for view in BIG.views]
+        drawn = [device.draw(view, keys, (16, 16, 3), 16) for view in BIG.views]
         return [{k: jax.random.key_data(v) if k == "noise" else v for k, v in d.items()} for d in drawn]
 
     found, rows, key = [], {"image": np.zeros((64, 1), np.uint8)}, jax.random.key(1)

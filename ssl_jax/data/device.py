@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ from jax import lax
 
 from ssl_jax import parallel
 from ssl_jax.data import device_ops as ops
-from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, Recipe, Solarize, View
+from ssl_jax.data import randaugment
+from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, RandAugment, Recipe, Solarize, View
 from ssl_jax.types import Array, Axis, Batch, Views
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
@@ -106,7 +108,7 @@ def _view(view: View, v: int, table, given: dict[str, Any], keys: Array, image_s
     shape = (table if image is None else image).shape[1:]
     if cropped:
         view = view._replace(crop=None)
-    drawn = draw(view, keys, shape)
+    drawn = draw(view, keys, shape, size)
 
     def one(row):
         picture = row["image"] if image is not None else table[row["index"]]
@@ -119,13 +121,14 @@ def _view(view: View, v: int, table, given: dict[str, Any], keys: Array, image_s
 # ------------------------------------------------------------------------------------------------- what is drawn
 
 
-def draw(view: View, keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def draw(view: View, keys: Array, shape: tuple[int, ...], size: int) -> dict[str, Any]:
     """Everything random about a view, for each row.
 
     Args:
       view: what to do.
       keys: ``[b]``, one per row.
       shape: height, width and channels of the images.
+      size: side of the view.
 
     Returns:
       By operation: ``"Crop"`` int32 ``[b, 4]`` (y, x, height, width); ``"<operation>"`` bool ``[b]``, whether it is
@@ -149,7 +152,19 @@ def draw(view: View, keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
         elif isinstance(op, Noise):
             drawn["std"] = op.std * u[:, 1]
             drawn["noise"] = jax.vmap(parallel.named_key, (0, None))(keys, "Noise values")
+        elif isinstance(op, RandAugment):
+            drawn |= _draw_randaugment(op, keys, size)
     return drawn
+
+
+def _draw_randaugment(op: RandAugment, keys: Array, size: int) -> dict[str, Array]:
+    """``"done"`` or not, ``"number"``, ``"value"``, ``"centre"`` of each of its operations, ``[b, count]`` and more."""
+    u = _uniform(keys, "RandAugment operations", 6 * op.count).reshape(len(keys), op.count, 6)
+    number = _below(u[..., 1], jnp.int32(len(randaugment.NAMES)))
+    level = op.levels[0] + _below(u[..., 2], jnp.int32(op.levels[1] - op.levels[0] + 1))
+    sign = jnp.where((jnp.asarray(randaugment.FAMILY)[number] == 2) & (u[..., 3] < 0.5), -1.0, 1.0)
+    value = jnp.asarray(randaugment.strengths(size))[number, level] * sign
+    return {"done": u[..., 0] < op.chance, "number": number, "value": value, "centre": u[..., 4:]}
 
 
 def _ranges(op: Jitter) -> tuple[tuple[float, float], ...]:
@@ -334,7 +349,20 @@ def _operation(op, drawn: dict[str, Any], size: int, dtype: Any, taps: bool):
     if isinstance(op, Solarize):
         return lambda x: ops.solarize(x, op.threshold)
 
+    if isinstance(op, RandAugment):
+        return lambda x: _randaugment(x, drawn, op.count)
+
     def noise(x):
         return jnp.clip(x + drawn["std"] * jax.random.normal(drawn["noise"], x.shape, jnp.float32), 0.0, 1.0)
 
     return noise
+
+
+def _randaugment(x: Array, drawn: dict[str, Any], count: int) -> Array:
+    """Operations on whole levels of ``[h, w, c]``; in here images lie on their side."""
+    x = jnp.floor(jnp.transpose(x, (2, 0, 1)) * 255 + 0.5)
+    for slot in range(count):
+        number, value, centre = (drawn[name][slot] for name in ("number", "value", "centre"))
+        done = partial(randaugment.operation, x, number, value, centre)
+        x = lax.cond(drawn["done"][slot], done, lambda x=x: x)
+    return jnp.transpose(x / 255, (1, 2, 0))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import zlib
 
-from ssl_jax.data import colour
-from ssl_jax.data.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, Solarize, View
+from ssl_jax.data import colour, randaugment
+from ssl_jax.data.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, RandAugment, Solarize, View
 
 
 def augment(view: View, seed, image_size: int, *, shape, crop):
@@ -226,7 +226,39 @@ def _noise(image, op: Noise, seed):
     return _maybe(op.p, u[0], image, apply)
 
 
+def draw_randaugment(op: RandAugment, seed, size: int):
+    """For each operation: (whether it is done, its number, its value, the centre of a cutout), ``[count]`` and more."""
+    import tensorflow as tf
+
+    u = tf.reshape(_uniform(seed, "RandAugment operations", 6 * op.count), (op.count, 6))
+    number = _below(u[:, 1], len(randaugment.NAMES))
+    level = op.levels[0] + _below(u[:, 2], op.levels[1] - op.levels[0] + 1)
+    moves = tf.gather(tf.constant(randaugment.FAMILY), number) == 2
+    value = tf.gather_nd(tf.constant(randaugment.strengths(size)), tf.stack([number, level], axis=1))
+    return u[:, 0] < op.chance, number, tf.where(moves & (u[:, 3] < 0.5), -value, value), u[:, 4:]
+
+
+def _randaugment(image, op: RandAugment, seed):
+    """By Pillow, which defines the operations: Python in the pipeline, so slower than the device's form."""
+    import tensorflow as tf
+
+    def by_pillow(image, done, number, value, centre):
+        for slot in range(op.count):
+            if done[slot]:
+                image = randaugment.by_pillow(image, int(number[slot]), float(value[slot]), tuple(centre[slot]))
+        return image
+
+    def apply():
+        levels = tf.cast(image * 255.0 + 0.5, tf.uint8)
+        drawn = draw_randaugment(op, seed, image.shape[0])
+        found = tf.numpy_function(by_pillow, (levels, *drawn), tf.uint8)
+        return tf.cast(tf.ensure_shape(found, image.shape), tf.float32) / 255.0
+
+    return _maybe(op.p, _uniform(seed, "RandAugment", 1)[0], image, apply)
+
+
 _APPLY = {Flip: _flip, Jitter: _jitter, Gray: _gray, Blur: _blur, Solarize: _solarize, Noise: _noise}
+_APPLY |= {RandAugment: _randaugment}
 
 
 def _maybe(p: float, u, image, apply):

@@ -101,7 +101,23 @@ class Noise(NamedTuple):
     p: float = 1.0
 
 
-Op = Flip | Jitter | Gray | Blur | Solarize | Noise
+class RandAugment(NamedTuple):
+    """``count`` of the fifteen operations of ``data/randaugment.py``, one after the other, on 8-bit levels.
+
+    Attributes:
+      count: operations drawn, each anew.
+      chance: with which an operation that was drawn is done.
+      levels: least and greatest strength, of 10; drawn evenly.
+      p: probability of it all.
+    """
+
+    count: int = 2
+    chance: float = 0.5
+    levels: tuple[int, int] = (1, 9)
+    p: float = 1.0
+
+
+Op = Flip | Jitter | Gray | Blur | Solarize | Noise | RandAugment
 
 
 class View(NamedTuple):
@@ -179,6 +195,8 @@ _MOCO_CIFAR = View(Crop(area=(0.08, 1.0)), (Flip(), _MOCO_JITTER, Gray()))
 
 _NPID_CIFAR = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch")))
 
+_RANDAUGMENT = View(_MOCO_CROP, (RandAugment(), Flip()))
+
 # Digits must stay readable: no flips (6 and 9, 2 and 5), little cut away, pen pressure and paper vary.
 _DIGITS = View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25)), (Jitter(0.2, 0.4, 0.0, 0.0, p=0.8), Noise(0.05, p=0.5)))
 
@@ -200,6 +218,8 @@ RECIPES: dict[str, Recipe] = {
     "npid_cifar": Recipe((_NPID_CIFAR,), Eval("resize", 1.0)),
     # Anchor and positive: the image itself, and what SimCLR makes of it.
     "triplet_cifar": Recipe((View(None), _SIMCLR_CIFAR), Eval("resize", 1.0)),
+    # The operations that UDA takes for CIFAR (Xie et al. 2020), after a box as in MoCo.
+    "randaugment_cifar": Recipe((_RANDAUGMENT, _RANDAUGMENT), Eval("resize", 1.0)),
     # Ours, for handwritten digits in grey, 8 x 8 or larger.
     "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
     # Crop and flip only: supervised training, linear probes with augmentation. One view.
