@@ -21,28 +21,38 @@ from ssl_jax.experiment import batch_spec, make_method, make_schedule, make_tx
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import Method, Plan, Probe, TrainState
 
+EXAMPLES = {"tfds:imagenet2012": 1_281_167, "tfds:cifar10": 50_000, "tfds:fashion_mnist": 60_000, "digits": 1_438}
+
+
+def examples(config: Config) -> int:
+    """Training examples: ``data.num_examples``, or of a dataset that is known by name what validation leaves of it.
+
+    Raises:
+      ValueError: the dataset's size is not known.
+    """
+    data = config.data
+    if data.num_examples:
+        return data.num_examples
+    if data.source not in EXAMPLES:
+        raise ValueError(f"the size of {data.source} is not known without reading it; set --config.data.num_examples")
+    return round(EXAMPLES[data.source] * (1 - data.val_fraction))
+
 
 def plan_of(config: Config) -> Plan:
     """The plan of a run as its config says it; ``data.num_examples`` stands for the dataset.
 
     Raises:
-      ValueError: ``data.num_examples`` is not set, or is smaller than a batch.
+      ValueError: the dataset's size is not known, or is smaller than a batch.
     """
-    data = config.data
-    if not data.num_examples:
-        raise ValueError(
-            "without the dataset its size must be said; set --config.data.num_examples=1281167 or whatever"
-        )
-    if data.num_examples < data.global_batch_size:
-        raise ValueError(
-            f"data.global_batch_size={data.global_batch_size} is larger than data.num_examples={data.num_examples}"
-        )
-    steps_per_epoch = data.num_examples // data.global_batch_size
+    data, number = config.data, examples(config)
+    if number < data.global_batch_size:
+        raise ValueError(f"data.global_batch_size={data.global_batch_size} is larger than the {number} examples")
+    steps_per_epoch = number // data.global_batch_size
     channels = 1 if data.source in ("digits", "tfds:mnist", "tfds:fashion_mnist") else 3
     return Plan(
         total_steps=config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)),
         steps_per_epoch=steps_per_epoch,
-        num_examples=data.num_examples,
+        num_examples=number,
         input_shape=(data.image_size, data.image_size, channels),
         global_batch_size=data.global_batch_size,
         num_classes=10,

@@ -125,8 +125,8 @@ def test_other_platforms_programs_are_not_this_machines():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__num_examples": None}, "set --config.data.num_examples"),
-        ({"data__num_examples": 10}, "global_batch_size=32 is larger than data.num_examples=10"),
+        ({"data__num_examples": None, "data__source": "npz:mine.npz"}, "set --config.data.num_examples"),
+        ({"data__num_examples": 10}, "global_batch_size=32 is larger than the 10 examples"),
         ({"data__global_batch_size": 36}, "global_batch_size=36 is not divisible by 8 devices"),
     ],
 )

@@ -1,0 +1,189 @@
+"""Does a run fit a TPU slice, and how fast could it be: the real train step, compiled ahead of time for it.
+
+    python experiments/plan_pod.py --config configs/simclr_imagenet.py --topology v5e:16x16 --json plan.json
+    python experiments/plan_pod.py --config configs/simclr_cifar10_cpu.py --topology cpu:8
+
+No TPU, no dataset and no TensorFlow are needed; for TPU slices the package libtpu is. Three programs at most are
+compiled: the batch that is asked for and half of it, whose memory gives the largest batch that fits by a straight line,
+and that largest one. Devices are XLA's: a chip of v3 has two. The roofline is the longest of computing, reading and
+writing memory, and exchanging in a ring; a real step takes longer. Exit code 0 for yes and for no, 2 for a refusal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssl_jax import config as configs
+from ssl_jax import parallel
+
+
+class Chip(NamedTuple):
+    """Of one device: bytes of memory, operations per second in bfloat16, bytes per second of memory and sent."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+    network: float
+
+
+# Memory, speed and bandwidth: Google Cloud's pages of each TPU version; a v3 device is one of a chip's two cores. The
+# network is one axis, both ways: "How to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2.
+CHIPS = {
+    "v3": Chip(16 * 2**30, 61.5e12, 450e9, 100e9),
+    "v4": Chip(32 * 2**30, 275e12, 1228e9, 90e9),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 90e9),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 180e9),
+    "v6e": Chip(32 * 2**30, 918e12, 1640e9, 180e9),
+}
+OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description="Does a run fit a TPU slice, and how fast could it be.", allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--topology", required=True, help="v5e:16x16, v4:2x4x4, ..., or cpu:8 for simulated devices")
+    parser.add_argument("--json", help="also write the plan to this file")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        words = configs.overrides(rest, ("--config", "--topology", "--json"))
+        config = configs.load(options.config, words)
+        configs.check(config)
+        found = plan(config, options.topology)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    show(options, found)
+    return 0
+
+
+def plan(config: configs.Config, name: str) -> dict[str, Any]:
+    """The plan of a config on a topology.
+
+    Raises:
+      ValueError: the topology is unknown, or the config cannot be made.
+    """
+    count = re.fullmatch(r"cpu:(\d+)", name)
+    parallel.configure(int(count[1]) if count else 1)
+    from ssl_jax import ahead
+
+    mesh = ahead.topology(name)
+    chip = None if count else CHIPS.get(name.partition(":")[0])
+    if chip is None and not count:
+        raise ValueError(f"--topology {name}: the speed of its chips is not known; known: {', '.join(CHIPS)}, cpu")
+    available = chip.memory if chip else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    asked = config.data.global_batch_size
+    began = time.perf_counter()
+    found = {"topology": name, "devices": mesh.size, "global_batch_size": asked}
+    first = measured(config, mesh, asked)
+    available = first.get("limit", available)
+    fits = first["memory"] <= available
+    found |= {"fits": fits, "bytes_per_device": first["memory"], "bytes_available": int(available)}
+
+    half = asked // 2 // mesh.size * mesh.size
+    largest = asked if fits else 0
+    if half:
+        second = measured(config, mesh, half)
+        slope = (first["memory"] - second["memory"]) / (asked - half)
+        if slope > 0:
+            room = (available - (first["memory"] - slope * asked)) / slope
+            largest = max(largest, int(room) // mesh.size * mesh.size, half if second["memory"] <= available else 0)
+        cost = first.get("cost") or second.get("cost")
+        scale = asked / (asked if "cost" in first else half)
+    else:
+        cost, scale = first.get("cost"), 1.0
+    found["largest_global_batch"] = largest
+    if largest > asked:  # the line is a guess until it is compiled; a twentieth less is taken on trust
+        checked = measured(config, mesh, largest)
+        if checked["memory"] > checked.get("limit", available):
+            found["largest_global_batch"] = max(asked, int(0.95 * largest) // mesh.size * mesh.size)
+    found["seconds_of_planning"] = round(time.perf_counter() - began, 1)
+    return found | roofline(cost, scale, mesh.size, chip, asked)
+
+
+def measured(config: configs.Config, mesh, batch: int) -> dict[str, Any]:
+    """Bytes of a device, and the cost of the program if it could be compiled; else the limit that it broke."""
+    from ssl_jax import ahead, cost
+
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.global_batch_size = batch
+        config.data.num_examples = max(batch, ahead.examples(config))
+    try:
+        spent = cost.of(ahead.compile_ahead(config, mesh))
+    except Exception as error:  # XLA's, which says how much it would have needed
+        if match := OUT_OF_MEMORY.search(str(error)):
+            used, limit = (float(match[i]) * UNITS[match[i + 1]] for i in (1, 3))
+            return {"memory": int(used), "limit": int(limit)}
+        raise
+    return {"memory": spent.memory, "cost": spent}
+
+
+def roofline(cost, scale: float, devices: int, chip: Chip | None, batch: int) -> dict[str, Any]:
+    """Operations, bytes and the times that they take at least; those of a CPU are not known."""
+    from ssl_jax.cost import sent
+
+    if cost is None:
+        return dict.fromkeys(("flops_per_step", "seconds_roofline", "images_per_sec_roofline"))
+    found: dict[str, Any] = {
+        "flops_per_step": cost.flops * devices * scale,
+        "bytes_accessed_per_device": cost.accessed * scale,
+        "bytes_sent_per_device": sent(cost.results, devices),
+        "collectives": dict(cost.results),
+        "seconds_roofline": None,
+        "images_per_sec_roofline": None,
+    }
+    if chip is None:
+        return found
+    times = {
+        "computing": cost.flops * scale / chip.flops,
+        "memory": cost.accessed * scale / chip.bandwidth,
+        "exchange": found["bytes_sent_per_device"] / chip.network,
+    }
+    longest = max(times.values())
+    return found | {
+        "seconds": times,
+        "bound_by": max(times, key=lambda name: times[name]),
+        "seconds_roofline": longest,
+        "images_per_sec_roofline": batch / longest,
+    }
+
+
+def show(options, found: dict[str, Any]) -> None:
+    """The plan in a few lines."""
+    gib = 2**30
+    name, batch, devices = Path(options.config).stem, found["global_batch_size"], found["devices"]
+    print(f"{name} at batch {batch} on {devices} devices of {options.topology}")
+    print(f"  fits               {'yes' if found['fits'] else 'NO'}")
+    print(f"  memory of a device {found['bytes_per_device'] / gib:.2f} of {found['bytes_available'] / gib:.2f} GiB")
+    print(f"  largest batch      {found['largest_global_batch']}")
+    if found["flops_per_step"]:
+        print(f"  operations         {found['flops_per_step'] / 1e12:.2f} TFLOP a step, all devices")
+        print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.2f} GB a step and device")
+        print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:.2f} MB a step, sent by a device")
+    if found["images_per_sec_roofline"]:
+        parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in found["seconds"].items())
+        print(f"  roofline           {1e3 * found['seconds_roofline']:.2f} ms a step ({parts}), ", end="")
+        print(f"{found['images_per_sec_roofline']:,.0f} images/s, bound by {found['bound_by']}")
+    print(f"  planned in         {found['seconds_of_planning']} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

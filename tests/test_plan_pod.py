@@ -1,0 +1,97 @@
+"""Plans of a small run, for simulated devices, and for a TPU slice where libtpu is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import runs
+
+from ssl_jax import ahead, cost, parallel
+from ssl_jax import config as configs
+
+sys.path.insert(0, str(runs.ROOT / "experiments"))
+import plan_pod
+
+CONFIG = str(runs.ROOT / "configs" / "simclr_digits.py")
+SMALL = ["model.widths=(8,16)", "method.projector_dim=16", "data.image_size=8", "data.global_batch_size=64"]
+WORDS = [f"--config.{word}" for word in SMALL]
+
+
+def planned(topology, tmp_path, *words):
+    file = tmp_path / "plan.json"
+    arguments = ["--config", CONFIG, "--topology", topology, "--json", str(file), *WORDS, *words]
+    assert plan_pod.main(arguments) == 0
+    return json.loads(file.read_text())
+
+
+def test_a_plan_for_simulated_devices(tmp_path, capsys):
+    found = planned("cpu:8", tmp_path)
+    compiled = ahead.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(8))
+    spent = cost.of(compiled)
+    assert found["fits"] is True
+    assert found["bytes_per_device"] == spent.memory
+    assert found["flops_per_step"] == 8 * spent.flops
+    assert found["bytes_sent_per_device"] == cost.sent(spent.results, 8)
+    assert found["largest_global_batch"] >= 64
+    assert found["largest_global_batch"] % 8 == 0
+    assert found["images_per_sec_roofline"] is None  # of a CPU
+    assert "fits               yes" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_and_what_would(tmp_path, monkeypatch, capsys):
+    """With less memory than half of the batch needs, and with memory for half as much again."""
+    config = configs.load(CONFIG, SMALL)
+    needs = {n: plan_pod.measured(config, parallel.make_mesh(8), n)["memory"] for n in (32, 64, 96)}
+    assert needs[32] < needs[64] < needs[96]
+
+    def with_memory(size):
+        monkeypatch.setattr(plan_pod.os, "sysconf", lambda name: size * 8 if name == "SC_PAGE_SIZE" else 1)
+        return planned("cpu:8", tmp_path)
+
+    little = with_memory(needs[32] - 1)
+    assert little["fits"] is False
+    assert little["largest_global_batch"] < 32
+    assert "NO" in capsys.readouterr().out
+    much = with_memory(needs[96])
+    assert much["fits"] is True
+    assert 64 <= much["largest_global_batch"] <= 104
+
+
+def test_a_roofline_is_the_longest_of_three():
+    chip = plan_pod.Chip(memory=1, flops=100.0, bandwidth=10.0, network=1.0)
+    spent = cost.Cost(1000.0, 200.0, 0, 0, 0, 0, {"collective-permute": 15})
+    found = plan_pod.roofline(spent, 1.0, 4, chip, 32)
+    assert found["seconds"] == {"computing": 10.0, "memory": 20.0, "exchange": 15.0}
+    assert (found["bound_by"], found["seconds_roofline"], found["images_per_sec_roofline"]) == ("memory", 20.0, 1.6)
+    assert found["flops_per_step"] == 4000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--topology", "v5e"], "not of the form"),
+        (["--topology", "cpu:8", "--config.data.global_batch_size=60"], "not divisible by 8 devices"),
+        (["--topology", "cpu:8", "--config.data.source=npz:mine.npz"], "set --config.data.num_examples"),
+        (["--topology", "cpu:8", "--cofig.x=1"], "argument '--cofig.x=1' is unknown"),
+        (["--topology", "cpu:8", "--config.method.name=simklr"], "simclr"),
+    ],
+)
+def test_refused_in_one_line(words, message, capsys):
+    assert plan_pod.main(["--config", CONFIG, *words]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+    assert message in said[0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_plan_for_a_tpu_slice(tmp_path):
+    found = planned("v5e:2x2", tmp_path)
+    assert found["devices"] == 4
+    assert found["bytes_available"] == 16 * 2**30
+    assert found["fits"] is True
+    assert found["images_per_sec_roofline"] > 0
+    assert found["collectives"]["all-reduce"] > 0
