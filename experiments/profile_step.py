@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -36,6 +37,7 @@ KINDS = (
     (r"transpose\(", "normalisation, activations and the rest, backward"),
     (r"", "normalisation, activations and the rest, forward"),
 )
+REST = "in threads of XLA's own (plain convolutions), not put down to an instruction"
 CONTAINERS = re.compile(r"^(while|conditional|call)(\.\d+)?$")  # their parts are counted
 INSTRUCTION = re.compile(r"%?([\w.-]+) = .*metadata={(.*)}")
 
@@ -85,9 +87,11 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
     with jax.profiler.trace(str(out)):
+        began = time.process_time()
         for _ in range(steps):
             state, metrics = step(state, batch)
             jax.block_until_ready(metrics)
+        spent = (time.process_time() - began) / steps
     recorded = max(out.glob("plugins/profile/*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     work: Counter[str] = Counter()
     for plane in jax.profiler.ProfileData.from_file(str(recorded)).planes:
@@ -95,6 +99,8 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
             for event in line.events:
                 if event.name in names and not CONTAINERS.match(event.name):
                     work[kind_of(names[event.name])] += event.duration_ns / 1e9 / steps
+    if jax.default_backend() == "cpu":
+        work[REST] = max(0.0, spent - sum(work.values()))
     return dict(work)
 
 
