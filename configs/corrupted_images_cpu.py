@@ -4,8 +4,7 @@
 
 A finished run of configs/autoencoder_cpu.py fits: with ``--config.method.autoencoder=WORKDIR`` its weights are used and
 all steps are the game's.
-Cost: 3 epochs; not yet timed on idle cores. With a finished autoencoder 60 to 70 images/s on two cores that other jobs
-shared; the first third of a run without one, and the rest of it too, is slower by the autoencoder's training.
+Cost: 3 epochs; about 10 minutes on two idle cores, by the processor time of the runs in docs/pretext_table.
 Expected: the whole run not yet run by us. After 182 steps of the game on an autoencoder of 200 steps (19 dB): accuracy
 of the discriminator 0.85 on test images and 0.94 to 1.00 on the training batches before; test kNN 0.22 on 2,000 images
 and a bank of 5,000, below the 0.26 of this encoder untrained (our run, seed 0). That it learns features is not shown.

@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/latent_predictive_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 10 epochs, 3,510 steps at 0.35 s of CPU time (AMD EPYC, shared cores): about 10 minutes on two idle cores.
+Cost: 10 epochs; about 8 minutes on two idle cores, by the processor time of the runs in docs/pretext_table.
 Expected: not yet run by us in full. After 400 steps with a warmup of 0.1 epochs (seed 0) test kNN is 0.334 on 2,000
 images with a bank of 5,000 (0.31 with a random encoder), 12 of 16 codes are in use, projections fill 30 of 64
 dimensions and the energy is 0.37 against 0.43 of pairs that do not belong together.
