@@ -3,8 +3,8 @@
     make pretrain CONFIG=configs/denoising_autoencoder_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: 3 epochs; 16 minutes at the 144 images/s of two cores that other jobs shared.
-Expected: not yet run by us to the end; in docs/pretext_table (300 steps, 5,000 images) a linear probe gains 2.7 points over
-the untrained network.
+Expected: not yet run by us to the end; in docs/pretext_table (300 steps, 5,000 images) a linear probe gains 2.7 points
+over the untrained network.
 """
 
 from __future__ import annotations
