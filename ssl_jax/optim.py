@@ -116,9 +116,21 @@ def _adapted_gradient(
     weight_decay: float | Schedule, eta: float, mask: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
     """``q (g + wd w)``, ``q = eta |w| / |g + wd w|`` (1 if either norm is 0); ``g`` alone where the mask is False."""
-    ratio = optax.scale_by_trust_ratio(trust_coefficient=eta, eps=0.0)
+    ratio = optax.stateless(lambda grads, params: _at_trust_ratios(grads, params, eta))
     decayed = optax.add_decayed_weights(weight_decay, mask)
     return (decayed, ratio if mask is None else optax.masked(ratio, mask))
+
+
+def _at_trust_ratios(grads: Tree, params: Tree, eta: float) -> Tree:
+    """Every leaf of ``grads`` times its q. All ratios are one vector: half the kernels, and each norm is taken once."""
+
+    def norms(tree):
+        return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+    w, g = norms(params), norms(grads)
+    q = jnp.where((w > 0) & (g > 0), eta * w / jnp.where(g > 0, g, 1), 1.0)
+    leaves, structure = jax.tree.flatten(grads)
+    return jax.tree.unflatten(structure, [leaf * q[i] for i, leaf in enumerate(leaves)])
 
 
 def lars_simclr(
