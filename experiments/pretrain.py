@@ -12,8 +12,12 @@ import argparse
 import ast
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +38,8 @@ def main(arguments: list[str]) -> int:
     if options.list:
         return list_configs()
     try:
+        if options.workdir is not None and not options.workdir.strip():
+            raise ValueError("--workdir is empty; name a folder, or leave it out for runs/<config name>")
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
         parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)

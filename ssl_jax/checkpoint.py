@@ -222,8 +222,12 @@ def lock(workdir: Workdir) -> Iterator[None]:
         yield
         return
     path = Path(workdir) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise ValueError(f"{workdir} cannot be made or written to ({error.strerror}); use another workdir") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

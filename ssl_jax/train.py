@@ -52,7 +52,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
     Raises:
       Refused: the folder holds another run, or the run cannot be made.
       signals.Interrupted: SIGINT or SIGTERM; saved.
-      NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; the newest checkpoint is from before it.
+      NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; no checkpoint is from after it.
     """
     workdir = Path(workdir)
     config = experiment.config
@@ -224,8 +224,8 @@ def _check_finite(bad: int, on_nonfinite: str, progress: dict[str, Any], writer)
         return
     writer.log(bad + 1, {"train_loss": None})
     raise NotFinite(
-        f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied from it on, and the "
-        "newest checkpoint is from before it; lower optim.learning_rate, lengthen optim.warmup_epochs, "
+        f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied from it on, nor "
+        "saved; lower optim.learning_rate, lengthen optim.warmup_epochs, "
         "set optim.clip_norm, or train.on_nonfinite=skip"
     )
 

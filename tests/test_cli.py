@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import runs
@@ -105,6 +110,23 @@ def test_workdir_that_is_a_file(tmp_path, capfd):
     (tmp_path / "file").write_text("x")
     assert pretrain.main(["--workdir", str(tmp_path / "file")]) == 2
     assert "is a file" in one_line(capfd)
+
+
+def test_workdir_that_is_no_name_or_cannot_be_made(tmp_path, capfd):
+    assert pretrain.main(["--workdir", ""]) == 2
+    assert "--workdir is empty" in one_line(capfd)
+    (tmp_path / "file").write_text("x")
+    assert pretrain.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be made or written to (Not a directory)" in one_line(capfd)
+
+
+def test_interrupted_while_it_imports(tmp_path):
+    """No traceback, and the exit code of an interrupted command."""
+    process = subprocess.Popen([sys.executable, pretrain.__file__], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    time.sleep(3.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in process.stderr.read()
 
 
 def test_list_shows_every_config_with_its_first_line(capsys):

@@ -59,7 +59,7 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     for place, (title, unit, names) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         for number, name in enumerate(names):
-            _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name)
+            _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name, smooth=title != "Learning rate")
         _plain(axes, title, "step", unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
         if title == "Accuracy":
@@ -289,18 +289,18 @@ def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray,
     return {name: (x, y) for name, (x, y) in series.items() if np.isfinite(y).any()}
 
 
-def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
+def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name: str, *, smooth: bool = True) -> None:
     """A line; where there are many noisy points, a faint line and its moving average."""
     few = len(steps) <= 60
     style = {"marker": "o", "markersize": 3.5} if len(steps) <= 25 else {}
-    if few or not np.isfinite(values).all():
+    if few or not smooth or not np.isfinite(values).all():
         axes.plot(steps, values, color=colour, linewidth=1.6, label=name, **style)
         return
     width = max(5, len(steps) // 40)
     kernel = np.ones(width)
-    smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    average = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, smooth, color=colour, linewidth=1.6, label=name)
+    axes.plot(steps, average, color=colour, linewidth=1.6, label=name)
 
 
 def _show(axes: Axes, image: np.ndarray, frame: str | None = None) -> None:
