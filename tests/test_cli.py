@@ -122,11 +122,13 @@ def test_workdir_that_is_no_name_or_cannot_be_made(tmp_path, capfd):
 
 def test_interrupted_while_it_imports(tmp_path):
     """No traceback, and the exit code of an interrupted command."""
-    process = subprocess.Popen([sys.executable, pretrain.__file__], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    time.sleep(3.0)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert "Traceback" not in process.stderr.read()
+    command = [sys.executable, pretrain.__file__]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        time.sleep(3.0)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 def test_list_shows_every_config_with_its_first_line(capsys):
