@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,16 @@ from ssl_jax import models
 ENCODERS = {
     "resnet18": {"width": 0.125, "stem": "cifar"},
     "convnet": {"widths": (8, 16), "blocks": 2},
+    "grouped": {"widths": (8, 16), "blocks": 2},
     "vit": {"patch_size": 4, "width": 32, "depth": 3, "heads": 2},
 }
 
 
 def loss_of(name, remat):
     """(function of params, state and images giving a loss and new statistics; arguments of it)."""
-    encoder = models.make(name, remat=remat, **ENCODERS[name])
+    encoder = models.make("convnet" if name == "grouped" else name, remat=remat, **ENCODERS[name])
+    if name == "grouped":
+        encoder = encoder.clone(norm=partial(encoder.norm, groups=2))
     images = jnp.asarray(np.random.default_rng(0).random((8, 16, 16, 3)))
     params, state = models.init(encoder, jax.random.key(0), images.astype(jnp.float32))
 
@@ -37,7 +41,8 @@ def as_double(tree):
 
 
 @pytest.mark.parametrize(
-    ("name", "policy"), [("resnet18", "blocks"), ("convnet", "blocks"), ("vit", "blocks"), ("vit", "dots")]
+    ("name", "policy"),
+    [("resnet18", "blocks"), ("convnet", "blocks"), ("grouped", "blocks"), ("vit", "blocks"), ("vit", "dots")],
 )
 def test_same_parameters_gradients_and_statistics(name, policy):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
