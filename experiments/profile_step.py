@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -93,7 +93,7 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
             jax.block_until_ready(metrics)
         spent = (time.process_time() - began) / steps
     recorded = max(out.glob("plugins/profile/*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    work: Counter[str] = Counter()
+    work: defaultdict[str, float] = defaultdict(float)
     for plane in jax.profiler.ProfileData.from_file(str(recorded)).planes:
         for line in plane.lines:
             for event in line.events:
