@@ -175,9 +175,9 @@ def show(options, found: dict[str, Any]) -> None:
     print(f"  memory of a device {found['bytes_per_device'] / gib:.2f} of {found['bytes_available'] / gib:.2f} GiB")
     print(f"  largest batch      {found['largest_global_batch']}")
     if found["flops_per_step"]:
-        print(f"  operations         {found['flops_per_step'] / 1e12:.2f} TFLOP a step, all devices")
-        print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.2f} GB a step and device")
-        print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:.2f} MB a step, sent by a device")
+        print(f"  operations         {found['flops_per_step'] / 1e12:.3g} TFLOP a step, all devices")
+        print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.3g} GB a step and device")
+        print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:.3g} MB a step, sent by a device")
     if found["images_per_sec_roofline"]:
         parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in found["seconds"].items())
         print(f"  roofline           {1e3 * found['seconds_roofline']:.2f} ms a step ({parts}), ", end="")
