@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from benchmark import Benchmark
 
-from ssl_jax import methods, models
+from ssl_jax import cost, methods, models
 from ssl_jax.data import device, recipes
 from ssl_jax.parallel import make_mesh, place
 from ssl_jax.step import compile_step, init_state
@@ -71,6 +71,10 @@ def _step(name: str, model: str, size: int, rows: int, peers_of=None) -> Benchma
     if augment is not None:
         times = [_seconds(run) for run in (with_augmentation, _ours(method, prepared, None))]
         details["augmentation's share of the step"] = f"{1 - times[1] / times[0]:.1%}"
+        spent = _spent(method, raw, augment)  # not on a CPU, where the operations of loops are not counted
+        details["memory of a device"] = f"{spent.memory / 2**30:.2f} GiB"
+    else:
+        spent = None
     params = jax.jit(method.init)(jax.random.key(0), prepared).params
     peers = {} if peers_of is None else peers_of(params, views, images, rows)
     return Benchmark(
@@ -80,7 +84,17 @@ def _step(name: str, model: str, size: int, rows: int, peers_of=None) -> Benchma
         items=rows,
         unit="images/s",
         details=details,
+        flop=spent and spent.flops * jax.device_count(),
     )
+
+
+def _spent(method, batch, augment) -> cost.Cost:
+    """Operations and memory of the compiled step, for the share of the speed of matrix products that it reaches."""
+    mesh = make_mesh()
+    tx = optax.sgd(RATE, momentum=MOMENTUM)
+    state = init_state(method, tx, jax.random.key(0), place(batch, mesh), mesh, views=augment)
+    step = compile_step(method, tx, mesh, views=augment)
+    return cost.of(step.lower(state, step.place(batch)).compile())
 
 
 def _cpu_close(ours: float, theirs: float) -> bool:
