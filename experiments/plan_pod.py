@@ -4,9 +4,10 @@
     python experiments/plan_pod.py --config configs/simclr_cifar10_cpu.py --topology cpu:8
 
 No TPU, no dataset and no TensorFlow are needed; for TPU slices the package libtpu is. Three programs at most are
-compiled: the batch that is asked for and half of it, whose memory gives the largest batch that fits by a straight line,
-and that largest one. Devices are XLA's: a chip of v3 has two. The roofline is the longest of computing, reading and
-writing memory, and exchanging in a ring; a real step takes longer. Exit code 0 for yes and for no, 2 for a refusal.
+compiled: the batch that is asked for and half of it (twice, if a device has one row), whose memory gives the largest
+batch that fits by a straight line, and that largest one. Devices are XLA's: a chip of v3 has two. The roofline is the
+longest of computing, reading and writing memory, and exchanging in a ring; a real step takes longer. Exit code 0 for
+yes and for no, 2 for a refusal.
 """
 
 from __future__ import annotations
@@ -97,35 +98,55 @@ def plan(config: configs.Config, name: str) -> dict[str, Any]:
     fits = first["memory"] <= available
     found |= {"fits": fits, "bytes_per_device": first["memory"], "bytes_available": int(available)}
 
-    half = asked // 2 // mesh.size * mesh.size
+    other = asked // 2 // mesh.size * mesh.size or 2 * asked  # one row of a device cannot be halved
+    second = measured(config, mesh, other)
+    slope = (first["memory"] - second["memory"]) / (asked - other)
     largest = asked if fits else 0
-    if half:
-        second = measured(config, mesh, half)
-        slope = (first["memory"] - second["memory"]) / (asked - half)
-        if slope > 0:
-            room = (available - (first["memory"] - slope * asked)) / slope
-            largest = max(largest, int(room) // mesh.size * mesh.size, half if second["memory"] <= available else 0)
-        cost = first.get("cost") or second.get("cost")
-        scale = asked / (asked if "cost" in first else half)
-    else:
-        cost, scale = first.get("cost"), 1.0
-    found["largest_global_batch"] = largest
-    if largest > asked:  # the line is a guess until it is compiled; a twentieth less is taken on trust
+    if slope > 0:
+        room = (available - (first["memory"] - slope * asked)) / slope
+        largest = max(largest, int(room) // mesh.size * mesh.size, other if second["memory"] <= available else 0)
+    cost = first.get("cost") or second.get("cost")
+    scale = asked / (asked if "cost" in first else other)
+    if not _suits(config, largest):  # a queue, say, is a multiple of its batch
+        largest = asked << (largest // asked).bit_length() - 1 if largest >= asked else 0
+    if largest > max(asked, other):  # the line is a guess until it is compiled; a twentieth less is taken on trust
         checked = measured(config, mesh, largest)
         if checked["memory"] > checked.get("limit", available):
-            found["largest_global_batch"] = max(asked, int(0.95 * largest) // mesh.size * mesh.size)
+            less = int(0.95 * largest) // mesh.size * mesh.size
+            largest = max(asked, less if _suits(config, less) else largest // 2)
+    found["largest_global_batch"] = largest
     found["seconds_of_planning"] = round(time.perf_counter() - began, 1)
     return found | roofline(cost, scale, mesh.size, chip, asked)
+
+
+def with_batch(config: configs.Config, batch: int) -> configs.Config:
+    """The config with another batch, and examples enough for it."""
+    from ssl_jax import ahead
+
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.global_batch_size = batch
+        config.data.num_examples = max(batch, ahead.examples(config))
+    return config
+
+
+def _suits(config: configs.Config, batch: int) -> bool:
+    """Whether the method can be made with such a batch."""
+    from ssl_jax import ahead
+
+    config = with_batch(config, max(batch, 1))
+    try:
+        ahead.parts_of(config, ahead.plan_of(config))
+    except ValueError:
+        return False
+    return True
 
 
 def measured(config: configs.Config, mesh, batch: int) -> dict[str, Any]:
     """Bytes of a device, and the cost of the program if it could be compiled; else the limit that it broke."""
     from ssl_jax import ahead, cost
 
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.global_batch_size = batch
-        config.data.num_examples = max(batch, ahead.examples(config))
+    config = with_batch(config, batch)
     try:
         spent = cost.of(ahead.compile_ahead(config, mesh))
     except Exception as error:  # XLA's, which says how much it would have needed
@@ -177,7 +198,7 @@ def show(options, found: dict[str, Any]) -> None:
     if found["flops_per_step"]:
         print(f"  operations         {found['flops_per_step'] / 1e12:.3g} TFLOP a step, all devices")
         print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.3g} GB a step and device")
-        print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:.3g} MB a step, sent by a device")
+        print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:,.1f} MB a step, sent by a device")
     if found["images_per_sec_roofline"]:
         parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in found["seconds"].items())
         print(f"  roofline           {1e3 * found['seconds_roofline']:.2f} ms a step ({parts}), ", end="")
