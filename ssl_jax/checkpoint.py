@@ -264,10 +264,11 @@ def _host_leaves(tree: Tree) -> dict[str, tuple[str, list[int], np.ndarray]]:
     for leaf in raw.values():
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
             leaf.copy_to_host_async()  # all transfers under way before the first is waited for
-    return {name: (_dtype(leaf), list(leaf.shape), _host(raw[name])) for name, leaf in named.items()}
+    return {name: (_dtype(leaf), list(leaf.shape), host(raw[name])) for name, leaf in named.items()}
 
 
-def _host(leaf: Any) -> np.ndarray:
+def host(leaf: Any) -> np.ndarray:
+    """An array that owns its memory, whole, on every process; every process calls it."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         everywhere = leaf.is_fully_replicated
         leaf = leaf.addressable_data(0) if everywhere else multihost_utils.process_allgather(leaf, tiled=True)

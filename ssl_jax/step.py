@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.evals.collapse import projection_moments
-from ssl_jax.types import Array, Axis, Batch, Method, Probe, TrainState, Tree, Variables, Views
+from ssl_jax.types import Array, Axis, Batch, LossOut, Method, Probe, TrainState, Tree, Variables, Views
 
 Metrics = Mapping[str, Any]
 MODES = ("jit", "pmap")
@@ -76,6 +76,25 @@ def make_init(
     return init
 
 
+def gradients(method: Method, *, views: Views | None = None, axis: Axis = None):
+    """A pure ``(state, batch) -> (loss, LossOut, gradients, batch after views)``, averaged over devices."""
+
+    def run(state: TrainState, batch: Batch) -> tuple[Array, LossOut, Tree, Batch]:
+        key = jax.random.fold_in(state.key, state.step)
+        if views is not None:
+            batch = views(batch, parallel.named_key(key, "views"), axis)
+
+        def loss_fn(params):
+            variables = Variables(params, state.model_state, state.aux, state.rows)
+            return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
+
+        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
+        return loss, out._replace(metrics=scalars), grads, batch
+
+    return run
+
+
 def make_train_step(
     method: Method,
     tx: optax.GradientTransformation,
@@ -96,20 +115,13 @@ def make_train_step(
     """
     tx = method.wrap_tx(tx)
 
+    run = gradients(method, views=views, axis=axis)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        if views is not None:
-            batch = views(batch, parallel.named_key(key, "views"), axis)
-
-        def loss_fn(params):
-            variables = Variables(params, state.model_state, state.aux, state.rows)
-            return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
-
-        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
+        loss, out, grads, batch = run(state, batch)
         outputs = lax.stop_gradient(dict(out.outputs))
 
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **scalars}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **out.metrics}
         if "projections" in outputs:
             metrics["moments"] = projection_moments(outputs["projections"], axis)
         probe_state = state.probe

@@ -12,14 +12,15 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ssl_jax import checkpoint, measure, parallel, signals
+from ssl_jax import checkpoint, faults, measure, parallel, signals
 from ssl_jax import config as configs
 from ssl_jax.data import feed as feeds
 from ssl_jax.evals import collapse
@@ -83,9 +84,9 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         progress |= {"config": to_json(config), "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(signals.caught())
-        state = _loop(
-            experiment, mesh, state, progress, writer, saver, measure.online(experiment, extract), asked_to_stop
-        )
+        explain = partial(faults.explain, experiment, workdir=workdir)
+        online = measure.online(experiment, extract)
+        state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
         saver.wait()
 
         found, draw = {}, None
@@ -95,6 +96,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 found, draw = measure.final(experiment, state, extract)
         summary = found | {
             "collapsed": progress["collapsed"],
+            "loss_spikes": progress["loss_spikes"],
+            "nonfinite": progress["nonfinite"],
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
             "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
@@ -121,7 +124,7 @@ def _refusing():
         raise Refused(error) from error
 
 
-def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_stop) -> TrainState:
+def _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop) -> TrainState:
     """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
     at_once = config.train.get("steps_per_dispatch", 1)
@@ -192,7 +195,13 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
         logged, waited = number, 0.0
         line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
-        _check_finite(int(state.bad), config.train.on_nonfinite, progress, writer)
+        _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
+        if jumped := faults.spike(
+            progress["losses"], line["train_loss"], step=number, warmup_steps=experiment.warmup_steps
+        ):
+            progress["loss_spikes"] = [*progress["loss_spikes"], number]
+            writer.say(f"WARNING: {jumped}")
+        progress["losses"] = [*progress["losses"], line["train_loss"]][-faults.SPIKE_MEMORY :]
         if report:
             progress["suspicious"], warning = collapse.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
@@ -214,17 +223,21 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, asked_to_sto
     return state
 
 
-def _check_finite(bad: int, on_nonfinite: str, progress: dict[str, Any], writer) -> None:
-    """``bad`` is -1 or the index of the first batch whose step was not finite."""
-    if bad < 0 or progress["skipped"]:
+def _check_finite(
+    state: TrainState, on_nonfinite: str, progress: dict[str, Any], writer, explain: Callable[..., str]
+) -> None:
+    """``state.bad`` is -1 or the index of the first batch whose step was not finite."""
+    bad = int(state.bad)
+    if bad < 0 or progress["nonfinite"]:
         return
+    said = explain(state, bad)
+    progress["nonfinite"] = bad + 1
     if on_nonfinite == "skip":
-        progress["skipped"] = True
-        writer.say(f"WARNING: step {bad + 1} was not finite and was skipped, as will be any other")
+        writer.say(f"WARNING: step {bad + 1} was not finite and was skipped, as will be any other: {said}")
         return
     writer.log(bad + 1, {"train_loss": None})
     raise NotFinite(
-        f"step {bad + 1} was not finite (loss, gradient or statistics); nothing was applied from it on, nor "
+        f"step {bad + 1} was not finite: {said}; nothing was applied from it on, nor "
         "saved; lower optim.learning_rate, lengthen optim.warmup_epochs, "
         "set optim.clip_norm, or train.on_nonfinite=skip"
     )
@@ -281,7 +294,9 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
         "images": 0,
         "suspicious": 0,
         "collapsed": False,
-        "skipped": False,
+        "nonfinite": None,  # the first step that was not finite
+        "losses": [],  # the last logged ones
+        "loss_spikes": [],  # steps
     }
 
     if checkpoint.latest(workdir) is not None:

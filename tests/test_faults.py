@@ -1,0 +1,102 @@
+"""Faults that a run must survive or name: numbers that are not finite, kills, broken files, broken configs."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from ssl_jax import faults, train
+from ssl_jax.data import pipeline
+from ssl_jax.experiment import build
+from ssl_jax.writer import read_metrics
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+DEVICE = {"data__augment": "device", "train__eval_every": 0, "train__checkpoint_every": 5}
+
+
+@pytest.fixture(scope="module")
+def standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def poisoned(experiment, step, row):
+    """The same run, but row ``row`` of the projections of batch ``step`` (from 0) is divided by zero."""
+    method = experiment.method
+
+    def loss(variables, batch, key, now, axis):
+        value, out = method.loss(variables, batch, key, now, axis)
+        z = out.outputs["projections"]
+        zero = jnp.where((now == step) & (jnp.arange(len(z)) == row), 0.0, 1.0)
+        with jax.named_scope("poison"):
+            return value + 0.0 * (z / zero[:, None]).sum(), out
+
+    return experiment._replace(method=method._replace(loss=loss))
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_a_step_that_is_not_finite_is_explained_and_kept(on_nonfinite, tmp_path, capfd):
+    experiment = poisoned(build(runs.config("simclr", train__on_nonfinite=on_nonfinite, **DEVICE)), 6, 3)
+    if on_nonfinite == "stop":
+        with pytest.raises(train.NotFinite, match=r"step 7 was not finite: the first bad tensor is \S*poison\S*: div"):
+            train.fit(experiment, tmp_path)
+        assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 7
+    else:
+        assert train.fit(experiment, tmp_path)["nonfinite"] == 7
+        assert "step 7 was not finite and was skipped" in "".join(capfd.readouterr())
+    folder = tmp_path / "nonfinite" / "step_7"
+    report = json.loads((folder / "report.json").read_text())
+    drawn = pipeline.indices(len(experiment.splits.train), 32, 0, 6)
+    assert report["examples"] == drawn.tolist()
+    assert report["same_parameters"] is (on_nonfinite == "stop")
+    assert report["origin"]["kind"] == "inf"
+    assert {p[0] for p in report["origin"]["positions"]} == {3}
+    assert f"of the examples {drawn[3]} of the dataset" in report["said"]
+    with np.load(folder / "batch.npz") as batch:
+        np.testing.assert_array_equal(batch["index"], drawn)
+        assert batch["views/0"].shape == (32, 8, 8, 1)
+    with np.load(folder / "variables.npz") as variables:
+        assert any(name.startswith("params/encoder/") for name in variables.files)
+
+
+def test_a_bad_parameter_and_an_overflow_are_named():
+    experiment = build(runs.config("simclr", **DEVICE))
+    from ssl_jax.parallel import make_mesh
+    from ssl_jax.step import init_state
+    from ssl_jax.train import zeros
+
+    state = init_state(experiment.method, experiment.tx, jax.random.key(0), zeros(experiment), make_mesh(1))
+    batch = faults.regenerate(experiment, state)
+    assert faults.find(experiment, state, batch) is None
+
+    named = jax.tree_util.tree_flatten_with_path(state.params)[0]
+    path, leaf = next((p, x) for p, x in named if x.ndim == 4)
+    broken = jax.tree_util.tree_map_with_path(
+        lambda p, x: x.at[1, 2, 0, 0].set(jnp.nan) if p == path else x, state.params
+    )
+    origin = faults.find(experiment, state.replace(params=broken), batch)
+    assert origin.path == f"params/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+    assert (origin.positions, origin.shape, origin.kind) == ([[1, 2, 0, 0]], leaf.shape, "nan")
+
+    def gradient_only(variables, batch, key, step, axis):
+        value, out = experiment.method.loss(variables, batch, key, step, axis)
+        return value + jnp.sqrt(0.0 * value), out  # finite, but its derivative is not
+
+    by_gradient = experiment._replace(method=experiment.method._replace(loss=gradient_only))
+    assert faults.find(by_gradient, state, batch).path.split(": ")[-1] in ("div", "pow", "integer_pow", "rsqrt")
+
+
+def test_a_jump_of_the_loss_is_told_and_noise_is_not():
+    losses = list(2.0 + 0.1 * np.random.default_rng(0).standard_normal(40))
+    told = [faults.spike(losses[:i], losses[i], step=i, warmup_steps=0) for i in range(len(losses))]
+    assert told == [None] * 40
+    assert "the loss jumped to 4" in faults.spike(losses, 4.0, step=50, warmup_steps=0)
+    assert faults.spike(losses, 4.0, step=50, warmup_steps=60) is None
+    assert faults.spike(losses[:7], 40.0, step=50, warmup_steps=0) is None
+    assert faults.spike(losses, 0.0, step=50, warmup_steps=0) is None  # downwards is no alarm
+    assert "jumped" in faults.spike([-0.9] * 10, 0.1, step=50, warmup_steps=0)
