@@ -186,7 +186,7 @@ def _said(origin: Origin, examples: Sequence[int]) -> str:
     return f"the first bad tensor is {origin.path} ({number} {origin.kind}{at}{of})"
 
 
-def spike(losses: Sequence[float], loss: float, *, step: int, warmup_steps: int) -> str | None:
+def spike(losses: Sequence[float], loss: float | None, *, step: int, warmup_steps: int) -> str | None:
     """Whether a logged loss stands far above those before it: by six deviations and a fifth of their size.
 
     Args:
@@ -199,7 +199,7 @@ def spike(losses: Sequence[float], loss: float, *, step: int, warmup_steps: int)
       A warning, or None.
     """
     recent = np.asarray(losses[-SPIKE_MEMORY:], np.float64)
-    if step <= warmup_steps or len(recent) < SPIKE_AT_LEAST:
+    if loss is None or step <= warmup_steps or len(recent) < SPIKE_AT_LEAST:
         return None
     middle = float(np.median(recent))
     deviation = 1.4826 * float(np.median(np.abs(recent - middle)))

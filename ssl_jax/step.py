@@ -121,7 +121,7 @@ def make_train_step(
         loss, out, grads, batch = run(state, batch)
         outputs = lax.stop_gradient(dict(out.outputs))
 
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **out.metrics}
+        metrics: dict[str, Any] = {"loss": loss, "grad_norm": optax.tree.norm(grads), **out.metrics}
         if "projections" in outputs:
             metrics["moments"] = projection_moments(outputs["projections"], axis)
         probe_state = state.probe
