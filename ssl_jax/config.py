@@ -130,7 +130,7 @@ def _apply(config: Config, override: str) -> None:
         value = None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind is int and isinstance(value, float) and value == int(value):
+    if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind is tuple and isinstance(value, (list, int, float)):
         value = tuple(value) if isinstance(value, list) else (value,)
@@ -211,8 +211,8 @@ def check(config: Config) -> None:
 
     flat = flatten(config)
     for key, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"config.{key}={value} must be finite")
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)]
+        _refuse(flat, key, not all(map(math.isfinite, numbers)), "must be finite")
     _check_arguments(flat)
     for key in POSITIVE:
         _refuse(flat, key, flat[key] is None or flat[key] <= 0, "must be positive")
@@ -238,6 +238,9 @@ def check(config: Config) -> None:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
+    for key in ("train.steps", "train.epochs"):  # steps are counted in int32
+        _refuse(flat, key, flat[key] is not None and flat[key] >= 1 << 31, "must be below 2**31")
+    _refuse(flat, "optim.warmup_epochs", flat["optim.warmup_epochs"] >= 1 << 31, "must be below 2**31")
     recipes.get(config.data.recipe)
     for part, known in (("method", methods.arguments), ("model", models.arguments)):
         for name in config[part]:
@@ -247,6 +250,19 @@ def check(config: Config) -> None:
                     f"{unknown_key(f'config.{part}.{name}', known_here)} "
                     f"({config[part].name!r} does not have it; start from one of its own configs)"
                 )
+    _check_switches(flat)
+
+
+def _check_switches(flat: Mapping[str, Any]) -> None:
+    """Arguments of the method and the model that are true or false by default are never anything else."""
+    from ssl_jax import methods, models
+
+    encoder = models.make(flat["model.name"])
+    defaults = {f"model.{k}": getattr(encoder, k) for k in models.arguments(flat["model.name"])}
+    defaults |= {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
+    for key, default in defaults.items():
+        wrong = isinstance(default, bool) and not isinstance(flat.get(key, default), bool)
+        _refuse(flat, key, wrong, "must be true or false")
 
 
 def _check_dispatch(flat: Mapping[str, Any]) -> None:

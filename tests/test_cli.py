@@ -66,6 +66,15 @@ REFUSED = {
     "mean of another image": (["--config.data.mean=(.5,.5,.5)"], "data.mean has 3 numbers"),
     "no such run": (["--config.init_from=EMPTY"], "holds no run"),
     "warmup without cosine": (["--config.optim.schedule=constant"], "has no warmup"),
+    "infinite seed": (["--config.seed=1e999"], "config.seed=1e999 is not of type int"),
+    "infinite deviation": (["--config.data.std=(1e999,)"], "data.std=[inf] must be finite"),
+    "more steps than int32": (["--config.train.steps=2147483648"], "train.steps=2147483648 must be below 2**31"),
+    "more epochs than int32": (["--config.train.epochs=1e308"], "must be below 2**31"),
+    "endless warmup": (["--config.optim.warmup_epochs=1e308"], "must be below 2**31"),
+    "half a switch": (["--config.model.zero_init_residual=2", "--config.model.name=resnet18"], "must be true or false"),
+    "nobody's home": (["--config.data.source=folder:~no_such_user/x"], "cannot be looked at"),
+    "endless path": ([f"--config.data.source=npz:{'a' * 5000}"], "cannot be looked at (["),
+    "endless dataset": ([f"--config.data.source=tfds:{'a' * 5000}"], "cannot be looked for"),
     "one view": (["--config.data.recipe=supervised"], "two views"),
 }
 

@@ -113,6 +113,22 @@ def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
     assert len(source.load(f"folder:{root}", verify="header", cache_dir=str(tmp_path / "new")).train.unreadable) == 2
 
 
+def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeypatch):
+    """Pillow reads over damage at which TensorFlow stops; such a file is no plain one, and is not lost in the run."""
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(noise()).save(tmp_path / "x" / "a" / f"{i}.jpg")
+    refuses = (tmp_path / "x" / "a" / "3.jpg").read_bytes()
+    whole = decode.is_whole_to_tensorflow
+    assert whole(refuses)
+    assert not whole(refuses[: len(refuses) // 2])
+    monkeypatch.setattr(decode, "is_whole_to_tensorflow", lambda data: data != refuses and whole(data))
+    parts = load(f"folder:{tmp_path}/x")
+    assert not parts.train.unreadable
+    plain = {os.path.basename(p): b for part in parts for p, b in zip(*map(part.columns.get, ("path", "plain")))}
+    assert [name for name, is_plain in plain.items() if not is_plain] == ["3.jpg"]
+
+
 def test_one_percent_is_the_default_limit(load, tmp_path):
     broken_folder(tmp_path / "x", n=140)
     with pytest.raises(ValueError, match="3 of 283 images"):

@@ -76,6 +76,16 @@ def is_plain(file: Any) -> bool:
         )
 
 
+def is_whole_to_tensorflow(data: bytes) -> bool:
+    """Whether TensorFlow decodes the bytes of a plain file to the end: it refuses some damage that Pillow reads over."""
+    tf = tensorflow()
+    try:
+        tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE")
+    except tf.errors.OpError:
+        return False
+    return True
+
+
 def read(file: Any, channels: int = 3) -> np.ndarray:
     """The image in ``file`` (a path or bytes) as uint8 ``[h, w, channels]``, by Pillow.
 

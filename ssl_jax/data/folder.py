@@ -245,6 +245,7 @@ def _check(path: Path, full: bool) -> tuple[int, bool, np.ndarray]:
             return 1, decode.is_plain(path), digest
         data = path.read_bytes()
         decode.read(data)
-        return 2, decode.is_plain(data), np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+        plain = decode.is_plain(data) and decode.is_whole_to_tensorflow(data)
+        return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     except (decode.Unreadable, OSError):
         return 0, False, digest

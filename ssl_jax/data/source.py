@@ -290,8 +290,13 @@ def check_labels(labels: np.ndarray, n: int, class_names: tuple[str, ...] | None
 
 
 def _path(name: str, data_dir: str | None) -> Path:
-    path = Path(name).expanduser()
-    return path if path.is_absolute() or data_dir is None else Path(data_dir).expanduser() / path
+    try:
+        path = Path(name).expanduser()
+        path = path if path.is_absolute() or data_dir is None else Path(data_dir).expanduser() / path
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long, not ours to see, or below the home of nobody
+        raise ValueError(f"data.source path {name!r} cannot be looked at ({error}); give another") from error
+    return path
 
 
 def _digits() -> Source:

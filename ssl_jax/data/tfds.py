@@ -43,8 +43,11 @@ def load(
 ) -> tuple[Source, Source | None]:
     """Train and test of a TFDS dataset; see :func:`ssl_jax.data.source.load`. Test is None if there is none."""
     tfds = _import()
-    root = Path(data_dir).expanduser() if data_dir else Path(tfds.core.constants.DATA_DIR).expanduser()
-    folder = _find(root, name)
+    try:
+        root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+        folder = _find(root, name)
+    except (OSError, RuntimeError) as error:  # too long, not ours to see, or below the home of nobody
+        raise ValueError(f"tfds:{name} cannot be looked for in {data_dir} ({error}); give another") from error
     if folder is None and download:
         folder = _download(tfds, name, root)
     if folder is None:

@@ -1,0 +1,236 @@
+"""Wrong configs by the hundred: is every one refused in one line, before anything is compiled or written?
+
+    python experiments/faults_configs.py --count 200 --out /tmp/faults_configs
+
+Every config file is given a small set of images, and then one value that is certainly wrong. It survives if the command
+returns 2 with one line "error: ..." and no traceback, made no folder and compiled no program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+from experiments import pretrain  # noqa: E402
+from ssl_jax import config as configs  # noqa: E402
+from ssl_jax import methods, models, train  # noqa: E402
+
+HELPERS = ("jit(stage)", "jit(_threefry_seed)")  # compiled once in a process: a key, a table of colours
+NOT_READ = ("init_from", "data.data_dir", "data.train_split")  # by these data, or not before the run
+LONG = "a" * 5000
+SOURCES = (
+    *(
+        "tfds:../../etc",
+        "tfds:/etc",
+        "tfds:",
+        "tfds:**",
+        "tfds:[",
+        "tfds:no_such_set",
+        "tfds:x/../../y",
+        "tfds:x:9.9.9",
+    ),
+    *(
+        "folder:",
+        "folder:../../no/such",
+        "folder:/etc/passwd",
+        f"folder:{LONG}",
+        "folder:~no_such_user/x",
+        f"tfds:{LONG}",
+    ),
+    *("npz:", "npz:/etc/passwd", "npz:../../x.npz", "npz:~no_such_user/x.npz", f"npz:{LONG}"),
+    *("", "digit", "digits:3", "http://x", "../../etc", "cifar10"),
+)
+SPECIAL = {
+    "data.source": SOURCES,
+    "data.mean": ("()", "('a',)", "(1,2)", "(1e999,)", "x", "none"),
+    "data.std": ("()", "('a',)", "(0.0,)", "(-1.0,)", "(1,2)", "(1e999,)", "x", "none"),
+    "data.image_size": ("1", "10**12"),
+    "data.global_batch_size": ("1", "1000000000000", "65.5"),
+    "data.val_fraction": ("1", "1.5", "0.99999"),
+    "data.max_unreadable": ("1.5",),
+    "data.num_examples": ("1", "0.5"),
+    "seed": ("4294967296", "0.5"),
+    "train.steps": ("0", "2147483648", "1e30"),
+    "train.epochs": ("0", "1000000000000000000000000000000", "1e308"),
+    "train.steps_per_dispatch": ("0", "7", "1000000000000"),
+    "optim.momentum": ("1", "1.5"),
+    "optim.warmup_epochs": ("1e308",),
+    "eval.knn_k": ("1000000000000",),
+    "parallel.devices": ("0", "3", "1000000"),
+    "model.widths": ("()", "(0,)", "(-8,)", "('a',)", "(8.5,)"),
+    "model.strides": ("()", "(0,)", "('a',)"),
+}
+
+
+def wrong_values(key: str, kind: type) -> tuple[str, ...]:
+    """Values that a key of this type cannot have."""
+    if key in ("data.source", "data.mean", "data.std"):
+        return SPECIAL[key]
+    special = SPECIAL.get(key, ())
+    if kind is bool:
+        return ("2", "maybe", "[]", "", "0.5", *special)
+    if kind in (int, float):
+        fraction = ("1.5",) if kind is int else ()
+        zero = ("0",) if key in configs.POSITIVE or key.endswith(configs.COUNTS) else ()
+        return ("abc", "", "nan", "1e999", "-1", "-1e999", "true", "[]", "{}", "(1,", *fraction, *zero, *special)
+    if kind is str:
+        return ("", "no_such_name", "../../etc/passwd", "-1", LONG, *special)
+    return special
+
+
+def misspelt(key: str, known: set[str], rng: np.random.Generator) -> str:
+    """A key that lacks one letter, holds one twice, or lies in a group that is not there."""
+    at = int(rng.integers(len(key)))
+    made = (key[:at] + key[at + 1 :], key[:at] + key[at] + key[at:], f"no_such_group.{key}")[rng.integers(3)]
+    return made if made not in known else f"{key}.no_such_key"
+
+
+def types_of(config: Any) -> dict[str, type]:
+    """Every key that an override may name and the type of its value, left out where the type is not known."""
+    found = {}
+    for key in configs.flatten(config):
+        *parents, last = key.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        found[key] = node.get_type(last)
+    for name, parameter in methods.arguments(config.method.name).items():
+        if isinstance(parameter.default, (bool, int, float, str)):
+            found.setdefault(f"method.{name}", type(parameter.default))
+    encoder = models.make(config.model.name)
+    for name in models.arguments(config.model.name):
+        if isinstance(getattr(encoder, name), bool):
+            found.setdefault(f"model.{name}", bool)
+    return {key: kind for key, kind in found.items() if key not in NOT_READ}
+
+
+def mutated(path: Path, given: list[str], rng: np.random.Generator) -> list[str]:
+    """The argument that is wrong: a value in three of four cases, else a key."""
+    kinds = types_of(configs.load(path, given))
+    keys = [key for key, kind in kinds.items() if wrong_values(key, kind)]
+    special = [key for key in keys if key in SPECIAL]
+    draw = rng.random()
+    if draw < 0.15:
+        return [f"--config.{misspelt(keys[rng.integers(len(keys))], set(kinds), rng)}=1"]
+    if draw < 0.25:
+        words = (
+            "--config.",
+            "--config.=1",
+            "--config.data=5",
+            "--config.seed",
+            "--config.seed.x=1",
+            "--no_such=1",
+            "x",
+        )
+        return [words[rng.integers(len(words))]]
+    choice = special if draw < 0.55 else keys
+    key = choice[rng.integers(len(choice))]
+    values = wrong_values(key, kinds[key])
+    return [f"--config.{key}={values[rng.integers(len(values))]}"]
+
+
+def small(path: Path, data: Path) -> list[str]:
+    """Overrides under which any config file is a small run."""
+    given = [f"data.source=npz:{data}", "data.test_split=none", "data.global_batch_size=64", "eval.knn_k=20"]
+    given += ["data.image_size=32", f"data.data_dir={data.parent}", "parallel.devices=none"]
+    return given + (["method.queue_size=128"] if path.stem.startswith("moco") else [])
+
+
+class Started(BaseException):
+    """The run would have begun."""
+
+
+def started(*_: Any, **__: Any) -> None:
+    raise Started
+
+
+def refused(arguments: list[str], workdir: Path, compiled: list[str]) -> str | None:
+    """What is wrong with how the command refused; None if nothing is."""
+    compiled.clear()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            code = pretrain.main([*arguments, "--workdir", str(workdir)])
+    except Started:
+        return "accepted"
+    except SystemExit as stop:
+        return f"exit {stop.code} from within: {said.getvalue().strip()[-200:]}"
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {str(error)[:200]} in {Path(where.filename).name}:{where.lineno}"
+    lines = said.getvalue().splitlines()
+    if code != 2:
+        return f"exit code {code}"
+    # A changed method or model says on a line of its own what it left out.
+    lines = [line for line in lines if not line.endswith("left out")]
+    if len(lines) != 1 or not lines[0].startswith("error: "):
+        return f"{len(lines)} lines: {lines[:3]}"
+    if workdir.exists():
+        return "the workdir was made"
+    return f"compiled {compiled[0]}" if compiled else None
+
+
+def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Give ``count`` wrong configs to the command, in this process.
+
+    Returns:
+      ``{"tried": int, "survived": int, "lost": int, "examples": up to 20 lines on the lost}``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    data = out.resolve() / "images.npz"
+    images = rng.integers(0, 256, (700, 32, 32, 3), np.uint8)
+    np.savez(data, train_images=images, train_labels=np.arange(700) % 10)
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration") and about.get("fun_name") not in HELPERS:
+            compiled.append(str(about.get("fun_name")))
+
+    files = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+    lost = []
+    fit, train.fit = train.fit, started
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for i in range(count):
+            path = files[i % len(files)]
+            given = small(path, data)
+            wrong = mutated(path, given, rng)
+            arguments = ["--config", str(path), *(f"--config.{g}" for g in given), *wrong]
+            what = refused(arguments, out / f"run_{i}", compiled)
+            if what:
+                lost.append(f"{path.stem} {wrong[0][:80]}: {what}")
+    finally:
+        train.fit = fit
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return {"tried": count, "survived": count - len(lost), "lost": len(lost), "examples": lost[:20]}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Wrong configs through the command.")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the images and the runs that must not be")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    found = tried(options.count, options.out, options.seed)
+    print(json.dumps(found, indent=2))
+    return 1 if found["lost"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
