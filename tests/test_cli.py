@@ -71,8 +71,12 @@ REFUSED = {
     "more steps than int32": (["--config.train.steps=2147483648"], "train.steps=2147483648 must be below 2**31"),
     "more epochs than int32": (["--config.train.epochs=1e308"], "must be below 2**31"),
     "endless warmup": (["--config.optim.warmup_epochs=1e308"], "must be below 2**31"),
-    "half a switch": (["--config.model.zero_init_residual=2", "--config.model.name=resnet18"], "must be true or false"),
+    "half a switch": (
+        ["--config", f"{CONFIGS}/moco_cifar10_cpu.py", "--config.method.bn_strided=2"],
+        "must be true or false",
+    ),
     "nobody's home": (["--config.data.source=folder:~no_such_user/x"], "cannot be looked at"),
+    "empty split": (["--config.data.test_split="], "mean nothing to 'digits'"),
     "endless path": ([f"--config.data.source=npz:{'a' * 5000}"], "cannot be looked at (["),
     "endless dataset": ([f"--config.data.source=tfds:{'a' * 5000}"], "cannot be looked for"),
     "one view": (["--config.data.recipe=supervised"], "two views"),

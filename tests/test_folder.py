@@ -125,7 +125,11 @@ def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeyp
     monkeypatch.setattr(decode, "is_whole_to_tensorflow", lambda data: data != refuses and whole(data))
     parts = load(f"folder:{tmp_path}/x")
     assert not parts.train.unreadable
-    plain = {os.path.basename(p): b for part in parts for p, b in zip(*map(part.columns.get, ("path", "plain")))}
+    plain = {
+        os.path.basename(p): b
+        for part in parts
+        for p, b in zip(part.columns["path"], part.columns["plain"], strict=True)
+    }
     assert [name for name, is_plain in plain.items() if not is_plain] == ["3.jpg"]
 
 

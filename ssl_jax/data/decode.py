@@ -77,7 +77,7 @@ def is_plain(file: Any) -> bool:
 
 
 def is_whole_to_tensorflow(data: bytes) -> bool:
-    """Whether TensorFlow decodes the bytes of a plain file to the end: it refuses some damage that Pillow reads over."""
+    """Whether TensorFlow decodes the bytes of a plain file to the end: it refuses damage that Pillow reads over."""
     tf = tensorflow()
     try:
         tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE")

@@ -139,7 +139,7 @@ def load(
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}
-    if scheme in ("digits", "npz") and any(roles.values()):
+    if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
     if scheme == "digits" and not name:
         train, test = _digits(), None
