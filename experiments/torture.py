@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 import numpy as np
 
-COUNTS = {"kills": (3, 51), "checkpoints": (60, 300), "images": (200, 1000), "configs": (60, 200)}  # quick, all
+COUNTS = {"kills": (12, 51), "checkpoints": (60, 300), "images": (200, 1000), "configs": (60, 200)}  # quick, all
 METHODS = ("simclr", "byol", "moco")
 ARGUMENTS = {
     "simclr": ["--config.method.projector_dim=16"],
@@ -43,7 +43,7 @@ ARGUMENTS = {
     "moco": ["--config.method.queue_size=128", "--config.method.projector_dim=16", "--config.method.bn_groups=4"],
 }
 SMALL = ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.data.global_batch_size=32"]
-SMALL += ["--config.train.steps=600", "--config.train.log_every=5", "--config.train.checkpoint_every=15"]
+SMALL += ["--config.train.steps=300", "--config.train.log_every=5", "--config.train.checkpoint_every=15"]
 SMALL += ["--config.train.eval_every=0", "--config.eval.label_efficiency=False"]
 TIMING = ("images_per_sec", "input_wait")
 
