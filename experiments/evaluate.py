@@ -52,9 +52,11 @@ def main(arguments: list[str]) -> int:
         options = read_options(rest, names)
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
-        stored = [read_run(workdir)[0].parallel.devices or 1 for workdir in given.workdir]
-        parallel.configure(given.devices or max(stored))
-
+        stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
+        parallel.configure(
+            given.devices or max(run.devices or 1 for run in stored),
+            heartbeat_timeout=max(run.get("heartbeat_timeout", parallel.HEARTBEAT_TIMEOUT) for run in stored),
+        )
     except ValueError as error:
         return refuse(error)
 
@@ -66,7 +68,8 @@ def main(arguments: list[str]) -> int:
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}
     try:
-        evaluate(given.workdir, names, options, **places)
+        with parallel.ending_together():
+            evaluate(given.workdir, names, options, **places)
     except ValueError as error:
         return refuse(error)
     except (KeyboardInterrupt, Interrupted) as stop:

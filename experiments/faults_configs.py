@@ -198,7 +198,7 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
     np.savez(data, train_images=images, train_labels=np.arange(700) % 10)
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **about: Any) -> None:
+    def listen(event: str, duration_secs: float, **about: str | int) -> None:
         if event.endswith("backend_compile_duration") and about.get("fun_name") not in HELPERS:
             compiled.append(str(about.get("fun_name")))
 

@@ -243,7 +243,7 @@ def read(root: Path, cache: Path) -> tuple[dict[str, np.ndarray], set[str], int]
         batches = pipeline.eval_batches(part, image_size=SIDE, recipe_eval=recipe, global_batch_size=BATCH)
         for batch in batches:
             for row in np.flatnonzero(batch["mask"]):
-                name = os.path.relpath(part.columns["path"][batch["index"][row]], root)
+                name = os.path.relpath(str(part.columns["path"][batch["index"][row]]), root)
                 twice += name in images
                 images[name] = batch["image"][row]
     return images, set(splits.train.unreadable), twice

@@ -42,7 +42,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError("--workdir is empty; name a folder, or leave it out for runs/<config name>")
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
-        parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
+        parallel.configure(
+            config.parallel.devices,
+            deterministic=config.parallel.deterministic,
+            heartbeat_timeout=config.parallel.heartbeat_timeout,
+        )
     except ValueError as error:
         return refuse(error)
 
@@ -59,7 +63,8 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         return refuse(error)
     try:
-        summary = train.fit(experiment, workdir)
+        with parallel.ending_together():
+            summary = train.fit(experiment, workdir)
     except train.Refused as error:
         return refuse(error)
     except signals.Interrupted as stop:

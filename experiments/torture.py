@@ -3,12 +3,12 @@
     python experiments/torture.py --out runs/torture
     python experiments/torture.py --quick --only kills,checkpoints --out runs/torture
 
-| kind | a fault | survived |
-|---|---|---|
-| kills | kill -9 of a run at a random moment, or while a checkpoint is written; the same command again | the run ends in the bits of an uninterrupted one, no step of metrics.jsonl doubled or missing |
-| checkpoints | a bit flipped, or the end cut off, in a file of the newest checkpoint | named, set aside and the one before it used; or nothing of the state was hit |
-| images | a mutated image file in a folder | counted as unreadable, or its pixels are right |
-| configs | a wrong value, key or name | refused in one line before anything is compiled or written |
+kills: kill -9 of a run at a random moment or while a checkpoint is written, then the same command again; survived if
+the run ends in the bits of an uninterrupted one and no step of ``metrics.jsonl`` is doubled or missing.
+checkpoints: a bit flipped in a file of the newest checkpoint, or its end cut off; survived if it is named, set aside and
+the one before it used, or if nothing of the state was hit.
+images: a mutated image file in a folder; survived if it is counted as unreadable, or its pixels are right.
+configs: a wrong value, key or name; survived if refused in one line before anything is compiled or written.
 
 ``torture.json``: {kind: {"tried", "survived", "lost"}}, tried = survived + lost. ``--quick`` takes some ten minutes on
 two cores, all of it about forty.
@@ -33,7 +33,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-import numpy as np
+import numpy as np  # noqa: E402
 
 COUNTS = {"kills": (12, 51), "checkpoints": (60, 300), "images": (200, 1000), "configs": (60, 200)}  # quick, all
 METHODS = ("simclr", "byol", "moco")

@@ -407,8 +407,10 @@ def _quieten() -> None:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    where = record.getMessage() if record.name == "asyncio" else record.pathname
-    return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in where)
+    if record.name == "asyncio":
+        text = record.getMessage()
+        return not any(word in text for word in (f"{os.sep}orbax{os.sep}", "OCDBT", "tensorstore"))
+    return not (record.levelno in (logging.WARNING, logging.ERROR) and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 def _quiet_unraisable(args: Any, hook: Callable[[Any], Any] = sys.unraisablehook) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -39,6 +40,7 @@ from ssl_jax.types import Array, Axis, Batch, Tree
 
 DATA = "data"
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
+HEARTBEAT_TIMEOUT = 100
 
 
 _compiling_for: ContextVar[str | None] = ContextVar("platform", default=None)
@@ -150,7 +152,7 @@ def _constrain(x: Tree, spec: P) -> Tree:
     return jax.tree.map(lambda a: lax.with_sharding_constraint(a, spec), x)
 
 
-def configure(devices: int | None, *, deterministic: bool = False) -> None:
+def configure(devices: int | None, *, deterministic: bool = False, heartbeat_timeout: int = HEARTBEAT_TIMEOUT) -> None:
     """Simulated CPU devices, deterministic GPU kernels, other processes: call before the first use of a device.
 
     Several processes form one run where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are
@@ -160,6 +162,7 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
       devices: of all processes together. On a CPU so many are simulated; elsewhere this has no effect.
       deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
+      heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
     """
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
@@ -176,9 +179,31 @@ def configure(devices: int | None, *, deterministic: bool = False) -> None:
         rank = os.environ.get("JAX_PROCESS_ID")
         if rank is None or "JAX_NUM_PROCESSES" not in os.environ:
             raise ValueError("JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID, too")
-        jax.distributed.initialize(address, processes, int(rank))
+        jax.distributed.initialize(address, processes, int(rank), heartbeat_timeout_seconds=heartbeat_timeout)
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+
+
+@contextlib.contextmanager
+def ending_together():
+    """Within it the death of another process ends this one with a line and code 1, instead of a hang.
+
+    A collective that has lost a peer raises; leaving Python as usual would then wait for that peer. Where none is
+    under way, JAX's coordination service ends this process itself once the heartbeat is missed.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        said = str(error).strip().splitlines()[0][:200]
+        print(
+            f"process {jax.process_index()} of {jax.process_count()} stops: another one has died or does not answer "
+            f"({said}); start the same command again on all hosts, and it goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def make_mesh(devices: int | None = None) -> Mesh:

@@ -43,6 +43,8 @@ def load(
 ) -> tuple[Source, Source | None]:
     """Train and test of a TFDS dataset; see :func:`ssl_jax.data.source.load`. Test is None if there is none."""
     tfds = _import()
+    if Path(name).is_absolute() or ".." in Path(name.partition(":")[0]).parts:
+        raise ValueError(f"tfds:{name} names no dataset; give name[/config][:version], and data.data_dir=<path>")
     try:
         root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
         folder = _find(root, name)

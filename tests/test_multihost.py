@@ -1,0 +1,83 @@
+"""One command in several processes: what they leave behind, and what the others do when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import runs
+
+LAUNCH = str(runs.ROOT / "experiments" / "launch_pod.sh")
+SCRIPT = str(runs.ROOT / "experiments" / "pretrain.py")
+SMALL = ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.train.log_every=2"]
+SMALL += ["--config.train.eval_every=0", "--config.eval.label_efficiency=False", "--config.method.projector_dim=16"]
+
+
+@pytest.mark.slow
+def test_four_processes_are_one_run(tmp_path):
+    words = ["--workdir", str(tmp_path / "run"), *SMALL, "--config.train.steps=6", "--config.parallel.devices=4"]
+    done = subprocess.run(
+        [LAUNCH, "--local", "4", "--", SCRIPT, *words],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    assert done.stdout.count("test_knn_top1") == 1  # process 0 alone reports
+    resolved = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
+    assert (resolved["processes"], resolved["devices"]) == (4, 4)
+
+
+@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_when_one_of_two_dies_the_other_ends_with_a_message(dies, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        cluster = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{probe.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    words = ["--workdir", str(tmp_path / "run"), *SMALL, "--config.train.steps=100000", "--config.parallel.devices=2"]
+    words += ["--config.parallel.heartbeat_timeout=10"]
+    two = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, *words],
+            env=os.environ | cluster | {"JAX_PROCESS_ID": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        assert [p.poll() for p in two] == [None, None]
+        time.sleep(0.1)
+    two[dies].send_signal(signal.SIGKILL)
+    two[dies].communicate()
+    _, said = two[1 - dies].communicate(timeout=120)
+    assert two[1 - dies].returncode not in (0, None)
+    assert "has died or does not answer" in said or "another task died" in said or "coordination service" in said, said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --tpu NAME, --slurm or --local N"),
+        (["--local", "two", "--", "x.py"], "--local two is not a number"),
+        (["--local", "2"], "no command after --"),
+        (["--tpu", "pod", "--", "x.py"], "--tpu needs --zone"),
+        (["--pods", "2"], "--pods is unknown"),
+        (["--local"], "--local has no value"),
+    ],
+)
+def test_launch_refuses_in_one_line(words, message):
+    done = subprocess.run([LAUNCH, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
