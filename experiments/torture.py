@@ -5,7 +5,7 @@
 
 kills: kill -9 of a run at a random moment or while a checkpoint is written, then the same command again; survived if
 the run ends in the bits of an uninterrupted one and no step of ``metrics.jsonl`` is doubled or missing.
-checkpoints: a bit flipped in a file of the newest checkpoint, or its end cut off; survived if it is named, set aside and
+checkpoints: a bit flipped in a file of the newest checkpoint, or its end cut off; survived if named, set aside and
 the one before it used, or if nothing of the state was hit.
 images: a mutated image file in a folder; survived if it is counted as unreadable, or its pixels are right.
 configs: a wrong value, key or name; survived if refused in one line before anything is compiled or written.
