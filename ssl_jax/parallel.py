@@ -22,6 +22,7 @@ constrains it again.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 import zlib
@@ -41,6 +42,13 @@ from ssl_jax.types import Array, Axis, Batch, Tree
 DATA = "data"
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 HEARTBEAT_TIMEOUT = 100
+# libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
+WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
 
 
 _compiling_for: ContextVar[str | None] = ContextVar("platform", default=None)
@@ -164,6 +172,9 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
       heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
     """
+    if not any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
+        for name, value in WITHOUT_TPU.items():
+            os.environ.setdefault(name, value)
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         if flag not in os.environ.get("XLA_FLAGS", ""):
