@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -196,12 +197,12 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
         _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
-        if jumped := faults.spike(
-            progress["losses"], line["train_loss"], step=number, warmup_steps=experiment.warmup_steps
-        ):
+        loss = line["train_loss"]
+        if jumped := faults.spike(progress["losses"], loss, step=number, warmup_steps=experiment.warmup_steps):
             progress["loss_spikes"] = [*progress["loss_spikes"], number]
             writer.say(f"WARNING: {jumped}")
-        progress["losses"] = [*progress["losses"], line["train_loss"]][-faults.SPIKE_MEMORY :]
+        if loss is not None and math.isfinite(loss):
+            progress["losses"] = [*progress["losses"], loss][-faults.SPIKE_MEMORY :]
         if report:
             progress["suspicious"], warning = collapse.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
