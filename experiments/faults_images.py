@@ -210,7 +210,7 @@ def by_pillow(path: Path) -> np.ndarray | None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(path)
+            image = Image.open(io.BytesIO(path.read_bytes()))  # Pillow leaves paths open where a plugin fails
             image.load()
             try:
                 turn = TURNS.get(image.getexif().get(ORIENTATION, 1))

@@ -9,6 +9,7 @@ channel.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -25,20 +26,21 @@ class Unreadable(Exception):
     """A file that cannot be decoded; caught inside ``ssl_jax.data``, where the file is left out and named."""
 
 
+@contextlib.contextmanager
 def _open(file: Any):
     from PIL import Image
 
-    if isinstance(file, bytes):
-        file = io.BytesIO(file)
-    try:
-        image = Image.open(file)
-    except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise Unreadable(f"{width} x {height} pixels is more than {MAX_PIXELS}")
-    return image
+    # Opened here, since Pillow leaves a path open where a plugin raises what it does not expect.
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
+        try:
+            image = Image.open(stream)
+        except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
+            raise Unreadable(f"{type(error).__name__}: {error}") from error
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Unreadable(f"{width} x {height} pixels is more than {MAX_PIXELS}")
+            yield image
 
 
 def _orientation(image: Any) -> int:
