@@ -76,6 +76,7 @@ def base() -> Config:
     evaluation.label_efficiency = False
 
     config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
+    config.parallel.fsdp = 1  # devices of a group that shares parameters, optimizer state and EMA target; jit only
     config.parallel.heartbeat_timeout = 100  # seconds until a process that does not answer ends the run of all
     return config
 

@@ -81,7 +81,7 @@ def plan(config: configs.Config, name: str) -> dict[str, Any]:
     parallel.configure(int(count[1]) if count else 1)
     from ssl_jax import ahead
 
-    mesh = ahead.topology(name)
+    mesh = ahead.topology(name, config.parallel.get("fsdp", 1))
     chip = None if count else CHIPS.get(name.partition(":")[0])
     if chip is None and not count:
         raise ValueError(f"--topology {name}: the speed of its chips is not known; known: {', '.join(CHIPS)}, cpu")

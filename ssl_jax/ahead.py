@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.config import Config
@@ -87,7 +87,8 @@ def compile_ahead(config: Config, mesh: Mesh) -> Any:
         if views is not None:
             spec["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in spec["views"])
         step = compile_step(method, tx, mesh, views=views, probe=probe, mode=config.parallel.mode)
-        return step.lower(_on(parallel.replicated(mesh), state), _on(parallel.sharded(mesh), spec)).compile()
+        spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=parallel.sharded(mesh)), spec)
+        return step.lower(parallel.laid_out(state, mesh), spec).compile()
 
 
 def initial(config: Config, mesh: Mesh) -> TrainState:
@@ -98,18 +99,17 @@ def initial(config: Config, mesh: Mesh) -> TrainState:
     return init_state(method, tx, jax.random.key(config.seed), parallel.place(zeros, mesh), mesh, probe=probe)
 
 
-def _on(sharding, tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
-
-
-def topology(name: str) -> Mesh:
+def topology(name: str, fsdp: int = 1) -> Mesh:
     """The devices of ``"cpu:8"`` (simulated) or of a TPU slice such as ``"v5e:16x16"``, as a mesh.
+
+    Args:
+      fsdp: devices of a group that shares the state, see :func:`ssl_jax.parallel.make_mesh`.
 
     Raises:
       ValueError: the name is of another form, libtpu is not installed, or it does not know the slice.
     """
     if match := re.fullmatch(r"cpu:(\d+)", name):
-        return parallel.make_mesh(int(match[1]))
+        return parallel.make_mesh(int(match[1]), fsdp)
     if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", name):
         raise ValueError(f"--topology {name} is not of the form v5e:16x16, v4:4x4x2 or cpu:8")
     from jax.experimental import topologies
@@ -119,4 +119,4 @@ def topology(name: str) -> Mesh:
     except Exception as error:  # libtpu's own, of many kinds
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"--topology {name} cannot be had ({said[:200]}); is libtpu installed?") from None
-    return Mesh(np.array(described.devices), (parallel.DATA,), axis_types=(AxisType.Auto,))
+    return parallel.mesh_of(described.devices, fsdp)

@@ -221,8 +221,10 @@ def check(config: Config) -> None:
     for key in POSITIVE_IF_SET:
         _refuse(flat, key, flat[key] is not None and flat[key] <= 0, "must be positive")
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
-    if "parallel.heartbeat_timeout" in flat:  # a key younger than some stored configs
-        _refuse(flat, "parallel.heartbeat_timeout", flat["parallel.heartbeat_timeout"] < 1, "must be positive")
+    for key in ("parallel.heartbeat_timeout", "parallel.fsdp"):  # keys younger than some stored configs
+        _refuse(flat, key, flat.get(key, 1) < 1, "must be positive")
+    fsdp = flat.get("parallel.fsdp", 1)
+    _refuse(flat, "parallel.fsdp", fsdp > 1 and flat["parallel.mode"] != "jit", "is for parallel.mode=jit; set it to 1")
     if flat.get("optim.weight_decay_end") is not None:
         _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
     if flat.get("data.table_limit") is not None:  # a key younger than some stored configs

@@ -131,6 +131,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     else:  # as many as the run had, or as there are here
         config.parallel.devices = devices or min(config.parallel.devices or device_count(config), jax.device_count())
     mesh = parallel.make_mesh(config.parallel.devices)
+    if "fsdp" in config.parallel:  # of what is trained here; in as large groups as there are devices for
+        config.parallel.fsdp = math.gcd(config.parallel.fsdp, mesh.size)
     max_dim = options.get("features", {}).get("max_dim")
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")

@@ -65,6 +65,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         raise ValueError(
             f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
         )
+    parallel.check_groups(devices, config.parallel.get("fsdp", 1))
     make_method(config, _plan_without_data(config))  # wrong hyper-parameters are refused before data are read
     splits = splits or load_splits(config)
     train = splits.train

@@ -57,6 +57,7 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
 
     @jax.jit
     def encode(variables, images):
+        variables = parallel.gathered(variables)
         found = {"features": method.encode(variables, images)["features"]}
         return found | ({"logits": classify(variables, images)} if classify else {})
 

@@ -1,15 +1,19 @@
 """Devices: the mesh, where batches go, and the helpers through which methods and losses reach other devices.
 
-Two worlds share one step function. ``axis=None`` is the global view: ``jit`` over a one-axis mesh ``("data",)``, the
-program is written as for one device and XLA's partitioner splits it. ``axis="data"`` is the same function under
-``pmap``, where each device sees its own rows and reaches the others by collectives.
+Two worlds share one step function. ``axis=None`` is the global view: ``jit`` over a mesh ``("data",)``, the program is
+written as for one device and XLA's partitioner splits it. ``axis="data"`` is the same function under ``pmap``, where
+each device sees its own rows and reaches the others by collectives.
+
+A network too large for one device has a mesh ``("data", "fsdp")``, under jit alone: rows of a batch are split over all
+devices as before, and what is large in the state lies in parts over the groups of ``fsdp`` devices
+(:func:`state_shardings`) until a step needs it whole (:func:`gathered`).
 
 | helper | pmap | jit, mesh active | no mesh |
 |---|---|---|---|
 | ``row_ids(n, axis)`` | ``axis_index * n + arange(n)`` | ``arange(n)`` | ``arange(n)`` |
 | ``num_shards(axis)`` | axis size | 1 | 1 |
 | ``all_rows(x, axis)`` | ``all_gather(tiled)`` | constrain to ``P()`` | identity |
-| ``my_rows(x, axis)`` | slice by ``axis_index`` | constrain to ``P("data")`` | identity |
+| ``my_rows(x, axis)`` | slice by ``axis_index`` | constrain to the rows' sharding | identity |
 | ``mean(tree, axis)`` | ``pmean`` | identity | identity |
 | ``on_own_rows(f, axis, x)`` | ``f(axis, x)`` | ``f`` under ``shard_map`` | ``f(None, x)`` |
 | ``sum_to_own_rows(x, axis)`` | ``psum_scatter`` | inside ``on_own_rows``: the same | identity |
@@ -23,12 +27,14 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +43,10 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.types import Array, Axis, Batch, Tree
+from ssl_jax.types import Array, Axis, Batch, TrainState, Tree
 
-DATA = "data"
+DATA, FSDP = "data", "fsdp"
+SPLIT_FROM = 4096  # elements of the smallest array that is split over fsdp; an exchange of less is all latency
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 HEARTBEAT_TIMEOUT = 100
 # libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
@@ -97,7 +104,8 @@ def my_rows(x: Tree, axis: Axis) -> Tree:
             return lax.dynamic_slice_in_dim(a, lax.axis_index(axis) * size, size)
 
         return jax.tree.map(slice_rows, x)
-    return _constrain(x, P(DATA))
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else _constrain(x, _rows(mesh))
 
 
 def mean(tree: Tree, axis: Axis) -> Tree:
@@ -114,20 +122,24 @@ def sum_over_rows(f: Callable[..., Array], *x: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not _split(mesh) or any(len(a) % mesh.size for a in x):
         return f(*x)
-    return jax.shard_map(lambda *rows: lax.psum(f(*rows), DATA), in_specs=P(DATA), out_specs=P(), check_vma=False)(*x)
+    axes = mesh.axis_names
+    return jax.shard_map(
+        lambda *rows: lax.psum(f(*rows), axes), in_specs=_rows(mesh), out_specs=P(), check_vma=False
+    )(*x)
 
 
 def on_own_rows(f: Callable[..., Tree], axis: Axis, *x: Tree) -> Tree:
     """``f(axis, *x)`` of an ``f`` written for one device of several: rows in, rows of the same number out.
 
-    Under jit with a mesh ``f`` runs on each device's rows, with the mesh's axis as ``axis``, so that no collective is
+    Under jit with a mesh ``f`` runs on each device's rows, with all the mesh's axes as ``axis``, so that no collective is
     there but those it calls; left to the partitioner, a loop over blocks of rows would exchange rows in every turn.
     Rows that the devices do not divide are left to the partitioner.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if axis is not None or not _split(mesh) or any(len(a) % mesh.size for a in jax.tree.leaves(x)):
         return f(axis, *x)
-    return jax.shard_map(partial(f, DATA), in_specs=P(DATA), out_specs=P(DATA), check_vma=False)(*x)
+    rows, axes = _rows(mesh), mesh.axis_names if len(mesh.axis_names) > 1 else DATA
+    return jax.shard_map(partial(f, axes), in_specs=rows, out_specs=rows, check_vma=False)(*x)
 
 
 def sum_to_own_rows(x: Tree, axis: Axis) -> Tree:
@@ -150,7 +162,12 @@ def row_keys(key: Array, n: int, axis: Axis) -> Array:
 
 def _split(mesh: AbstractMesh) -> bool:
     """Whether the program being traced is one of the global view that several devices share."""
-    return not mesh.empty and mesh.axis_names == (DATA,) and mesh.axis_types == (AxisType.Auto,) and mesh.size > 1
+    return not mesh.empty and DATA in mesh.axis_names and set(mesh.axis_types) == {AxisType.Auto} and mesh.size > 1
+
+
+def _rows(mesh: Mesh | AbstractMesh) -> P:
+    """The leading dimension over all devices of a mesh."""
+    return P(mesh.axis_names if len(mesh.axis_names) > 1 else DATA)
 
 
 def _constrain(x: Tree, spec: P) -> Tree:
@@ -158,6 +175,77 @@ def _constrain(x: Tree, spec: P) -> Tree:
     if mesh.empty or DATA not in mesh.axis_names:
         return x
     return jax.tree.map(lambda a: lax.with_sharding_constraint(a, spec), x)
+
+
+def has_fsdp() -> bool:
+    """Whether the program being traced is one whose state lies in parts."""
+    return FSDP in jax.sharding.get_abstract_mesh().axis_names
+
+
+def state_shardings(state: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
+    """How every leaf of a state lies on a mesh, in the state's structure.
+
+    ``rows`` are split like those of a batch. Without fsdp all else is the same on every device. With it a parameter of
+    ``SPLIT_FROM`` elements or more is split in its longest dimension that the fsdp devices divide (the last of equals),
+    and so is what mirrors it: a leaf of ``opt_state`` or ``aux`` whose path ends in the parameter's path and whose
+    shape is its shape, such as a moment or an EMA target. Statistics, banks, queues and the probe stay whole.
+
+    Args:
+      state: arrays, tracers or ``jax.ShapeDtypeStruct``.
+    """
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]}
+
+    def place(path, leaf):
+        part, inner = path[0].name, path[1:]
+        if part == "rows":
+            return NamedSharding(mesh, _rows(mesh))
+        if FSDP in mesh.axis_names and part in ("params", "opt_state", "aux"):
+            ends = (inner[i:] for i in range(len(inner)))
+            if any(shapes.get(end) == leaf.shape for end in ends):
+                return NamedSharding(mesh, _in_parts(leaf.shape, mesh.shape[FSDP]))
+        return NamedSharding(mesh, P())
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def laid_out(state: TrainState, mesh: Mesh) -> TrainState:
+    """The shapes of a state (``jax.ShapeDtypeStruct``), each with where it lies."""
+
+    def leaf(a, sharding):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, state, state_shardings(state, mesh))
+
+
+def _in_parts(shape: tuple[int, ...], devices: int) -> P:
+    """The longest dimension that ``devices`` divide over fsdp, the last of equals; none where an array is small."""
+    dims = [(size, dim) for dim, size in enumerate(shape) if size % devices == 0]
+    if math.prod(shape) < SPLIT_FROM or not dims:
+        return P()
+    dim = max(dims)[1]
+    return P(*(FSDP if d == dim else None for d in range(dim + 1)))
+
+
+def gathered(tree: Tree) -> Tree:
+    """What lies in parts, whole on every device, where there is fsdp; gradients come back in parts."""
+    return jax.tree.map(_gathered, tree) if has_fsdp() else tree
+
+
+@jax.custom_vjp
+def _gathered(a: Array) -> Array:
+    return _constrain(a, P())
+
+
+def _gathered_backward(_, g: Array) -> tuple[Array]:
+    return (_constrain(g, _in_parts(g.shape, jax.sharding.get_abstract_mesh().shape[FSDP])),)
+
+
+_gathered.defvjp(lambda a: (_gathered(a), None), _gathered_backward)
+
+
+def gathering_again(f: Callable[..., Tree]) -> Callable[..., Tree]:
+    """``f``, whose backward pass keeps what it would, but gathers again what was moved between devices."""
+    return jax.checkpoint(f, policy=lambda primitive, *_, **__: primitive.name != "sharding_constraint")
 
 
 def configure(devices: int | None, *, deterministic: bool = False, heartbeat_timeout: int = HEARTBEAT_TIMEOUT) -> None:
@@ -217,8 +305,11 @@ def ending_together():
         os._exit(1)
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """A one-axis mesh ``("data",)`` over the first ``devices`` devices (default: all)."""
+def make_mesh(devices: int | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh over the first ``devices`` devices (default: all).
+
+    Its one axis is ``"data"``; with ``fsdp`` above 1 neighbours in groups of so many are a second, ``"fsdp"``.
+    """
     available = jax.devices()
     devices = len(available) if devices is None else devices
     if not 1 <= devices <= len(available):
@@ -226,7 +317,23 @@ def make_mesh(devices: int | None = None) -> Mesh:
             f"parallel.devices={devices} but {len(available)} {available[0].platform} device(s) are visible; "
             f"use a number from 1 to {len(available)}"
         )
-    return Mesh(np.array(available[:devices]), (DATA,), axis_types=(AxisType.Auto,))
+    return mesh_of(available[:devices], fsdp)
+
+
+def mesh_of(devices: Sequence[Any], fsdp: int = 1) -> Mesh:
+    """The mesh of :func:`make_mesh` over given devices."""
+    check_groups(len(devices), fsdp)
+    if fsdp == 1:
+        return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
+    grid = np.array(devices).reshape(-1, fsdp)
+    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_groups(devices: int, fsdp: int) -> None:
+    """Refuse groups of ``fsdp`` devices that do not make up all of them."""
+    if devices % fsdp:
+        use = math.gcd(devices, fsdp)
+        raise ValueError(f"parallel.fsdp={fsdp} does not divide {devices} device(s); use {use} or another divisor")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -236,7 +343,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def sharded(mesh: Mesh) -> NamedSharding:
     """The sharding of values whose leading dimension is split over the mesh."""
-    return NamedSharding(mesh, P(DATA))
+    return NamedSharding(mesh, _rows(mesh))
 
 
 def place(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Batch:
@@ -244,7 +351,7 @@ def place(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Batch:
 
     ``stacked``: the leaves are those of several batches, ``[k, rows, ...]``.
     """
-    rows = NamedSharding(mesh, P(None, DATA)) if stacked else sharded(mesh)
+    rows = NamedSharding(mesh, P(None, *_rows(mesh))) if stacked else sharded(mesh)
 
     def put(sharding):
         return lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a))

@@ -45,7 +45,8 @@ def init_state(
     """
     init = make_init(method, tx, views=views, probe=probe)
     with jax.set_mesh(mesh):
-        return jax.jit(init, out_shardings=_state_shardings(mesh))(key, batch, trunk)
+        shardings = parallel.state_shardings(jax.eval_shape(init, key, batch, trunk), mesh)
+        return jax.jit(init, out_shardings=shardings)(key, batch, trunk)
 
 
 def make_init(
@@ -85,9 +86,12 @@ def gradients(method: Method, *, views: Views | None = None, axis: Axis = None):
             batch = views(batch, parallel.named_key(key, "views"), axis)
 
         def loss_fn(params):
-            variables = Variables(params, state.model_state, state.aux, state.rows)
+            params, aux = parallel.gathered((params, state.aux))
+            variables = Variables(params, state.model_state, aux, state.rows)
             return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
 
+        if parallel.has_fsdp():
+            loss_fn = parallel.gathering_again(loss_fn)
         (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
         return loss, out._replace(metrics=scalars), grads, batch
@@ -230,9 +234,10 @@ def compile_step(
     axis = parallel.DATA if mode == "pmap" else None
     step = make_train_step(method, tx, views=views, probe=probe, axis=axis, on_nonfinite=on_nonfinite)
     if mode == "jit":
-        shardings = (_state_shardings(mesh), parallel.replicated(mesh))
-        function = _one_after_the_other(step) if several else step
-        return Step(mesh, mode, jax.jit(function, donate_argnums=0, out_shardings=shardings), several)
+        function = _laid_out(_one_after_the_other(step) if several else step, mesh)
+        return Step(mesh, mode, jax.jit(function, donate_argnums=0), several)
+    if parallel.FSDP in mesh.axis_names:
+        raise ValueError("parallel.fsdp is for parallel.mode=jit; set it to 1 under pmap")
     if several:
         raise ValueError("several steps in one program are for parallel.mode=jit; set train.steps_per_dispatch=1")
 
@@ -240,7 +245,7 @@ def compile_step(
 
     def for_keys(keys):
         if keys not in mapped:
-            state_axes = _per_field(None, 0)
+            state_axes = TrainState(**dict.fromkeys(TrainState.__dataclass_fields__) | {"rows": 0})
             mapped[keys] = jax.pmap(
                 step,
                 axis_name=parallel.DATA,
@@ -266,14 +271,14 @@ def _one_after_the_other(step):
     return steps
 
 
-def _per_field(shared, per_row) -> TrainState:
-    """A TrainState-shaped prefix: ``per_row`` for ``rows``, ``shared`` for everything else."""
-    fields = {f: shared for f in TrainState.__dataclass_fields__} | {"rows": per_row}
-    return TrainState(**fields)
+def _laid_out(step, mesh: Mesh):
+    """``step``, whose new state lies on the mesh as the old one did."""
 
+    def laid_out(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        shardings = parallel.state_shardings(state, mesh)
+        return lax.with_sharding_constraint(step(state, batch), (shardings, parallel.replicated(mesh)))
 
-def _state_shardings(mesh: Mesh) -> TrainState:
-    return _per_field(parallel.replicated(mesh), parallel.sharded(mesh))
+    return laid_out
 
 
 def _all_finite(tree: Tree) -> Array:

@@ -66,7 +66,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             if stored and summary_file.is_file():
                 return json.loads(summary_file.read_text())
             stack.enter_context(checkpoint.lock(workdir))
-            mesh = parallel.make_mesh(resolved["devices"])
+            mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
             state, progress = _start(experiment, workdir, mesh)
         start = int(state.step)
         _write_config(workdir, config, resolved, stored, start)
@@ -303,7 +303,7 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
     if checkpoint.latest(workdir) is not None:
         spec = batch_spec(config, plan, plan.global_batch_size)
         abstract = jax.eval_shape(make_init(method, tx, probe=probe), key, spec, None)
-        found = checkpoint.restore(workdir, abstract, sharding=parallel.replicated(mesh))
+        found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}

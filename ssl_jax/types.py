@@ -14,7 +14,8 @@ import jax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
-Axis = str | None  # the name of the mapped device axis: None in the global view (jit), "data" under pmap
+# The mapped device axis: None in the global view (jit), "data" under pmap; ("data", "fsdp") inside parallel.on_own_rows.
+Axis = str | tuple[str, ...] | None
 Batch = Mapping[str, Any]
 """Nested mapping of arrays, every leaf ``[rows of its part, ...]`` except ``"table"``.
 

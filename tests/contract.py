@@ -142,20 +142,31 @@ def initial(case: str):
 
 @functools.cache
 def program(case: str, devices: int, mode: str, with_probe: bool = True):
-    """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests."""
-    from ssl_jax.parallel import make_mesh, replicated
+    """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests.
+
+    ``mode``: jit, pmap, or fsdp, which is jit with the state in four parts, of small arrays too.
+    """
+    from ssl_jax import parallel
     from ssl_jax.step import compile_step
 
     method, probe = make(case)
-    mesh = make_mesh(devices)
-    step = compile_step(method, TX, mesh, mode=mode, probe=probe if with_probe else None)
+    mesh = parallel.make_mesh(devices, fsdp=4 if mode == "fsdp" else 1)
+    step = compile_step(
+        method, TX, mesh, mode="jit" if mode == "fsdp" else mode, probe=probe if with_probe else None
+    )
 
     def begin():
-        state = jax.device_put(initial(case), replicated(mesh))
+        state = jax.device_put(initial(case), shardings)
         state = state.replace(key=jax.random.wrap_key_data(state.key))
         return state if with_probe else state.replace(probe=None)
 
-    return step, step.lower(begin(), step.place(local_rows(batch_of(0, dtype=np.float64)))).compile(), begin
+    before, parallel.SPLIT_FROM = parallel.SPLIT_FROM, 16
+    try:
+        shardings = parallel.state_shardings(initial(case), mesh)
+        compiled = step.lower(begin(), step.place(local_rows(batch_of(0, dtype=np.float64)))).compile()
+    finally:
+        parallel.SPLIT_FROM = before
+    return step, compiled, begin
 
 
 @functools.cache

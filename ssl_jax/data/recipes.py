@@ -230,7 +230,8 @@ RECIPES: dict[str, Recipe] = {
     "crop_flip": Recipe((View(Crop(area=(0.6, 1.0), aspect=(1.0, 1.0)), (Flip(),)),), Eval("resize", 1.0)),
     # Mirrored or not, and nothing else.
     "flip": Recipe((View(None, (Flip(),)),), Eval("resize", 1.0)),
-    # Assran et al. 2023, appendix A.1, for images evaluated whole: a box and nothing else, neither flip nor colour.
+    # Assran et al. 2023, appendix A.1: a box and nothing else, neither flip nor colour; and for images evaluated whole.
+    "jepa": Recipe((View(Crop(area=(0.3, 1.0))),), _FAIR_EVAL),
     "jepa_cifar": Recipe((View(Crop(area=(0.3, 1.0))),), Eval("resize", 1.0)),
     # No augmentation at all; both evaluation views can be asked for by name.
     "none": Recipe((View(None),), Eval("resize", 1.0)),

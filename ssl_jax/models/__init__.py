@@ -60,6 +60,7 @@ ENCODERS: Mapping[str, Any] = {
     "vit_s": partial(ViT, width=384, depth=12, heads=6),
     "vit_b": partial(ViT, width=768, depth=12, heads=12),
     "vit_l": partial(ViT, width=1024, depth=24, heads=16),
+    "vit_h": partial(ViT, width=1280, depth=32, heads=16, patch_size=14),
 }
 
 
