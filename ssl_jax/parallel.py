@@ -122,17 +122,18 @@ def sum_over_rows(f: Callable[..., Array], *x: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not _split(mesh) or any(len(a) % mesh.size for a in x):
         return f(*x)
-    axes = mesh.axis_names
-    return jax.shard_map(
-        lambda *rows: lax.psum(f(*rows), axes), in_specs=_rows(mesh), out_specs=P(), check_vma=False
-    )(*x)
+
+    def total(*rows):
+        return lax.psum(f(*rows), mesh.axis_names)
+
+    return jax.shard_map(total, in_specs=_rows(mesh), out_specs=P(), check_vma=False)(*x)
 
 
 def on_own_rows(f: Callable[..., Tree], axis: Axis, *x: Tree) -> Tree:
     """``f(axis, *x)`` of an ``f`` written for one device of several: rows in, rows of the same number out.
 
-    Under jit with a mesh ``f`` runs on each device's rows, with all the mesh's axes as ``axis``, so that no collective is
-    there but those it calls; left to the partitioner, a loop over blocks of rows would exchange rows in every turn.
+    Under jit with a mesh ``f`` runs on each device's rows, with all the mesh's axes as ``axis``, so that no collective
+    is there but those it calls; left to the partitioner, a loop over blocks of rows would exchange rows in every turn.
     Rows that the devices do not divide are left to the partitioner.
     """
     mesh = jax.sharding.get_abstract_mesh()

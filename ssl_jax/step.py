@@ -245,7 +245,9 @@ def compile_step(
 
     def for_keys(keys):
         if keys not in mapped:
-            state_axes = TrainState(**dict.fromkeys(TrainState.__dataclass_fields__) | {"rows": 0})
+            fields: dict[str, Any] = dict.fromkeys(TrainState.__dataclass_fields__)
+            fields["rows"] = 0
+            state_axes = TrainState(**fields)
             mapped[keys] = jax.pmap(
                 step,
                 axis_name=parallel.DATA,

@@ -14,7 +14,7 @@ import jax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
-# The mapped device axis: None in the global view (jit), "data" under pmap; ("data", "fsdp") inside parallel.on_own_rows.
+# The mapped device axis: None in the global view (jit), "data" under pmap; inside parallel.on_own_rows all of a mesh's.
 Axis = str | tuple[str, ...] | None
 Batch = Mapping[str, Any]
 """Nested mapping of arrays, every leaf ``[rows of its part, ...]`` except ``"table"``.

@@ -151,9 +151,7 @@ def program(case: str, devices: int, mode: str, with_probe: bool = True):
 
     method, probe = make(case)
     mesh = parallel.make_mesh(devices, fsdp=4 if mode == "fsdp" else 1)
-    step = compile_step(
-        method, TX, mesh, mode="jit" if mode == "fsdp" else mode, probe=probe if with_probe else None
-    )
+    step = compile_step(method, TX, mesh, mode="jit" if mode == "fsdp" else mode, probe=probe if with_probe else None)
 
     def begin():
         state = jax.device_put(initial(case), shardings)

@@ -52,6 +52,20 @@ def test_eight_devices_compute_what_one_does(case, mode):
     assert flops <= 1.15 / 8 * reference_flops
 
 
+IN_PARTS = ("simclr", "byol", "moco", "jepa")  # the others in `make test-all`
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in IN_PARTS else pytest.param(c, marks=pytest.mark.slow) for c in contract.ALL]
+)
+def test_a_state_in_parts_computes_what_a_whole_one_does(case):
+    leaves, losses, flops = contract.run(case, 8, "fsdp")
+    reference, reference_losses, reference_flops = contract.run(case, 1, "jit")
+    assert_same(leaves, reference)
+    np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
+    assert flops <= 1.15 / 8 * reference_flops
+
+
 @pytest.mark.parametrize("group", ["CASES", pytest.param("VARIANTS", marks=pytest.mark.slow)])
 def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
     with socket.socket() as probe:
