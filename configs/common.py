@@ -11,7 +11,7 @@ from ssl_jax.config import Config
 def base() -> Config:
     config: Config = ConfigDict()
     config.seed = 0
-    config.init_from = placeholder(str)  # a workdir whose encoder this run starts from
+    config.init_from = placeholder(str)  # a workdir, or a file of weights, whose encoder this run starts from
 
     config.method = ConfigDict({"name": "simclr"})  # and the arguments of ssl_jax/methods/<name>.py
     config.model = ConfigDict({"name": "resnet18"})  # and the arguments of the model; dtype "float32" or "bfloat16"

@@ -22,6 +22,7 @@ from ssl_jax.config import Config
 from ssl_jax.data import feed as feeds
 from ssl_jax.data import pipeline, recipes, source
 from ssl_jax.evals.online_probe import online_probe
+from ssl_jax.interop import weights
 from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
 
 
@@ -312,25 +313,33 @@ def _self_contained(config: Config) -> Config:
     return config
 
 
-def load_trunk(workdir: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
-    """(params, model_state) of another run's encoder, for ``init_from``, checked against this run's encoder.
+def load_trunk(init_from: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
+    """(params, model_state) for ``init_from``, checked leaf by leaf against this run's encoder.
+
+    Args:
+      init_from: the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`).
 
     Raises:
       ValueError: the other encoder is of another architecture; names the first parameter that differs.
     """
-    other = open_run(workdir)
-    trunk = other.method.trunk(other.variables)
-    want = method.trunk(variables_spec(method, config, plan))
-    names = [{name: leaf.shape for name, leaf in _named(tree).items()} for tree in (trunk, want)]
-    for name in sorted(names[0].keys() | names[1].keys()):
-        have, need = (n.get(name, "nothing") for n in names)
+    if weights.is_weights(init_from):
+        trunk, fix = weights.read(init_from), f"use weights of this model ({config.model.name})"
+    else:
+        other = open_run(init_from)
+        trunk = other.method.trunk(other.variables)
+        fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
+        fix += f"(there: {other.config.method.name})"
+    want = dict(zip(("params", "model_state"), method.trunk(variables_spec(method, config, plan)), strict=True))
+    there, here = _named({"params": trunk[0], "model_state": trunk[1]}), _named(want)
+    for name in sorted(there.keys() | here.keys()):
+        have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
         if have != need:
             raise ValueError(
-                f"init_from={workdir} holds another architecture: {name} is {have} there and {need} here; "
-                f"use its model ({other.config.model.name}), its image channels and a method with such a trunk (there: "
-                f"{other.config.method.name})"
+                f"init_from={init_from} holds another architecture: {name} is {have} there and {need} here; {fix}"
             )
-    return trunk
+    # In this run's own structure: a module without variables leaves no trace in a file.
+    found = jax.tree.unflatten(jax.tree.structure(want), [jnp.asarray(there[name]) for name in here])
+    return found["params"], found["model_state"]
 
 
 def batch_spec(config: Config, plan: Plan, rows: int) -> dict[str, Any]:

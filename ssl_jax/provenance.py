@@ -39,11 +39,12 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {name: v for name in VERSIONED if (v := _version(name))},
+        "versions": {name: v for name in VERSIONED if (v := version(name))},
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -28,7 +28,7 @@ from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
 from ssl_jax.provenance import describe
 from ssl_jax.step import compile_step, init_state, make_init
-from ssl_jax.types import TrainState
+from ssl_jax.types import TrainState, Tree
 from ssl_jax.writer import open_writer
 
 
@@ -65,9 +65,11 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             stored = _stored(workdir, config, resolved)
             if stored and summary_file.is_file():
                 return json.loads(summary_file.read_text())
+            trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
             stack.enter_context(checkpoint.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
-            state, progress = _start(experiment, workdir, mesh)
+            state, progress = _start(experiment, workdir, mesh, trunk)
+            del trunk  # its memory
         start = int(state.step)
         _write_config(workdir, config, resolved, stored, start)
         writer = open_writer(
@@ -283,7 +285,16 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
 
 
-def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dict[str, Any]]:
+def _trunk(experiment: Experiment, workdir: Path) -> tuple[Tree, Tree] | None:
+    """What ``init_from`` gives a run that begins; one that goes on does not need it any more."""
+    if not experiment.config.init_from or checkpoint.latest(workdir) is not None:
+        return None
+    return load_trunk(experiment.config.init_from, experiment.method, experiment.config, experiment.plan)
+
+
+def _start(
+    experiment: Experiment, workdir: Path, mesh, trunk: tuple[Tree, Tree] | None
+) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, the newest checkpoint's or a new one, and what the run knows of itself beside it."""
     config, plan = experiment.config, experiment.plan
     method, tx, probe = experiment.method, experiment.tx, experiment.probe
@@ -307,7 +318,6 @@ def _start(experiment: Experiment, workdir: Path, mesh) -> tuple[TrainState, dic
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
-    trunk = load_trunk(config.init_from, method, config, plan) if config.init_from else None
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
     return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
 

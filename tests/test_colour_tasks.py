@@ -424,7 +424,9 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
 
     monkeypatch.setattr(experiment, "open_run", lambda workdir: Other)
     monkeypatch.setattr(experiment, "variables_spec", lambda method, *_: jax.eval_shape(method.init, KEY, batch))
-    with pytest.raises(ValueError, match="init_from=runs/x holds another architecture: 0/first/stage1_block0") as error:
+    with pytest.raises(
+        ValueError, match="init_from=runs/x holds another architecture: params/first/stage1_block0"
+    ) as error:
         experiment.load_trunk("runs/x", other, None, plan())
     assert "\n" not in str(error.value)
 
