@@ -83,7 +83,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
     steps_per_epoch = len(train) // batch_size
     plan = Plan(
-        total_steps=config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)),
+        total_steps=_total_steps(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         num_examples=len(train),
         input_shape=(data.image_size, data.image_size, train.channels),
@@ -114,6 +114,24 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         notes=(*notes, *feeds.describe(feed)),
         feed=feed,
     )
+
+
+def _total_steps(config: Config, steps_per_epoch: int) -> int:
+    """Length of the run; a part of the network that is to join the training later does so within it."""
+    total = config.train.steps or max(1, round(config.train.epochs * steps_per_epoch))
+    if total >= 1 << 31:
+        raise ValueError(
+            f"config.train.epochs={config.train.epochs} of {steps_per_epoch} steps are {total} steps, which must be "
+            f"below 2**31; use at most {((1 << 31) - 1) // steps_per_epoch} epochs"
+        )
+    wait = config.method.get("unfreeze_every") or 0
+    if wait and max(1, round(wait * steps_per_epoch)) >= total:  # as methods/supervised.py counts
+        raise ValueError(
+            f"config.method.unfreeze_every={wait:g} epochs are not shorter than the run of {total} steps, "
+            f"{total / steps_per_epoch:.3g} epochs: nothing but the classifier would ever learn; lower it, or say so "
+            "with method.frozen=encoder and unfreeze_every=0"
+        )
+    return total
 
 
 def _trace(method: Method, config: Config, plan: Plan) -> None:
@@ -239,8 +257,11 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
-    stored = json.loads(path.read_text())
-    return ConfigDict(stored["config"]), stored["resolved"]
+    try:
+        stored = json.loads(path.read_text())
+        return ConfigDict(stored["config"]), stored["resolved"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); is it that of a run?") from None
 
 
 def load(workdir: str | Path):
@@ -277,7 +298,10 @@ def load(workdir: str | Path):
 
 
 class Run(NamedTuple):
-    """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint."""
+    """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint.
+
+    ``progress`` is what the run knew of itself when it wrote that: "collapsed", "loss_spikes", "nonfinite", ...
+    """
 
     workdir: Path
     config: Config
@@ -286,6 +310,7 @@ class Run(NamedTuple):
     method: Method
     variables: Variables
     step: int
+    progress: Mapping[str, Any]
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> Run:
@@ -302,7 +327,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     method = make_method(_self_contained(config), plan)
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
-    return Run(Path(workdir), config, resolved, plan, method, variables, record["step"])
+    return Run(Path(workdir), config, resolved, plan, method, variables, record["step"], record["metadata"])
 
 
 def _self_contained(config: Config) -> Config:

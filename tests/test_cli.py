@@ -70,6 +70,10 @@ REFUSED = {
     "infinite deviation": (["--config.data.std=(1e999,)"], "data.std=[inf] must be finite"),
     "more steps than int32": (["--config.train.steps=2147483648"], "train.steps=2147483648 must be below 2**31"),
     "more epochs than int32": (["--config.train.epochs=1e308"], "must be below 2**31"),
+    "more steps of epochs than int32": (
+        ["--config.train.epochs=214748365"],
+        "of 10 steps are 2147483650 steps, which must be below 2**31; use at most 214748364 epochs",
+    ),
     "endless warmup": (["--config.optim.warmup_epochs=1e308"], "must be below 2**31"),
     "half a switch": (
         ["--config", f"{CONFIGS}/moco_cifar10_cpu.py", "--config.method.bn_strided=2"],

@@ -408,3 +408,17 @@ def test_nesterov_reaches_the_optimizer():
     update = experiment.make_tx(config, optim.constant(0.1))
     found, _ = update.update(w, update.init(w), w)
     np.testing.assert_allclose(found["w"], -0.1 * (1 + 0.9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("wait", "refused"), [(3.8, False), (3.9, True), (1e6, True)])
+def test_a_run_shorter_than_the_first_wait_is_refused(wait, refused):
+    """Of 20 steps, 5 an epoch: 3.8 epochs are 19 steps, so one step trains more than the classifier."""
+    config = runs.config("supervised", method__unfreeze_every=wait, data__recipe="supervised_no_flip")
+    if not refused:
+        assert experiment.build(config).plan.total_steps == 20
+        return
+    with pytest.raises(ValueError, match="nothing but the classifier would ever learn") as error:
+        experiment.build(config)
+    assert f"unfreeze_every={wait:g} epochs are not shorter than the run of 20 steps, 4 epochs" in str(error.value)
+    with pytest.raises(ValueError, match=f"finetune.unfreeze_every={wait} must be epochs from 0 to below epochs=3"):
+        evaluator(unfreeze_every=wait, epochs=3)

@@ -138,7 +138,7 @@ class Evaluator:
             ("learning_rate", learning_rate, len(rates) and min(rates) > 0, "positive"),
             ("layer_decay", layer_decay, 0 < layer_decay <= 1, "in (0, 1]"),
             ("head_rate", head_rate, head_rate > 0, "positive"),
-            ("unfreeze_every", unfreeze_every, unfreeze_every >= 0, "0 or more epochs"),
+            ("unfreeze_every", unfreeze_every, 0 <= unfreeze_every < epochs, f"epochs from 0 to below epochs={epochs}"),
             ("held_out", held_out, 0 < held_out < 1, "between 0 and 1"),
         ):
             if not right:
