@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -74,8 +75,8 @@ def evaluate(
       devices: default that of ``parallel.devices``.
 
     Returns:
-      The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "evaluators", "provenance"}``, or, of
-      several runs, ``{"runs": {name: that}, "paired": [...]}``.
+      The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "alarms", "evaluators", "provenance"}``,
+      or, of several runs, ``{"runs": {name: that}, "paired": [...]}``.
 
     Raises:
       ValueError: one line, before anything is computed.
@@ -109,13 +110,14 @@ def evaluate(
 
 def _short_names(workdirs: Sequence[str | Path]) -> list[str]:
     """The last parts of the folders' names that tell them apart."""
-    paths = [Path(w).absolute() for w in workdirs]
+    # Each becomes a folder of --outdir: without ".." and the root it cannot lie elsewhere.
+    paths = [Path(os.path.abspath(w)).parts[1:] for w in workdirs]
     if len(set(paths)) < len(paths):
         raise ValueError(f"the same workdir is named twice: {', '.join(map(str, workdirs))}")
     depth = 1
-    while len({p.parts[-depth:] for p in paths}) < len(paths):
+    while len({parts[-depth:] for parts in paths}) < len(paths):
         depth += 1
-    return ["-".join(p.parts[-depth:]) for p in paths]
+    return ["-".join(parts[-depth:]) for parts in paths]
 
 
 def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, download, devices, say: Say):
@@ -155,7 +157,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     def job():
         began = time.perf_counter()
         result, drawn, hits = _run(evaluators, run.variables, place, settings, say)
-        result["online"] = _online(run.workdir / "summary.json")
+        result |= _of_itself(run)
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,
@@ -206,16 +208,30 @@ def _keep_earlier(place: Path, result: dict[str, Any], hits: dict[str, np.ndarra
 
 
 def _figures(place: Path, name: str, files: Sequence[str]) -> list[report.Figure]:
-    """An evaluator's pictures, with what there is to say of them."""
-    paths = [place / file for file in files if (place / file).is_file()]
+    """An evaluator's pictures, with what there is to say of them; files of an earlier evaluation could lie anywhere."""
+    inside = [place / file for file in files if (place / file).resolve().is_relative_to(place.resolve())]
+    paths = [path for path in inside if path.is_file()]
     plain = {path: (path.stem.replace("_", " "), "") for path in paths}
     return [report.Figure(p, *PICTURES.get(p.stem, plain[p]), section=name.replace("_", " ")) for p in paths]
 
 
-def _online(summary: Path) -> dict[str, float | None]:
-    """What the run measured of itself."""
-    found = json.loads(summary.read_text()) if summary.is_file() else {}
-    return {name: value for name, value in found.items() if name.endswith("top1")}
+def _of_itself(run: Run) -> dict[str, Any]:
+    """What the run measured of itself, and its alarms; where it has not ended, those of its checkpoint.
+
+    A step that was not finite and ended the run is in no checkpoint: what was kept of it tells of it.
+    """
+    summary = run.workdir / "summary.json"
+    found = json.loads(summary.read_text()) if summary.is_file() else run.progress
+    kept = [path.name.removeprefix("step_") for path in run.workdir.glob("nonfinite/step_*")]
+    first = min((int(step) for step in kept if step.isdecimal()), default=None)
+    return {
+        "online": {name: value for name, value in found.items() if name.endswith("top1")},
+        "alarms": {
+            "collapsed": bool(found.get("collapsed")),
+            "loss_spikes": list(found.get("loss_spikes") or ()),
+            "nonfinite": found.get("nonfinite") or first,
+        },
+    }
 
 
 def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> list[report.Figure]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 import runs
 
 from experiments import evaluate
-from ssl_jax import checkpoint, evals, experiment, parallel
-from ssl_jax.evaluate import plain_recipe
+from ssl_jax import checkpoint, evals, experiment, methods, models, parallel
+from ssl_jax.data import recipes
+from ssl_jax.evaluate import _figures, _of_itself, _short_names, plain_recipe
 
 EVALS = "knn,linear_probe,low_label,geometry"
 OPTIONS = ["--eval.knn.k=5,1", "--eval.geometry.max_examples=60", "--eval.geometry.views=2", "--eval.low_label.draws=2"]
@@ -95,8 +97,6 @@ def test_unlabelled_data_are_refused(workdirs, tmp_path, capfd):
 
 
 def test_another_architecture_is_refused(workdirs, tmp_path, capfd):
-    import shutil
-
     shutil.copytree(workdirs / "simclr", tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     stored = json.loads(path.read_text())
@@ -135,6 +135,76 @@ def test_whole_evaluation(workdirs, capsys):
     assert evaluate.main(arguments) == 0
     assert "MB in" not in capsys.readouterr().out
     assert json.loads((workdir / "evaluation" / "evaluation.json").read_text())["metrics"] == found["metrics"]
+
+
+def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
+    run = shutil.copytree(workdirs / "simclr", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    path = run / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"collapsed": True, "loss_spikes": [3, 7]}))
+    options = ["--eval.geometry.max_examples=12", "--eval.geometry.views=2"]
+    assert evaluate.main(["--workdir", str(run), "--evals", "geometry", *options]) == 0
+    found = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert found["alarms"] == {"collapsed": True, "loss_spikes": [3, 7], "nonfinite": None}
+    assert "<li>collapsed; loss jumped at steps 3, 7</li>" in (run / "evaluation" / "report.html").read_text()
+
+    path.unlink()  # a run that has not ended speaks through its checkpoint, which knows of no alarm
+    opened = experiment.open_run(run)
+    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None}
+    saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6}
+    assert opened.progress.keys() > saved.keys()
+    assert _of_itself(opened._replace(progress=saved))["alarms"] == saved
+    for step in (9, 17):  # where it ended no checkpoint knows, but the batch was kept
+        (run / "nonfinite" / f"step_{step}").mkdir(parents=True)
+    assert _of_itself(opened)["alarms"]["nonfinite"] == 9
+
+
+@pytest.mark.parametrize(
+    ("workdirs", "names"),
+    [
+        (["/a", "/x/a"], ["a", "x-a"]),
+        (["/x/a/..", "/y"], ["x", "y"]),
+        (["/x/a/../b", "/y/b"], ["x-b", "y-b"]),
+        (["x/..", "x/y"], [None, "y"]),
+    ],
+)
+def test_a_run_has_its_folder_inside_the_outdir(workdirs, names, tmp_path):
+    found = _short_names(workdirs)
+    assert [name for name, want in zip(found, names, strict=True) if want] == [name for name in names if name]
+    for name in found:
+        assert (tmp_path / name).resolve().parent == tmp_path
+
+
+def test_one_folder_under_two_names_is_refused():
+    with pytest.raises(ValueError, match="named twice"):
+        _short_names(["/x/a", "/x/b/../a"])
+
+
+def test_pictures_of_an_earlier_evaluation_lie_inside_its_folder(tmp_path):
+    for file in ("place/knn/x.png", "secret.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    (tmp_path / "place" / "link.png").symlink_to(tmp_path / "secret.png")
+    files = ["knn/x.png", "../secret.png", str(tmp_path / "secret.png"), "link.png"]
+    assert [figure.path for figure in _figures(tmp_path / "place", "knn", files)] == [tmp_path / "place/knn/x.png"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": 3, "resolved": {}}'])
+def test_a_broken_config_of_a_run_is_refused_in_one_line(text, tmp_path, capfd):
+    (tmp_path / "config.json").write_text(text)
+    assert evaluate.main(["--workdir", str(tmp_path)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'config.json'} cannot be read")
+
+
+PATHS = ("../x", "os", "..", "/etc/passwd", "knn.py", "ssl_jax.evals.knn", "__init__", "report", "")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_names_that_are_imported_are_names_of_files_there(name):
+    for get in (evals.get, methods.get, models.arguments, recipes.get):
+        with pytest.raises(ValueError, match=r"unknown|no augmentation recipe") as error:
+            get(name)
+        assert "\n" not in str(error.value)
 
 
 def test_a_later_evaluation_adds_to_an_earlier_one(workdirs, tmp_path, capsys):

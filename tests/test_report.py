@@ -111,6 +111,38 @@ def pair(a, b, difference, low, high, p=1e-5, metric="test_knn_top1"):
 RUNS = {"one": evaluation(), "two": evaluation(0.51, "byol"), "three": evaluation(0.603, "moco")}
 
 
+HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None}
+
+
+@pytest.mark.parametrize(
+    ("alarms", "line"),
+    [
+        ({"collapsed": True}, "collapsed"),
+        ({"loss_spikes": [120, 340]}, "loss jumped at steps 120, 340"),
+        ({"loss_spikes": [120]}, "loss jumped at step 120"),
+        ({"nonfinite": 57}, "step 57 was not finite"),
+        (
+            {"collapsed": True, "loss_spikes": [*range(1, 14)], "nonfinite": 1},
+            "collapsed; loss jumped at steps 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more; step 1 was not finite",
+        ),
+    ],
+)
+def test_alarms_stand_at_the_top(alarms, line):
+    run = evaluation() | {"alarms": HEALTHY | alarms}
+    text = report.html({"one": run}, {})
+    page = Page(text)
+    assert [attrs["role"] for _, attrs in page.tags if attrs.get("class") == "alarm"] == ["alert"]
+    assert page.texts["li"][0] == line
+    assert text.index(line) < text.index("<nav>")
+    several = Page(report.html({"<a>": run, "b": evaluation() | {"alarms": HEALTHY}, "c": run}, {}))
+    assert several.texts["li"][:2] == [f"<a>: {line}", f"c: {line}"]
+
+
+@pytest.mark.parametrize("run", [evaluation(), evaluation() | {"alarms": HEALTHY}])
+def test_no_alarm_where_there_was_none(run):
+    assert "alert" not in report.html({"one": run}, {})
+
+
 @pytest.mark.parametrize("runs", [{"one": RUNS["one"]}, RUNS])
 def test_well_formed_and_self_contained(runs, png):
     figures = {run: [report.Figure(png, "Curves", "Loss.", "Training")] for run in runs}

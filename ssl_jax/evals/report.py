@@ -69,6 +69,7 @@ METRICS = (
 )
 WIDE = 1400  # pixels: a picture that is wider is not put beside another
 MISSING = "not measured"
+SPIKES = 10  # steps of a run that are told
 INTERVAL = "95\u00a0% interval"
 
 
@@ -105,7 +106,7 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
 
     Args:
       evaluations: run name -> the content of its ``evaluation.json``: "metrics" and, where known, "intervals",
-        "online", "evaluators", "provenance".
+        "online", "alarms", "evaluators", "provenance".
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
@@ -136,7 +137,7 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{headline}</title><style>{style}</style></head>\n"
-        f"<body><header><h1>{headline}</h1>{_context(evaluations)}<nav>{links}</nav></header>\n"
+        f"<body><header><h1>{headline}</h1>{_alarms(evaluations)}{_context(evaluations)}<nav>{links}</nav></header>\n"
         f"<main>{parts}</main>\n<script>{script}</script></body></html>\n"
     )
 
@@ -287,6 +288,25 @@ def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Pair
     ]
     tie = f"; no difference shown to {', '.join(equal)}" if equal else ""
     return f"{who}: {_with_interval(best)}{end}{tie}"
+
+
+def _alarms(evaluations: Evaluations) -> str:
+    """What went wrong while a run was trained, one line a run; nothing where nothing did."""
+    lines = []
+    for run, evaluation in evaluations.items():
+        found = evaluation.get("alarms") or {}
+        steps = [str(step) for step in found.get("loss_spikes") or ()]
+        more = f" and {len(steps) - SPIKES} more" if len(steps) > SPIKES else ""
+        said = [
+            "collapsed" if found.get("collapsed") else "",
+            f"loss jumped at step{'s' * (len(steps) > 1)} {', '.join(steps[:SPIKES])}{more}" if steps else "",
+            f"step {found['nonfinite']} was not finite" if found.get("nonfinite") else "",
+        ]
+        if any(said):
+            lines.append(f"{run}: " * (len(evaluations) > 1) + "; ".join(filter(None, said)))
+    if not lines:
+        return ""
+    return f'<div class="alarm" role="alert"><strong>Alarms of the training run</strong>{_list(lines)}</div>'
 
 
 def _context(evaluations: Evaluations) -> str:
