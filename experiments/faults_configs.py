@@ -13,8 +13,10 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import sys
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,23 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 
 from experiments import pretrain  # noqa: E402
+from ssl_jax import checkpoint, methods, models  # noqa: E402
 from ssl_jax import config as configs  # noqa: E402
-from ssl_jax import methods, models, train  # noqa: E402
+from ssl_jax.interop import weights  # noqa: E402
 
 HELPERS = ("jit(stage)", "jit(_threefry_seed)")  # compiled once in a process: a key, a table of colours
-NOT_READ = ("init_from", "data.data_dir", "data.train_split")  # by these data, or not before the run
 LONG = "a" * 5000
+NOT_READ = ("data.data_dir", "data.train_split")  # by these data
+WEIGHTS = ("x.pt", "x.pth", "x.ckpt", "x.bin", "x.pkl", "x.npy", "pickle.safetensors", "pickle.npz", "zip.safetensors")
+WEIGHTS += ("cut.safetensors", "giant.safetensors", "none.safetensors", "other.safetensors", "other.npz", "objects.npz")
+WEIGHTS += (
+    "none.pt",
+    "none.npz",
+    "none",
+    "empty",
+    "x.txt",
+    f"{LONG}.npz",
+)  # in the folder of the data, see make_weights
 SOURCES = (
     *(
         "tfds:../../etc",
@@ -56,6 +69,13 @@ SOURCES = (
     *("", "digit", "digits:3", "http://x", "../../etc", "cifar10"),
 )
 SPECIAL = {
+    "init_from": (
+        "../../etc/passwd",
+        "/etc/passwd",
+        "/dev/zero",
+        "~no_such_user/x.npz",
+        *(f"DATA/{w}" for w in WEIGHTS),
+    ),
     "data.source": SOURCES,
     "data.mean": ("()", "('a',)", "(1,2)", "(1e999,)", "x", "none"),
     "data.std": ("()", "('a',)", "(0.0,)", "(-1.0,)", "(1,2)", "(1e999,)", "x", "none"),
@@ -66,7 +86,7 @@ SPECIAL = {
     "data.num_examples": ("1", "0.5"),
     "seed": ("4294967296", "0.5"),
     "train.steps": ("0", "2147483648", "1e30"),
-    "train.epochs": ("0", "1000000000000000000000000000000", "1e308"),
+    "train.epochs": ("0", "1000000000000000000000000000000", "1e308", "2147483647", "1000000000"),
     "train.steps_per_dispatch": ("0", "7", "1000000000000"),
     "optim.momentum": ("1", "1.5"),
     "optim.warmup_epochs": ("1e308",),
@@ -79,7 +99,7 @@ SPECIAL = {
 
 def wrong_values(key: str, kind: type) -> tuple[str, ...]:
     """Values that a key of this type cannot have."""
-    if key in ("data.source", "data.mean", "data.std"):
+    if key in ("data.source", "data.mean", "data.std", "init_from"):
         return SPECIAL[key]
     special = SPECIAL.get(key, ())
     if kind is bool:
@@ -119,9 +139,34 @@ def types_of(config: Any) -> dict[str, type]:
     return {key: kind for key, kind in found.items() if key not in NOT_READ}
 
 
+def make_weights(folder: Path) -> None:
+    """Files that are no weights of any encoder here; the programs in them touch ``ran`` when they are opened."""
+    (folder / "empty").mkdir(exist_ok=True)
+
+    class Program:
+        def __reduce__(self):
+            return os.system, (f"touch '{folder / 'ran'}'",)
+
+    program = pickle.dumps(Program())
+    for name in (n for n in WEIGHTS if n.startswith(("x.", "pickle."))):
+        (folder / name).write_bytes(program)
+    with zipfile.ZipFile(folder / "zip.safetensors", "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    arrays = {"objects": np.array([Program()], dtype=object), "other": np.zeros(3, np.float32)}
+    for name, array in arrays.items():
+        np.savez(folder / f"{name}.npz", **{"params/x": array})  # pyright: ignore[reportArgumentType]: not allow_pickle
+    weights.write(folder / "other.safetensors", {"x": np.zeros(3, np.float32)}, {}, {})
+    whole = (folder / "other.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[:-1])
+    (folder / "giant.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + whole[8:])
+
+
 def mutated(path: Path, given: list[str], rng: np.random.Generator) -> list[str]:
     """The argument that is wrong: a value in three of four cases, else a key."""
-    kinds = types_of(configs.load(path, given))
+    config = configs.load(path, given)
+    kinds = types_of(config)
+    if config.train.steps is not None:  # wins over epochs, however many
+        kinds.pop("train.epochs", None)
     keys = [key for key, kind in kinds.items() if wrong_values(key, kind)]
     special = [key for key in keys if key in SPECIAL]
     draw = rng.random()
@@ -204,19 +249,25 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
 
     files = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
     lost = []
-    fit, train.fit = train.fit, started
+    make_weights(data.parent)
+    # All that the command does before it takes the run's folder; what it starts from is read then.
+    lock, checkpoint.lock = checkpoint.lock, started
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for i in range(count):
             path = files[i % len(files)]
             given = small(path, data)
             wrong = mutated(path, given, rng)
+            wrong = [word.replace("DATA", str(data.parent)) for word in wrong]
             arguments = ["--config", str(path), *(f"--config.{g}" for g in given), *wrong]
             what = refused(arguments, out / f"run_{i}", compiled)
             if what:
                 lost.append(f"{path.stem} {wrong[0][:80]}: {what}")
+            if (data.parent / "ran").exists():
+                lost.append(f"{path.stem} {wrong[0][:80]}: a program ran")
+                (data.parent / "ran").unlink()
     finally:
-        train.fit = fit
+        checkpoint.lock = lock
         jax.monitoring.unregister_event_duration_listener(listen)
     return {"tried": count, "survived": count - len(lost), "lost": len(lost), "examples": lost[:20]}
 
