@@ -73,6 +73,7 @@ SPECIAL = {
         "../../etc/passwd",
         "/etc/passwd",
         "/dev/zero",
+        LONG,
         "~no_such_user/x.npz",
         *(f"DATA/{w}" for w in WEIGHTS),
     ),

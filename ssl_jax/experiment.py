@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,12 +256,12 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
       ValueError: the folder holds no run.
     """
     path = Path(workdir) / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
     try:
         stored = json.loads(path.read_text())
         return ConfigDict(stored["config"]), stored["resolved"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); is it that of a run?") from None
 
 

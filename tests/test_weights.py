@@ -349,6 +349,10 @@ def test_the_command_refuses_a_program_in_one_line(tmp_path, capfd, monkeypatch)
         assert pretrain.main(arguments) == 2
         (line,) = capfd.readouterr().err.splitlines()
         assert line.startswith(f"error: {tmp_path / name}")
+    for name, words in (("a" * 5000 + ".npz", "cannot be read"), ("a" * 5000, "holds no run")):
+        assert pretrain.main(["--workdir", str(tmp_path / "run"), f"--config.init_from={name}"]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert words in line
     assert not mark.exists()
     assert not (tmp_path / "run").exists()
 

@@ -34,8 +34,8 @@ UNPACKED, RATIO = 64 << 20, 100  # bytes, and times the file's size: an archive 
 
 def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a path means a file of weights and not the folder of a run."""
-    path = Path(path)
-    return path.is_file() or (path.suffix.lower() in (*READERS, *EXECUTABLE) and not path.is_dir())
+    named_so = Path(path).suffix.lower() in (*READERS, *EXECUTABLE)
+    return os.path.isfile(path) or (named_so and not os.path.isdir(path))  # Path's raise where a name is too long
 
 
 def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
