@@ -357,7 +357,7 @@ def load_trunk(init_from: str | Path, method: Method, config: Config, plan: Plan
         fix += f"(there: {other.config.method.name})"
     want = dict(zip(("params", "model_state"), method.trunk(variables_spec(method, config, plan)), strict=True))
     there, here = _named({"params": trunk[0], "model_state": trunk[1]}), _named(want)
-    for name in sorted(there.keys() | here.keys()):
+    for name in sorted(there.keys() | here.keys(), key=lambda name: (name.startswith("model_state/"), name)):
         have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
         if have != need:
             raise ValueError(
