@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8, "c64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
+CHANNEL = re.compile(r"channel_id=(\d+)")
 SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$", re.M)
 CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
@@ -64,14 +65,18 @@ def of(compiled: Any) -> Cost:
 def collectives(program: str) -> dict[str, int]:
     """Bytes of the results of the collective operations of a program's text, by kind; loops multiplied out.
 
-    An operation that is split into a start and a done counts once.
+    An operation that is split into a start and a done counts once, and so does one that TPUs spread over several
+    fusions, which all name its channel.
     """
     bodies, entry = _computations(program)
     found: Counter[str] = Counter()
+    channels: set[str] = set()
 
     def visit(name: str, times: int) -> None:
         for line in bodies.get(name, ()):
-            if match := COLLECTIVE.search(line):
+            channel = CHANNEL.search(line)
+            if (match := COLLECTIVE.search(line)) and not (channel and channel[1] in channels):
+                channels.update(channel.groups() if channel else ())
                 shapes = SHAPE.findall(match[1])
                 if match[3] and match[2] != "all-reduce":  # (operands, results, ...)
                     half = len(shapes) // 2 if match[2] != "collective-permute" else 1

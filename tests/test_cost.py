@@ -31,11 +31,21 @@ HLO = """HloModule m
   ROOT %p = pred[] constant(true)
 }
 
+%begun (b: s8[2]) -> s8[16] {
+  ROOT %g1 = s8[16]{0} all-gather(%b), channel_id=7, dimensions={0}
+}
+
+%ended (b: s8[2]) -> s8[16] {
+  ROOT %g2 = s8[16]{0} all-gather(%b), channel_id=7, dimensions={0}
+}
+
 ENTRY %main (a: f32[4], b: bf16[2,3]) -> f32[4] {
   %a = f32[4]{0} parameter(0)
   %b = bf16[2,3]{1,0} parameter(1)
   %start = (bf16[2,3]{1,0}, bf16[16,3]{1,0}) all-gather-start(%b), dimensions={0}
   %done = bf16[16,3]{1,0} all-gather-done(%start)
+  %first = s8[16]{0} fusion(%e), kind=kCustom, calls=%begun
+  %second = s8[16]{0} fusion(%e), kind=kCustom, calls=%ended
   %two = (f32[4]{0}, f32[10]{0}) all-reduce(%a, %c), to_apply=%add
   %moved = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%d), source_target_pairs={{0,1}}
   %loop = (s32[], f32[4]) while(%init), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
@@ -45,8 +55,8 @@ ENTRY %main (a: f32[4], b: bf16[2,3]) -> f32[4] {
 
 
 def test_collectives_of_a_program_by_hand():
-    """Of a start the result alone; of a loop every turn; of several operands all."""
-    want = {"all-gather": 2 * 16 * 3, "all-reduce": 4 * 14 + 5 * 4 * 4, "collective-permute": 24}
+    """Of a start the result alone; of a loop every turn; of several operands all; of a channel in two fusions once."""
+    want = {"all-gather": 2 * 16 * 3 + 16, "all-reduce": 4 * 14 + 5 * 4 * 4, "collective-permute": 24}
     assert cost.collectives(HLO) == want
 
 
