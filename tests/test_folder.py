@@ -162,6 +162,111 @@ def test_index_is_cached_by_size_and_time(load, tmp_path, monkeypatch):
     assert len(checked) == 42
 
 
+def old(root):
+    """Everything below as if it had been written long ago: new times are not trusted."""
+    for where, _, files in os.walk(root):
+        for name in (*files, "."):
+            os.utime(os.path.join(where, name), ns=(10**18, 10**18))
+    return root
+
+
+@pytest.fixture
+def touched(monkeypatch):
+    """What is listed, looked at and opened, by name."""
+    seen = {"scandir": [], "stat": [], "open": []}
+    scandir, stat, is_plain = os.scandir, os.stat, decode.is_plain
+
+    def spy(kind, real):
+        return lambda path, *a, **kw: seen[kind].append(os.path.basename(os.fspath(path))) or real(path, *a, **kw)
+
+    monkeypatch.setattr(os, "scandir", spy("scandir", scandir))
+    monkeypatch.setattr(os, "stat", spy("stat", stat))
+    monkeypatch.setattr(decode, "is_plain", spy("open", is_plain))
+    return seen
+
+
+def test_a_second_start_lists_nothing(load, tmp_path, touched):
+    root = old(folder(tmp_path / "x", classes=("a", "b", "c"), n=30, nested=True))
+    first = load(f"folder:{root}", verify="header")
+    assert len(touched["open"]) == 90
+    for calls in touched.values():
+        calls.clear()
+    second = load(f"folder:{root}", verify="header")
+    assert touched["scandir"] == touched["open"] == []
+    assert not any(name.endswith(".png") for name in touched["stat"])
+    assert len(touched["stat"]) < 10 + 10  # ten folders, and a few looks at the root
+    for a, b in zip(first, second, strict=True):
+        assert a.fingerprint == b.fingerprint
+        assert a.columns["path"].tolist() == b.columns["path"].tolist()
+    # Full verification looks at every file, but lists none.
+    load(f"folder:{root}", verify="full")
+    assert touched["scandir"] == []
+    assert len([name for name in touched["stat"] if name.endswith(".png")]) == 90
+
+
+def test_changes_of_a_known_folder_are_seen(load, tmp_path, touched):
+    root = old(folder(tmp_path / "x", classes=("a", "b", "c"), n=20))
+
+    def start():
+        for calls in touched.values():
+            calls.clear()
+        parts = load(f"folder:{root}", verify="header")
+        return sorted(os.path.relpath(path, root) for part in parts for path in part.columns["path"])
+
+    names = set(start())
+    assert len(names) == 60
+    (root / "a" / "000.png").rename(root / "a" / "new.png")
+    (root / "b" / "001.png").unlink()
+    Image.fromarray(noise()).save(root / "b" / "added.png")
+    names = names - {"a/000.png", "b/001.png"} | {"a/new.png", "b/added.png"}
+    assert start() == sorted(names)
+    assert sorted(touched["scandir"]) == ["a", "b"]
+    assert sorted(touched["open"]) == ["added.png", "new.png"]
+    # Folders that changed a moment ago may change again within one step of the clock: they are listed once more.
+    assert start() == sorted(names)
+    assert sorted(touched["scandir"]) == ["a", "b"]
+    assert touched["open"] == []
+    (root / "c" / "deep").mkdir()
+    (root / "a" / "new.png").rename(root / "c" / "deep" / "moved.png")
+    names = names - {"a/new.png"} | {"c/deep/moved.png"}
+    assert start() == sorted(names)
+    old(root)
+    assert start() == start() == sorted(names)
+    assert touched["scandir"] == []
+
+
+def test_a_file_repaired_in_place_is_seen(load, tmp_path):
+    root = folder(tmp_path / "x", n=100)
+    whole = (root / "a" / "000.png").read_bytes()
+    (root / "a" / "000.png").write_bytes(b"")
+    old(root)
+    assert load(f"folder:{root}", verify="header").train.unreadable == ("a/000.png",)
+    (root / "a" / "000.png").write_bytes(whole)
+    os.utime(root / "a", ns=(10**18, 10**18))
+    assert load(f"folder:{root}", verify="header").train.unreadable == ()
+
+
+def test_a_folder_written_in_this_moment_is_listed_again(load, tmp_path, touched):
+    root = old(folder(tmp_path / "x"))
+    os.utime(root / "a" / "003.png")
+    load(f"folder:{root}", verify="header")
+    touched["scandir"].clear()
+    load(f"folder:{root}", verify="header")
+    assert touched["scandir"] == ["a"]
+
+
+def test_other_folders_beside_splits_are_remembered(load, tmp_path, caplog):
+    folder(tmp_path / "x" / "train")
+    folder(tmp_path / "x" / "test", n=3)
+    folder(tmp_path / "x" / "spare")
+    old(tmp_path)
+    for _ in range(2):
+        caplog.clear()
+        assert sum(map(len, load(f"folder:{tmp_path}/x", verify="header"))) == 26
+        assert "spare is not used" in caplog.text
+    assert len(load(f"folder:{tmp_path}/x", test_split="spare").test) == 20
+
+
 def test_cache_that_cannot_be_written_is_only_said(tmp_path, caplog):
     root = folder(tmp_path / "x")
     (tmp_path / "file").write_text("")

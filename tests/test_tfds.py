@@ -9,7 +9,7 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ssl_jax.data import decode, source
+from ssl_jax.data import decode, records, source
 
 RNG = np.random.default_rng(0)
 
@@ -99,17 +99,15 @@ def test_tfds_refused(made_tfds, load, tmp_path):
 
 
 def test_cut_record_file(made_tfds, tmp_path):
-    from ssl_jax.data import tfds
-
     record = next(made_tfds[0].rglob("*.tfrecord*"))
     whole = record.read_bytes()
     for size in (len(whole) - 1, 5, 0):
         (tmp_path / "x").write_bytes(whole[:size])
         with pytest.raises(ValueError, match="not a whole TFRecord file"):
-            tfds.record_index(tmp_path / "x", "image", "label", tmp_path / "cache")
+            records.record_index(tmp_path / "x", "image", "label", tmp_path / "cache")
     (tmp_path / "x").write_bytes(whole)
     with pytest.raises(ValueError, match="picture"):
-        tfds.record_index(tmp_path / "x", "picture", "label", tmp_path / "cache")
+        records.record_index(tmp_path / "x", "picture", "label", tmp_path / "cache")
 
 
 # --- real data

@@ -4,15 +4,22 @@ A class is a sub-folder with the images below it, however deep; one flat folder 
 beside ``test/``, ``val/`` or ``validation/`` are splits. Hidden files, hidden folders and files without the suffix of
 an image are passed over; what a file holds is read from the file, not from its suffix.
 
-Every file is checked when the index is built; unreadable ones are counted, named and left out. The index is cached by
-path, size and modification time, so the check is paid once.
+Every file is checked when the index is built; unreadable ones are counted, named and left out. The index is cached
+with size and modification time of every file and the modification time of every folder, so listing and check are paid
+once. To add, remove or rename a file changes its folder's time, so a start looks at the folders' times, lists again
+those that changed, and looks at the files of these. In the others it looks at files that could not be read before, and
+at all files where verification is full (the default up to 100,000 files): a file overwritten in place, its folder
+unchanged, is not noticed under ``data.verify=header``.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +37,9 @@ SUFFIXES = (
 )
 TESTS = ("test", "validation", "val", "valid")
 FULL_UP_TO = 100_000
+# A folder whose newest time is no older is listed again: it may change once more without a change of its time, where
+# times are kept in steps (two seconds on FAT), and a file may still be being written.
+UNSETTLED = 2 * 10**9  # nanoseconds
 
 
 class Index(NamedTuple):
@@ -48,6 +58,19 @@ class Index(NamedTuple):
     digest: np.ndarray  # uint8 [n, 32]
 
 
+class Listed(NamedTuple):
+    """What a folder holds, sorted by name; paths are relative to the root of all."""
+
+    mtime: int  # nanoseconds, -1 if it must be listed again
+    inode: tuple[int, int]
+    folders: list[str]
+    images: list[str]
+    fresh: bool  # listed at this start
+
+
+Look = Callable[[str], Listed]
+
+
 def load(
     root: Path,
     *,
@@ -60,13 +83,18 @@ def load(
     """Train and test of an image folder; see :func:`ssl_jax.data.source.load`. Test is None if there is none."""
     if not root.is_dir():
         raise ValueError(f"image folder {str(root)!r} is not there; give data.source=folder:<path of a folder>")
-    root = root.resolve()
-    train_name, test_name = _splits(root, train_split, test_split)
-    listings = [_listing(root, name) for name in (train_name, test_name) if name is not None]
+    began, root = time.time_ns(), root.resolve()
+    file = cache_dir / "folders" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
+    old = read_cache(file) or {}
+    looked: dict[str, Listed] = {}
+    look = _looker(root, _known(old), looked)
+    train_name, test_name = _splits(root, look, train_split, test_split)
+    listings = [_listing(root, look, name) for name in (train_name, test_name) if name is not None]
     paths = sorted(path for listing in listings for path in listing)
     full = verify == "full" or (verify is None and len(paths) <= FULL_UP_TO)
-    index = build_index(root, paths, full=full, cache_dir=cache_dir)
-    _check_unreadable(root, index, max_unreadable)
+    index = build_index(root, paths, looked, old, full=full, file=file, began=began)
+    broken = [index.path[i] for i in np.flatnonzero(index.state == 0)]
+    check_unreadable(str(root), broken, len(paths), max_unreadable)
     rows = {path: i for i, path in enumerate(index.path)}
     sources, names = [], None
     for listing in listings:
@@ -76,9 +104,9 @@ def load(
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
-def _splits(root: Path, train: str | None, test: str | None) -> tuple[str, str | None]:
+def _splits(root: Path, look: Look, train: str | None, test: str | None) -> tuple[str, str | None]:
     """Names of the sub-folders that hold train and test, ``""`` for the folder itself."""
-    names = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = look("").folders
     if train is None and test is None:
         if "train" not in names or not (set(names) <= {"train", *TESTS}):
             # A folder that holds more than splits holds classes, unless train stands beside its test.
@@ -98,42 +126,86 @@ def _splits(root: Path, train: str | None, test: str | None) -> tuple[str, str |
         raise ValueError(
             f"data.train_split and data.test_split are both {train!r}; test examples must not be trained on"
         )
-    loose = [p.name for p in root.iterdir() if _is_image(p.name) and p.is_file()]
+    loose = look("").images
     if loose:
-        raise ValueError(f"{root} has loose images ({_some(loose)}) beside its splits; move them into {train}/")
+        raise ValueError(f"{root} has loose images ({some(loose)}) beside its splits; move them into {train}/")
     return train, test
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _listing(root: Path, split: str) -> dict[str, str | None]:
+def _known(old: Mapping[str, np.ndarray]) -> dict[str, Listed]:
+    """The folders of a cached index."""
+    if "folder" not in old:  # none, or from before folders were kept
+        return {}
+    names = [os.fsdecode(name) for name in old["folder"].tolist()]
+    known = [Listed(mtime, (0, 0), [], [], False) for mtime in old["folder_mtime"].tolist()]
+    at = dict(zip(names, known, strict=True))
+    for name in names:
+        if name:
+            at[os.path.dirname(name)].folders.append(name)
+    for path, k in zip(old["path"].tolist(), old["within"].tolist(), strict=True):
+        known[k].images.append(os.fsdecode(path))
+    return at
+
+
+def _looker(root: Path, known: Mapping[str, Listed], looked: dict[str, Listed]) -> Look:
+    """``look(folder)``, by its path relative to ``root``: as known if its time is the same, else listed now."""
+
+    def look(where: str) -> Listed:
+        if where not in looked:
+            looked[where] = _look(root, where, known.get(where))
+        return looked[where]
+
+    return look
+
+
+def _look(root: Path, where: str, known: Listed | None) -> Listed:
+    at = os.path.join(root, where)
+    try:
+        # Before the listing: what changes meanwhile is seen next time.
+        stat = os.stat(at)
+        inode = (stat.st_dev, stat.st_ino)
+        if known is not None and known.mtime == stat.st_mtime_ns:
+            return known._replace(inode=inode)
+        with os.scandir(at) as entries:
+            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+        folders = [entry.name for entry in shown if entry.is_dir()]
+        images = [e.name for e in shown if is_image(e.name) and (e.is_file() or (e.is_symlink() and not e.is_dir()))]
+    except OSError as error:
+        raise ValueError(f"image folder {at!r} cannot be listed ({error}); make it readable or move it away") from error
+    inside = functools.partial(os.path.join, where)
+    return Listed(stat.st_mtime_ns, inode, [*map(inside, folders)], [*map(inside, images)], True)
+
+
+def _below(look: Look, where: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """The images in a folder and in those below it."""
+    here = look(where)
+    if here.inode not in seen:  # else a link to a folder above
+        seen.add(here.inode)
+        yield from here.images
+        for folder in here.folders:
+            yield from _below(look, folder, seen)
+
+
+def _listing(root: Path, look: Look, split: str) -> dict[str, str | None]:
     """Relative path -> class name (None in a flat folder) of the images of one split."""
     top = root / split
-    loose = [str(p.relative_to(root)) for p in top.iterdir() if _is_image(p.name) and p.is_file()]
+    loose = look(split).images
     classes: dict[str, str | None] = {}
-    for folder in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        seen = set()
-        for where, subfolders, files in os.walk(folder, followlinks=True):
-            real = os.path.realpath(where)
-            if real in seen:  # a link to a folder above
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders[:] = [s for s in subfolders if not s.startswith(".")]
-            for file in files:
-                if _is_image(file):
-                    classes[os.path.relpath(os.path.join(where, file), root)] = folder.name
+    for folder in look(split).folders:
+        classes |= dict.fromkeys(_below(look, folder, set()), os.path.basename(folder))
     if loose and classes:
-        folders = _some([str(name) for name in set(classes.values())])
+        folders = some([str(name) for name in set(classes.values())])
         raise ValueError(
-            f"{top} has loose images ({_some(loose)}) beside class folders ({folders}); "
+            f"{top} has loose images ({some(loose)}) beside class folders ({folders}); "
             "move them into a class folder, or all images into one flat folder"
         )
     if not loose and not classes:
@@ -151,13 +223,13 @@ def _source(root: Path, listing: dict, index: Index, rows: dict[str, int], names
         names = tuple(classes) if names is None else names
         unknown = [c for c in classes if c not in names]
         if unknown:
-            raise ValueError(f"{root}: test has classes that train has not ({_some(unknown)}); rename or remove them")
+            raise ValueError(f"{root}: test has classes that train has not ({some(unknown)}); rename or remove them")
         number = {name: k for k, name in enumerate(names)}
         labels = np.array([number[listing[path]] for path in paths], np.int32)
     # Content where it was read, else size; never the time, which differs from copy to copy of a dataset.
     content = index.digest[kept] if index.full.all() else index.size[kept]
     return Source(
-        {"path": _objects([str(root / path) for path in paths]), "plain": index.plain[kept]},
+        {"path": objects([os.path.join(root, str(path)) for path in paths]), "plain": index.plain[kept]},
         labels,
         names if classes else None,
         sha256("folder", content, *(os.fsencode(str(p)) for p in paths)),
@@ -165,85 +237,114 @@ def _source(root: Path, listing: dict, index: Index, rows: dict[str, int], names
     )
 
 
-def _objects(values: list) -> np.ndarray:
+def objects(values: list) -> np.ndarray:
+    """An array of Python objects."""
     array = np.empty(len(values), object)
     array[:] = values
     return array
 
 
-def _check_unreadable(root: Path, index: Index, max_unreadable: float) -> None:
-    broken = [index.path[i] for i in np.flatnonzero(index.state == 0)]
+def check_unreadable(where: str, broken: list[str], n: int, max_unreadable: float) -> None:
+    """Say which of ``n`` images are left out; ValueError if they are more than a share of ``max_unreadable``."""
     if not broken:
         return
-    count = f"{len(broken)} of {len(index.path)} images in {root} cannot be read ({_some(broken)})"
-    if len(broken) > max_unreadable * len(index.path):
+    count = f"{len(broken)} of {n} images in {where} cannot be read ({some(broken)})"
+    if len(broken) > max_unreadable * n:
         raise ValueError(
             f"{count}, more than data.max_unreadable={max_unreadable:g} of them; remove or repair them, or raise it"
         )
     log.warning("%s and are left out", count)
 
 
-def build_index(root: Path, paths: list[str], *, full: bool, cache_dir: Path) -> Index:
+def build_index(
+    root: Path,
+    paths: list[str],
+    looked: Mapping[str, Listed],
+    old: Mapping[str, np.ndarray],
+    *,
+    full: bool,
+    file: Path,
+    began: int,
+) -> Index:
     """Check the files at ``paths`` (relative, sorted); those checked before and not changed since are not read again.
 
     Args:
       root: absolute path of the folder.
       paths: relative paths.
+      looked: the folders that they are in.
+      old: the index as it was kept, empty if there was none.
       full: decode each file, else read its header alone.
-      cache_dir: where the index is kept; a folder that cannot be written to costs only the next start its time.
+      file: where the index is kept; a folder that cannot be written to costs only the next start its time.
+      began: time before the folders were listed, nanoseconds.
     """
     n = len(paths)
-    stats = [_stat(root / path) for path in paths]
+    within = {path: k for k, listed in enumerate(looked.values()) for path in listed.images}
+    folder = np.array([within[path] for path in paths], np.int64)
+    row = {path: i for i, path in enumerate(old["path"].tolist())} if old else {}
+    was = np.array([row.get(os.fsencode(path), -1) for path in paths], np.int64)
+    kept = was >= 0
     index = Index(
-        _objects(paths),
-        np.array([s[0] for s in stats], np.int64),
-        np.array([s[1] for s in stats], np.int64),
+        objects(paths),
+        np.zeros(n, np.int64),
+        np.zeros(n, np.int64),
         np.full(n, full),
         np.zeros(n, np.int8),
         np.zeros(n, bool),
         np.zeros((n, 32), np.uint8),
     )
-    file = cache_dir / "folders" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
-    old = read_cache(file)
-    known = {} if old is None else {path: i for i, path in enumerate(old["path"].tolist())}
-    todo = []
-    for i, path in enumerate(paths):
-        j = known.get(os.fsencode(path))
-        if (
-            old is not None
-            and j is not None
-            and (old["size"][j], old["mtime"][j]) == (index.size[i], index.mtime[i])
-            and (old["full"][j] or not full)
-        ):
-            for name in ("full", "state", "plain", "digest"):
-                getattr(index, name)[i] = old[name][j]
-        else:
-            todo.append(i)
-    if not todo:
-        return index
-    log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        checks = pool.map(lambda i: _check(root / paths[i], full), todo, chunksize=64)
-        for i, (state, plain, digest) in zip(todo, checks, strict=True):
-            index.state[i], index.plain[i], index.digest[i] = state, plain, digest
-    write_cache(file, index._asdict() | {"path": np.array([os.fsencode(p) for p in paths])})
+    for name in Index._fields[1:] if kept.any() else ():
+        getattr(index, name)[kept] = old[name][was[kept]]
+    fresh = np.array([listed.fresh for listed in looked.values()])
+    for i in np.flatnonzero(fresh[folder] | full | ~kept | (index.state == 0)):
+        size, mtime = _stat(os.path.join(root, paths[i]))
+        kept[i] &= (index.size[i], index.mtime[i]) == (size, mtime)
+        index.size[i], index.mtime[i] = size, mtime
+    todo = np.flatnonzero(~kept | (full & ~index.full))
+    if len(todo):
+        log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
+        files = [Path(root, paths[i]) for i in todo]
+        for i, (state, plain, digest) in zip(todo, check_all(files, full), strict=True):
+            index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
+    if len(todo) or fresh.any():
+        newest = np.array([listed.mtime for listed in looked.values()], np.int64)
+        times = newest.copy()
+        np.maximum.at(newest, folder, index.mtime)
+        # What is not in the index is listed again, too: images that a circle of links shows twice, and other folders.
+        whole = np.bincount(folder, minlength=len(looked)) == [len(listed.images) for listed in looked.values()]
+        times[~whole | (newest >= began - UNSETTLED)] = -1
+        others = [name for listed in looked.values() for name in listed.folders if name not in looked]
+        kept_folders = {
+            "folder": np.array([os.fsencode(name) for name in [*looked, *others]]),
+            "folder_mtime": np.concatenate([times, np.full(len(others), -1)]),
+            "within": folder,
+        }
+        write_cache(file, index._asdict() | {"path": np.array([os.fsencode(p) for p in paths])} | kept_folders)
     return index
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(path: str) -> tuple[int, int]:
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except OSError:  # a dangling link
         return -1, 0
     return stat.st_size, stat.st_mtime_ns
 
 
-def _check(path: Path, full: bool) -> tuple[int, bool, np.ndarray]:
+Checked = tuple[int, bool, np.ndarray]
+
+
+def check_all(files: Iterable[Path | bytes], full: bool) -> Iterator[Checked]:
+    """State, plain and digest of image files, as :class:`Index` has them."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        yield from pool.map(lambda file: _check(file, full), files, chunksize=64)
+
+
+def _check(file: Path | bytes, full: bool) -> Checked:
     digest = np.zeros(32, np.uint8)
     try:
         if not full:
-            return 1, decode.is_plain(path), digest
-        data = path.read_bytes()
+            return 1, decode.is_plain(file), digest
+        data = file if isinstance(file, bytes) else file.read_bytes()
         decode.read(data)
         plain = decode.is_plain(data) and decode.is_whole_to_tensorflow(data)
         return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)

@@ -31,9 +31,9 @@ class Source:
 
     Attributes:
       columns: name -> array with ``n`` rows. Exactly one of ``"image"`` (uint8 ``[n, h, w, c]``), ``"encoded"``
-        (objects, the bytes of image files) and ``"path"`` (objects, absolute paths; inside record files beside
-        ``"offset"`` and ``"length"``). The last two come with ``"plain"`` (bool): a baseline JPEG that need not be
-        turned, which TensorFlow may decode in part.
+        (objects, the bytes of image files) and ``"path"`` (objects, absolute paths; inside other files beside
+        ``"offset"`` and ``"length"``, which are inside record ``"record"`` where there is such a column). The last two
+        come with ``"plain"`` (bool): a baseline JPEG that need not be turned, which TensorFlow may decode in part.
       labels: int32 ``[n]``, -1 where unknown, or None if none is known.
       class_names: one per class, or None if no label is known.
       fingerprint: sha256 that changes when the data do.
