@@ -18,7 +18,7 @@ def base() -> Config:
 
     data: Config = ConfigDict()
     config.data = data
-    data.source = "digits"  # digits | tfds:<name> | folder:<path> | npz:<path>
+    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord: or npz:<path>
     data.data_dir = placeholder(str)  # where TFDS datasets lie; null: TFDS's own default
     data.train_split = placeholder(str)
     data.test_split = placeholder(str)

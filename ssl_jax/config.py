@@ -308,7 +308,7 @@ def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:
 def _moved(key: str, old: Any, new: Any) -> bool:
     """The same kind of source at another path; whether the data are the same, their fingerprint says."""
     schemes = {str(value).partition(":")[0] for value in (old, new)}
-    return key == "data.source" and (schemes == {"folder"} or schemes == {"npz"})
+    return key == "data.source" and len(schemes) == 1 and schemes <= {"folder", "tar", "arrayrecord", "npz"}
 
 
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict, dict]:

@@ -88,7 +88,10 @@ def load(
     old = read_cache(file) or {}
     looked: dict[str, Listed] = {}
     look = _looker(root, _known(old), looked)
-    train_name, test_name = _splits(root, look, train_split, test_split)
+    train_name, test_name = choose_splits(str(root), look("").folders, train_split, test_split)
+    if train_name and look("").images:
+        loose = some(look("").images)
+        raise ValueError(f"{root} has loose images ({loose}) beside its splits; move them into {train_name}/")
     listings = [_listing(root, look, name) for name in (train_name, test_name) if name is not None]
     paths = sorted(path for listing in listings for path in listing)
     full = verify == "full" or (verify is None and len(paths) <= FULL_UP_TO)
@@ -104,31 +107,27 @@ def load(
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
-def _splits(root: Path, look: Look, train: str | None, test: str | None) -> tuple[str, str | None]:
-    """Names of the sub-folders that hold train and test, ``""`` for the folder itself."""
-    names = look("").folders
+def choose_splits(where: str, names: list[str], train: str | None, test: str | None) -> tuple[str, str | None]:
+    """Which of the parts ``names`` of a dataset hold train and test, ``""`` if it is not divided into splits."""
     if train is None and test is None:
         if "train" not in names or not (set(names) <= {"train", *TESTS}):
             # A folder that holds more than splits holds classes, unless train stands beside its test.
             if not ("train" in names and set(names) & set(TESTS)):
                 return "", None
             unused = ", ".join(sorted(set(names) - {"train", *TESTS}))
-            log.warning("%s: train/ beside a test split are taken as splits; %s is not used", root, unused)
+            log.warning("%s: train/ beside a test split are taken as splits; %s is not used", where, unused)
         train = "train"
     train = "train" if train is None else train
     test = next((t for t in TESTS if t in names and t != train), None) if test is None else test
     for key, name in (("train_split", train), ("test_split", test)):
         if name is not None and name not in names:
             raise ValueError(
-                f"data.{key}={name!r} is not a folder in {root}; it has {', '.join(sorted(names)) or 'none'}"
+                f"data.{key}={name!r} is not a folder in {where}; it has {', '.join(sorted(names)) or 'none'}"
             )
     if train == test:
         raise ValueError(
             f"data.train_split and data.test_split are both {train!r}; test examples must not be trained on"
         )
-    loose = look("").images
-    if loose:
-        raise ValueError(f"{root} has loose images ({some(loose)}) beside its splits; move them into {train}/")
     return train, test
 
 
@@ -302,8 +301,8 @@ def build_index(
     todo = np.flatnonzero(~kept | (full & ~index.full))
     if len(todo):
         log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
-        files = [Path(root, paths[i]) for i in todo]
-        for i, (state, plain, digest) in zip(todo, check_all(files, full), strict=True):
+        checks = check_all(lambda i: Path(root, paths[i]), todo, full)
+        for i, (state, plain, digest) in zip(todo, checks, strict=True):
             index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
     if len(todo) or fresh.any():
         newest = np.array([listed.mtime for listed in looked.values()], np.int64)
@@ -333,15 +332,16 @@ def _stat(path: str) -> tuple[int, int]:
 Checked = tuple[int, bool, np.ndarray]
 
 
-def check_all(files: Iterable[Path | bytes], full: bool) -> Iterator[Checked]:
-    """State, plain and digest of image files, as :class:`Index` has them."""
+def check_all(file_of: Callable[[int], Path | bytes], rows: Iterable[int], full: bool) -> Iterator[Checked]:
+    """State, plain and digest of the image files ``file_of(row)``, as :class:`Index` has them."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        yield from pool.map(lambda file: _check(file, full), files, chunksize=64)
+        yield from pool.map(lambda i: _check(file_of, i, full), rows, chunksize=64)
 
 
-def _check(file: Path | bytes, full: bool) -> Checked:
+def _check(file_of: Callable[[int], Path | bytes], i: int, full: bool) -> Checked:
     digest = np.zeros(32, np.uint8)
     try:
+        file = file_of(i)
         if not full:
             return 1, decode.is_plain(file), digest
         data = file if isinstance(file, bytes) else file.read_bytes()

@@ -86,6 +86,7 @@ def array_records(file: Path) -> Iterator[bytes]:
     Raises:
       decode.Unreadable: it is cut short or damaged.
     """
+    decode.array_record_reader.cache_clear()  # the file may be another than when it was opened
     for i in range(decode.array_record_reader(str(file)).num_records()):
         yield decode.array_record(str(file), i)
 

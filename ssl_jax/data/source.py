@@ -1,8 +1,9 @@
 """Sources: a dataset as random-access records, split into train, validation and test.
 
-``load("digits" | "tfds:<name>" | "folder:<path>" | "npz:<path>")``. The validation part is always drawn from train;
-where a dataset brings no test split, a fifth of it is cut off. Which examples go where depends on ``seed`` of
-:func:`load` alone, not on the seed of a run, so that runs are measured on the same examples.
+``load("digits" | "tfds:<name>" | "folder:<path>" | "tar:<path>" | "arrayrecord:<path>" | "npz:<path>")``. The
+validation part is always drawn from train; where a dataset brings no test split, a fifth of it is cut off. Which
+examples go where depends on ``seed`` of :func:`load` alone, not on the seed of a run, so that runs are measured on the
+same examples.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 TEST_FRACTION = 0.2
-SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "npz:<path>")
+SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +110,10 @@ def load(
 
     Args:
       spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
-        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``)
-        or ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
-      data_dir: where TFDS datasets lie (default: TFDS's own); relative folder and npz paths start there too.
+        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
+        ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
+      data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
         the examples, stratified).
@@ -119,12 +121,12 @@ def load(
       val_fraction: part of train that is held out, stratified, between 0 and 1.
       num_examples: use at most so many train examples (stratified; a smaller cap gives a subset of a larger one).
       seed: of the choice of validation, test and ``num_examples``.
-      verify: how a folder's files are checked when its index is built: ``full`` (decode all), ``header``; default
-        ``full`` up to 100,000 files.
-      max_unreadable: fraction of unreadable files above which a folder is refused.
-      cache_dir: where indices of folders and record files are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
+      verify: how the images of a folder or of shards are checked when their index is built: ``full`` (decode all),
+        ``header``; default ``full`` up to 100,000 files.
+      max_unreadable: fraction of unreadable files above which a folder or shards are refused.
+      cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
-      memory_limit: bytes up to which a TFDS split is held in memory.
+      memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
 
     Returns:
       Splits of three sources.
@@ -151,6 +153,11 @@ def load(
         train, test = folder.load(
             _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
         )
+    elif scheme in ("tar", "arrayrecord") and name:
+        from ssl_jax.data import shards
+
+        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
+        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
     elif scheme == "tfds" and name:
         from ssl_jax.data import tfds
 
