@@ -14,35 +14,38 @@ from ssl_jax.data import decode, records, source
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def made_tfds(tmp_path_factory):
-    """A dataset as TFDS lays it out: JPEGs and PNGs of many shapes, in two record files."""
+def make_tfds(root, kind, *, fixed=False):
+    """A dataset as TFDS lays it out: JPEGs and PNGs of many shapes, or PNGs of one, in two record files."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
     from ssl_jax.data import tensorflow
     from ssl_jax.data import tfds as reader
 
     tfds, tf = reader._import(), tensorflow()
-    root = tmp_path_factory.mktemp("tfds")
     where = root / "made" / "1.0.0"
     where.mkdir(parents=True)
     contents = {}
     for shard in range(2):
-        with tf.io.TFRecordWriter(str(where / f"made-train.tfrecord-0000{shard}-of-00002")) as out:
-            for i in range(6 * shard, 6 * shard + 6):
-                file = io.BytesIO()
-                Image.fromarray(noise(20 + i, 30 - i)).save(file, "PNG" if i % 4 == 3 else "JPEG")
-                contents[file.getvalue()] = i % 3
-                features = {
-                    "note": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"n" * i])),
-                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.getvalue()])),
-                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 3])),
-                }
-                out.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+        name = str(where / f"made-train.{kind}-0000{shard}-of-00002")
+        out = tf.io.TFRecordWriter(name) if kind == "tfrecord" else ArrayRecordWriter(name, "group_size:1")
+        for i in range(6 * shard, 6 * shard + 6):
+            file = io.BytesIO()
+            image = Image.fromarray(noise() if fixed else noise(20 + i, 30 - i))
+            image.save(file, "PNG" if fixed or i % 4 == 3 else "JPEG")
+            contents[file.getvalue()] = i % 3
+            features = {
+                "note": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"n" * i])),
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.getvalue()])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 3])),
+            }
+            out.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+        out.close()
     tfds.folder_dataset.write_metadata(
         data_dir=str(where),
         features=tfds.features.FeaturesDict(
             {
                 "note": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(None, None, 3)),
+                "image": tfds.features.Image(shape=(9, 13, 3) if fixed else (None, None, 3)),
                 "label": tfds.features.ClassLabel(names=["x", "y", "z"]),
             }
         ),
@@ -52,12 +55,18 @@ def made_tfds(tmp_path_factory):
                 shard_lengths=[6, 6],
                 num_bytes=sum(map(len, contents)),
                 filename_template=tfds.core.ShardedFileTemplate(
-                    dataset_name="made", data_dir=str(where), split="train", filetype_suffix="tfrecord"
+                    dataset_name="made", data_dir=str(where), split="train", filetype_suffix=kind
                 ),
             )
         ],
+        check_data=False,
     )
     return root, contents
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def made_tfds(request, tmp_path_factory):
+    return make_tfds(tmp_path_factory.mktemp("tfds"), request.param)
 
 
 def test_tfds_of_many_shapes(made_tfds, tmp_path, monkeypatch):
@@ -71,7 +80,7 @@ def test_tfds_of_many_shapes(made_tfds, tmp_path, monkeypatch):
     seen = {}
     for a, b in zip(in_memory, on_disk, strict=True):
         assert set(a.columns) == {"encoded", "plain"}
-        assert set(b.columns) == {"path", "offset", "length", "plain"}
+        assert set(b.columns) - {"record"} == {"path", "offset", "length", "plain"}
         for i in range(len(a)):
             assert decode.contents(a.record(i)) == decode.contents(b.record(i))
             assert a.record(i)["label"] == b.record(i)["label"]
@@ -84,6 +93,15 @@ def test_tfds_of_many_shapes(made_tfds, tmp_path, monkeypatch):
     source.load("tfds:made", memory_limit=1000, **kwargs)
     half = source.load("tfds:made", memory_limit=1000, train_split="train[25%:75%]", **kwargs)
     assert {decode.contents(part.record(i)) for part in half for i in range(len(part))} == set(list(files)[3:9])
+
+
+@pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
+def test_tfds_of_one_shape(load, tmp_path, kind):
+    root, files = make_tfds(tmp_path, kind, fixed=True)
+    seen = {}
+    for part in load("tfds:made", data_dir=str(root)):
+        seen |= {image.tobytes(): label for image, label in zip(part.columns["image"], part.labels, strict=True)}
+    assert seen == {decode.read(data).tobytes(): label for data, label in files.items()}
 
 
 def test_tfds_refused(made_tfds, load, tmp_path):
@@ -99,15 +117,16 @@ def test_tfds_refused(made_tfds, load, tmp_path):
 
 
 def test_cut_record_file(made_tfds, tmp_path):
-    record = next(made_tfds[0].rglob("*.tfrecord*"))
-    whole = record.read_bytes()
+    record = next(made_tfds[0].rglob("*record-00000*"))
+    whole, file = record.read_bytes(), tmp_path / record.name
     for size in (len(whole) - 1, 5, 0):
-        (tmp_path / "x").write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="not a whole TFRecord file"):
-            records.record_index(tmp_path / "x", "image", "label", tmp_path / "cache")
-    (tmp_path / "x").write_bytes(whole)
-    with pytest.raises(ValueError, match="picture"):
-        records.record_index(tmp_path / "x", "picture", "label", tmp_path / "cache")
+        file.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"not a whole (TF|Array)Record file"):
+            records.record_index(file, "image", "label", tmp_path / "cache")
+    file.write_bytes(whole)
+    for names in (("picture", "label"), ("image", "class")):
+        with pytest.raises(ValueError, match=r"picture|class"):
+            records.record_index(file, *names, tmp_path / "cache")
 
 
 # --- real data

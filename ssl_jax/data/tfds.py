@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import records, tensorflow
+from ssl_jax.data import decode, records, tensorflow
 from ssl_jax.data.source import Source, check_labels, sha256
 
 READ_BATCH = 512
@@ -116,7 +116,11 @@ def _read(tfds, builder, split: str, memory_limit: int, cache_dir: Path) -> Sour
     if channels not in (1, 3):
         raise ValueError(f"{full_name}: images have {channels} channels; 1 or 3 can be used")
     if None not in shape and n * int(np.prod(shape)) <= memory_limit:
-        columns, labels = _decoded(tfds, builder, split, image, label, n)
+        if builder.info.file_format.value == "array_record":  # of which TFDS makes no tf.data.Dataset
+            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}")
+            columns = _decoded_records(columns, shape)
+        else:
+            columns, labels = _decoded(tfds, builder, split, image, label, n)
     else:
         columns, labels = _encoded(builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}")
     if len(labels) != n:
@@ -141,6 +145,15 @@ def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -
         images[start:stop], labels[start:stop] = image_batch, label_batch
         start = stop
     return {"image": images}, labels[:start]
+
+
+def _decoded_records(columns: records.Columns, shape: tuple[int, ...]) -> records.Columns:
+    tf = tensorflow()
+    images = np.empty((len(columns["length"]), *shape), np.uint8)
+    for i in range(len(images)):
+        data = decode.contents({name: column[i] for name, column in columns.items()})
+        images[i] = tf.image.decode_image(data, shape[-1], expand_animations=False)  # as TFDS does
+    return {"image": images}
 
 
 def _encoded(
