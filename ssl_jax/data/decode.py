@@ -3,8 +3,8 @@
 Two decoders, so that every file is read and the common case is fast. A *plain* file (baseline 8-bit JPEG, grey or
 YCbCr, EXIF orientation 1) goes through TensorFlow with the accurate integer DCT: for one view
 ``tf.image.decode_and_crop_jpeg`` reads the rows and columns of the crop alone, for several all is read once. Every
-other file goes through Pillow (:func:`read`) in a numpy_function. Both give RGB, or grey where a dataset has one
-channel.
+other file goes through Pillow (:func:`read`) in a numpy_function, and so does a plain one at whose damage TensorFlow
+stops and Pillow does not. Both give RGB, or grey where a dataset has one channel.
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def from_image(image: Any) -> tuple[Shape, Crop]:
     return tf.shape(image), crop
 
 
-def from_encoded(data: Any, plain: Any, channels: int, *, whole: bool = False) -> tuple[Shape, Crop]:
+def from_encoded(
+    data: Any, plain: Any, channels: int, *, whole: bool = False, careful: bool = False
+) -> tuple[Shape, Crop]:
     """``shape`` and ``crop`` of the bytes of an image file, a string tensor.
 
     Args:
@@ -176,6 +178,7 @@ def from_encoded(data: Any, plain: Any, channels: int, *, whole: bool = False) -
       channels: 1 or 3, what ``crop`` gives.
       whole: decode all of a plain file, once for all crops, instead of each crop's part of it. Cheaper from two views
         on, and at the edge of a crop colours have their neighbours.
+      careful: where TensorFlow fails on a plain file, Pillow reads it. Costs a tenth of a millisecond or two a decode.
     """
     tf = tensorflow()
 
@@ -187,30 +190,41 @@ def from_encoded(data: Any, plain: Any, channels: int, *, whole: bool = False) -
         image.set_shape([None, None, channels])
         return image
 
+    def tried(plainly, otherwise):
+        return (lambda: first_that_works(plainly, otherwise)) if careful else plainly
+
     def by_header():
         return tf.concat([tf.image.extract_jpeg_shape(data)[:2], [channels]], 0)
 
-    def in_part(box):
-        return tf.image.decode_and_crop_jpeg(data, box, channels=channels, dct_method="INTEGER_ACCURATE")
-
     def by_tensorflow():
-        if not whole:
-            return tf.zeros([0, 0, channels], tf.uint8)
         return tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
 
     # Outside the crop, so that a file that is not plain is decoded once, however many views are cut from it.
-    decoded = either(plain, by_tensorflow, by_pillow)
-    shape = either(plain, by_header, lambda: tf.shape(decoded))
+    later = tf.zeros([0, 0, channels], tf.uint8)
+    decoded = either(plain, tried(by_tensorflow, by_pillow) if whole else lambda: later, by_pillow)
+    shape = either(plain, tried(by_header, lambda: tf.shape(by_pillow())), lambda: tf.shape(decoded))
 
     def crop(box):
-        def of_decoded():
-            return tf.slice(decoded, [box[0], box[1], 0], [box[2], box[3], channels])
+        def of(image):
+            return tf.slice(image, [box[0], box[1], 0], [box[2], box[3], channels])
 
-        part = of_decoded() if whole else either(plain, lambda: in_part(box), of_decoded)
+        def in_part():
+            return tf.image.decode_and_crop_jpeg(data, box, channels=channels, dct_method="INTEGER_ACCURATE")
+
+        part = of(decoded) if whole else either(plain, tried(in_part, lambda: of(by_pillow())), lambda: of(decoded))
         part.set_shape([None, None, channels])
         return tf.cast(part, tf.float32) / 255.0
 
     return shape, crop
+
+
+def first_that_works(first: Callable, second: Callable) -> Any:
+    """``first()``, or where it fails ``second()``: graphs catch no errors, but a dataset of one element drops it."""
+    tf = tensorflow()
+    one = tf.data.Dataset.from_tensors(0)
+    made = (one.map(tf.autograph.experimental.do_not_convert(lambda _, make=make: make())) for make in (first, second))
+    first_made, second_made = made
+    return first_made.ignore_errors().concatenate(second_made).take(1).get_single_element()
 
 
 def either(which: Any, yes: Callable, no: Callable) -> Any:

@@ -3,6 +3,14 @@
 Each epoch of ``n // N`` steps goes through a permutation of the ``n`` examples that depends on (seed, epoch); row r of
 batch t is augmented with the stateless seed (seed, t * N + r). Nothing is stored and nothing depends on how many
 processes or threads share the work: the rows of all processes, one after the other, are the one-process batch.
+
+The permutation is one of all examples, whichever folder or shard they are in, and another in every epoch; its last
+``n % N`` examples are left out of that epoch. There is no shuffle buffer, whose order would be only as good as it is
+large; the price is a read from a random place for each example, where a buffer reads shards from end to end.
+
+A plain JPEG at which TensorFlow stops and which Pillow reads (see ``decode.py``) is read by Pillow, draw by draw. The
+first one costs one restart of the stream, which is ``careful`` from then on; what comes out is the same as if it had
+been so from the start.
 """
 
 from __future__ import annotations
@@ -109,9 +117,9 @@ def batches(
 def _training(source, plan, views, local, whole, step, stop) -> Iterator[dict[str, Any]]:
     replaced: dict[int, int] = {}
     failure = tensorflow().errors.OpError
-    make = _stream(source, views, local, whole=whole)
+    make, careful = _stream(source, views, local, whole=whole), False
     while step < stop:
-        stream = make(lambda t: _replace(plan(t), replaced), step, stop)
+        stream = make(lambda t: _replace(plan(t), replaced), step, stop, careful)
         try:
             for drawn, images in stream:
                 label = np.full(local, -1, np.int32) if source.labels is None else source.labels[drawn]
@@ -119,8 +127,9 @@ def _training(source, plan, views, local, whole, step, stop) -> Iterator[dict[st
                 step += 1
         except failure as error:
             broken = [i for i in _replace(plan(step), replaced)[0] if not _opens(source, i)]
-            if not broken:
+            if not broken and careful:
                 raise
+            careful = careful or not broken
             for i in broken:
                 _substitute(source, int(i), replaced, error)
 
@@ -150,16 +159,12 @@ def _names(source: Source, *examples: int) -> list[str]:
 
 
 def _opens(source: Source, i: int) -> bool:
-    """Whether example ``i`` can be decoded, whole, by the decoder that the pipeline would choose."""
+    """Whether example ``i`` can be decoded, whole."""
     if "image" in source.columns:
         return True
-    tf = tensorflow()
     try:
-        data = decode.contents(source.record(i))
-        decode.read(data, source.channels)
-        if source.columns["plain"][i]:
-            tf.io.decode_jpeg(data, channels=source.channels, dct_method="INTEGER_ACCURATE")
-    except (decode.Unreadable, OSError, tf.errors.OpError):
+        decode.read(decode.contents(source.record(i)), source.channels)
+    except (decode.Unreadable, OSError):
         return False
     return True
 
@@ -179,9 +184,10 @@ def process_rows(global_batch_size: int, process: int, process_count: int) -> sl
 
 
 def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) -> Any:
-    """``make(plan, start, stop) -> iterator`` of (indices ``[local]``, what ``images_of(shape, crop, number)`` makes).
+    """``make(plan, start, stop, careful) -> iterator`` of (indices, what ``images_of(shape, crop, number)`` makes).
 
-    ``plan(step)`` gives the indices of a batch and the number of each of its rows. ``whole``: see ``from_encoded``.
+    ``plan(step)`` gives the indices of a batch and the number of each of its rows. ``whole``, ``careful``: see
+    ``decode.from_encoded``.
     """
     tf = tensorflow()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -190,6 +196,7 @@ def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) 
         columns = {
             name: tf.convert_to_tensor([os.fsencode(path) for path in column] if name == "path" else column)
             for name, column in source.columns.items()
+            if name in ("image", "encoded", "plain") or (name == "path" and "offset" not in source.columns)
         }
     plain = source.columns.get("plain")
     uniform = bool(plain[0]) if plain is not None and (plain.all() or not plain.any()) else None
@@ -197,30 +204,34 @@ def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) 
     def contents(index):
         if "encoded" in columns:
             return columns["encoded"][index]
-        if "offset" not in columns:
+        if "path" in columns:
             return tf.io.read_file(columns["path"][index])
         # TensorFlow reads no part of a file.
         data = tf.numpy_function(lambda i: decode.contents(source.record(i)), [index], tf.string, stateful=False)
         return tf.ensure_shape(data, [])
 
     @tf.autograph.experimental.do_not_convert  # branches are written as tf.cond; rewriting the code only takes time
-    def one(index, number):
+    def one(index, number, careful):
         if "image" in columns:
             shape, crop = decode.from_image(tf.gather(columns["image"], index))
         else:
             data = contents(index)
             shape, crop = decode.from_encoded(
-                data, columns["plain"][index] if uniform is None else uniform, source.channels, whole=whole
+                data,
+                columns["plain"][index] if uniform is None else uniform,
+                source.channels,
+                whole=whole,
+                careful=careful,
             )
         return index, images_of(shape, crop, number)
 
-    def make(plan, start, stop):
+    def make(plan, start, stop, careful):
         def planned(step):
             drawn, numbers = tf.numpy_function(plan, [step], (tf.int64, tf.int64))
             return tf.ensure_shape(drawn, [local]), tf.ensure_shape(numbers, [local])
 
         dataset = tf.data.Dataset.range(start, stop).map(tf.autograph.experimental.do_not_convert(planned)).unbatch()
-        dataset = dataset.map(one, num_parallel_calls=threads, deterministic=True)
+        dataset = dataset.map(functools.partial(one, careful=careful), num_parallel_calls=threads, deterministic=True)
         dataset = dataset.batch(local, drop_remainder=True).prefetch(2)
         options = tf.data.Options()
         options.deterministic = True
@@ -358,7 +369,7 @@ def _in_memory(source, images, global_batch_size, rows) -> Iterator[dict[str, np
 def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
     n, local = len(source), rows.stop - rows.start
     broken: set[int] = set()
-    failure = tensorflow().errors.OpError
+    careful, failure = False, tensorflow().errors.OpError
 
     def plan(step):
         index = _plan_evaluation(n, global_batch_size, rows, int(step))
@@ -374,13 +385,14 @@ def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, n
     step, stop = 0, -(-n // global_batch_size)
     while step < stop:
         try:
-            for _, image in make(drawable, step, stop):
+            for _, image in make(drawable, step, stop, careful):
                 yield _evaluation_batch(source, image, plan(step))
                 step += 1
         except failure:
             lost = {int(i) for i in drawable(step)[0] if not _opens(source, int(i))}
-            if not lost:
+            if not lost and careful:
                 raise
+            careful = careful or not lost
             broken |= lost
             for i in sorted(lost):
                 log.warning("%s cannot be read any more and is masked (%d so far)", *_names(source, i), len(broken))
