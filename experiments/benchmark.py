@@ -76,6 +76,8 @@ NAMES = {
     "knn_50k": Entry("neighbours", "knn_50k"),
     "input_uint8": Entry("reading", "uint8", cores=1),
     "input_jpeg": Entry("reading", "jpeg", cores=1),
+    "input_crops_1": Entry("reading", "one_crop", cores=1),
+    "input_crops_2": Entry("reading", "two_crops", cores=1),
     "loop_overhead": Entry("loop", "overhead"),
 }
 

@@ -83,7 +83,13 @@ def test_what_is_no_image_is_passed_over(load, tmp_path):
     """Links, devices, folders, hidden and other files; and names that would leave a folder only name what is inside."""
     odd = [(f"odd{i}.png", bytes(kind)) for i, kind in enumerate(zip(b"123456", strict=True))]
     kept = [("../../up.png", picture()), ("/etc/root.png", picture()), ("a/0.png", picture()), ("b/0.png", picture())]
-    others = [("._a.png", b"resource fork"), ("notes.txt", b"text"), ("0.seg.png", picture()), ("c.cls", b"1")]
+    others = [
+        ("._a.png", b"resource fork"),
+        (".png", picture()),
+        ("notes.txt", b"text"),
+        ("0.seg.png", picture()),
+        ("c.cls", b"1"),
+    ]
     write_tar(tmp_path / "x.tar", [*odd, *kept, *others])
     splits = load(f"tar:{tmp_path}/x.tar")
     assert set(contents(splits)) == {data for _, data in kept}

@@ -1,4 +1,8 @@
-"""Reading: batches of small images by index as the training step wants them, and JPEG files to two crops of 224."""
+"""Reading: batches of small images by index as the training step wants them, and JPEG files to crops of 224.
+
+How many cores feed an accelerator is an estimate: images a second and core, measured here, against what training
+ResNet-50 can take at most, which is not: its memory traffic by count, over the bandwidth that a chip is said to have.
+"""
 
 # pyright: reportMissingImports=false
 # (peers that need not be installed)
@@ -18,6 +22,14 @@ from ssl_jax.data import feed, pipeline, source
 from ssl_jax.data.recipes import Crop, Eval, Flip, Recipe, View
 
 JPEG_HEIGHT, JPEG_WIDTH, SIZE = 375, 500, 224
+
+# Bytes that training ResNet-50 moves for one view at 224 px, by count: 11.11 million activations of a forward pass
+# (timm's benchmark tables), two bytes each, 14 passes over them (convolution, statistics, normalisation, forward and
+# backward, unfused). Its 24.3 GFLOP take less time than that on both chips.
+BYTES_PER_VIEW = 11.11e6 * 2 * 14
+# Bytes per second. v5e: 819 GB/s, cloud.google.com/tpu/docs/v5e (197 TFLOP/s in bfloat16). H200: 4.8 TB/s in NVIDIA's
+# data sheet, of which a copy reaches nine tenths.
+BANDWIDTH = {"v5e": 819e9, "H200": 4.3e12}
 
 
 def uint8(quick: bool) -> Benchmark:
@@ -117,3 +129,87 @@ def jpeg(quick: bool) -> Benchmark:
             "decoding once for both views, against each view's box": round(seconds["per view"] / seconds["once"], 2)
         },
     )
+
+
+def one_crop(quick: bool) -> Benchmark:
+    """JPEGs of 500 x 375 to one random crop of 224 x 224 in uint8: the host's part of ``data.augment=device``."""
+    return _crops(quick, 1)
+
+
+def two_crops(quick: bool) -> Benchmark:
+    """As :func:`one_crop`, two crops of each image: SimCLR's, BYOL's and MoCo's views."""
+    return _crops(quick, 2)
+
+
+def _crops(quick: bool, views: int) -> Benchmark:
+    from PIL import Image
+
+    count, batch = (256, 32) if quick else (1024, 32)
+    files = _jpegs(64)
+    encoded = np.empty(len(files), object)
+    encoded[:] = files
+    # In memory, from where the system reads files again, too: this is about cores and not about disks.
+    examples = source.Source({"encoded": encoded, "plain": np.ones(len(files), bool)}, None, None, "made here")
+    recipe = Recipe((View(Crop(), (Flip(),)),) * views, Eval())
+    stream = pipeline.batches(
+        examples, recipe=recipe, image_size=SIZE, global_batch_size=batch, seed=0, crops_only=True
+    )
+
+    def ours():
+        found = [next(stream) for _ in range(count // batch)]
+        time.sleep(1.0)  # no processor time; meanwhile as many are made ahead as at the beginning
+        return found
+
+    next(stream)
+    time.sleep(1.0)
+    before = time.process_time()
+    ours()
+    per_second = count / (time.process_time() - before)
+    cores = {chip: bandwidth / (views * BYTES_PER_VIEW) / per_second for chip, bandwidth in BANDWIDTH.items()}
+
+    def torchvision_pil():
+        from benchmarks.torches import torchvision
+
+        transforms = torchvision().transforms
+        view = transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.PILToTensor()])
+
+        def run():
+            for k in range(count):
+                image = Image.open(io.BytesIO(files[k % len(files)])).convert("RGB")
+                for _ in range(views):
+                    view(image)
+
+        return run
+
+    return Benchmark(
+        ours=ours,
+        peers={"torchvision_pil": torchvision_pil},
+        items=count,
+        unit="images/s",
+        processor=True,
+        details={
+            "kB a file": round(sum(map(len, files)) / len(files) / 1000),
+            **{f"cores for one {chip} at most (ResNet-50, by count)": f"{n:.1f}" for chip, n in cores.items()},
+        },
+    )
+
+
+def _jpegs(count: int) -> list[bytes]:
+    """Photographs as far as a decoder is concerned: smooth at large, textured in places, of ImageNet's usual size."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    size = (JPEG_WIDTH, JPEG_HEIGHT)
+
+    def noise(cell: int, channels: int) -> np.ndarray:
+        coarse = rng.integers(0, 256, (JPEG_HEIGHT // cell + 2, JPEG_WIDTH // cell + 2, channels), np.uint8)
+        return np.asarray(Image.fromarray(np.squeeze(coarse)).resize(size, Image.Resampling.BICUBIC), np.float32)
+
+    files = []
+    for _ in range(count):
+        texture = (noise(2, 1) - 128) * np.maximum(noise(60, 1) - 90, 0) / 200
+        pixels = (noise(50, 3) + texture[..., None]).clip(0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
