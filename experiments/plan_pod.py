@@ -5,9 +5,9 @@
 
 No TPU, no dataset and no TensorFlow are needed; for TPU slices the package libtpu is. Three programs at most are
 compiled: the batch that is asked for and half of it (twice, if a device has one row), whose memory gives the largest
-batch that fits by a straight line, and that largest one. Devices are XLA's: a chip of v3 has two. The roofline is the
-longest of computing, reading and writing memory, and exchanging in a ring; a real step takes longer. Exit code 0 for
-yes and for no, 2 for a refusal.
+batch that fits by a straight line, and that largest one; with ``--quick`` the first alone. Devices are XLA's: a chip of
+v3 has two. The roofline is the longest of computing, reading and writing memory, and exchanging in a ring; a real step
+takes longer. Exit code 0 for yes and for no, 2 for a refusal.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--topology", required=True, help="v5e:16x16, v4:2x4x4, ..., or cpu:8 for simulated devices")
     parser.add_argument("--json", help="also write the plan to this file")
+    parser.add_argument("--quick", action="store_true", help="yes or no alone, without the largest batch that fits")
     options, rest = parser.parse_known_args(arguments)
     try:
-        words = configs.overrides(rest, ("--config", "--topology", "--json"))
+        words = configs.overrides(rest, ("--config", "--topology", "--json", "--quick"))
         config = configs.load(options.config, words)
         configs.check(config)
-        found = plan(config, options.topology)
+        found = plan(config, options.topology, quick=options.quick)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,8 +72,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def plan(config: configs.Config, name: str) -> dict[str, Any]:
+def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str, Any]:
     """The plan of a config on a topology.
+
+    Args:
+      quick: compile the batch that is asked for alone; ``largest_global_batch`` is None.
 
     Raises:
       ValueError: the topology is unknown, or the config cannot be made.
@@ -94,25 +98,36 @@ def plan(config: configs.Config, name: str) -> dict[str, Any]:
     fits = first["memory"] <= available
     found |= {"fits": fits, "bytes_per_device": first["memory"], "bytes_available": int(available)}
 
+    cost, scale = first.get("cost"), 1.0
+    found["largest_global_batch"] = None
+    if not quick:
+        found["largest_global_batch"], second, other = largest(config, mesh, asked, first, available)
+        if cost is None:
+            cost, scale = second.get("cost"), asked / other
+    found["seconds_of_planning"] = round(time.perf_counter() - began, 1)
+    return found | roofline(cost, scale, mesh.size, chip, asked)
+
+
+def largest(
+    config: configs.Config, mesh, asked: int, first: dict[str, Any], available: float
+) -> tuple[int, dict[str, Any], int]:
+    """The largest batch that fits, from what two batches take: (batch, what the second takes, the second)."""
+    fits = first["memory"] <= available
     other = asked // 2 // mesh.size * mesh.size or 2 * asked  # one row of a device cannot be halved
     second = measured(config, mesh, other)
     slope = (first["memory"] - second["memory"]) / (asked - other)
-    largest = asked if fits else 0
+    most = asked if fits else 0
     if slope > 0:
         room = (available - (first["memory"] - slope * asked)) / slope
-        largest = max(largest, int(room) // mesh.size * mesh.size, other if second["memory"] <= available else 0)
-    cost = first.get("cost") or second.get("cost")
-    scale = asked / (asked if "cost" in first else other)
-    if not _suits(config, largest):  # a queue, say, is a multiple of its batch
-        largest = asked << (largest // asked).bit_length() - 1 if largest >= asked else 0
-    if largest > max(asked, other):  # the line is a guess until it is compiled; a twentieth less is taken on trust
-        checked = measured(config, mesh, largest)
+        most = max(most, int(room) // mesh.size * mesh.size, other if second["memory"] <= available else 0)
+    if not _suits(config, most):  # a queue, say, is a multiple of its batch
+        most = asked << (most // asked).bit_length() - 1 if most >= asked else 0
+    if most > max(asked, other):  # the line is a guess until it is compiled; a twentieth less is taken on trust
+        checked = measured(config, mesh, most)
         if checked["memory"] > checked.get("limit", available):
-            less = int(0.95 * largest) // mesh.size * mesh.size
-            largest = max(asked, less if _suits(config, less) else largest // 2)
-    found["largest_global_batch"] = largest
-    found["seconds_of_planning"] = round(time.perf_counter() - began, 1)
-    return found | roofline(cost, scale, mesh.size, chip, asked)
+            less = int(0.95 * most) // mesh.size * mesh.size
+            most = max(asked, less if _suits(config, less) else most // 2)
+    return most, second, other
 
 
 def with_batch(config: configs.Config, batch: int) -> configs.Config:
@@ -190,7 +205,8 @@ def show(options, found: dict[str, Any]) -> None:
     print(f"{name} at batch {batch} on {devices} devices of {options.topology}")
     print(f"  fits               {'yes' if found['fits'] else 'NO'}")
     print(f"  memory of a device {found['bytes_per_device'] / gib:.2f} of {found['bytes_available'] / gib:.2f} GiB")
-    print(f"  largest batch      {found['largest_global_batch']}")
+    if found["largest_global_batch"] is not None:
+        print(f"  largest batch      {found['largest_global_batch']}")
     if found["flops_per_step"]:
         print(f"  operations         {found['flops_per_step'] / 1e12:.3g} TFLOP a step, all devices")
         print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.3g} GB a step and device")
