@@ -87,9 +87,11 @@ def test_refused_in_one_line(words, message, capsys):
     assert message in said[0]
 
 
+@pytest.mark.slow  # libtpu takes a minute and more even for a small network
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_plan_for_a_tpu_slice(tmp_path):
-    found = planned("v5e:2x2", tmp_path)
+    found = planned("v5e:2x2", tmp_path, "--quick")
+    assert found["largest_global_batch"] is None
     assert found["devices"] == 4
     assert found["bytes_available"] == 16 * 2**30
     assert found["fits"] is True
