@@ -38,8 +38,15 @@ def test_four_processes_are_one_run(tmp_path):
     assert (resolved["processes"], resolved["devices"]) == (4, 4)
 
 
-@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_when_one_of_two_dies_the_other_ends_with_a_message(dies, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "dies"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_when_one_of_two_dies_or_stands_still_the_other_ends_with_a_message(how, dies, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         cluster = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{probe.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
@@ -58,9 +65,12 @@ def test_when_one_of_two_dies_the_other_ends_with_a_message(dies, tmp_path):
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         assert [p.poll() for p in two] == [None, None]
         time.sleep(0.1)
-    two[dies].send_signal(signal.SIGKILL)
-    two[dies].communicate()
-    _, said = two[1 - dies].communicate(timeout=120)
+    two[dies].send_signal(how)
+    try:
+        _, said = two[1 - dies].communicate(timeout=120)
+    finally:
+        two[dies].kill()
+        two[dies].communicate()
     assert two[1 - dies].returncode not in (0, None)
     assert "has died or does not answer" in said or "another task died" in said or "coordination service" in said, said
 
