@@ -95,6 +95,7 @@ def test_a_device_holds_its_part_before_and_after_a_step(small_parts):
     assert shares.count(1 / 8) >= 12
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_goes_on_whole_and_ends_where_a_whole_one_does(small_parts, tmp_path):
     short = {"train__eval_every": 0, "train__steps": 10, "parallel__devices": 8, "eval__knn": False}
 

@@ -65,9 +65,11 @@ def test_one_command_in_two_processes_is_the_run_of_one(tmp_path):
     assert "test_knn_top1" in outputs[0][0]
     assert "test_knn_top1" not in outputs[1][0]  # process 0 alone reports
 
-    # and the evaluation of it, from features on to a fine-tuning
-    options = ["--workdir", tmp_path / "one", "--evals=knn,linear_probe,geometry,finetune", "--eval.finetune.epochs=1"]
-    options += ["--eval.geometry.views=2", "--eval.geometry.max_examples=64", "--outdir"]
+    # and the evaluation of it by every evaluator
+    evals = "--evals=knn,linear_probe,geometry,finetune,low_label,projection,transfer"
+    options = ["--workdir", tmp_path / "one", evals, "--eval.finetune.epochs=1", "--eval.transfer.sources=digits"]
+    options += ["--eval.geometry.views=2", "--eval.geometry.max_examples=64", "--eval.low_label.draws=2"]
+    options += ["--eval.projection.methods=pca", "--outdir"]
     cluster = cluster_of_two()
     two = [start("evaluate.py", *options, tmp_path / "by_two", JAX_PROCESS_ID=str(i), **cluster) for i in (0, 1)]
     outputs = [process.communicate(timeout=600) for process in two]
@@ -100,10 +102,7 @@ def test_float32_on_a_small_resnet_stays_close_over_devices(name, capsys):
     tx, final = optax.sgd(0.001), {}
     for devices in (1, 8):
         mesh = make_mesh(devices)
-        batches = [
-            {**b, "views": tuple(v.repeat(4, 1).repeat(4, 2) for v in b["views"])}
-            for b in map(contract.batch_of, range(5))
-        ]
+        batches = [larger(contract.batch_of(t)) for t in range(5)]
         state = init_state(method, tx, jax.random.key(0), place(batches[0], mesh), mesh)
         step = compile_step(method, tx, mesh)
         for batch in batches:
