@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import parallel, pictures
+from ssl_jax import checkpoint, parallel, pictures
 from ssl_jax.data import pipeline, recipes
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import features, figures, knn, low_label
@@ -140,6 +140,11 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             table, bank.labels, queries.labels, per_class=counts, seed=0
         )
 
+    variables = None
+    if pictures.HOOKS & set(experiment.method.hooks):
+        # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
+        variables = jax.tree.map(checkpoint.host, variables_of(state))
+
     def draw(folder: Path) -> None:
         figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
         pictures.views(config, splits.train, folder / "views.png")
@@ -147,7 +152,8 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         pictures.neighbours(
             config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
         )
-        pictures.tasks(config, experiment.method, variables_of(state), test, folder)
+        if variables is not None:
+            pictures.tasks(config, experiment.method, variables, test, folder)
         if "label_efficiency" in summary:
             figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
 

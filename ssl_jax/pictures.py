@@ -16,6 +16,7 @@ from ssl_jax.types import Method, Variables
 
 EVAL_BATCH = 512
 SHOWN = 8
+HOOKS = frozenset({"show", "reconstruct"})  # that :func:`tasks` draws
 
 
 def evaluation_images(config: Config, source: Source) -> np.ndarray:
@@ -61,11 +62,10 @@ def neighbours(config: Config, bank_features, bank: Source, query_features, test
 
 def tasks(config: Config, method: Method, variables: Variables, test: Source, folder: Path) -> None:
     """``task.png`` and ``reconstructions.png``, where the method has the hooks ``"show"`` and ``"reconstruct"``."""
-    if not {"show", "reconstruct"} & set(method.hooks):
+    if not HOOKS & set(method.hooks):
         return
     shown = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     images = evaluation_images(config, test.take(shown))
-    variables = jax.device_get(variables)
     if show := method.hooks.get("show"):
         rows = jax.jit(show)(variables, images, jax.random.key(config.seed))
         figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, folder / "task.png")
