@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(RUN) -m pytest -q -m slow $(ARGS)
+	$(RUN) -m pytest -q -m slow -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

@@ -53,8 +53,7 @@ def test_eight_devices_compute_what_one_does(case, mode):
 
 
 IN_PARTS = ["byol", "moco", "jepa"]  # an EMA target, a queue, a transformer
-OTHERS_IN_PARTS = ["simclr", "instance_discrimination", "latent_predictive", "inpainting-adversarial"]
-OTHERS_IN_PARTS += ["supervised-unfreezing", "cpc-sequence"]
+OTHERS_IN_PARTS = ["simclr", "instance_discrimination", "inpainting-adversarial", "supervised-unfreezing"]
 
 
 @pytest.mark.parametrize("case", [*IN_PARTS, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS_IN_PARTS)])

@@ -67,7 +67,7 @@ def test_when_one_of_two_dies_or_stands_still_the_other_ends_with_a_message(how,
         time.sleep(0.1)
     two[dies].send_signal(how)
     try:
-        _, said = two[1 - dies].communicate(timeout=120)
+        _, said = two[1 - dies].communicate(timeout=300)
     finally:
         two[dies].kill()
         two[dies].communicate()
