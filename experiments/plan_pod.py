@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> int:
         words = configs.overrides(rest, ("--config", "--topology", "--json", "--quick"))
         config = configs.load(options.config, words)
         configs.check(config)
+        if options.json and not Path(options.json).absolute().parent.is_dir():
+            raise ValueError(f"--json {options.json}: its folder is not there; make it, or name another")
         found = plan(config, options.topology, quick=options.quick)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -86,6 +88,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     from ssl_jax import ahead
 
     mesh = ahead.topology(name, config.parallel.get("fsdp", 1))
+    ahead.plan_of(config)  # refuses a batch larger than the dataset
     chip = None if count else CHIPS.get(name.partition(":")[0])
     if chip is None and not count:
         raise ValueError(f"--topology {name}: the speed of its chips is not known; known: {', '.join(CHIPS)}, cpu")
@@ -111,7 +114,12 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
 def largest(
     config: configs.Config, mesh, asked: int, first: dict[str, Any], available: float
 ) -> tuple[int, dict[str, Any], int]:
-    """The largest batch that fits, from what two batches take: (batch, what the second takes, the second)."""
+    """The largest batch that fits, from what two batches take: (batch, what the second takes, the second).
+
+    No larger than the dataset.
+    """
+    from ssl_jax import ahead
+
     fits = first["memory"] <= available
     other = asked // 2 // mesh.size * mesh.size or 2 * asked  # one row of a device cannot be halved
     second = measured(config, mesh, other)
@@ -120,6 +128,7 @@ def largest(
     if slope > 0:
         room = (available - (first["memory"] - slope * asked)) / slope
         most = max(most, int(room) // mesh.size * mesh.size, other if second["memory"] <= available else 0)
+        most = min(most, ahead.examples(config) // mesh.size * mesh.size)
     if not _suits(config, most):  # a queue, say, is a multiple of its batch
         most = asked << (most // asked).bit_length() - 1 if most >= asked else 0
     if most > max(asked, other):  # the line is a guess until it is compiled; a twentieth less is taken on trust

@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
     try:
         if options.workdir is not None and not options.workdir.strip():
             raise ValueError("--workdir is empty; name a folder, or leave it out for runs/<config name>")
+        if options.workdir and "://" in options.workdir:
+            raise ValueError(f"--workdir {options.workdir} is no folder; mount the bucket and name its folder")
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
         parallel.configure(
@@ -68,7 +70,8 @@ def main(arguments: list[str]) -> int:
     except train.Refused as error:
         return refuse(error)
     except signals.Interrupted as stop:
-        print(f"{stop}; to continue: {command}", file=sys.stderr)
+        again = f"to continue: {command}" if jax.process_count() == 1 else "the same command on all hosts continues it"
+        print(f"{stop}; {again}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         print("stopped before anything could be saved", file=sys.stderr)

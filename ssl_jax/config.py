@@ -158,8 +158,8 @@ def _drop_arguments(config: Config, part: str, name: str) -> None:
 
 
 def literal(text: str) -> Any:
-    """A Python literal, "none", "true" or "false" in any case, or the text itself."""
-    words = {"none": None, "null": None, "true": True, "false": False}
+    """A Python literal, "none", "true", "false", "nan" or "inf" in any case, or the text itself."""
+    words = {"none": None, "null": None, "true": True, "false": False, "nan": math.nan, "inf": math.inf}
     if text.lower() in words:
         return words[text.lower()]
     try:

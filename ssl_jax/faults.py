@@ -35,6 +35,7 @@ class Origin(NamedTuple):
       kind: "nan" or "inf".
       count: how many of its numbers are not finite.
       positions: indices of the first of them.
+      rows: the first of their leading indices, none where every row has such a number.
       shape: of the tensor.
       parents: those of its inputs that were not finite.
     """
@@ -43,6 +44,7 @@ class Origin(NamedTuple):
     kind: str
     count: int
     positions: list[list[int]]
+    rows: list[int]
     shape: tuple[int, ...]
     parents: tuple[Origin, ...] = ()
 
@@ -166,7 +168,9 @@ def _origin(path: str, value: Any, parents: tuple[Origin, ...]) -> Origin | None
     array = np.asarray(value, np.float64)
     wrong = np.argwhere(~np.isfinite(array))
     kind = "nan" if np.isnan(array).any() else "inf"
-    return Origin(path, kind, len(wrong), wrong[:SHOWN].tolist(), array.shape, parents)
+    rows = np.unique(wrong[:, 0]).tolist() if array.ndim else []
+    rows = rows[:SHOWN] if array.ndim and len(rows) < len(array) else []
+    return Origin(path, kind, len(wrong), wrong[:SHOWN].tolist(), rows, array.shape, parents)
 
 
 def _first(origin: Origin) -> Origin:
@@ -178,8 +182,8 @@ def _first(origin: Origin) -> Origin:
 
 def _said(origin: Origin, examples: Sequence[int]) -> str:
     """The origin in words."""
-    rows = [p[0] for p in origin.positions if p and origin.shape[0] in (len(examples), 2 * len(examples))]
-    named = sorted({examples[r % len(examples)] for r in rows})
+    per_example = origin.shape and origin.shape[0] in (len(examples), 2 * len(examples))
+    named = sorted({examples[row % len(examples)] for row in origin.rows if per_example})
     of = f", of the examples {', '.join(map(str, named))} of the dataset" if named else ""
     at = f" at {', '.join(str(tuple(p)) for p in origin.positions[:3])}" if origin.shape else ""
     number = f"{origin.count} of {int(np.prod(origin.shape))} numbers" if origin.shape else "a number"

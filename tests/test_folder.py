@@ -98,6 +98,20 @@ def broken_folder(root, n=150):
     return root
 
 
+def test_links_out_of_a_class_bring_no_images_of_others(load, tmp_path):
+    """Under it they would have another label, or be in training and test."""
+    root = folder(tmp_path / "x" / "train").parent
+    folder(root / "test", n=2)
+    for name, target in (("up", "../.."), ("split", ".."), ("sibling", "../b"), ("test", "../../test")):
+        (root / "train" / "a" / name).symlink_to(target, target_is_directory=True)
+    elsewhere = folder(tmp_path / "y", classes=("c",), n=5)
+    (root / "train" / "b" / "more").symlink_to(elsewhere / "c", target_is_directory=True)
+    splits = load(f"folder:{root}")
+    known = np.concatenate([splits.train.labels, splits.val.labels])
+    assert np.bincount(known).tolist() == [10, 15]
+    assert len(splits.test) == 4
+
+
 def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
     root = broken_folder(tmp_path / "x")
     splits = load(f"folder:{root}")

@@ -91,3 +91,35 @@ def test_launch_refuses_in_one_line(words, message):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+def test_the_launcher_ends_after_its_processes_and_with_their_code(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "rank = os.environ['JAX_PROCESS_ID']\n"
+        "here = pathlib.Path(sys.argv[1])\n"
+        "def end(*_):\n"
+        "    time.sleep(1)\n"
+        "    (here / f'saved_{rank}').touch()\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "(here / f'up_{rank}').touch()\n"
+        "if rank == sys.argv[2]:\n"
+        "    time.sleep(0.5)\n"
+        "    sys.exit(7)\n"
+        "time.sleep(60)\n"
+    )
+    for fails, code in (("1", 7), ("nobody", 143)):
+        place = tmp_path / fails
+        place.mkdir()
+        launcher = subprocess.Popen(
+            [LAUNCH, "--local", "2", "--", str(script), str(place), fails], env=os.environ | {"PYTHON": sys.executable}
+        )
+        if fails == "nobody":
+            deadline = time.monotonic() + 60
+            while len(list(place.glob("up_*"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            launcher.terminate()
+        assert launcher.wait(timeout=60) == code
+        assert sorted(p.name for p in place.glob("saved_*")) == ["saved_0"] + ["saved_1"] * (fails == "nobody")

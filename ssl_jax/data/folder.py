@@ -187,7 +187,7 @@ def _look(root: Path, where: str, known: Listed | None) -> Listed:
 def _below(look: Look, where: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     """The images in a folder and in those below it."""
     here = look(where)
-    if here.inode not in seen:  # else a link to a folder above
+    if here.inode not in seen:  # else a link to a folder above, or to another class
         seen.add(here.inode)
         yield from here.images
         for folder in here.folders:
@@ -199,8 +199,12 @@ def _listing(root: Path, look: Look, split: str) -> dict[str, str | None]:
     top = root / split
     loose = look(split).images
     classes: dict[str, str | None] = {}
+    # Where a link in a class must not lead: to all of it, to other classes, to other splits.
+    above = {look(folder).inode for folder in ("", split, *look(split).folders)}
+    above |= {_inode(root / folder) for folder in look("").folders if split and folder != split}
     for folder in look(split).folders:
-        classes |= dict.fromkeys(_below(look, folder, set()), os.path.basename(folder))
+        images = _below(look, folder, above - {look(folder).inode})
+        classes |= dict.fromkeys(images, os.path.basename(folder))
     if loose and classes:
         folders = some([str(name) for name in set(classes.values())])
         raise ValueError(
@@ -319,6 +323,14 @@ def build_index(
         }
         write_cache(file, index._asdict() | {"path": np.array([os.fsencode(p) for p in paths])} | kept_folders)
     return index
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # gone since it was listed; looking into it says so
+        return -1, -1
+    return stat.st_dev, stat.st_ino
 
 
 def _stat(path: str) -> tuple[int, int]:
