@@ -7,8 +7,8 @@ No TPU, no dataset and no TensorFlow are needed; for TPU slices the package libt
 compiled: the batch that is asked for and half of it (twice, if a device has one row), whose memory gives the largest
 batch that fits by a straight line, and that largest one; with ``--quick`` the first alone. Devices are XLA's: a chip of
 v3 has two. The roofline is the longest of computing, reading and writing memory, and exchanging in a ring; a real step
-takes longer. Exit code 0 for yes and for no, 2 for a refusal. Known defect: libtpu describes v4 slices with two devices a
-chip, which a real one joins; the speed and memory of a whole chip are taken for each (docs/plans.md).
+takes longer. Exit code 0 for yes and for no, 2 for a refusal. Known defect: libtpu describes v4 slices with two devices
+a chip, which a real one joins; the speed and memory of a whole chip are taken for each (docs/plans.md).
 """
 
 from __future__ import annotations
