@@ -6,9 +6,9 @@
 No TPU, no dataset and no TensorFlow are needed; for TPU slices the package libtpu is. Three programs at most are
 compiled: the batch that is asked for and half of it (twice, if a device has one row), whose memory gives the largest
 batch that fits by a straight line, and that largest one; with ``--quick`` the first alone. Devices are XLA's: a chip of
-v3 has two. The roofline is the longest of computing, reading and writing memory, and exchanging in a ring; a real step
-takes longer. Exit code 0 for yes and for no, 2 for a refusal. Known defect: libtpu describes v4 slices with two devices
-a chip, which a real one joins; the speed and memory of a whole chip are taken for each (docs/plans.md).
+v3 has two, and libtpu describes a v4 with two as well, though a run joins them to one, which has more room. The
+roofline is the longest of computing, reading and writing memory, and exchanging in a ring; a real step takes longer.
+Exit code 0 for yes and for no, 2 for a refusal.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Chip(NamedTuple):
     network: float
 
 
-# Memory, speed and bandwidth: Google Cloud's pages of each TPU version; a v3 device is one of a chip's two cores. The
+# Memory, speed and bandwidth: Google Cloud's pages of each TPU version; a v3 or v4 device is half a chip, one core. The
 # network is one axis, both ways: "How to Scale Your Model" (jax-ml.github.io/scaling-book), chapter 2.
 CHIPS = {
     "v3": Chip(16 * 2**30, 61.5e12, 450e9, 100e9),
-    "v4": Chip(32 * 2**30, 275e12, 1228e9, 90e9),
+    "v4": Chip(16 * 2**30, 137.5e12, 614e9, 45e9),
     "v5e": Chip(16 * 2**30, 197e12, 819e9, 90e9),
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, 180e9),
     "v6e": Chip(32 * 2**30, 918e12, 1640e9, 180e9),

@@ -163,3 +163,15 @@ def test_damage_changes_a_file_by_a_bit_or_cuts_it(tmp_path):
     assert np.unpackbits(changed).sum() == 1
     torture.damage(file, rng, cut=True)
     assert len(file.read_bytes()) < 100
+
+
+def test_rows_are_named_unless_all_are_bad():
+    """Where every row is bad it is not the data, and no example is to blame."""
+    values = np.ones((4, 3, 2), np.float32)
+    values[2] = np.nan
+    one = faults._origin("x", values, ())
+    assert (one.rows, one.count) == ([2], 6)
+    assert "of the examples 12 of the dataset" in faults._said(one, [10, 11, 12, 13])
+    every = faults._origin("x", np.full((4, 3, 2), np.nan, np.float32), ())
+    assert (every.rows, every.count) == ([], 24)
+    assert "examples" not in faults._said(every, [10, 11, 12, 13])

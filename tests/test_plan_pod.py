@@ -75,6 +75,8 @@ def test_a_roofline_is_the_longest_of_three():
         (["--topology", "v5e"], "not of the form"),
         (["--topology", "cpu:8", "--config.data.global_batch_size=60"], "not divisible by 8 devices"),
         (["--topology", "cpu:8", "--config.data.source=npz:mine.npz"], "set --config.data.num_examples"),
+        (["--topology", "cpu:8", "--config.data.num_examples=8"], "larger than the 8 examples"),
+        (["--topology", "cpu:8", "--json", "nowhere/plan.json"], "its folder is not there"),
         (["--topology", "cpu:8", "--cofig.x=1"], "argument '--cofig.x=1' is unknown"),
         (["--topology", "cpu:8", "--config.method.name=simklr"], "simclr"),
     ],

@@ -302,13 +302,14 @@ def build_index(
         size, mtime = _stat(os.path.join(root, paths[i]))
         kept[i] &= (index.size[i], index.mtime[i]) == (size, mtime)
         index.size[i], index.mtime[i] = size, mtime
+    # New or changed, or checked by its header alone and now asked for in full.
     todo = np.flatnonzero(~kept | (full & ~index.full))
     if len(todo):
         log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
         checks = check_all(lambda i: Path(root, paths[i]), todo, full)
         for i, (state, plain, digest) in zip(todo, checks, strict=True):
             index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
-    if len(todo) or fresh.any():
+    if len(todo) or fresh.any():  # a new listing is worth keeping also where it brought no new file
         newest = np.array([listed.mtime for listed in looked.values()], np.int64)
         times = newest.copy()
         np.maximum.at(newest, folder, index.mtime)
