@@ -10,6 +10,8 @@ CONFIG ?= configs/simclr_digits.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 RUN := $(VENV)/bin/python
+# A process that crashes fails the tests at once: one in its place may wait for ever.
+TWO := -n 2 --max-worker-restart=0
 
 .PHONY: pretrain evaluate benchmark test test-all lint clean
 
@@ -24,10 +26,10 @@ benchmark: $(VENV)/.installed-peers
 	@$(RUN) experiments/benchmark.py $(if $(ARGS),$(ARGS),--out runs/benchmark)
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -q -m "not slow" $(TWO) --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(RUN) -m pytest -q -m slow -n 2 --dist worksteal $(ARGS)
+	$(RUN) -m pytest -q -m slow $(TWO) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

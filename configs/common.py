@@ -65,7 +65,7 @@ def base() -> Config:
     evaluation: Config = ConfigDict()
     config.eval = evaluation
     evaluation.probe = True
-    evaluation.knn = True
+    evaluation.knn = True  # during the run, on validation data; the test at the end always has it
     evaluation.knn_k = 200
     evaluation.knn_temperature = 0.1
     evaluation.knn_centre = True  # subtract the bank's mean feature before the cosine

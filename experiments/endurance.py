@@ -29,7 +29,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Does a long run stay as it began.", allow_abbrev=False)
     parser.add_argument("--out", required=True, help="a folder for endurance.json and the runs")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=10_000, help="of each of the two long runs")
     options = parser.parse_args(arguments)
     if options.steps < 10 * EVERY:
         print(f"error: --steps={options.steps} is too few to tell; use {10 * EVERY} or more", file=sys.stderr)

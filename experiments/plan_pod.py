@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description="Does a run fit a TPU slice, and how fast could it be.", allow_abbrev=False
     )
-    parser.add_argument("--config", required=True)
+    parser.add_argument("--config", required=True, help="a config file; --config.KEY=VALUE changes it")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v4:2x4x4, ..., or cpu:8 for simulated devices")
     parser.add_argument("--json", help="also write the plan to this file")
     parser.add_argument("--quick", action="store_true", help="yes or no alone, without the largest batch that fits")
@@ -84,7 +84,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     Raises:
       ValueError: the topology is unknown, or the config cannot be made.
     """
-    count = re.fullmatch(r"cpu:(\d+)", name)
+    count = re.fullmatch(r"cpu:([1-9]\d*)", name)
     parallel.configure(int(count[1]) if count else 1)
     from ssl_jax import ahead
 

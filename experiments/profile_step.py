@@ -86,7 +86,9 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
     for _ in range(2):
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
-    with jax.profiler.trace(str(out)):
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # Python's frames are not read, and their hook has crashed where there are threads
+    with jax.profiler.trace(str(out), profiler_options=options):
         began = time.process_time()
         for _ in range(steps):
             state, metrics = step(state, batch)

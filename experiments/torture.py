@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", required=True, help="a folder for torture.json and what is broken on the way")
     parser.add_argument("--quick", action="store_true", help="fewer of each")
     parser.add_argument("--only", default=",".join(COUNTS), help=f"kinds, comma-separated: {','.join(COUNTS)}")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments, the damage and the mutations")
     options = parser.parse_args(arguments)
     kinds = [kind for kind in options.only.split(",") if kind]
     if unknown := [kind for kind in kinds if kind not in COUNTS]:

@@ -5,6 +5,7 @@ The mesh may be of simulated CPU devices or of a TPU topology that is not here (
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
@@ -108,15 +109,17 @@ def topology(name: str, fsdp: int = 1) -> Mesh:
     Raises:
       ValueError: the name is of another form, libtpu is not installed, or it does not know the slice.
     """
-    if match := re.fullmatch(r"cpu:(\d+)", name):
+    if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
         return parallel.make_mesh(int(match[1]), fsdp)
     if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", name):
         raise ValueError(f"--topology {name} is not of the form v5e:16x16, v4:4x4x2 or cpu:8")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"--topology {name} needs libtpu; pip install -e '.[plan]'")
     from jax.experimental import topologies
 
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # libtpu's own, of many kinds
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--topology {name} cannot be had ({said[:200]}); is libtpu installed?") from None
+        raise ValueError(f"--topology {name} is none that libtpu knows ({said[:200]})") from None
     return parallel.mesh_of(described.devices, fsdp)

@@ -34,6 +34,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -265,6 +267,8 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
     if not any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
         for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
+        if not jax.config.jax_platforms and not entry_points(group="jax_plugins") and find_spec("jax_plugins") is None:
+            jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         if flag not in os.environ.get("XLA_FLAGS", ""):

@@ -140,7 +140,7 @@ def initial(case: str):
     return jax.tree.map(lambda a: a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a, state)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=5)  # what the tests of one case share; all at once would be too many memory mappings
 def program(case: str, devices: int, mode: str, with_probe: bool = True):
     """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests.
 

@@ -37,12 +37,17 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
+def each(cases):
+    """One case after the other through all tests, so that the programs of one can go before those of the next."""
+    return pytest.mark.parametrize("case", cases, scope="module")
+
+
 # Every method in `make test`, its variants in `make test-all`: each case is minutes of compilation.
 WITH_VARIANTS = [*contract.CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in contract.VARIANTS)]
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
-@pytest.mark.parametrize("case", WITH_VARIANTS)
+@each(WITH_VARIANTS)
 def test_eight_devices_compute_what_one_does(case, mode):
     leaves, losses, flops = contract.run(case, 8, mode)
     reference, reference_losses, reference_flops = contract.run(case, 1, "jit")
@@ -56,7 +61,7 @@ IN_PARTS = ["byol", "moco", "jepa"]  # an EMA target, a queue, a transformer
 OTHERS_IN_PARTS = ["simclr", "instance_discrimination", "inpainting-adversarial", "supervised-unfreezing"]
 
 
-@pytest.mark.parametrize("case", [*IN_PARTS, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS_IN_PARTS)])
+@each([*IN_PARTS, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS_IN_PARTS)])
 def test_a_state_in_parts_computes_what_a_whole_one_does(case):
     leaves, losses, flops = contract.run(case, 8, "fsdp")
     reference, reference_losses, reference_flops = contract.run(case, 1, "jit")
@@ -88,7 +93,7 @@ def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
             np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("case", [c for c in contract.CASES if c != "supervised"])
+@each([c for c in contract.CASES if c != "supervised"])
 def test_labels_and_the_probe_never_reach_the_method(case):
     leaves, _, _ = contract.run(case, 1, "jit")
     permuted, _, _ = contract.run(case, 1, "jit", permuted=True)
@@ -101,7 +106,7 @@ def test_labels_and_the_probe_never_reach_the_method(case):
     assert np.abs(weights - moved).max() > 1e-4  # the probe itself did see the labels
 
 
-@pytest.mark.parametrize("case", contract.CASES)
+@each(contract.CASES)
 def test_saved_and_restored_a_run_goes_on_as_if_nothing_had_happened(case, tmp_path):
     step, compiled, begin = contract.program(case, 1, "jit")
 
@@ -284,7 +289,7 @@ def test_supervised_loss_leaves_unlabelled_rows_out():
     assert float(value) == pytest.approx(-(targets * log_p).sum(1)[x].mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("case", contract.ALL)
+@each(contract.ALL)
 def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
     method, variables, batch = variables_and_batch(case)
     encode = jax.jit(method.encode)

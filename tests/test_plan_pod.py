@@ -73,6 +73,7 @@ def test_a_roofline_is_the_longest_of_three():
     ("words", "message"),
     [
         (["--topology", "v5e"], "not of the form"),
+        (["--topology", "cpu:0"], "not of the form"),
         (["--topology", "cpu:8", "--config.data.global_batch_size=60"], "not divisible by 8 devices"),
         (["--topology", "cpu:8", "--config.data.source=npz:mine.npz"], "set --config.data.num_examples"),
         (["--topology", "cpu:8", "--config.data.num_examples=8"], "larger than the 8 examples"),

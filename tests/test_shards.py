@@ -186,7 +186,7 @@ def test_compressed_tars_are_refused(load, tmp_path):
         with pytest.raises(ValueError, match=r"y.tar.gz is compressed, .*decompress it \(gunzip"):
             load(f"tar:{tmp_path}/{spec}")
     (tmp_path / "x" / "y.tar.gz").rename(tmp_path / "x" / "y.tar")
-    with pytest.raises(ValueError, match=r"y.tar is not a whole tar file"):
+    with pytest.raises(ValueError, match=r"y.tar is compressed"):  # whatever its name
         load(f"tar:{tmp_path}/x")
     with pytest.raises(ValueError, match=r"holds no file that ends in .array_record"):
         load(f"arrayrecord:{tmp_path}/x")

@@ -150,6 +150,7 @@ def test_npz_unlabelled(load, tmp_path):
             {"train_images": np.zeros((9, 4, 4), np.uint8), "test_images": np.zeros((2, 5, 4), np.uint8)},
             "make them one shape",
         ),
+        ({"train_images": np.array([{}])}, r"\(objects or text, not arrays\); write it with np.savez"),
         ({"train_images": np.zeros((1, 4, 4), np.uint8)}, "leaves none to train on"),
         ({"train_images": np.zeros((2, 4, 4), np.uint8)}, "leaves none to train on"),
     ],
@@ -159,6 +160,14 @@ def test_npz_refused(load, tmp_path, arrays, message):
     with pytest.raises(ValueError, match=message) as error:
         load(f"npz:{tmp_path}/x.npz")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["folder", "tar", "arrayrecord", "npz"])
+def test_an_address_is_refused(load, scheme):
+    with pytest.raises(ValueError, match=r"'gs://bucket/x' is an address; mount the bucket"):
+        load(f"{scheme}:gs://bucket/x")
+    with pytest.raises(ValueError, match=r"'s3://bucket' is an address"):
+        load(f"{scheme}:x", data_dir="s3://bucket")
 
 
 def test_npz_missing_or_broken(load, tmp_path):

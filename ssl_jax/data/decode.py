@@ -80,7 +80,7 @@ def array_record_reader(path: str) -> Any:
     with open(path, "rb"):  # a missing file would be an empty one
         reader = ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=1 << 15)
     if not reader.ok():
-        raise Unreadable(f"{path} is not a whole ArrayRecord file")
+        raise Unreadable(f"{path} has not the head and foot of one")
     return reader
 
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {"tar": (".tar",), "arrayrecord": (".array_record", ".arrayrecord")}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # of the same five
 SPLITS = ("train", *folder.TESTS)
 IMAGES, LABELS = ("image", "image/encoded"), ("label", "image/class/label")
 BLOCK = 512  # bytes, of which a tar is made
@@ -111,12 +112,14 @@ def _shards(kind: str, path: Path) -> list[tuple[str, Path]]:
         raise ValueError(f"{str(path)!r} holds no file that ends in {suffixes[0]}; give a folder, a file or a pattern")
     for file in found:
         if kind == "tar" and _ends(file, COMPRESSED):
-            raise ValueError(
-                f"{file} is compressed, which has no random access; decompress it (gunzip, tar files stay)"
-            )
+            raise _compressed(file)
         if not _ends(file, suffixes):
             raise ValueError(f"{file} does not end in {' or '.join(suffixes)}; leave it out or rename it")
     return [(_split(file.relative_to(root)), file.absolute()) for file in found]
+
+
+def _compressed(file: Path) -> ValueError:
+    return ValueError(f"{file} is compressed, which has no random access; decompress it (gunzip, tar files stay)")
 
 
 def _ends(file: Path, suffixes: tuple[str, ...]) -> bool:
@@ -176,9 +179,13 @@ def _listed(kind: str, shard: Path, cache_dir: Path) -> Arrays:
 
 def _list_tar(shard: Path) -> Arrays:
     try:
-        with open(shard, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            images, labels = _members(tar, stream, shard)
-            _check_end(stream, tar.offset, os.path.getsize(shard))
+        with open(shard, "rb") as stream:
+            if stream.read(5).startswith(MAGIC):
+                raise _compressed(shard)
+            stream.seek(0)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                images, labels = _members(tar, stream, shard)
+                _check_end(stream, tar.offset, os.path.getsize(shard))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{shard} is not a whole tar file ({error}); make it again") from error
     return {

@@ -297,6 +297,9 @@ def check_labels(labels: np.ndarray, n: int, class_names: tuple[str, ...] | None
 
 
 def _path(name: str, data_dir: str | None) -> Path:
+    for address in (name, data_dir or ""):
+        if "://" in address:
+            raise ValueError(f"{address!r} is an address; mount the bucket (gcsfuse, s3fs) and give a path below it")
     try:
         path = Path(name).expanduser()
         path = path if path.is_absolute() or data_dir is None else Path(data_dir).expanduser() / path
@@ -323,7 +326,10 @@ def _npz(path: Path) -> tuple[Source, Source | None]:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except ValueError as error:  # NumPy's advice is to run the code that may be in there
+        said = "objects or text, not arrays" if "allow_pickle" in str(error) else error
+        raise ValueError(f"{str(path)!r} cannot be read as npz ({said}); write it with np.savez") from error
+    except (OSError, EOFError, KeyError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as npz ({error}); write it with np.savez") from error
     except Exception as error:  # zipfile and zlib have errors of their own
         raise ValueError(f"{str(path)!r} is not a whole npz file ({error}); write it again with np.savez") from error
