@@ -19,6 +19,8 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +88,12 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     """
     count = re.fullmatch(r"cpu:([1-9]\d*)", name)
     parallel.configure(int(count[1]) if count else 1)
+    import jax
+
     from ssl_jax import ahead
+
+    if not count:  # what was compiled for devices that are not here cannot be read again
+        jax.config.update("jax_enable_compilation_cache", False)
 
     mesh = ahead.topology(name, config.parallel.get("fsdp", 1))
     ahead.plan_of(config)  # refuses a batch larger than the dataset
@@ -97,47 +104,44 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     asked = config.data.global_batch_size
     began = time.perf_counter()
     found = {"topology": name, "devices": mesh.size, "global_batch_size": asked}
-    first = measured(config, mesh, asked)
+    # Half of it beside it, in a thread: a compilation keeps one core busy. One row of a device cannot be halved.
+    other = asked // 2 // mesh.size * mesh.size or 2 * asked
+    with ThreadPoolExecutor(2) as pool:
+        first, *second = pool.map(partial(measured, config, mesh), (asked,) if quick else (asked, other))
     available = first.get("limit", available)
     fits = first["memory"] <= available
     found |= {"fits": fits, "bytes_per_device": first["memory"], "bytes_available": int(available)}
 
     cost, scale = first.get("cost"), 1.0
     found["largest_global_batch"] = None
-    if not quick:
-        found["largest_global_batch"], second, other = largest(config, mesh, asked, first, available)
+    if second:
+        memory = {asked: first["memory"], other: second[0]["memory"]}
+        found["largest_global_batch"] = largest(config, mesh, asked, memory, available)
         if cost is None:
-            cost, scale = second.get("cost"), asked / other
+            cost, scale = second[0].get("cost"), asked / other
     found["seconds_of_planning"] = round(time.perf_counter() - began, 1)
     return found | roofline(cost, scale, mesh.size, chip, asked)
 
 
-def largest(
-    config: configs.Config, mesh, asked: int, first: dict[str, Any], available: float
-) -> tuple[int, dict[str, Any], int]:
-    """The largest batch that fits, from what two batches take: (batch, what the second takes, the second).
-
-    No larger than the dataset.
-    """
+def largest(config: configs.Config, mesh, asked: int, memory: dict[int, int], available: float) -> int:
+    """The largest batch that fits, no larger than the dataset, from the bytes that two batches take."""
     from ssl_jax import ahead
 
-    fits = first["memory"] <= available
-    other = asked // 2 // mesh.size * mesh.size or 2 * asked  # one row of a device cannot be halved
-    second = measured(config, mesh, other)
-    slope = (first["memory"] - second["memory"]) / (asked - other)
-    most = asked if fits else 0
+    (other,) = memory.keys() - {asked}
+    slope = (memory[asked] - memory[other]) / (asked - other)
+    most = max((batch for batch in memory if memory[batch] <= available), default=0)
     if slope > 0:
-        room = (available - (first["memory"] - slope * asked)) / slope
-        most = max(most, int(room) // mesh.size * mesh.size, other if second["memory"] <= available else 0)
+        room = (available - (memory[asked] - slope * asked)) / slope
+        most = max(most, int(room) // mesh.size * mesh.size)
         most = min(most, ahead.examples(config) // mesh.size * mesh.size)
     if not _suits(config, most):  # a queue, say, is a multiple of its batch
         most = asked << (most // asked).bit_length() - 1 if most >= asked else 0
-    if most > max(asked, other):  # the line is a guess until it is compiled; a twentieth less is taken on trust
+    if most > max(memory):  # the line is a guess until it is compiled; a twentieth less is taken on trust
         checked = measured(config, mesh, most)
         if checked["memory"] > checked.get("limit", available):
             less = int(0.95 * most) // mesh.size * mesh.size
             most = max(asked, less if _suits(config, less) else most // 2)
-    return most, second, other
+    return most
 
 
 def with_batch(config: configs.Config, batch: int) -> configs.Config:

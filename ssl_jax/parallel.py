@@ -267,7 +267,8 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
     if not any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
         for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
-        if not jax.config.jax_platforms and not entry_points(group="jax_plugins") and find_spec("jax_plugins") is None:
+        plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")  # of GPUs
+        if not plugins and "JAX_PLATFORMS" not in os.environ:
             jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
