@@ -72,11 +72,13 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
     root = os.fspath(directory)
     opened: list[ocp.training.Checkpointer] = []  # at the first save: a run that only looks writes nothing
     saved: dict[int, dict[str, Any]] = {}
+    writes: list[Any] = []  # those begun, each with a thread and three open files until its result is asked for
 
     def attempt(step: int | None, action: Callable[[], Any]) -> None:
         try:
             action()
         except Exception as error:
+            forget()
             saved.clear()
             with contextlib.suppress(Exception):
                 opened.pop().close()  # a fresh one forgets the failed step and removes what it left
@@ -110,9 +112,10 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
                 new = ocp.training.Checkpointer(root, preservation_policy=policy, cleanup_tmp_directories=True)
                 opened.append(new)
             there = step in [checkpoint.step for checkpoint in opened[0].checkpoints]
-            opened[0].save_checkpointables_async(
+            begun = opened[0].save_checkpointables_async(
                 step, parts, force=True, overwrite=there, metrics=scores or None, custom_metadata=record
             )
+            writes.append(begun)
 
         attempt(step, write)
         saved[step] = scores
@@ -121,6 +124,12 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
     def wait() -> None:
         if opened:
             attempt(max(saved, default=None), opened[0].wait)
+            forget()
+
+    def forget() -> None:
+        while writes:
+            with contextlib.suppress(Exception):  # wait() has raised it
+                writes.pop().result()
 
     def close() -> None:
         wait()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,21 @@ def save_all(workdir, states, **options) -> None:
     for state in states:
         saver.save(state, {"config": {"lr": 0.1}})
     saver.close()
+
+
+def test_checkpoints_leave_no_thread_and_no_open_file_behind(tmp_path):
+    """A run of some hundred checkpoints would run out of files, of which a process has 1,024."""
+    state = make_state(0, jax.random.key(0), width=4)
+    saver, counts = checkpoint.open_saver(tmp_path), []
+    for step in range(1, 25):
+        saver.save(state.replace(step=jnp.int32(step)), {})
+        if step in (4, 24):
+            saver.wait()
+            counts.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
+    saver.close()
+    (threads, files), (more_threads, more_files) = counts
+    assert more_threads < threads + 10
+    assert more_files < files + 30
 
 
 def data_file(workdir, step: int) -> Path:
