@@ -36,6 +36,7 @@ from contextvars import ContextVar
 from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,6 +52,7 @@ DATA, FSDP = "data", "fsdp"
 SPLIT_FROM = 4096  # elements of the smallest array that is split over fsdp; an exchange of less is all latency
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 HEARTBEAT_TIMEOUT = 100
+GOOGLE = "0x1ae0"  # as a vendor of PCI devices
 # libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
 WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -268,7 +270,7 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
         for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
         plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")  # of GPUs
-        if not plugins and "JAX_PLATFORMS" not in os.environ:
+        if not plugins and not _of_google() and "JAX_PLATFORMS" not in os.environ:
             jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
@@ -288,6 +290,12 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
         jax.distributed.initialize(address, processes, int(rank), heartbeat_timeout_seconds=heartbeat_timeout)
     elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+
+
+def _of_google() -> bool:
+    """Whether a device of this machine is of the vendor of TPUs, whose files a container may hide."""
+    vendors = (Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor"))
+    return GOOGLE in vendors
 
 
 @contextlib.contextmanager
