@@ -2,9 +2,10 @@
 
     python experiments/endurance.py --out runs/endurance
 
-Memory: a small SimCLR on digits for 10,000 steps, once with views on the device and once by tf.data; the resident
-memory of its process is read after every 100th step. Seeds: three seeds one after the other, then side by side on the
-same machine; each must end in the same bits. ``endurance.json`` has the figures. Linux only (/proc).
+Memory and files: a small SimCLR on digits for 10,000 steps with a checkpoint each 100, once with views on the device
+and once by tf.data; the resident memory of its process and its open files are read after every 100th step. Seeds: three
+seeds one after the other, then side by side on the same machine; each must end in the same bits. ``endurance.json`` has
+the figures. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def main(arguments: list[str]) -> int:
     for way in ("device", "host"):
         row = found[way]
         print(
-            f"{way:8}{row['steps']} steps, checkpoints each {10 * EVERY}: {row['first_mib']:.0f} MiB after the first "
-            f"tenth, {row['last_mib']:.0f} at the end; a step in the last tenth takes {row['last_to_first_step']:.2f} "
-            "times one in the second"
+            f"{way:8}{row['steps']} steps, checkpoints each {EVERY}: {row['first_mib']:.0f} MiB after the first tenth, "
+            f"{row['last_mib']:.0f} at the end, {row['first_files']} and {row['last_files']} open files; a step in the "
+            f"last tenth takes {row['last_to_first_step']:.2f} times one in the second"
         )
     print(f"seeds   {found['seeds']['same']} of {len(SEEDS)} runs end side by side in the bits they have alone")
     return int(found["seeds"]["same"] < len(SEEDS))
@@ -61,26 +62,29 @@ def start(workdir: Path, *words: str) -> subprocess.Popen:
 
 
 def long_run(workdir: Path, way: str, steps: int) -> dict[str, Any]:
-    """Memory and step time of one run, from outside."""
+    """Memory, open files and step time of one run, from outside."""
     words = [f"--config.data.augment={way}", f"--config.train.steps={steps}", f"--config.train.log_every={EVERY}"]
-    process = start(workdir, *words, f"--config.train.checkpoint_every={10 * EVERY}")
+    process = start(workdir, *words, f"--config.train.checkpoint_every={EVERY}")
     resident: dict[int, int] = {}
+    files: dict[int, int] = {}
     while process.poll() is None:
         lines = logged(workdir)
         if lines and (step := lines[-1]["step"]) not in resident:
-            resident[step] = memory_of(process.pid)
+            resident[step], files[step] = memory_of(process.pid), files_of(process.pid)
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"error: the run ended with {process.returncode}; see {workdir}.log")
-    training = {step: size for step, size in resident.items() if WARM * steps <= step < steps and size}
+    training = sorted(step for step, size in resident.items() if WARM * steps <= step < steps and size)
     tenth = max(1, len(training) // 9)
-    sizes = [training[step] for step in sorted(training)]
+    first, last = training[:tenth], training[-tenth:]
     seconds = [1 / line["images_per_sec"] for line in logged(workdir) if line.get("images_per_sec")]
     part = len(seconds) // 10
     return {
         "steps": steps,
-        "first_mib": statistics.median(sizes[:tenth]) / 2**20,
-        "last_mib": statistics.median(sizes[-tenth:]) / 2**20,
+        "first_mib": statistics.median(resident[step] for step in first) / 2**20,
+        "last_mib": statistics.median(resident[step] for step in last) / 2**20,
+        "first_files": round(statistics.median(files[step] for step in first)),
+        "last_files": round(statistics.median(files[step] for step in last)),
         "last_to_first_step": statistics.median(seconds[-part:]) / statistics.median(seconds[part : 2 * part]),
         "resident_mib": {step: round(size / 2**20, 1) for step, size in resident.items()},
     }
@@ -115,6 +119,14 @@ def memory_of(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
+        return 0
+
+
+def files_of(pid: int) -> int:
+    """Open files of a process, 0 once it is gone."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
         return 0
 
 
