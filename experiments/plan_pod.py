@@ -103,7 +103,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     available = chip.memory if chip else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
     asked = config.data.global_batch_size
     began = time.perf_counter()
-    found = {"topology": name, "devices": mesh.size, "global_batch_size": asked}
+    found = {"topology": name, "devices": mesh.size, "global_batch_size": asked, "examples": ahead.examples(config)}
     # Half of it beside it, in a thread: a compilation keeps one core busy. One row of a device cannot be halved.
     other = asked // 2 // mesh.size * mesh.size or 2 * asked
     with ThreadPoolExecutor(2) as pool:
@@ -220,7 +220,8 @@ def show(options, found: dict[str, Any]) -> None:
     print(f"  fits               {'yes' if found['fits'] else 'NO'}")
     print(f"  memory of a device {found['bytes_per_device'] / gib:.2f} of {found['bytes_available'] / gib:.2f} GiB")
     if found["largest_global_batch"] is not None:
-        print(f"  largest batch      {found['largest_global_batch']}")
+        of_all = found["largest_global_batch"] == found["examples"] // devices * devices
+        print(f"  largest batch      {found['largest_global_batch']}{' (all there is to learn from)' * of_all}")
     if found["flops_per_step"]:
         print(f"  operations         {found['flops_per_step'] / 1e12:.3g} TFLOP a step, all devices")
         print(f"  memory traffic     {found['bytes_accessed_per_device'] / 1e9:.3g} GB a step and device")

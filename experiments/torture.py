@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments, the damage and the mutations")
     options = parser.parse_args(arguments)
     kinds = [kind for kind in options.only.split(",") if kind]
-    if unknown := [kind for kind in kinds if kind not in COUNTS]:
-        print(f"error: --only={unknown[0]} is unknown; known: {', '.join(COUNTS)}", file=sys.stderr)
+    if not kinds or set(kinds) - set(COUNTS):
+        print(f"error: --only={options.only} is unknown; known: {', '.join(COUNTS)}", file=sys.stderr)
         return 2
     out, found = Path(options.out).absolute(), {}
     out.mkdir(parents=True, exist_ok=True)

@@ -111,8 +111,11 @@ def topology(name: str, fsdp: int = 1) -> Mesh:
     """
     if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
         return parallel.make_mesh(int(match[1]), fsdp)
-    if not re.fullmatch(r"v\d\w*:\d+(x\d+)*", name):
+    if not re.fullmatch(r"v\d\w*:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(f"--topology {name} is not of the form v5e:16x16, v4:4x4x2 or cpu:8")
+    dimensions = 3 if name.startswith(("v4", "v5p")) else 2
+    if name.count("x") != dimensions - 1:
+        raise ValueError(f"--topology {name}: a slice of {name.partition(':')[0]} has {dimensions} dimensions")
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"--topology {name} needs libtpu; pip install -e '.[plan]'")
     from jax.experimental import topologies

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict, FieldReference
 
 Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 
-# May differ between a run and its resumption: where things lie, how often one looks, on what it runs.
+# May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
 FREE_ON_RESUME = (
-    *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every"),
+    *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite"),
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.table_limit",  # the views have the same bits wherever the images lie
 )

@@ -230,6 +230,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
             "collapsed": bool(found.get("collapsed")),
             "loss_spikes": list(found.get("loss_spikes") or ()),
             "nonfinite": found.get("nonfinite") or first,
+            "skipped": found.get("skipped") or 0,
         },
     }
 

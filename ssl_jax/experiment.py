@@ -323,6 +323,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     Raises:
       ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
     """
+    parallel.without_tpu()
     config, resolved = read_run(workdir)
     plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
     method = make_method(_self_contained(config), plan)

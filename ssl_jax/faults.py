@@ -87,6 +87,13 @@ def explain(experiment: Experiment, state: TrainState, bad: int, workdir: Path) 
     return f"{said}; the batch is in {folder}"
 
 
+def skipped(state: TrainState) -> int:
+    """How many steps were not applied: ``state.step`` counts batches, the optimizer its updates."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    counts = [int(leaf) for path, leaf in leaves if jax.tree_util.keystr(path[-1:], simple=True) == "count"]
+    return int(state.step) - max(counts, default=int(state.step))
+
+
 def regenerate(experiment: Experiment, state: TrainState) -> dict[str, Any]:
     """The whole global batch that a state's next step sees, after views."""
     feed, config, step = experiment.feed, experiment.config, int(state.step)

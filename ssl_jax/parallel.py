@@ -266,12 +266,7 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
       heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
     """
-    if not any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
-        for name, value in WITHOUT_TPU.items():
-            os.environ.setdefault(name, value)
-        plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")  # of GPUs
-        if not plugins and not _of_google() and "JAX_PLATFORMS" not in os.environ:
-            jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
+    without_tpu()
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         if flag not in os.environ.get("XLA_FLAGS", ""):
@@ -292,10 +287,17 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
 
 
-def _of_google() -> bool:
-    """Whether a device of this machine is of the vendor of TPUs, whose files a container may hide."""
-    vendors = (Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor"))
-    return GOOGLE in vendors
+def without_tpu() -> None:
+    """Keep libtpu quiet, or out, where it is installed and there is no TPU: call before the first use of a device."""
+    if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
+        return
+    for name, value in WITHOUT_TPU.items():
+        os.environ.setdefault(name, value)
+    # A container may hide the files of a TPU, but not its maker; others than CPU and TPU come as plugins.
+    makers = {Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor")}
+    plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")
+    if GOOGLE not in makers and not plugins and "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
 
 
 @contextlib.contextmanager

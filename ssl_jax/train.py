@@ -91,6 +91,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         online = measure.online(experiment, extract)
         state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
         saver.wait()
+        if progress["skipped"]:
+            writer.say(f"WARNING: {progress['skipped']} of {int(state.step)} steps were not finite and were skipped")
 
         found, draw = {}, None
         if test:
@@ -101,6 +103,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             "collapsed": progress["collapsed"],
             "loss_spikes": progress["loss_spikes"],
             "nonfinite": progress["nonfinite"],
+            "skipped": progress["skipped"],
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
             "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
@@ -231,6 +234,8 @@ def _check_finite(
 ) -> None:
     """``state.bad`` is -1 or the index of the first batch whose step was not finite."""
     bad = int(state.bad)
+    if bad >= 0 and on_nonfinite == "skip":
+        progress["skipped"] = faults.skipped(state)
     if bad < 0 or progress["nonfinite"]:
         return
     said = explain(state, bad)
@@ -240,9 +245,9 @@ def _check_finite(
         return
     writer.log(bad + 1, {"train_loss": None})
     raise NotFinite(
-        f"step {bad + 1} was not finite: {said}; nothing was applied from it on, nor "
-        "saved; lower optim.learning_rate, lengthen optim.warmup_epochs, "
-        "set optim.clip_norm, or train.on_nonfinite=skip"
+        f"step {bad + 1} was not finite: {said}; nothing was applied from it on, nor saved; go on with "
+        "train.on_nonfinite=skip, or in another --workdir lower optim.learning_rate, lengthen optim.warmup_epochs or "
+        "set optim.clip_norm"
     )
 
 
@@ -307,6 +312,7 @@ def _start(
         "suspicious": 0,
         "collapsed": False,
         "nonfinite": None,  # the first step that was not finite
+        "skipped": 0,  # steps
         "losses": [],  # the last logged ones
         "loss_spikes": [],  # steps
     }

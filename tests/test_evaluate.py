@@ -144,13 +144,13 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     options = ["--eval.geometry.max_examples=12", "--eval.geometry.views=2"]
     assert evaluate.main(["--workdir", str(run), "--evals", "geometry", *options]) == 0
     found = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert found["alarms"] == {"collapsed": True, "loss_spikes": [3, 7], "nonfinite": None}
+    assert found["alarms"] == {"collapsed": True, "loss_spikes": [3, 7], "nonfinite": None, "skipped": 0}
     assert "<li>collapsed; loss jumped at steps 3, 7</li>" in (run / "evaluation" / "report.html").read_text()
 
     path.unlink()  # a run that has not ended speaks through its checkpoint, which knows of no alarm
     opened = experiment.open_run(run)
-    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None}
-    saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6}
+    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None, "skipped": 0}
+    saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2}
     assert opened.progress.keys() > saved.keys()
     assert _of_itself(opened._replace(progress=saved))["alarms"] == saved
     for step in (9, 17):  # where it ended no checkpoint knows, but the batch was kept

@@ -46,21 +46,28 @@ def poisoned(experiment, step, row):
     return experiment._replace(method=method._replace(loss=loss))
 
 
-@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
-def test_a_step_that_is_not_finite_is_explained_and_kept(on_nonfinite, tmp_path, capfd):
-    experiment = poisoned(build(runs.config("simclr", train__on_nonfinite=on_nonfinite, **DEVICE)), 6, 3)
-    if on_nonfinite == "stop":
-        with pytest.raises(train.NotFinite, match=r"step 7 was not finite: the first bad tensor is \S*poison\S*: div"):
-            train.fit(experiment, tmp_path)
-        assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 7
-    else:
-        assert train.fit(experiment, tmp_path)["nonfinite"] == 7
-        assert "step 7 was not finite and was skipped" in "".join(capfd.readouterr())
-    folder = tmp_path / "nonfinite" / "step_7"
+def test_a_step_that_is_not_finite_is_explained_and_kept_and_skipped_when_asked(tmp_path, capfd):
+    experiment = poisoned(build(runs.config("simclr", **DEVICE)), 6, 3)
+    with pytest.raises(train.NotFinite, match=r"step 7 was not finite: the first bad tensor is \S*poison\S*: div"):
+        train.fit(experiment, tmp_path)
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 7
+    assert_explained(experiment, tmp_path / "nonfinite" / "step_7", same_parameters=True)
+
+    # as the message advises: the same run goes on without that step
+    experiment = poisoned(build(runs.config("simclr", train__on_nonfinite="skip", **DEVICE)), 6, 3)
+    summary = train.fit(experiment, tmp_path)
+    assert (summary["nonfinite"], summary["skipped"], summary["steps"]) == (7, 1, 20)
+    said = "".join(capfd.readouterr())
+    assert "step 7 was not finite and was skipped" in said
+    assert "WARNING: 1 of 20 steps were not finite and were skipped" in said
+    assert_explained(experiment, tmp_path / "nonfinite" / "step_7", same_parameters=False)
+
+
+def assert_explained(experiment, folder, same_parameters):
     report = json.loads((folder / "report.json").read_text())
     drawn = pipeline.indices(len(experiment.splits.train), 32, 0, 6)
     assert report["examples"] == drawn.tolist()
-    assert report["same_parameters"] is (on_nonfinite == "stop")
+    assert report["same_parameters"] is same_parameters
     assert report["origin"]["kind"] == "inf"
     assert {p[0] for p in report["origin"]["positions"]} == {3}
     assert f"of the examples {drawn[3]} of the dataset" in report["said"]

@@ -76,6 +76,9 @@ def test_a_roofline_is_the_longest_of_three():
     [
         (["--topology", "v5e"], "not of the form"),
         (["--topology", "cpu:0"], "not of the form"),
+        (["--topology", "v5e:0x2"], "not of the form"),
+        (["--topology", "v5e:2x2x2"], "a slice of v5e has 2 dimensions"),
+        (["--topology", "v4:4x4"], "a slice of v4 has 3 dimensions"),
         (["--topology", "cpu:8", "--config.data.global_batch_size=60"], "not divisible by 8 devices"),
         (["--topology", "cpu:8", "--config.data.source=npz:mine.npz"], "set --config.data.num_examples"),
         (["--topology", "cpu:8", "--config.data.num_examples=8"], "larger than the 8 examples"),

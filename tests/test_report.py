@@ -121,6 +121,7 @@ HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None}
         ({"loss_spikes": [120, 340]}, "loss jumped at steps 120, 340"),
         ({"loss_spikes": [120]}, "loss jumped at step 120"),
         ({"nonfinite": 57}, "step 57 was not finite"),
+        ({"nonfinite": 3, "skipped": 18}, "step 3 was not finite; 18 steps skipped"),
         (
             {"collapsed": True, "loss_spikes": [*range(1, 14)], "nonfinite": 1},
             "collapsed; loss jumped at steps 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more; step 1 was not finite",

@@ -301,6 +301,7 @@ def _alarms(evaluations: Evaluations) -> str:
             "collapsed" if found.get("collapsed") else "",
             f"loss jumped at step{'s' * (len(steps) > 1)} {', '.join(steps[:SPIKES])}{more}" if steps else "",
             f"step {found['nonfinite']} was not finite" if found.get("nonfinite") else "",
+            f"{found['skipped']} step{'s' * (found['skipped'] > 1)} skipped" if found.get("skipped") else "",
         ]
         if any(said):
             lines.append(f"{run}: " * (len(evaluations) > 1) + "; ".join(filter(None, said)))

@@ -181,7 +181,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         claimed, size = sum(member.file_size for member in members), path.stat().st_size
         if claimed > max(UNPACKED, RATIO * size):
             raise ValueError(f"its {size} bytes claim to unpack to {claimed}; write it with numpy.savez")
-        return {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members}
+        try:
+            return {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members}
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"damaged ({error}); get it again") from None
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
