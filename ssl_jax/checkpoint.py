@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
 import sys
 import warnings
@@ -38,6 +39,9 @@ from ssl_jax.types import TrainState, Tree
 
 Workdir = str | os.PathLike[str]
 VARIABLES = ("params", "model_state", "aux", "rows")
+UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a folder that Orbax is writing
+GONE = ("NOT_FOUND", "does not exist", "Failed to interpret path", "checkpoint_layout")  # words of Orbax
+REASON = 100  # characters of what Orbax and TensorStore say
 
 
 class Saver(NamedTuple):
@@ -81,7 +85,10 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
             forget()
             saved.clear()
             with contextlib.suppress(Exception):
-                opened.pop().close()  # a fresh one forgets the failed step and removes what it left
+                opened.pop().close()  # a fresh one forgets the failed step
+            if jax.process_index() == 0:  # what is left of it takes the space that the next attempt needs
+                for left in directory.glob(f"{step}{UNFINISHED}*"):
+                    shutil.rmtree(left, ignore_errors=True)
             raise _write_error(directory, step, error) from error
 
     def save(state: TrainState, metadata: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> int:
@@ -360,7 +367,6 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
     if step is not None and step not in known:
         raise ValueError(f"no checkpoint of step {step} under {directory}; there are {known}")
     _quieten()
-    sys.unraisablehook = _quiet_unraisable
     damaged: dict[int, str] = {}
     for candidate in [step] if step is not None else reversed(known):
         result, reason = None, ""
@@ -369,18 +375,27 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
         except (_Misfit, PermissionError, MemoryError):
             raise
         except Exception as error:  # whatever Orbax, TensorStore or JSON make of broken bytes
-            reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0] or type(error).__name__
+            reason = _reason(error)
         if not np.all(multihost_utils.process_allgather(np.array(result is not None))):
             damaged[candidate] = reason or "unreadable on another process"
             continue
         for bad, why in damaged.items():
             where = _set_aside(directory, bad) if set_aside else "left where it is"
-            warnings.warn(f"checkpoint {bad} is damaged ({why}), {where}; using {candidate}", stacklevel=3)
+            if jax.process_index() == 0:
+                warnings.warn(f"checkpoint {bad} is damaged ({why}), {where}; using {candidate}", stacklevel=3)
         return result
     if damaged:
         named = "; ".join(f"{bad}: {why}" for bad, why in damaged.items())
         raise ValueError(f"no usable checkpoint under {directory} ({named}); move it away to start anew")
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint cannot be read, in some words: Orbax and TensorStore have many, and advice for programmers."""
+    if isinstance(error, FileNotFoundError) or any(word in str(error) for word in GONE):
+        return "its files are missing"
+    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0] or type(error).__name__
+    return text if len(text) <= REASON else text[:REASON].rstrip() + " ..."
 
 
 def _set_aside(directory: Path, step: int) -> str:
@@ -413,6 +428,7 @@ def _quieten() -> None:
     """Orbax logs one traceback from each of its threads, hundreds of lines; the error itself reaches the caller."""
     for name in ("absl", "asyncio"):  # asyncio's are of tasks that failed beside the one whose error was raised
         logging.getLogger(name).addFilter(_quiet)
+    sys.unraisablehook = _quiet_unraisable
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -423,7 +439,7 @@ def _quiet(record: logging.LogRecord) -> bool:
 
 
 def _quiet_unraisable(args: Any, hook: Callable[[Any], Any] = sys.unraisablehook) -> None:
-    """When one array cannot be read, Orbax closes its event loop under the other reads; each of them complains."""
+    """Where one array fails, Orbax closes its event loop under the reads or writes of others, and each complains."""
     if str(args.exc_value) != "Event loop is closed":
         hook(args)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -247,6 +248,23 @@ def test_none_usable(tmp_path):
         checkpoint.restore(tmp_path, states[0], step=7)
 
 
+def test_why_none_is_usable_is_short_and_in_plain_words(tmp_path):
+    states = [make_state(step, jax.random.key(step)) for step in range(1, 5)]
+    save_all(tmp_path, states, keep=4)
+    place = tmp_path / "checkpoints"
+    shutil.rmtree(place / "1" / "variables")
+    (place / "2" / "variables" / "manifest.ocdbt").unlink()
+    shutil.rmtree(place / "3" / "training" / "d")
+    os.truncate(data_file(tmp_path, 4), 100)
+    with pytest.raises(ValueError, match="no usable checkpoint") as error:
+        checkpoint.restore(tmp_path, states[0])
+    text = str(error.value)
+    assert "; 3: its files are missing; 2: its files are missing; 1: its files are missing);" in text
+    newest = text.partition("(4: ")[2].partition("; 3: ")[0]
+    assert "params/encoder/kernel" in newest or "params.encoder.kernel" in newest
+    assert len(newest) <= 104
+
+
 def test_misfit_names_the_first_differing_path(tmp_path):
     state = make_state(1, jax.random.key(0))
     save_all(tmp_path, [state])
@@ -324,7 +342,7 @@ def test_kill_during_an_asynchronous_save(tmp_path):
 
 def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
     code = """
-        import resource, signal, sys, jax
+        import os, resource, signal, sys, jax
         from ssl_jax import checkpoint
         from test_checkpoint import make_state
         saver = checkpoint.open_saver(sys.argv[1])
@@ -338,13 +356,16 @@ def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
                 saver.wait()
             except OSError as error:
                 print(error.errno, error.strerror)
+                print(os.listdir(sys.argv[1] + "/checkpoints"))
         saver.save(make_state(3, jax.random.key(3), 2), {})
         saver.close()
         print(checkpoint.steps(sys.argv[1]))
     """
     done = run_python(code, tmp_path)
-    *errors, last = done.stdout.splitlines()
+    *said, last = done.stdout.splitlines()
+    errors, left = said[::2], said[1::2]
     assert len(errors) == 2, done.stdout
+    assert left == ["['1']"] * 2  # what was written of it is gone: the disk is full
     for error in errors:
         assert error.startswith("27 checkpoint 2 could not be written to "), error
         assert error.endswith("File too large; the last good one is 1; free some space and start again"), error
