@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssl_jax import config as configs
 from ssl_jax import evals, parallel
 from ssl_jax.experiment import read_run
+from ssl_jax.writer import plain_warnings
 
 DEFAULT = "knn,linear_probe,low_label,geometry,projection"
 FEATURES = ("max_dim",)
@@ -133,4 +134,5 @@ def list_evaluators() -> int:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     sys.exit(main(sys.argv[1:]))

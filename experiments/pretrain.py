@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs  # noqa: E402
 from ssl_jax import parallel  # noqa: E402
+from ssl_jax.writer import plain_warnings  # noqa: E402
 
 DEFAULT = ROOT / "configs" / "simclr_digits.py"
 
@@ -119,4 +120,5 @@ def report(summary: dict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    plain_warnings()
     sys.exit(main(sys.argv[1:]))

@@ -7,12 +7,15 @@ then evaluation metrics), but a resumed run first cuts away the steps that it wi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +46,7 @@ def open_writer(
     total_steps: int,
     tensorboard: bool = False,
     resume_step: int | None = None,
+    logged: int | None = None,
     progress: bool | None = None,
     every: float = 10.0,
 ) -> Writer:
@@ -54,21 +58,25 @@ def open_writer(
       tensorboard: also write ``<workdir>/tensorboard`` through tensorboardX.
       resume_step: step of the restored checkpoint; later lines of ``metrics.jsonl`` are cut away. None or 0 for a run
         that starts at the beginning: lines of an earlier attempt are cut away, too.
+      logged: the last step up to there that was logged, where that is known: lines that should be there and are not
+        are told in a warning.
       progress: True for a bar, False for plain lines; None asks whether stderr is a terminal.
       every: seconds between plain lines of training metrics (lines with ``val_`` or ``test_`` metrics always appear).
 
     Raises:
       ValueError: TensorBoard is asked for and tensorboardX is not installed.
+      OSError: (log and close, too) a file could not be written; names it.
     """
     if jax.process_index() != 0:
         return Writer(lambda step, metrics: None, lambda step: None, lambda text: None, lambda: None)
     start = resume_step or 0
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    board = _open_tensorboard(workdir, start) if tensorboard else None
     path = workdir / METRICS
-    cut_back(path, start)
-    file = path.open("a", encoding="utf-8")
+    with writing(path):
+        workdir.mkdir(parents=True, exist_ok=True)
+        board = _open_tensorboard(workdir, start) if tensorboard else None
+        missing = cut_back(path, start, logged)
+        file = path.open("a", encoding="utf-8")
     bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
     shown: dict[str, float] = {}
     last = {"time": -math.inf, "step": start, "clock": time.monotonic()}
@@ -76,8 +84,9 @@ def open_writer(
 
     def log(step: int, metrics: Mapping[str, Any]) -> None:
         values = {name: _number(value) for name, value in metrics.items()}
-        file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
-        file.flush()
+        with writing(path):
+            file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
+            file.flush()
         if board is not None:
             for name, value in metrics.items():
                 if values[name] is not None:
@@ -118,10 +127,14 @@ def open_writer(
     def close() -> None:
         if bar is not None:
             bar.close()
-        file.close()
         if board is not None:
             board.close()
+        with writing(path):
+            file.close()
 
+    if missing:
+        spans = ", ".join(f"{a} to {b}" for a, b in missing)
+        say(f"WARNING: {path} is damaged: what was logged of steps {spans} is missing; the run goes on without it")
     return Writer(log, tick, say, close)
 
 
@@ -155,24 +168,71 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
-def cut_back(path: str | os.PathLike[str], step: int) -> None:
-    """Keep the lines of ``path`` up to and including ``step``, whole ones only; the file is replaced in one move."""
+def cut_back(path: str | os.PathLike[str], step: int, logged: int | None = None) -> list[tuple[int, int]]:
+    """Keep the lines of ``path`` up to and including ``step``, whole ones only; the file is replaced in one move.
+
+    Args:
+      logged: the last step up to ``step`` that had a line.
+
+    Returns:
+      The steps, (first, last), of which lines were lost: around one that is not whole, and from the end to ``logged``.
+    """
     path = Path(path)
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    kept, missing, last, broken = [], [], 0, False
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + b"\n")
+            number = json.loads(line)["step"]
+            if number > step:
+                continue
         except (ValueError, KeyError, TypeError):  # torn by a kill or a power cut: nothing to be had from it
+            broken = True
             continue
+        if broken:
+            missing.append((last + 1, max(last + 1, number - 1)))
+        kept.append(line + b"\n")
+        last, broken = number, False
+    if logged is not None and last < logged <= step:
+        missing.append((last + 1, logged))
+    if not path.exists():
+        return missing
     new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return missing
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within it an OSError, as on a full disk, names ``path`` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{path} could not be written: {reason}; {advice(error)}") from error
+
+
+def advice(error: OSError) -> str:
+    """What to do about what could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "free some space and start again" if full else "make it writable and start again"
+
+
+def plain_warnings() -> None:
+    """Warnings of this package are shown as its other messages are, one line without a place in the code."""
+    before, here = warnings.formatwarning, os.path.dirname(__file__)
+
+    def plain(message, category, filename, lineno, line=None):
+        if issubclass(category, UserWarning) and filename.startswith(here + os.sep):
+            return f"WARNING: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
 
 
 def _number(value: Any) -> float | int | bool | None:

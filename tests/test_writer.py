@@ -68,6 +68,52 @@ def test_broken_line_in_the_middle(tmp_path):
     assert [m["step"] for m in writer.read_metrics(path)] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("damage", "missing"),
+    [
+        (lambda text: text, ""),
+        (lambda text: text + '{"step": 45, "tr', ""),  # torn by a kill, after the checkpoint
+        (lambda text: text[: text.index('20, "l')], "steps 16 to 40 "),
+        (lambda text: text.replace('"step": 20', '"st'), "steps 16 to 24 "),
+        (
+            lambda text: text.replace('"step": 5,', "\x00").replace('"step": 20', "").replace("30", "x"),
+            "1 to 9, 16 to 24, 26",
+        ),
+        (lambda text: "", "steps 1 to 40 "),
+        (None, "steps 1 to 40 "),
+    ],
+)
+def test_lines_lost_before_the_checkpoint_are_told_in_one_line(damage, missing, tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    if damage:
+        path.write_text(damage("".join(f'{{"step": {i}, "loss": 0.5}}\n' for i in range(5, 50, 5))))
+    writer.open_writer(tmp_path, total_steps=90, resume_step=42, logged=40).close()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == bool(missing)
+    assert not said or (said[0].startswith(f"WARNING: {path} is damaged") and missing in said[0])
+    assert all(line["step"] <= 42 for line in writer.read_metrics(path))
+
+
+@pytest.mark.parametrize("script", ["pretrain", "evaluate"])
+def test_warnings_of_this_package_are_plain_lines_of_a_command(script):
+    code = f"""
+        import contextlib, runpy, sys, warnings
+        sys.argv = ["x", "--list"]
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+            runpy.run_path({str(ROOT / "experiments" / script)!r} + ".py", run_name="__main__")
+        import ssl_jax
+        place = ssl_jax.__file__.replace("__init__", "train")
+        warnings.warn_explicit("checkpoint 60 is damaged", UserWarning, place, 3)
+        warnings.warn_explicit("of others", UserWarning, "/elsewhere/ssl.py", 3)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
+    )
+    ours, others = done.stderr.splitlines()
+    assert ours == "WARNING: checkpoint 60 is damaged"
+    assert others == "/elsewhere/ssl.py:3: UserWarning: of others"
+
+
 def test_lines_reach_the_disk_before_a_kill(tmp_path):
     code = f"""
         import os, signal
