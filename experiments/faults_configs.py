@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 
 from experiments import pretrain  # noqa: E402
-from ssl_jax import checkpoint, methods, models  # noqa: E402
 from ssl_jax import config as configs  # noqa: E402
+from ssl_jax import methods, models, workdir  # noqa: E402
 from ssl_jax.interop import weights  # noqa: E402
 
 HELPERS = ("jit(stage)", "jit(_threefry_seed)")  # compiled once in a process: a key, a table of colours
@@ -211,13 +211,13 @@ def started(*_: Any, **__: Any) -> None:
     raise Started
 
 
-def refused(arguments: list[str], workdir: Path, compiled: list[str]) -> str | None:
+def refused(arguments: list[str], place: Path, compiled: list[str]) -> str | None:
     """What is wrong with how the command refused; None if nothing is."""
     compiled.clear()
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = pretrain.main([*arguments, "--workdir", str(workdir)])
+            code = pretrain.main([*arguments, "--workdir", str(place)])
     except Started:
         return "accepted"
     except SystemExit as stop:
@@ -232,7 +232,7 @@ def refused(arguments: list[str], workdir: Path, compiled: list[str]) -> str | N
     lines = [line for line in lines if not line.endswith("left out")]
     if len(lines) != 1 or not lines[0].startswith("error: "):
         return f"{len(lines)} lines: {lines[:3]}"
-    if workdir.exists():
+    if place.exists():
         return "the workdir was made"
     return f"compiled {compiled[0]}" if compiled else None
 
@@ -258,7 +258,7 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
     lost = []
     make_weights(data.parent)
     # All that the command does before it takes the run's folder; what it starts from is read then.
-    lock, checkpoint.lock = checkpoint.lock, started
+    lock, workdir.lock = workdir.lock, started
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for i in range(count):
@@ -274,7 +274,7 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
                 lost.append(f"{path.stem} {wrong[0][:80]}: a program ran")
                 (data.parent / "ran").unlink()
     finally:
-        checkpoint.lock = lock
+        workdir.lock = lock
         jax.monitoring.unregister_event_duration_listener(listen)
     return {"tried": count, "survived": count - len(lost), "lost": len(lost), "examples": lost[:20]}
 

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
-import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,30 +226,6 @@ def fingerprint(tree: Tree) -> str:
     """sha256 (hex) over the leaves of a tree by sorted path: path, dtype, shape and bytes of each."""
     lines = (f"{name} {json.dumps(leaf)}\n" for name, leaf in sorted(_manifest(_host_leaves(tree)).items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@contextmanager
-def lock(workdir: Workdir) -> Iterator[None]:
-    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it."""
-    if jax.process_index() != 0:
-        yield
-        return
-    path = Path(workdir) / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+")
-    except OSError as error:
-        raise ValueError(f"{workdir} cannot be made or written to ({error.strerror}); use another workdir") from None
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = f"another run holds {path} ({path.read_text().strip()})"
-            raise ValueError(f"{text}; wait for it, stop it, or use another workdir") from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield  # the file stays: removing it would race with the next holder
 
 
 def _named(tree: Tree) -> dict[str, Any]:

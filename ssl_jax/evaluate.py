@@ -29,6 +29,7 @@ from ssl_jax.evals import Accuracy, Fitted, figures, report, robustness
 from ssl_jax.experiment import Run, build, device_count, load_splits, open_run, to_json
 from ssl_jax.provenance import machine
 from ssl_jax.types import Variables
+from ssl_jax.workdir import read_summary
 from ssl_jax.writer import read_metrics
 
 Say = Callable[[str], None]
@@ -220,8 +221,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
 
     A step that was not finite and ended the run is in no checkpoint: what was kept of it tells of it.
     """
-    summary = run.workdir / "summary.json"
-    found = json.loads(summary.read_text()) if summary.is_file() else run.progress
+    found = read_summary(run.workdir) or run.progress
     kept = [path.name.removeprefix("step_") for path in run.workdir.glob("nonfinite/step_*")]
     first = min((int(step) for step in kept if step.isdecimal()), default=None)
     return {

@@ -25,6 +25,7 @@ from ssl_jax.data import pipeline, recipes, source
 from ssl_jax.evals.online_probe import online_probe
 from ssl_jax.interop import weights
 from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
+from ssl_jax.workdir import read_config
 
 
 class Experiment(NamedTuple):
@@ -258,11 +259,8 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     path = Path(workdir) / "config.json"
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
-    try:
-        stored = json.loads(path.read_text())
-        return ConfigDict(stored["config"]), stored["resolved"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); is it that of a run?") from None
+    stored = read_config(path)
+    return ConfigDict(stored["config"]), stored["resolved"]
 
 
 def load(workdir: str | Path):

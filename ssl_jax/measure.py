@@ -146,7 +146,6 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
     def draw(folder: Path) -> None:
-        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
         pictures.views(config, splits.train, folder / "views.png")
         train = known[0]
         pictures.neighbours(
@@ -156,6 +155,8 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             pictures.tasks(config, experiment.method, variables, test, folder)
         if "label_efficiency" in summary:
             figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
+        # Last: there is nothing to draw where metrics.jsonl was lost.
+        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
 
     return summary, draw
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import time
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 
 from ssl_jax import checkpoint, faults, measure, parallel, signals
-from ssl_jax import config as configs
+from ssl_jax import workdir as workdirs
 from ssl_jax.data import feed as feeds
 from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
@@ -58,33 +57,36 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
     """
     workdir = Path(workdir)
     config = experiment.config
-    resolved = describe(experiment)
+    asked, resolved = to_json(config), describe(experiment)
     summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
-            stored = _stored(workdir, config, resolved)
-            if stored and summary_file.is_file():
-                return json.loads(summary_file.read_text())
+            stored = workdirs.stored(workdir, asked, resolved)
+            if stored and (summary := workdirs.read_summary(workdir)):
+                return summary
             trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
-            stack.enter_context(checkpoint.lock(workdir))
+            stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
             state, progress = _start(experiment, workdir, mesh, trunk)
             del trunk  # its memory
         start = int(state.step)
-        _write_config(workdir, config, resolved, stored, start)
+        workdirs.write_config(workdir, stored, asked, resolved, start)
         writer = open_writer(
             workdir,
             total_steps=experiment.plan.total_steps,
             tensorboard=config.train.tensorboard,
             resume_step=start or None,
+            logged=progress["logged"],
         )
         stack.callback(writer.close)
-        for line in (*experiment.notes, *_resume_notes(stored, config, resolved, start)):
+        for line in (*experiment.notes, *workdirs.resume_notes(stored, asked, resolved, start)):
             writer.say(line)
+        if stored and summary_file.is_file():
+            writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
         saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
         stack.callback(saver.close)
-        progress |= {"config": to_json(config), "resolved": resolved}
+        progress |= {"config": asked, "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(signals.caught())
         explain = partial(faults.explain, experiment, workdir=workdir)
@@ -111,9 +113,12 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:
-            _write_json(summary_file, summary)
-            if draw:
-                draw(workdir / "figures")
+            workdirs.write_json(summary_file, summary)
+            try:
+                if draw:
+                    draw(workdir / "figures")
+            except (ValueError, OSError) as error:  # the run is none the worse for it
+                writer.say(f"WARNING: not all pictures could be drawn: {error}")
     return summary
 
 
@@ -220,6 +225,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
             writer.log(number, line | measured)
+            progress["logged"] = number
         if saves or stop or (scores and config.train.checkpoint_every):
             saver.save(state, dict(progress), scores)
         if stop and not last:
@@ -315,6 +321,7 @@ def _start(
         "skipped": 0,  # steps
         "losses": [],  # the last logged ones
         "loss_spikes": [],  # steps
+        "logged": None,  # the last step in metrics.jsonl
     }
 
     if checkpoint.latest(workdir) is not None:
@@ -326,70 +333,3 @@ def _start(
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
     return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
-
-
-def _stored(workdir: Path, config, resolved: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``config.json`` of the run that this one continues, or None for a new one.
-
-    Raises:
-      ValueError: the folder holds a run with another config or on other data, or checkpoints without a config.
-    """
-    path = workdir / "config.json"
-    if not path.is_file():
-        if checkpoint.latest(workdir) is not None or (workdir / "metrics.jsonl").exists():
-            raise ValueError(f"{workdir} holds checkpoints or metrics but no config.json; use another --workdir")
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(f"--workdir {workdir} is a file; name a folder")
-        return None
-    try:
-        stored = json.loads(path.read_text())
-        refused, _ = configs.differences(stored["config"], to_json(config))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); use another --workdir") from None
-    if refused:
-        shown = ", ".join(f"{k} ({old!r} there, {new!r} here)" for k, (old, new) in list(refused.items())[:5])
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise ValueError(
-            f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
-            f"a new run with --config.init_from={workdir})"
-        )
-    if stored["resolved"]["data"] != resolved["data"]:
-        raise ValueError(
-            f"the data at {config.data.source} are not those that the run in {workdir} began with "
-            f"({stored['resolved']['data']['sizes']} then, {resolved['data']['sizes']} now); use another --workdir"
-        )
-    return stored
-
-
-def _resume_notes(stored, config, resolved: Mapping[str, Any], start: int) -> Iterator[str]:
-    if not stored:
-        return
-    yield f"continuing after step {start}"
-    for key, (old, new) in configs.differences(stored["config"], to_json(config))[1].items():
-        yield f"config.{key} was {old!r}, is now {new!r}"
-    before = stored["resolved"]
-    for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
-        if before.get(key) != resolved[key]:
-            yield (
-                f"WARNING: {key} was {before.get(key)} when the run began and is {resolved[key]} now; "
-                "its bits will not be those of an uninterrupted run"
-            )
-
-
-def _write_config(workdir: Path, config, resolved: dict[str, Any], stored: dict[str, Any] | None, start: int) -> None:
-    if jax.process_index() != 0:
-        return
-    if stored is None:
-        _write_json(workdir / "config.json", {"config": to_json(config), "resolved": resolved, "resumed": []})
-        return
-    changed = configs.differences(stored["config"], to_json(config))[1]
-    resumption = {"step": start, "changed": changed, "resolved": resolved}
-    _write_json(workdir / "config.json", stored | {"resumed": [*stored.get("resumed", []), resumption]})
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, default=float) + "\n")
-    temporary.replace(path)

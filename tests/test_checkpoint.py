@@ -23,6 +23,7 @@ import pytest
 
 from ssl_jax import checkpoint, parallel
 from ssl_jax.types import TrainState
+from ssl_jax.workdir import lock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -376,8 +377,8 @@ def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
 def test_lock_is_for_one_run_and_ends_with_it(tmp_path):
     code = """
         import sys
-        from ssl_jax import checkpoint
-        with checkpoint.lock(sys.argv[1]):
+        from ssl_jax.workdir import lock
+        with lock(sys.argv[1]):
             print("held", flush=True)
             sys.stdin.read()
     """
@@ -387,16 +388,16 @@ def test_lock_is_for_one_run_and_ends_with_it(tmp_path):
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(ValueError, match=f"another run holds .*pid {holder.pid} on"),
-            checkpoint.lock(tmp_path / "run"),
+            lock(tmp_path / "run"),
         ):
             pass
         holder.kill()
         holder.wait()
     for _ in range(2):
         with (
-            checkpoint.lock(tmp_path / "run"),
+            lock(tmp_path / "run"),
             pytest.raises(ValueError, match=f"pid {os.getpid()} on"),
-            checkpoint.lock(tmp_path / "run"),
+            lock(tmp_path / "run"),
         ):
             pass
 
@@ -409,10 +410,11 @@ def test_two_processes(tmp_path):
         process, port, workdir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
         jax.distributed.initialize(f"localhost:{port}", 2, process)
         from ssl_jax import checkpoint
+        from ssl_jax.workdir import lock
         from test_checkpoint import flip_bit, data_file, on_devices
         from pathlib import Path
         seen = []
-        with checkpoint.lock(workdir):
+        with lock(workdir):
             saver = checkpoint.open_saver(workdir, keep=2, best="v")
             for step in (2, 3):
                 saver.save(on_devices(step, 4), {"processes": 2}, {"v": -step})

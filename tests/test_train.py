@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ssl_jax import checkpoint, signals, train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.types import LossOut
+from ssl_jax.workdir import lock
 from ssl_jax.writer import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -83,6 +85,23 @@ def test_a_finished_run_is_not_run_again(finished):
     before = (workdir / "metrics.jsonl").read_bytes()
     assert runs.fit(workdir, "simclr") == summary
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_path, capfd):
+    workdir, summary = finished("simclr")
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "summary.json").write_text('{"test_knn_top1": 0.5, "test_pr')
+    (copy / "metrics.jsonl").unlink()
+    shutil.rmtree(copy / "figures")
+    again = runs.fit(copy, "simclr")
+    assert again == summary == json.loads((copy / "summary.json").read_text())
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert len(said) == 3
+    assert "metrics.jsonl is damaged: what was logged of steps 1 to 20 is missing" in said[0]
+    assert f"{copy / 'summary.json'} is damaged" in said[1]
+    assert "not all pictures could be drawn" in said[2]
+    assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path):
@@ -211,7 +230,7 @@ def interrupted_after(step, workdir):
 
 
 def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
-    with checkpoint.lock(tmp_path), pytest.raises(train.Refused, match="another"):
+    with lock(tmp_path), pytest.raises(train.Refused, match="another"):
         runs.fit(tmp_path, "simclr")
 
 

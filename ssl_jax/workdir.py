@@ -1,0 +1,157 @@
+"""The folder of a run: one run at a time, what it was asked (``config.json``) and what came of it (``summary.json``).
+
+Checkpoints are :mod:`ssl_jax.checkpoint`'s and ``metrics.jsonl`` is :mod:`ssl_jax.writer`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssl_jax import checkpoint
+from ssl_jax import config as configs
+from ssl_jax.writer import METRICS, advice, writing
+
+
+@contextlib.contextmanager
+def lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it."""
+    if jax.process_index() != 0:
+        yield
+        return
+    path = Path(workdir) / ".lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("ab+", buffering=0))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        except BlockingIOError:
+            who = path.read_text().strip() or "which does not say who it is"
+            raise ValueError(
+                f"another run holds {path} ({who}); wait for it, stop it, or use another workdir"
+            ) from None
+        except OSError as error:
+            text = f"{workdir} cannot be made or written to ({error.strerror})"
+            raise ValueError(f"{text}; {advice(error)}, or use another workdir") from None
+        yield  # the file stays: removing it would race with the next holder
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's ``config.json``, with what is asked of it later: "config", "resolved" and its "plan" and "data".
+
+    Raises:
+      ValueError: it cannot be read, or is not whole.
+    """
+    try:
+        found = json.loads(path.read_text())
+        resolved = found["resolved"]
+        parts = (found["config"], resolved["plan"], resolved["data"]["sizes"])
+        if not all(isinstance(part, dict) and part for part in parts) or not isinstance(found.get("resumed", []), list):
+            raise ValueError("it is not whole")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} cannot be read ({what}); put a copy of it back, or use the workdir of another run"
+        ) from None
+    return found
+
+
+def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``config.json`` of the run that one with ``config`` continues, or None for a new one.
+
+    Raises:
+      ValueError: the folder holds a run with another config or on other data, or checkpoints without a config.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        if checkpoint.latest(workdir) is not None or (workdir / METRICS).exists():
+            raise ValueError(f"{workdir} holds checkpoints or metrics but no config.json; use another --workdir")
+        if workdir.exists() and not workdir.is_dir():
+            raise ValueError(f"--workdir {workdir} is a file; name a folder")
+        return None
+    found = read_config(path)
+    refused, _ = configs.differences(found["config"], config)
+    if refused:
+        shown = ", ".join(f"{k} ({old!r} there, {new!r} here)" for k, (old, new) in list(refused.items())[:5])
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ValueError(
+            f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
+            f"a new run with --config.init_from={workdir})"
+        )
+    if found["resolved"]["data"] != resolved["data"]:
+        raise ValueError(
+            f"the data at {config['data']['source']} are not those that the run in {workdir} began with "
+            f"({found['resolved']['data']['sizes']} then, {resolved['data']['sizes']} now); use another --workdir"
+        )
+    return found
+
+
+def resume_notes(
+    found: Mapping[str, Any] | None, config: Mapping[str, Any], resolved: Mapping[str, Any], start: int
+) -> Iterator[str]:
+    """What a run that goes on has to say, where ``found`` is what :func:`stored` gave."""
+    if not found:
+        return
+    yield f"continuing after step {start}"
+    for key, (old, new) in configs.differences(found["config"], config)[1].items():
+        yield f"config.{key} was {old!r}, is now {new!r}"
+    before = found["resolved"]
+    for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
+        if before.get(key) != resolved[key]:
+            yield (
+                f"WARNING: {key} was {before.get(key)} when the run began and is {resolved[key]} now; "
+                "its bits will not be those of an uninterrupted run"
+            )
+
+
+def write_config(
+    workdir: Path,
+    found: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    start: int,
+) -> None:
+    """``config.json`` of a new run, or what a resumption after step ``start`` adds to it."""
+    if jax.process_index() != 0:
+        return
+    if found is None:
+        write_json(workdir / "config.json", {"config": config, "resolved": resolved, "resumed": []})
+        return
+    changed = configs.differences(found["config"], config)[1]
+    resumption = {"step": start, "changed": changed, "resolved": resolved}
+    write_json(workdir / "config.json", {**found, "resumed": [*found.get("resumed", []), resumption]})
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """``summary.json`` of a finished run; None where there is none, or only a part of one."""
+    try:
+        found = json.loads((workdir / "summary.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "params_fingerprint" in found else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all.
+
+    Raises:
+      OSError: names the file.
+    """
+    temporary = path.with_suffix(".tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(json.dumps(value, indent=2, default=float) + "\n")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""The files of a run's folder: damaged, or on a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import runs
+
+from ssl_jax import workdir
+
+WHOLE = {
+    "config": {"seed": 0, "data": {"source": "s"}},
+    "resolved": {"plan": {"n": 1}, "data": {"sizes": {"train": 9}}},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        json.dumps(WHOLE)[:40],
+        "[1]",
+        "null",
+        json.dumps(WHOLE | {"resolved": {}}),
+        json.dumps(WHOLE | {"resolved": None}),
+        json.dumps(WHOLE | {"resolved": {"plan": {"n": 1}, "data": {}}}),
+        json.dumps(WHOLE | {"resolved": {"plan": {"n": 1}, "data": {"sizes": None}}}),
+        json.dumps(WHOLE | {"config": "seed"}),
+        json.dumps(WHOLE | {"config": {}}),
+        json.dumps(WHOLE | {"resumed": 3}),
+        b"\xff\xfe{",
+    ],
+)
+def test_a_damaged_config_is_refused_naming_the_file_and_the_way_out(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(WHOLE))
+    assert workdir.stored(tmp_path, WHOLE["config"], WHOLE["resolved"]) == WHOLE
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"config\.json cannot be read \(.+\); put a copy of it back, or ") as error:
+        workdir.stored(tmp_path, WHOLE["config"], WHOLE["resolved"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", '{"steps": 20, "par', "[]", '{"steps": 20}'])
+def test_a_part_of_a_summary_is_none(content, tmp_path):
+    assert workdir.read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text(content)
+    assert workdir.read_summary(tmp_path) is None
+    workdir.write_json(tmp_path / "summary.json", {"params_fingerprint": "0"})
+    assert workdir.read_summary(tmp_path) == {"params_fingerprint": "0"}
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    code = """
+        import resource, signal, sys
+        from pathlib import Path
+        from ssl_jax import workdir
+        from ssl_jax.writer import open_writer
+        place = Path(sys.argv[1])
+        writer = open_writer(place, total_steps=9)
+        writer.log(1, {"train_loss": 0.5})
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # every write fails, as on a full disk
+        def held():
+            with workdir.lock(place):
+                raise AssertionError
+        for action in (
+            held,
+            lambda: workdir.write_json(place / "summary.json", {"steps": 123456789}),
+            lambda: open_writer(place, total_steps=9, resume_step=1),
+            lambda: writer.log(2, {"train_loss": 0.25}),
+            writer.close,
+        ):
+            try:
+                action()
+            except (OSError, ValueError) as error:
+                print(type(error).__name__, error)
+    """
+    env = {**os.environ, "PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics = f"OSError [Errno 27] {tmp_path / 'metrics.jsonl'} could not be written"
+    expected = [
+        f"ValueError {tmp_path} cannot be made or written to (File too large)",
+        f"OSError [Errno 27] {tmp_path / 'summary.json'} could not be written: File too large",
+        *[f"{metrics}: File too large"] * 3,
+    ]
+    found = done.stdout.splitlines()
+    assert len(found) == len(expected), done.stdout
+    for line, want in zip(found, expected, strict=True):
+        assert line.startswith(f"{want}; free some space"), line
+    assert sorted(os.listdir(tmp_path)) == [".lock", "metrics.jsonl"]  # nothing half-written
