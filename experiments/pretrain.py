@@ -62,9 +62,13 @@ def main(arguments: list[str]) -> int:
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
-        experiment = build(config)
+        with parallel.ending_together(), parallel.refusing_together():
+            experiment = build(config)
     except ValueError as error:
         return refuse(error)
+    except OSError as error:
+        print(f"the run failed: {error}", file=sys.stderr)
+        return 1
     try:
         with parallel.ending_together():
             summary = train.fit(experiment, workdir)

@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -52,6 +53,7 @@ DATA, FSDP = "data", "fsdp"
 SPLIT_FROM = 4096  # elements of the smallest array that is split over fsdp; an exchange of less is all latency
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 HEARTBEAT_TIMEOUT = 100
+SAID = 2000  # bytes of what a process says to the others
 GOOGLE = "0x1ae0"  # as a vendor of PCI devices
 # libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
 WITHOUT_TPU = {
@@ -320,6 +322,28 @@ def ending_together():
             flush=True,
         )
         os._exit(1)
+
+
+@contextlib.contextmanager
+def refusing_together():
+    """Within it what one process refuses or cannot write, a ValueError or OSError, ends all of them with its text.
+
+    Else the others would wait for it in the first collective. Every process enters it and leaves it, however it does.
+    """
+    own: ValueError | OSError | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        own = error
+    if jax.process_count() > 1:
+        said = "" if own is None else f"{'write' if isinstance(own, OSError) else 'value'} {own}"
+        room = np.frombuffer(said.encode()[:SAID].ljust(SAID, b"\0"), np.uint8)
+        everywhere = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in process_allgather(room)]
+        kind, _, text = next(filter(None, everywhere), "").partition(" ")
+        if kind and own is None:
+            own = OSError(text) if kind == "write" else ValueError(text)
+    if own is not None:
+        raise own
 
 
 def make_mesh(devices: int | None = None, fsdp: int = 1) -> Mesh:

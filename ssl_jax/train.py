@@ -61,23 +61,25 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
     summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
-            stored = workdirs.stored(workdir, asked, resolved)
-            if stored and (summary := workdirs.read_summary(workdir)):
-                return summary
-            trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
-            stack.enter_context(workdirs.lock(workdir))
+            with parallel.refusing_together():
+                stored = workdirs.stored(workdir, asked, resolved)
+                if stored and (summary := workdirs.read_summary(workdir)):
+                    return summary
+                trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
+                stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
             state, progress = _start(experiment, workdir, mesh, trunk)
             del trunk  # its memory
         start = int(state.step)
-        workdirs.write_config(workdir, stored, asked, resolved, start)
-        writer = open_writer(
-            workdir,
-            total_steps=experiment.plan.total_steps,
-            tensorboard=config.train.tensorboard,
-            resume_step=start or None,
-            logged=progress["logged"],
-        )
+        with parallel.refusing_together():
+            workdirs.write_config(workdir, stored, asked, resolved, start)
+            writer = open_writer(
+                workdir,
+                total_steps=experiment.plan.total_steps,
+                tensorboard=config.train.tensorboard,
+                resume_step=start or None,
+                logged=progress["logged"],
+            )
         stack.callback(writer.close)
         for line in (*experiment.notes, *workdirs.resume_notes(stored, asked, resolved, start)):
             writer.say(line)

@@ -13,6 +13,8 @@ import time
 import pytest
 import runs
 
+from ssl_jax.workdir import lock
+
 LAUNCH = str(runs.ROOT / "experiments" / "launch_pod.sh")
 SCRIPT = str(runs.ROOT / "experiments" / "pretrain.py")
 SMALL = ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.train.log_every=2"]
@@ -36,6 +38,24 @@ def test_four_processes_are_one_run(tmp_path):
     assert done.stdout.count("test_knn_top1") == 1  # process 0 alone reports
     resolved = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
     assert (resolved["processes"], resolved["devices"]) == (4, 4)
+
+
+def test_what_process_0_refuses_ends_all_in_one_line_and_in_order(tmp_path):
+    words = ["--workdir", str(tmp_path), *SMALL, "--config.parallel.devices=2"]
+    with lock(tmp_path):
+        done = subprocess.run(
+            [LAUNCH, "--local", "2", "--", SCRIPT, *words],
+            env=os.environ | {"PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=80,  # less than the heartbeat's
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    said = set(done.stderr.splitlines())
+    assert len(said) == 1, done.stderr
+    assert said.pop().startswith(f"error: another run holds {tmp_path / '.lock'} (pid {os.getpid()} on ")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
