@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+import simplejpeg
 from pictures import noise
 from PIL import Image, PngImagePlugin
 
@@ -92,6 +95,83 @@ def test_progressive_is_not_plain(tmp_path):
     image.save(tmp_path / "p.jpg", progressive=True)
     image.convert("L").save(tmp_path / "g.jpg")
     assert [decode.is_plain(tmp_path / f"{k}.jpg") for k in "bpg"] == [True, False, True]
+
+
+def jpeg(**options):
+    file = io.BytesIO()
+    y, x = np.mgrid[:120, :160]
+    image = np.stack([127 + 120 * np.sin(x / 3), 127 + 120 * np.cos(y / 5), (x * 3 + y * 2) % 256], -1)
+    Image.fromarray(image.astype(np.uint8)).convert(options.pop("mode", "RGB")).save(
+        file, "JPEG", quality=95, **options
+    )
+    return file.getvalue()
+
+
+def damaged(data):
+    """Without some of its codes; Pillow reads it, and in the wrong place from there on."""
+    return data[:1500] + data[2400:]
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "L"}, {"mode": "CMYK"}, {"progressive": True}, {"keep_rgb": True}])
+def test_damaged_codes_are_refused_where_pillow_is_silent(options):
+    whole = jpeg(**options)
+    decode.refuse_damage(whole)
+    decode.read(damaged(whole))
+    with pytest.raises(decode.Unreadable, match="Corrupt JPEG data: "):
+        decode.refuse_damage(damaged(whole))
+
+
+def test_harmless_oddities_of_a_jpeg_are_read_and_hide_no_damage():
+    """libjpeg tells its first warning alone."""
+    whole = jpeg()
+    tables, version = whole.index(b"\xff\xdb"), whole.index(b"JFIF\0") + 5
+    scan = whole.index(b"\xff\xda")
+    length = int.from_bytes(whole[scan + 2 : scan + 4])
+    odd = {
+        "extraneous bytes before marker 0xdb": whole[:tables] + b"\x12\x34" + whole[tables:],
+        "unknown JFIF revision": whole[:version] + b"\7" + whole[version + 1 :],
+        "Invalid SOS": whole[: scan + length - 1] + b"\0\0\0" + whole[scan + length + 2 :],
+    }
+    for said, data in odd.items():
+        with pytest.raises(ValueError, match=said):
+            simplejpeg.decode_jpeg(data, strict=True)
+        decode.refuse_damage(data)
+        assert (decode.read(data) == decode.read(whole)).all(), said
+        with pytest.raises(decode.Unreadable, match="Corrupt JPEG data: "):
+            decode.refuse_damage(damaged(data))
+    longer = whole[:-2] + b"?" * 99 + whole[-2:]
+    with pytest.raises(ValueError, match=r"\d extraneous bytes before marker 0xd9"):
+        simplejpeg.decode_jpeg(longer, strict=True)
+    decode.refuse_damage(longer)
+    assert (decode.read(longer) == decode.read(whole)).all()
+    decode.refuse_damage(whole + b"?" * 99)
+
+
+def test_a_jpeg_whose_end_was_never_written_is_refused():
+    """As a copy that was interrupted leaves it, where the file had its length from the start."""
+    whole = jpeg()
+    unwritten = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+    decode.read(unwritten)
+    with pytest.raises(decode.Unreadable, match="Premature end of JPEG file"):
+        decode.refuse_damage(unwritten)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"\xff\xd8 no", b"\x89PNG"])
+def test_what_simplejpeg_cannot_decode_is_left_to_pillow(data):
+    decode.refuse_damage(data)
+
+
+def test_odd_sampling_of_colours_is_read():
+    """Whatever simplejpeg says that is no warning of damage."""
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+        decode.refuse_damage(jpeg(subsampling=subsampling))
+    whole = jpeg(subsampling="4:4:4")
+    frame = whole.index(b"\xff\xc0")
+    odd = bytearray(whole)
+    odd[frame + 11 : frame + 18 : 3] = b"\x31\x13\x11"  # sampling factors of no name
+    with pytest.raises(ValueError, match="subsampling"):
+        simplejpeg.decode_jpeg(bytes(odd), strict=True)
+    decode.refuse_damage(bytes(odd))
 
 
 def test_bombs_are_refused_by_their_header(tmp_path, monkeypatch):

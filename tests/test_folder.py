@@ -11,6 +11,7 @@ from pictures import folder, noise
 from PIL import Image
 
 from ssl_jax.data import decode, source
+from ssl_jax.data import folder as folders
 
 RNG = np.random.default_rng(0)
 
@@ -145,6 +146,29 @@ def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeyp
         for p, b in zip(part.columns["path"], part.columns["plain"], strict=True)
     }
     assert [name for name, is_plain in plain.items() if not is_plain] == ["3.jpg"]
+
+
+def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch, caplog):
+    where = tmp_path / "x" / "a"
+    where.mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(noise(60, 80)).save(where / f"{i}.jpg")
+    whole = (where / "3.jpg").read_bytes()
+    (where / "3.jpg").write_bytes(whole[:1500] + whole[2400:])
+    (where / "4.jpg").write_bytes(whole[:-2] + b"12345" + whole[-2:])
+    old(tmp_path / "x")
+    with monkeypatch.context() as before:
+        before.setattr(decode, "refuse_damage", lambda data: None)
+        before.setattr(folders, "CHECK", 1)
+        assert load(f"folder:{tmp_path}/x").train.unreadable == ()
+    for verify, unreadable in ((None, ("a/3.jpg",)), ("header", ("a/3.jpg",))):  # known to be so from then on
+        parts = load(f"folder:{tmp_path}/x", verify=verify, max_unreadable=0.1)
+        assert parts.train.unreadable == unreadable
+    assert "1 of 10 images" in caplog.text
+    checked = []
+    monkeypatch.setattr(decode, "refuse_damage", checked.append)
+    load(f"folder:{tmp_path}/x", max_unreadable=0.1)
+    assert not checked
 
 
 def test_one_percent_is_the_default_limit(load, tmp_path):

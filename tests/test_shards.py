@@ -16,7 +16,7 @@ from pictures import noise
 from PIL import Image
 
 from ssl_jax import config
-from ssl_jax.data import decode, pipeline, records, shards, source
+from ssl_jax.data import decode, folder, pipeline, records, shards, source
 from ssl_jax.data.recipes import Recipe, View
 
 
@@ -204,6 +204,18 @@ def test_unreadable_images_are_named_and_left_out(load, tmp_path, caplog):
     with pytest.raises(ValueError, match=r"3 of 301 images .* cannot be read \(x.tar/0007.png.*max_unreadable=0.005"):
         load(f"tar:{tmp_path}/x.tar", max_unreadable=0.005)
     assert len(load(f"tar:{tmp_path}/x.tar", verify="header").train.unreadable) == 2
+
+
+def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch):
+    large = io.BytesIO()
+    Image.fromarray(noise(60, 80)).save(large, "JPEG")
+    damaged = large.getvalue()[:1500] + large.getvalue()[2400:]
+    write_tar(tmp_path / "x.tar", [("0.jpg", large.getvalue()), ("1.jpg", damaged), *example(2), *example(3)])
+    with monkeypatch.context() as before:
+        before.setattr(decode, "refuse_damage", lambda data: None)
+        before.setattr(folder, "CHECK", 1)
+        assert load(f"tar:{tmp_path}/x.tar").train.unreadable == ()
+    assert load(f"tar:{tmp_path}/x.tar", max_unreadable=0.3).train.unreadable == ("x.tar/1.jpg",)
 
 
 def test_header_beyond_the_first_bytes(load, tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ from ssl_jax.data import tensorflow
 
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn; a header can promise far more than a machine's memory holds
 ORIENTATION = 0x0112  # the EXIF tag
+# What libjpeg says where the pixels are not those that were stored. Bytes too many before the end of an image (marker
+# 0xd9) are not among it: now and then damage ends so, but in images from the web they are common, and harmless.
+DAMAGE = re.compile(
+    r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)|Inconsistent progression|Premature end of JPEG"
+)
 
 
 class Unreadable(Exception):
@@ -108,6 +114,48 @@ def is_plain(file: Any) -> bool:
             and "progression" not in image.info
             and _orientation(image) in (0, 1)
         )
+
+
+def refuse_damage(data: bytes) -> None:
+    """Refuse a JPEG in whose coded pixels libjpeg notices damage, over which Pillow and TensorFlow decode in silence.
+
+    A JPEG has no checksum: damage that happens to be valid codes gives other pixels, which nobody can notice. It
+    passes, and so do damage that ends in the harmless warning of ``DAMAGE`` and what simplejpeg cannot decode.
+
+    Raises:
+      Unreadable: it is damaged.
+    """
+    import simplejpeg
+
+    if not data.startswith(b"\xff\xd8"):
+        return
+    try:
+        # An eighth of the size, grey: all codes are read, which is all that is asked.
+        simplejpeg.decode_jpeg(_without_oddities(data), "GRAY", min_factor=8, strict=True)
+    except ValueError as error:
+        if DAMAGE.match(str(error)):
+            raise Unreadable(str(error)) from error
+
+
+def _without_oddities(data: bytes) -> bytes:
+    """A JPEG without what libjpeg warns of in its header: only its first warning is told, and this one is harmless.
+
+    That is bytes between segments, versions and profiles in application data, and the numbers of a baseline scan.
+    """
+    kept, at, baseline = [data[:2]], 2, False
+    while (at := data.find(b"\xff", at)) >= 0:
+        marker, end = data[at + 1 : at + 2], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker in (b"\0", b"\1", b"\xff") or b"\xd0" <= marker <= b"\xd9":  # none, or one without a segment
+            at += 1
+            continue
+        if marker == b"\xda":
+            scan = data[at : end - 3] + b"\0\x3f\0" if baseline else data[at:end]
+            return b"".join([*kept, scan, data[end:]])
+        baseline |= marker in (b"\xc0", b"\xc1")
+        if marker == b"\xee" or not b"\xe0" <= marker <= b"\xef":  # 0xee says how colours are stored
+            kept.append(data[at:end])
+        at = end
+    return data
 
 
 def is_whole_to_tensorflow(data: bytes) -> bool:

@@ -10,6 +10,9 @@ once. To add, remove or rename a file changes its folder's time, so a start look
 those that changed, and looks at the files of these. In the others it looks at files that could not be read before, and
 at all files where verification is full (the default up to 100,000 files): a file overwritten in place, its folder
 unchanged, is not noticed under ``data.verify=header``.
+
+A full check also refuses a JPEG whose codes libjpeg finds damaged (``decode.refuse_damage``), of which a header knows
+nothing. A JPEG has no checksum, so damage that still decodes without a warning cannot be noticed by anybody.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ SUFFIXES = (
 )
 TESTS = ("test", "validation", "val", "valid")
 FULL_UP_TO = 100_000
+CHECK = 2  # of the full check; what an older one found readable in a cached index is checked again
 # A folder whose newest time is no older is listed again: it may change once more without a change of its time, where
 # times are kept in steps (two seconds on FAT), and a file may still be being written.
 UNSETTLED = 2 * 10**9  # nanoseconds
@@ -297,6 +301,8 @@ def build_index(
     )
     for name in Index._fields[1:] if kept.any() else ():
         getattr(index, name)[kept] = old[name][was[kept]]
+    if old and old.get("check") != CHECK:
+        index.full[kept] = False
     fresh = np.array([listed.fresh for listed in looked.values()])
     for i in np.flatnonzero(fresh[folder] | full | ~kept | (index.state == 0)):
         size, mtime = _stat(os.path.join(root, paths[i]))
@@ -321,6 +327,7 @@ def build_index(
             "folder": np.array([os.fsencode(name) for name in [*looked, *others]]),
             "folder_mtime": np.concatenate([times, np.full(len(others), -1)]),
             "within": folder,
+            "check": np.array(CHECK),
         }
         write_cache(file, index._asdict() | {"path": np.array([os.fsencode(p) for p in paths])} | kept_folders)
     return index
@@ -359,6 +366,7 @@ def _check(file_of: Callable[[int], Path | bytes], i: int, full: bool) -> Checke
             return 1, decode.is_plain(file), digest
         data = file if isinstance(file, bytes) else file.read_bytes()
         decode.read(data)
+        decode.refuse_damage(data)
         plain = decode.is_plain(data) and decode.is_whole_to_tensorflow(data)
         return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     except (decode.Unreadable, OSError):

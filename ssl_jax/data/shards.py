@@ -279,7 +279,7 @@ def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
             "digest": np.array([digest for _, _, digest in found], np.uint8).reshape(n, 32),
         }
 
-    return _cached(shard, "full" if full else "header", cache_dir, check)
+    return _cached(shard, f"full {folder.CHECK}" if full else "header", cache_dir, check)
 
 
 def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
