@@ -7,7 +7,8 @@ kills: kill -9 of a run at a random moment or while a checkpoint is written, the
 the run ends in the bits of an uninterrupted one and no step of ``metrics.jsonl`` is doubled or missing.
 checkpoints: a bit flipped in a file of the newest checkpoint, or its end cut off; survived if named, set aside and
 the one before it used, or if nothing of the state was hit.
-images: a mutated image file in a folder; survived if it is counted as unreadable, or its pixels are right.
+images: a mutated image file in a folder; survived if it is counted as unreadable, or if its pixels are those that an
+independent decoder (Pillow) reads from the very same bytes.
 configs: a wrong value, key or name; survived if refused in one line before anything is compiled or written.
 
 ``torture.json``: {kind: {"tried", "survived", "lost"}}, tried = survived + lost. ``--quick`` takes some ten minutes on

@@ -122,6 +122,25 @@ def test_mutated_files_and_configs_are_counted_or_refused(kind, count, tmp_path)
     assert (found["tried"], found["lost"]) == (count, 0), found["examples"]
 
 
+def test_the_judge_of_images_compares_the_pixels_of_damaged_files_too(tmp_path, monkeypatch):
+    black, white = np.zeros((8, 8, 3), np.float32), np.ones((8, 8, 3), np.float32)
+    for refusable in (False, True):
+        assert faults_images.verdict(black, black, False, refusable) is None
+        assert faults_images.verdict(None, None, True, refusable) is None
+        assert "from Pillow's pixels" in faults_images.verdict(black, white, False, refusable)
+        assert "neither read nor named" in faults_images.verdict(black, None, False, refusable)
+        assert "Pillow cannot decode it" in faults_images.verdict(None, black, False, refusable)
+        assert bool(faults_images.verdict(black, None, True, refusable)) is not refusable
+
+    by_pillow = faults_images.by_pillow
+    monkeypatch.setattr(faults_images, "kind_of", lambda i: ("flipped bytes", faults_images.flipped))
+    monkeypatch.setattr(faults_images, "by_pillow", lambda path: None if by_pillow(path) is None else black + 0.5)
+    monkeypatch.setattr(faults_images, "SIDE", 8)
+    found = faults_images.tried(20, tmp_path, seed=0)
+    assert 0 < found["unreadable"] < 20
+    assert found["lost"] == 20 - found["unreadable"]
+
+
 def test_a_checkpoint_of_eight_devices_goes_on_with_fewer(tmp_path, monkeypatch):
     """The loss curve of 1, 2 and 4 devices is that of 8, within what float32 allows in ten steps."""
     small = {"train__eval_every": 0, "train__checkpoint_every": 10, "data__augment": "device"}
