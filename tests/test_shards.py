@@ -104,6 +104,26 @@ def test_labels_that_are_missing_are_unknown(load, tmp_path):
     assert sorted(contents(splits).values()) == [-1] * 10 + [0] * 15 + [1] * 15
 
 
+@pytest.mark.parametrize("suffix", ["cls", "json"])
+def test_labels_of_other_names_than_the_images_are_told(load, tmp_path, caplog, suffix):
+    label = b"1" * 2 if suffix == "cls" else b'{"label": 11}'
+    parts = [[(f"img_{i}.png", picture()), (f"lab_{i}.{suffix}", label)] for i in range(20)]
+    write_tar(tmp_path / "x" / "0.tar", itertools.chain(*parts))
+    tars(tmp_path / "x", number=1)
+    for _ in range(2):  # a listing that is known already, too
+        caplog.clear()
+        load(f"tar:{tmp_path}/x/0.tar")
+        (said,) = caplog.messages
+        assert f"in 1 tar(s) no label belongs to an image, which are unlabelled (lab_0.{suffix} in 0.tar)" in said
+        assert "\n" not in said
+    caplog.clear()
+    load(f"tar:{tmp_path}/x/x-000.tar")
+    assert caplog.text == ""
+    write_tar(tmp_path / "y.tar", itertools.chain(*parts, [(f"img_3.{suffix}", label)]))  # one of them is right
+    assert len(load(f"tar:{tmp_path}/y.tar").train) == 14
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("name", ["{}/x-{{:03}}.tar", "{}-{{:03}}.tar", "in_{}_{{:03}}.tar"])
 def test_splits(load, tmp_path, name):
     for split in ("train", "val"):

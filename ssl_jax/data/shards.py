@@ -75,6 +75,7 @@ def load(
     else:
         parts = [groups[name] for name in chosen if name is not None]
     listed = [[_listed(kind, shard, cache_dir) for shard in part] for part in parts]
+    _say_strays(str(path), parts, listed)
     n = sum(len(found["offset"]) for part in listed for found in part)
     if not n:
         ends = f"; images in a tar end in {', '.join(folder.SUFFIXES)}" if kind == "tar" else ""
@@ -173,8 +174,12 @@ def _cached(file: Path, what: str, cache_dir: Path, make: Callable[[], Arrays]) 
 
 
 def _listed(kind: str, shard: Path, cache_dir: Path) -> Arrays:
-    """``"offset"``, ``"length"``, ``"label"`` (-1 if unknown) and ``"name"`` of the images of one shard."""
-    return _cached(shard, kind, cache_dir, lambda: _list_tar(shard) if kind == "tar" else _list_array_record(shard))
+    """``"offset"``, ``"length"``, ``"label"`` (-1 if unknown) and ``"name"`` of the images of one shard.
+
+    Also ``"stray"``: of a tar in which there are labels, but for none of its images, a file of a label.
+    """
+    make = _list_tar if kind == "tar" else _list_array_record
+    return _cached(shard, "tar 2" if kind == "tar" else kind, cache_dir, lambda: make(shard))
 
 
 def _list_tar(shard: Path) -> Arrays:
@@ -184,7 +189,7 @@ def _list_tar(shard: Path) -> Arrays:
                 raise _compressed(shard)
             stream.seek(0)
             with tarfile.open(fileobj=stream, mode="r:") as tar:
-                images, labels = _members(tar, stream, shard)
+                images, labels, named = _members(tar, stream, shard)
                 _check_end(stream, tar.offset, os.path.getsize(shard))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{shard} is not a whole tar file ({error}); make it again") from error
@@ -193,13 +198,33 @@ def _list_tar(shard: Path) -> Arrays:
         "offset": np.array([offset for _, offset, _ in images.values()], np.int64),
         "length": np.array([length for _, _, length in images.values()], np.int64),
         "label": np.array([labels.get(key, -1) for key in images], np.int64),
+        "stray": np.array([] if images.keys() & labels.keys() else [os.fsencode(name) for name in named], "S"),
     }
 
 
-def _members(tar: tarfile.TarFile, stream: Any, shard: Path) -> tuple[dict[str, tuple[str, int, int]], dict[str, int]]:
-    """Key -> (name, offset, length) of the image, and key -> class."""
+def _say_strays(where: str, parts: list[list[Path]], listed: list[list[Arrays]]) -> None:
+    """Say where labels lie beside images of other names: by a mistake all of them might count as unlabelled."""
+    strays = [
+        f"{os.fsdecode(name)} in {shard.name}"
+        for part, tables in zip(parts, listed, strict=True)
+        for shard, table in zip(part, tables, strict=True)
+        for name in table.get("stray", ())
+    ]
+    if strays:
+        log.warning(
+            "%s: in %d tar(s) no label belongs to an image, which are unlabelled (%s); a label has the name of its "
+            "image up to the first dot",
+            *(where, len(strays), folder.some(strays)),
+        )
+
+
+def _members(
+    tar: tarfile.TarFile, stream: Any, shard: Path
+) -> tuple[dict[str, tuple[str, int, int]], dict[str, int], list[str]]:
+    """Key -> (name, offset, length) of the image, key -> class, and the name of the first file of a class."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    named: list[str] = []
     for member in tar:
         head, _, base = member.name.rpartition("/")
         stem, dot, suffix = base.partition(".")
@@ -216,7 +241,9 @@ def _members(tar: tarfile.TarFile, stream: Any, shard: Path) -> tuple[dict[str, 
             label = _label(stream.read(member.size), suffix, f"{member.name} in {shard}")
             if label is not None and labels.setdefault(key, label) != label:
                 raise ValueError(f"{member.name} in {shard} says class {label}, another file {labels[key]}; keep one")
-    return images, labels
+            if label is not None and not named:
+                named.append(member.name)
+    return images, labels, named
 
 
 def _label(data: bytes, suffix: str, where: str) -> int | None:
