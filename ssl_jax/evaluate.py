@@ -231,6 +231,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
             "loss_spikes": list(found.get("loss_spikes") or ()),
             "nonfinite": found.get("nonfinite") or first,
             "skipped": found.get("skipped") or 0,
+            "replaced": found.get("replaced") or len(found.get("unreadable") or ()),
         },
     }
 

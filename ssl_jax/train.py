@@ -108,6 +108,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             "loss_spikes": progress["loss_spikes"],
             "nonfinite": progress["nonfinite"],
             "skipped": progress["skipped"],
+            **({"replaced": len(progress["unreadable"])} if progress["unreadable"] else {}),  # by process 0 alone
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
             "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
@@ -152,6 +153,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         several=at_once > 1,
     )
     first = int(state.step) + 1
+    unreadable = set(progress["unreadable"])
     batches = feeds.batches(
         experiment.feed,
         experiment.splits.train,
@@ -162,6 +164,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         total_steps=plan.total_steps,
         process=jax.process_index(),
         process_count=jax.process_count(),
+        unreadable=unreadable,
     )
     # Placed once: an argument of the step, which is neither donated nor compiled in.
     table = {} if experiment.feed.table is None else step.place({"table": experiment.feed.table})
@@ -199,6 +202,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         if not (logs or measures or saves or stop):
             continue
 
+        progress["unreadable"] = sorted(unreadable)
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
         images, seconds = (number - logged) * plan.global_batch_size, now - mark
@@ -324,6 +328,7 @@ def _start(
         "losses": [],  # the last logged ones
         "loss_spikes": [],  # steps
         "logged": None,  # the last step in metrics.jsonl
+        "unreadable": [],  # train examples that this process found broken and replaced
     }
 
     if checkpoint.latest(workdir) is not None:

@@ -140,19 +140,22 @@ def test_whole_evaluation(workdirs, capsys):
 def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     run = shutil.copytree(workdirs / "simclr", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     path = run / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"collapsed": True, "loss_spikes": [3, 7]}))
+    alarms = {"collapsed": True, "loss_spikes": [3, 7], "replaced": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | alarms))
     options = ["--eval.geometry.max_examples=12", "--eval.geometry.views=2"]
     assert evaluate.main(["--workdir", str(run), "--evals", "geometry", *options]) == 0
     found = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert found["alarms"] == {"collapsed": True, "loss_spikes": [3, 7], "nonfinite": None, "skipped": 0}
-    assert "<li>collapsed; loss jumped at steps 3, 7</li>" in (run / "evaluation" / "report.html").read_text()
+    assert found["alarms"] == alarms | {"nonfinite": None, "skipped": 0}
+    page = (run / "evaluation" / "report.html").read_text()
+    assert "<li>collapsed; loss jumped at steps 3, 7; 2 unreadable examples replaced</li>" in page
 
     path.unlink()  # a run that has not ended speaks through its checkpoint, which knows of no alarm
     opened = experiment.open_run(run)
-    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None, "skipped": 0}
-    saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2}
+    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None, "skipped": 0, "replaced": 0}
+    saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "unreadable": [4, 8, 15]}
     assert opened.progress.keys() > saved.keys()
-    assert _of_itself(opened._replace(progress=saved))["alarms"] == saved
+    known = _of_itself(opened._replace(progress=saved))["alarms"]
+    assert known == {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3}
     for step in (9, 17):  # where it ended no checkpoint knows, but the batch was kept
         (run / "nonfinite" / f"step_{step}").mkdir(parents=True)
     assert _of_itself(opened)["alarms"]["nonfinite"] == 9

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 
 from ssl_jax import checkpoint, faults, signals, train
 from ssl_jax.data import pipeline
@@ -103,6 +105,34 @@ def test_a_bad_parameter_and_an_overflow_are_named():
 
     by_gradient = experiment._replace(method=experiment.method._replace(loss=gradient_only))
     assert faults.find(by_gradient, state, batch).path.split(": ")[-1] in ("div", "pow", "integer_pow", "rsqrt")
+
+
+def test_examples_that_break_in_the_run_are_counted_over_its_parts_or_stop_it(tmp_path, monkeypatch):
+    for i in range(60):
+        where = tmp_path / "x" / "ab"[i % 2]
+        where.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(faults_images.smooth(np.random.default_rng(i))).save(where / f"{i}.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = {"data__source": f"folder:{tmp_path}/x", "data__num_examples": None, "data__global_batch_size": 8}
+    small |= {"train__eval_every": 0, "train__steps": 10, "train__log_every": 5, "data__augment": "device"}
+    strict = build(runs.config("simclr", **small))
+    lenient = build(runs.config("simclr", data__max_unreadable=0.1, **small))
+    files = strict.splits.train.columns["path"]
+    drawn = [pipeline.indices(len(files), 8, 0, step).tolist() for step in range(10)]
+    early = drawn[0][0]
+    Path(files[early]).unlink()
+    with pytest.raises(ValueError, match=f"^1 of {len(files)} train examples cannot be read any more .*max_unread"):
+        train.fit(strict, tmp_path / "strict")
+
+    agreed = signals.agreed
+    monkeypatch.setattr(signals, "agreed", lambda signum, number: 15 if number == 5 else agreed(signum, number))
+    with pytest.raises(signals.Interrupted):
+        train.fit(lenient, tmp_path / "run")
+    monkeypatch.setattr(signals, "agreed", agreed)
+    late = next(i for i in drawn[7] if i != early)
+    Path(files[late]).unlink()
+    assert train.fit(lenient, tmp_path / "run")["replaced"] == 2
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["replaced"] == 2
 
 
 def test_a_jump_of_the_loss_is_told_and_noise_is_not():

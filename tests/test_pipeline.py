@@ -343,8 +343,7 @@ def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
         for row in range(6):
             i, j = int(a["index"][row]), int(b["index"][row])
             if i in broken:
-                following = next(k % n for k in range(i + 1, i + n) if k % n not in broken)
-                assert j == following
+                assert j == next(k for k in pipeline._stand_ins(i, n) if k not in broken)
             else:
                 assert i == j
                 assert (a["views"][0][row] == b["views"][0][row]).all()
@@ -356,6 +355,56 @@ def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
     assert sorted(seen) == [i for i in range(n) if i not in broken]
     assert all(data.columns["path"][i] in caplog.text for i in broken)
     assert "(3 so far)" in caplog.text
+
+
+def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(tmp_path, monkeypatch):
+    """In a run from the start, in one that goes on, in each of several processes, and where a stand-in breaks later."""
+    where = tmp_path / "x" / "a"
+    where.mkdir(parents=True)
+    for i in range(90):
+        Image.fromarray(smooth(8, 8) + np.uint8(i)).save(where / f"{i:02}.png")
+    data = source.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache")).train
+    n = len(data)
+    kwargs = {"recipe": WHOLE, "image_size": 8, "global_batch_size": n // 2}
+    before = np.concatenate([batch["index"] for batch in take(2, data, **kwargs)])
+
+    def lose(i):
+        Path(data.columns["path"][i]).unlink()
+
+    for i in range(20):  # of a folder that somebody deletes
+        lose(i)
+    found = set()
+    stream = pipeline.batches(data, seed=0, unreadable=found, **kwargs)
+    first = [next(stream) for _ in range(2)]
+    after = np.concatenate([batch["index"] for batch in first])
+    broken = before < 20
+    assert found == set(before[broken].tolist())
+    assert (after[~broken] == before[~broken]).all()
+    assert after.min() >= 20
+    assert len(set(after[broken].tolist())) > 12  # 20 of some 50 at random are 16 +- 2 different ones
+    assert same(take(1, data, start_step=1, **kwargs)[0], first[1])
+    halves = [take(2, data, process=p, process_count=2, **kwargs) for p in range(2)] if n // 2 % 2 == 0 else []
+    assert halves
+    for step in range(2):
+        assert (np.concatenate([half[step]["index"] for half in halves]) == first[step]["index"]).all()
+    lose(int(after[broken][0]))
+    later = list(itertools.islice(stream, 6))[2:]  # past what had been read ahead
+    assert all(same(a, b) for a, b in zip(later, take(4, data, start_step=4, **kwargs), strict=True))
+
+
+def test_a_run_stops_once_too_many_examples_broke(files):
+    data = files.train
+    n = len(data)
+    for i in (1, 4, 7, 8):
+        Path(data.columns["path"][i]).unlink()
+    kwargs = {"recipe": ONE, "image_size": 16, "global_batch_size": n}
+    (batch,) = take(1, data, max_unreadable=4 / n, **kwargs)
+    assert not {1, 4, 7, 8} & set(batch["index"].tolist())
+    with pytest.raises(ValueError, match=rf"^4 of {n} train examples cannot be read any more \(.*max_unread") as error:
+        take(1, data, max_unreadable=3 / n, **kwargs)
+    assert "\n" not in str(error.value)
+    assert " and 1 more)" in str(error.value)
+    assert "(example " in str(error.value)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def pair(a, b, difference, low, high, p=1e-5, metric="test_knn_top1"):
 RUNS = {"one": evaluation(), "two": evaluation(0.51, "byol"), "three": evaluation(0.603, "moco")}
 
 
-HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None}
+HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None, "replaced": 0}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,8 @@ HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None}
         ({"loss_spikes": [120]}, "loss jumped at step 120"),
         ({"nonfinite": 57}, "step 57 was not finite"),
         ({"nonfinite": 3, "skipped": 18}, "step 3 was not finite; 18 steps skipped"),
+        ({"replaced": 1}, "1 unreadable example replaced"),
+        ({"replaced": 27}, "27 unreadable examples replaced"),
         (
             {"collapsed": True, "loss_spikes": [*range(1, 14)], "nonfinite": 1},
             "collapsed; loss jumped at steps 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more; step 1 was not finite",

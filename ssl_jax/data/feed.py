@@ -84,6 +84,7 @@ def batches(
     total_steps: int | None = None,
     process: int = 0,
     process_count: int = 1,
+    unreadable: set[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Training batches from step ``start_step`` on, without ``"table"``; arguments as in :func:`pipeline.batches`.
 
@@ -101,6 +102,8 @@ def batches(
             start_step=start_step,
             total_steps=total_steps,
             crops_only=feed.kind == "crops",
+            max_unreadable=data.get("max_unreadable", 1.0),
+            unreadable=unreadable,
             **split,
         )
     rows = pipeline.process_rows(global_batch_size, **split)

@@ -11,6 +11,9 @@ large; the price is a read from a random place for each example, where a buffer 
 A plain JPEG at which TensorFlow stops and which Pillow reads (see ``decode.py``) is read by Pillow, draw by draw. The
 first one costs one restart of the stream, which is ``careful`` from then on; what comes out is the same as if it had
 been so from the start.
+
+A file that breaks during the run is replaced by another example, drawn from the broken one's index alone: the same one
+in a run that goes on and in every process, and for each broken one another.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode, tensorflow
+from ssl_jax.data import decode, folder, tensorflow
 from ssl_jax.data.recipes import Eval, Recipe, View
 from ssl_jax.data.source import Source
 
@@ -66,11 +69,13 @@ def batches(
     process: int = 0,
     process_count: int = 1,
     crops_only: bool = False,
+    max_unreadable: float = 1.0,
+    unreadable: set[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Augmented training batches from step ``start_step`` on, this process's rows of each.
 
     Args:
-      source: what to draw from; a file of it that breaks during the run is replaced by the next index, and named.
+      source: what to draw from; a file of it that breaks during the run is replaced by another, and named.
       recipe: one view is made for each of its ``views``.
       image_size: side of a view in pixels, where the recipe does not say another.
       global_batch_size: rows of all processes together.
@@ -80,13 +85,15 @@ def batches(
       process: rows ``process / process_count`` to ``(process + 1) / process_count`` of each batch are made.
       process_count: processes that share a batch.
       crops_only: crop and resize alone, to uint8 views: the device does the rest (``device.py``).
+      max_unreadable: fraction of the examples that may break.
+      unreadable: to it are added the examples that this process found broken.
 
     Returns:
       Iterator of ``{"views": (float32 [b, s, s, c], ...) in [0, 1], "label": int32 [b] (-1 where unknown),
       "index": int32 [b]}``, NumPy arrays.
 
     Raises:
-      ValueError: if the batch cannot be drawn or split.
+      ValueError: if the batch cannot be drawn or split; from the iterator: if more than ``max_unreadable`` broke.
     """
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed {seed} is out of range; use 0 to {(1 << 32) - 1}")
@@ -111,10 +118,13 @@ def batches(
 
     stop = FOREVER if total_steps is None else total_steps
     local = rows.stop - rows.start
-    return _training(source, plan, views, local, len(recipe.views) > 1, start_step, stop)
+    found = set() if unreadable is None else unreadable
+    return _training(source, plan, views, local, len(recipe.views) > 1, start_step, stop, max_unreadable, found)
 
 
-def _training(source, plan, views, local, whole, step, stop) -> Iterator[dict[str, Any]]:
+def _training(
+    source, plan, views, local, whole, step, stop, max_unreadable: float, unreadable: set[int]
+) -> Iterator[dict[str, Any]]:
     replaced: dict[int, int] = {}
     failure = tensorflow().errors.OpError
     make, careful = _stream(source, views, local, whole=whole), False
@@ -126,12 +136,14 @@ def _training(source, plan, views, local, whole, step, stop) -> Iterator[dict[st
                 yield {"views": images, "label": label, "index": drawn.astype(np.int32)}
                 step += 1
         except failure as error:
-            broken = [i for i in _replace(plan(step), replaced)[0] if not _opens(source, i)]
+            broken = sorted({int(i) for i in _replace(plan(step), replaced)[0] if not _opens(source, i)})
             if not broken and careful:
                 raise
             careful = careful or not broken
+            unreadable |= set(broken)
+            _check_unreadable(source, {*replaced, *broken}, max_unreadable, error)
             for i in broken:
-                _substitute(source, int(i), replaced, error)
+                _substitute(source, i, replaced, error)
 
 
 def _replace(planned: tuple[np.ndarray, np.ndarray], replaced: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -140,17 +152,31 @@ def _replace(planned: tuple[np.ndarray, np.ndarray], replaced: dict[int, int]) -
 
 
 def _substitute(source: Source, i: int, replaced: dict[int, int], error: Exception) -> None:
-    """Put the next whole example in the place of ``i``, which broke after the index was built."""
-    n = len(source)
-    following = ((i + k) % n for k in range(1, n))
-    j = next((j for j in following if j not in replaced and _opens(source, j)), None)
-    if j is None:
-        raise ValueError("no example of the dataset can be read any more; is its disk still there?") from error
-    for old, new in list(replaced.items()):
-        if new == i:
-            replaced[old] = j
-    replaced[i] = j
+    """Put whole examples in the places of ``i``, which broke after the index was built: its own, and those it took."""
+    replaced[i] = i
+    for old in [old for old, new in replaced.items() if new == i]:
+        j = next((j for j in _stand_ins(old, len(source)) if j not in replaced and _opens(source, j)), None)
+        if j is None:
+            raise ValueError("no example of the dataset can be read any more; is its disk still there?") from error
+        replaced[old] = j
+    j = replaced[i]
     log.warning("%s cannot be read any more; %s takes its place (%d so far)", *_names(source, i, j), len(replaced))
+
+
+def _stand_ins(i: int, n: int) -> Iterator[int]:
+    """What may take the place of example ``i``, in order: a hundred at random, so that one is whole, or else all."""
+    yield from np.random.default_rng(i).integers(n, size=100).tolist()
+    yield from range(n)
+
+
+def _check_unreadable(source: Source, broken: set[int], max_unreadable: float, error: Exception) -> None:
+    n = len(source)
+    if len(broken) > max_unreadable * n:
+        names = folder.some(_names(source, *broken))
+        raise ValueError(
+            f"{len(broken)} of {n} train examples cannot be read any more ({names}), more than "
+            f"data.max_unreadable={max_unreadable:g} of them; is their disk still there? repair them, or raise it"
+        ) from error
 
 
 def _names(source: Source, *examples: int) -> list[str]:

@@ -297,11 +297,13 @@ def _alarms(evaluations: Evaluations) -> str:
         found = evaluation.get("alarms") or {}
         steps = [str(step) for step in found.get("loss_spikes") or ()]
         more = f" and {len(steps) - SPIKES} more" if len(steps) > SPIKES else ""
+        replaced = found.get("replaced") or 0
         said = [
             "collapsed" if found.get("collapsed") else "",
             f"loss jumped at step{'s' * (len(steps) > 1)} {', '.join(steps[:SPIKES])}{more}" if steps else "",
             f"step {found['nonfinite']} was not finite" if found.get("nonfinite") else "",
             f"{found['skipped']} step{'s' * (found['skipped'] > 1)} skipped" if found.get("skipped") else "",
+            f"{replaced} unreadable example{'s' * (replaced > 1)} replaced" if replaced else "",
         ]
         if any(said):
             lines.append(f"{run}: " * (len(evaluations) > 1) + "; ".join(filter(None, said)))
