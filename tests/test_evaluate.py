@@ -151,7 +151,13 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
 
     path.unlink()  # a run that has not ended speaks through its checkpoint, which knows of no alarm
     opened = experiment.open_run(run)
-    assert _of_itself(opened)["alarms"] == {"collapsed": False, "loss_spikes": [], "nonfinite": None, "skipped": 0, "replaced": 0}
+    assert _of_itself(opened)["alarms"] == {
+        "collapsed": False,
+        "loss_spikes": [],
+        "nonfinite": None,
+        "skipped": 0,
+        "replaced": 0,
+    }
     saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "unreadable": [4, 8, 15]}
     assert opened.progress.keys() > saved.keys()
     known = _of_itself(opened._replace(progress=saved))["alarms"]
