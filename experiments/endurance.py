@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
 def start(workdir: Path, *words: str) -> subprocess.Popen:
     script = [sys.executable, str(ROOT / "experiments" / "pretrain.py"), "--workdir", str(workdir)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "programs")}
-    log = (workdir.parent / f"{workdir.name}.log").open("a")
-    return subprocess.Popen([*script, *SMALL, *words], stdout=log, stderr=log, env=environment)
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen([*script, *SMALL, *words], stdout=log, stderr=log, env=environment)
 
 
 def long_run(workdir: Path, way: str, steps: int) -> dict[str, Any]:

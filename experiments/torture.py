@@ -106,8 +106,8 @@ def start(method: str, workdir: Path) -> subprocess.Popen:
     words = [f"--config.method.name={method}", *ARGUMENTS[method], *SMALL]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "torture")}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    log = (workdir.parent / f"{workdir.name}.log").open("a")
-    return subprocess.Popen([*script, *words], stdout=log, stderr=log, env=environment)
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen([*script, *words], stdout=log, stderr=log, env=environment)
 
 
 def kill_once(process: subprocess.Popen, workdir: Path, rng: np.random.Generator, *, while_writing: bool) -> None:

@@ -151,7 +151,7 @@ def test_refused(changes, message):
         ("v5e", "not of the form"),
         ("cpu:9", "8 cpu device"),
         ("../x:1", "not of the form"),
-        ("v9z:2x2", "cannot be had"),
+        ("v9z:2x2", "is none that libtpu knows|needs libtpu"),
     ],
 )
 def test_no_such_topology(name, message):
