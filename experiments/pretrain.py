@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 def refuse(error: ValueError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    sys.stderr.write(f"error: {error}\n")  # at once, or the lines of several processes run into each other
     return 2
 
 
