@@ -87,7 +87,7 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # Python's frames are not read, and their hook has crashed where there are threads
+    options.python_tracer_level = 0  # Python's frames are not read
     with jax.profiler.trace(str(out), profiler_options=options):
         began = time.process_time()
         for _ in range(steps):

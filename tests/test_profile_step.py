@@ -67,7 +67,7 @@ def test_a_compiled_step_tells_its_files():
 
 
 def test_a_profile(tmp_path):
-    """In a process of its own, as users run it: XLA's profiler looks into every thread and library of a process."""
+    """In a process of its own, as users run it: it starts the tracer of libtpu, too, where that is installed."""
     command = [sys.executable, profile_step.__file__, "--config", CONFIG, "--out", str(tmp_path), "--steps", "1"]
     done = subprocess.run(
         [*command, *(f"--config.{word}" for word in SMALL)], capture_output=True, text=True, check=False
