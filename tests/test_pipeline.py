@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import decode, pipeline, source, tensorflow
+from ssl_jax.data import decode, pipeline, source, stand_ins, tensorflow
 from ssl_jax.data.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
 
 RNG = np.random.default_rng(0)
@@ -343,7 +343,7 @@ def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
         for row in range(6):
             i, j = int(a["index"][row]), int(b["index"][row])
             if i in broken:
-                assert j == next(k for k in pipeline._stand_ins(i, n) if k not in broken)
+                assert j == next(k for k in stand_ins._candidates(i, n) if k not in broken)
             else:
                 assert i == j
                 assert (a["views"][0][row] == b["views"][0][row]).all()

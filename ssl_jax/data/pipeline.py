@@ -12,8 +12,7 @@ A plain JPEG at which TensorFlow stops and which Pillow reads (see ``decode.py``
 first one costs one restart of the stream, which is ``careful`` from then on; what comes out is the same as if it had
 been so from the start.
 
-A file that breaks during the run is replaced by another example, drawn from the broken one's index alone: the same one
-in a run that goes on and in every process, and for each broken one another.
+A file that breaks during the run is replaced by another example (``stand_ins.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode, folder, tensorflow
+from ssl_jax.data import decode, stand_ins, tensorflow
 from ssl_jax.data.recipes import Eval, Recipe, View
 from ssl_jax.data.source import Source
 
@@ -129,70 +128,21 @@ def _training(
     failure = tensorflow().errors.OpError
     make, careful = _stream(source, views, local, whole=whole), False
     while step < stop:
-        stream = make(lambda t: _replace(plan(t), replaced), step, stop, careful)
+        stream = make(lambda t: stand_ins.put(plan(t), replaced), step, stop, careful)
         try:
             for drawn, images in stream:
                 label = np.full(local, -1, np.int32) if source.labels is None else source.labels[drawn]
                 yield {"views": images, "label": label, "index": drawn.astype(np.int32)}
                 step += 1
         except failure as error:
-            broken = sorted({int(i) for i in _replace(plan(step), replaced)[0] if not _opens(source, i)})
+            broken = sorted({int(i) for i in stand_ins.put(plan(step), replaced)[0] if not stand_ins.opens(source, i)})
             if not broken and careful:
                 raise
             careful = careful or not broken
             unreadable |= set(broken)
-            _check_unreadable(source, {*replaced, *broken}, max_unreadable, error)
+            stand_ins.check(source, {*replaced, *broken}, max_unreadable, error)
             for i in broken:
-                _substitute(source, i, replaced, error)
-
-
-def _replace(planned: tuple[np.ndarray, np.ndarray], replaced: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    drawn, numbers = planned
-    return (np.array([replaced.get(int(i), int(i)) for i in drawn], np.int64) if replaced else drawn), numbers
-
-
-def _substitute(source: Source, i: int, replaced: dict[int, int], error: Exception) -> None:
-    """Put whole examples in the places of ``i``, which broke after the index was built: its own, and those it took."""
-    replaced[i] = i
-    for old in [old for old, new in replaced.items() if new == i]:
-        j = next((j for j in _stand_ins(old, len(source)) if j not in replaced and _opens(source, j)), None)
-        if j is None:
-            raise ValueError("no example of the dataset can be read any more; is its disk still there?") from error
-        replaced[old] = j
-    j = replaced[i]
-    log.warning("%s cannot be read any more; %s takes its place (%d so far)", *_names(source, i, j), len(replaced))
-
-
-def _stand_ins(i: int, n: int) -> Iterator[int]:
-    """What may take the place of example ``i``, in order: a hundred at random, so that one is whole, or else all."""
-    yield from np.random.default_rng(i).integers(n, size=100).tolist()
-    yield from range(n)
-
-
-def _check_unreadable(source: Source, broken: set[int], max_unreadable: float, error: Exception) -> None:
-    n = len(source)
-    if len(broken) > max_unreadable * n:
-        names = folder.some(_names(source, *broken))
-        raise ValueError(
-            f"{len(broken)} of {n} train examples cannot be read any more ({names}), more than "
-            f"data.max_unreadable={max_unreadable:g} of them; is their disk still there? repair them, or raise it"
-        ) from error
-
-
-def _names(source: Source, *examples: int) -> list[str]:
-    paths = source.columns.get("path") if "offset" not in source.columns else None
-    return [f"example {i}" if paths is None else f"{paths[i]} (example {i})" for i in examples]
-
-
-def _opens(source: Source, i: int) -> bool:
-    """Whether example ``i`` can be decoded, whole."""
-    if "image" in source.columns:
-        return True
-    try:
-        decode.read(decode.contents(source.record(i)), source.channels)
-    except (decode.Unreadable, OSError):
-        return False
-    return True
+                stand_ins.find(source, i, replaced, error)
 
 
 def process_rows(global_batch_size: int, process: int, process_count: int) -> slice:
@@ -415,12 +365,14 @@ def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, n
                 yield _evaluation_batch(source, image, plan(step))
                 step += 1
         except failure:
-            lost = {int(i) for i in drawable(step)[0] if not _opens(source, int(i))}
+            lost = {int(i) for i in drawable(step)[0] if not stand_ins.opens(source, int(i))}
             if not lost and careful:
                 raise
             careful = careful or not lost
             broken |= lost
             for i in sorted(lost):
-                log.warning("%s cannot be read any more and is masked (%d so far)", *_names(source, i), len(broken))
+                log.warning(
+                    "%s cannot be read any more and is masked (%d so far)", *stand_ins.names(source, i), len(broken)
+                )
             if len(broken) == n:
                 raise ValueError("no example of the dataset can be read any more; is its disk still there?") from None
