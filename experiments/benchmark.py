@@ -165,7 +165,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         peers[peer] = summary(times[peer], benchmark)
         # Both as times of equal work, or as figures of which less is better.
         peers[peer]["ratio"] = round(statistics.median(times[peer]) / statistics.median(times["ours"]), 2)
-    from ssl_jax.provenance import machine
+    from ssl_jax.run.provenance import machine
 
     return {
         "ours": ours,
@@ -247,9 +247,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _two_cpu_devices() -> None:
     """One device per core on a CPU, as the CPU configs have it: before JAX starts; elsewhere it has no effect."""
-    from ssl_jax import parallel
+    from ssl_jax.run import processes
 
-    parallel.configure(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    processes.configure(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
 def _version(package: str) -> str | None:

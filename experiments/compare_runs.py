@@ -22,9 +22,10 @@ import jax
 from matplotlib.figure import Figure
 
 from ssl_jax import measure, parallel
-from ssl_jax.experiment import build, read_run, zeros
+from ssl_jax.experiment import build, zeros
+from ssl_jax.run.open import read_run
+from ssl_jax.run.writer import read_metrics
 from ssl_jax.step import init_state
-from ssl_jax.writer import read_metrics
 
 
 def main(arguments: list[str]) -> int:

@@ -21,9 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
-from ssl_jax import evals, parallel
-from ssl_jax.experiment import read_run
-from ssl_jax.writer import plain_warnings
+from ssl_jax import evals
+from ssl_jax.run import processes
+from ssl_jax.run.open import read_run
+from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = "knn,linear_probe,low_label,geometry,projection"
 FEATURES = ("max_dim",)
@@ -54,22 +55,22 @@ def main(arguments: list[str]) -> int:
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
         stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
-        parallel.configure(
+        processes.configure(
             given.devices or max(run.devices or 1 for run in stored),
-            heartbeat_timeout=max(run.get("heartbeat_timeout", parallel.HEARTBEAT_TIMEOUT) for run in stored),
+            heartbeat_timeout=max(run.get("heartbeat_timeout", processes.HEARTBEAT_TIMEOUT) for run in stored),
         )
     except ValueError as error:
         return refuse(error)
 
     # Imported now: asking for simulated devices must come before the first use of a device.
     from ssl_jax.evaluate import evaluate
-    from ssl_jax.signals import Interrupted
+    from ssl_jax.run.signals import Interrupted
     from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}
     try:
-        with parallel.ending_together():
+        with processes.ending_together():
             evaluate(given.workdir, names, options, **places)
     except ValueError as error:
         return refuse(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax.interop import weights
+from ssl_jax.run.open import export
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", required=True, help="a file that ends in .safetensors")
     options = parser.parse_args(arguments)
     try:
-        about = weights.export(options.workdir, options.out)
+        about = export(options.workdir, options.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,8 +30,9 @@ import jax  # noqa: E402
 
 from experiments import pretrain  # noqa: E402
 from ssl_jax import config as configs  # noqa: E402
-from ssl_jax import methods, models, workdir  # noqa: E402
+from ssl_jax import methods, models  # noqa: E402
 from ssl_jax.interop import weights  # noqa: E402
+from ssl_jax.run import folder  # noqa: E402
 
 HELPERS = ("jit(stage)", "jit(_threefry_seed)")  # compiled once in a process: a key, a table of colours
 LONG = "a" * 5000
@@ -258,7 +259,7 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
     lost = []
     make_weights(data.parent)
     # All that the command does before it takes the run's folder; what it starts from is read then.
-    lock, workdir.lock = workdir.lock, started
+    lock, folder.lock = folder.lock, started
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for i in range(count):
@@ -274,7 +275,7 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
                 lost.append(f"{path.stem} {wrong[0][:80]}: a program ran")
                 (data.parent / "ran").unlink()
     finally:
-        workdir.lock = lock
+        folder.lock = lock
         jax.monitoring.unregister_event_duration_listener(listen)
     return {"tried": count, "survived": count - len(lost), "lost": len(lost), "examples": lost[:20]}
 

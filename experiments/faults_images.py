@@ -30,7 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ssl_jax.data import pipeline, recipes, source  # noqa: E402
+from ssl_jax.data import readers  # noqa: E402
+from ssl_jax.data.images import recipes, stream  # noqa: E402
 
 SIDE = 32
 BATCH = 64
@@ -239,12 +240,12 @@ def by_pillow(path: Path) -> np.ndarray | None:
 
 def read(root: Path, cache: Path) -> tuple[dict[str, np.ndarray], set[str], int]:
     """Every file through the data pipeline: pixels by relative path, the unreadable, how many came twice."""
-    splits = source.load(f"folder:{root}", max_unreadable=1.0, cache_dir=str(cache))
+    splits = readers.load(f"folder:{root}", max_unreadable=1.0, cache_dir=str(cache))
     recipe = recipes.Eval(kind="resize")
     images: dict[str, np.ndarray] = {}
     twice = 0
     for part in splits:
-        batches = pipeline.eval_batches(part, image_size=SIDE, recipe_eval=recipe, global_batch_size=BATCH)
+        batches = stream.eval_batches(part, image_size=SIDE, recipe_eval=recipe, global_batch_size=BATCH)
         for batch in batches:
             for row in np.flatnonzero(batch["mask"]):
                 name = os.path.relpath(str(part.columns["path"][batch["index"][row]]), root)

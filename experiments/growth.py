@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
+from ssl_jax.run import processes
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "simclr_cifar10_cpu.py"
 BATCH, SIZE, DEVICES = 128, 32, 8
@@ -37,8 +38,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="How a training step grows.", allow_abbrev=False)
     parser.add_argument("--out", required=True, help="folder of growth.json and growth.png")
     options = parser.parse_args(arguments)
-    parallel.configure(DEVICES)
-    from ssl_jax.provenance import machine
+    processes.configure(DEVICES)
+    from ssl_jax.run.provenance import machine
 
     found = {
         "batch": [measured(batch=n) for n in BATCHES],
@@ -58,19 +59,19 @@ def measured(batch: int = BATCH, size: int = SIZE, devices: int = 1) -> dict[str
     """A step of one setting: seconds (a median), bytes of memory, bytes that a device sends, and the least of those."""
     import jax
 
-    from ssl_jax import ahead, cost
+    from ssl_jax.plan import cost, program
 
     settings = {"data.num_examples": 50_000, "data.image_size": size, "data.global_batch_size": batch}
     settings |= {"parallel.devices": devices, "data.augment": "host", "eval.probe": False}
     config = configs.load(CONFIG, [f"{key}={value}" for key, value in settings.items()])
     mesh = parallel.make_mesh(devices)
-    compiled = ahead.compile_ahead(config, mesh)
+    compiled = program.compile_ahead(config, mesh)
     spent = cost.of(compiled)
     (state, given), _ = compiled.args_info
     projections = 2 * batch * DIM * 4
     least = cost.sent({"all-reduce": _bytes(state.params), "all-gather": projections}, devices)
 
-    state = ahead.initial(config, mesh)
+    state = program.initial(config, mesh)
     rows = parallel.place(jax.tree.map(_random, {k: v for k, v in given.items()}), mesh)
     times = []
     for _ in range(6):
@@ -107,8 +108,8 @@ def losses(batch: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from ssl_jax import cost
     from ssl_jax.losses import nt_xent
+    from ssl_jax.plan import cost
 
     mesh = parallel.make_mesh(DEVICES)
     z = jax.ShapeDtypeStruct((batch, DIM), jnp.float32, sharding=parallel.sharded(mesh))

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.data import pipeline, recipes
-from ssl_jax.experiment import load_splits, open_run
+from ssl_jax.data.images import recipes, stream
+from ssl_jax.experiment import load_splits
+from ssl_jax.run.open import open_run
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +44,7 @@ def fillings(workdir: str, count: int) -> dict[str, float]:
     test = load_splits(run.config).test
     test = test.take(np.arange(min(count, len(test))))
     view = recipes.get(run.config.data.recipe).evaluate
-    batches = pipeline.eval_batches(
+    batches = stream.eval_batches(
         test, image_size=run.config.data.image_size, recipe_eval=view, global_batch_size=min(256, len(test))
     )
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax.run import processes
 
 
 class Chip(NamedTuple):
@@ -87,23 +87,23 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
       ValueError: the topology is unknown, or the config cannot be made.
     """
     count = re.fullmatch(r"cpu:([1-9]\d*)", name)
-    parallel.configure(int(count[1]) if count else 1)
+    processes.configure(int(count[1]) if count else 1)
     import jax
 
-    from ssl_jax import ahead
+    from ssl_jax.plan import program
 
     if not count:  # what was compiled for devices that are not here cannot be read again
         jax.config.update("jax_enable_compilation_cache", False)
 
-    mesh = ahead.topology(name, config.parallel.get("fsdp", 1))
-    ahead.plan_of(config)  # refuses a batch larger than the dataset
+    mesh = program.topology(name, config.parallel.get("fsdp", 1))
+    program.plan_of(config)  # refuses a batch larger than the dataset
     chip = None if count else CHIPS.get(name.partition(":")[0])
     if chip is None and not count:
         raise ValueError(f"--topology {name}: the speed of its chips is not known; known: {', '.join(CHIPS)}, cpu")
     available = chip.memory if chip else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
     asked = config.data.global_batch_size
     began = time.perf_counter()
-    found = {"topology": name, "devices": mesh.size, "global_batch_size": asked, "examples": ahead.examples(config)}
+    found = {"topology": name, "devices": mesh.size, "global_batch_size": asked, "examples": program.examples(config)}
     # Half of it beside it, in a thread: a compilation keeps one core busy. One row of a device cannot be halved.
     other = asked // 2 // mesh.size * mesh.size or 2 * asked
     with ThreadPoolExecutor(2) as pool:
@@ -125,7 +125,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
 
 def largest(config: configs.Config, mesh, asked: int, memory: dict[int, int], available: float) -> int:
     """The largest batch that fits, no larger than the dataset, from the bytes that two batches take."""
-    from ssl_jax import ahead
+    from ssl_jax.plan import program
 
     (other,) = memory.keys() - {asked}
     slope = (memory[asked] - memory[other]) / (asked - other)
@@ -133,7 +133,7 @@ def largest(config: configs.Config, mesh, asked: int, memory: dict[int, int], av
     if slope > 0:
         room = (available - (memory[asked] - slope * asked)) / slope
         most = max(most, int(room) // mesh.size * mesh.size)
-        most = min(most, ahead.examples(config) // mesh.size * mesh.size)
+        most = min(most, program.examples(config) // mesh.size * mesh.size)
     if not _suits(config, most):  # a queue, say, is a multiple of its batch
         most = asked << (most // asked).bit_length() - 1 if most >= asked else 0
     if most > max(memory):  # the line is a guess until it is compiled; a twentieth less is taken on trust
@@ -146,22 +146,22 @@ def largest(config: configs.Config, mesh, asked: int, memory: dict[int, int], av
 
 def with_batch(config: configs.Config, batch: int) -> configs.Config:
     """The config with another batch, and examples enough for it."""
-    from ssl_jax import ahead
+    from ssl_jax.plan import program
 
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.global_batch_size = batch
-        config.data.num_examples = max(batch, ahead.examples(config))
+        config.data.num_examples = max(batch, program.examples(config))
     return config
 
 
 def _suits(config: configs.Config, batch: int) -> bool:
     """Whether the method can be made with such a batch."""
-    from ssl_jax import ahead
+    from ssl_jax.plan import program
 
     config = with_batch(config, max(batch, 1))
     try:
-        ahead.parts_of(config, ahead.plan_of(config))
+        program.parts_of(config, program.plan_of(config))
     except ValueError:
         return False
     return True
@@ -169,11 +169,11 @@ def _suits(config: configs.Config, batch: int) -> bool:
 
 def measured(config: configs.Config, mesh, batch: int) -> dict[str, Any]:
     """Bytes of a device, and the cost of the program if it could be compiled; else the limit that it broke."""
-    from ssl_jax import ahead, cost
+    from ssl_jax.plan import cost, program
 
     config = with_batch(config, batch)
     try:
-        spent = cost.of(ahead.compile_ahead(config, mesh))
+        spent = cost.of(program.compile_ahead(config, mesh))
     except Exception as error:  # XLA's, which says how much it would have needed
         if match := OUT_OF_MEMORY.search(str(error)):
             used, limit = (float(match[i]) * UNITS[match[i + 1]] for i in (1, 3))
@@ -184,7 +184,7 @@ def measured(config: configs.Config, mesh, batch: int) -> dict[str, Any]:
 
 def roofline(cost, scale: float, devices: int, chip: Chip | None, batch: int) -> dict[str, Any]:
     """Operations, bytes and the times that they take at least; those of a CPU are not known."""
-    from ssl_jax.cost import sent
+    from ssl_jax.plan.cost import sent
 
     if cost is None:
         return dict.fromkeys(("flops_per_step", "seconds_roofline", "images_per_sec_roofline"))

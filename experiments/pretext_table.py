@@ -32,14 +32,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import config as configs
-from ssl_jax import measure, parallel, signals, train
-from ssl_jax.data import pipeline, recipes
-from ssl_jax.evals import features, linear_probe
-from ssl_jax.experiment import Experiment, build, open_run, to_json, zeros
+from ssl_jax import measure, parallel, train
+from ssl_jax.data.images import recipes, stream
+from ssl_jax.evals import linear_probe
+from ssl_jax.evals.shared import features
+from ssl_jax.experiment import Experiment, build, to_json, zeros
 from ssl_jax.measure import Encoded
-from ssl_jax.provenance import machine
+from ssl_jax.run import processes, signals
+from ssl_jax.run.open import open_run
+from ssl_jax.run.provenance import machine
+from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import Variables
-from ssl_jax.writer import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -126,7 +129,7 @@ def main(arguments: list[str]) -> int:
     out = Path(options.out)
     try:
         wanted = {(name, seed): configure(ROWS[name], seed, options) for seed in seeds for name in names}
-        parallel.configure(max(config.parallel.devices or 1 for config in wanted.values()))
+        processes.configure(max(config.parallel.devices or 1 for config in wanted.values()))
         for config in wanted.values():
             configs.check(config)
     except ValueError as error:
@@ -213,7 +216,7 @@ def run(row: Row, config: configs.Config, workdir: Path) -> dict[str, Any]:
 def stages(experiment: Experiment, variables: Variables, source) -> dict[str, Encoded]:
     """The pooled output of every stage of the encoder for every example of a source."""
     config, mesh = experiment.config, parallel.make_mesh(1)
-    batches = pipeline.eval_batches(
+    batches = stream.eval_batches(
         source,
         image_size=config.data.image_size,
         recipe_eval=recipes.get(config.data.recipe).evaluate,

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs  # noqa: E402
-from ssl_jax import parallel  # noqa: E402
-from ssl_jax.writer import plain_warnings  # noqa: E402
+from ssl_jax.run import processes  # noqa: E402
+from ssl_jax.run.writer import plain_warnings  # noqa: E402
 
 DEFAULT = ROOT / "configs" / "simclr_digits.py"
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--workdir {options.workdir} is no folder; mount the bucket and name its folder")
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
-        parallel.configure(
+        processes.configure(
             config.parallel.devices,
             deterministic=config.parallel.deterministic,
             heartbeat_timeout=config.parallel.heartbeat_timeout,
@@ -56,13 +56,14 @@ def main(arguments: list[str]) -> int:
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
     import jax
 
-    from ssl_jax import signals, train
+    from ssl_jax import train
     from ssl_jax.experiment import build
+    from ssl_jax.run import signals
 
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
-        with parallel.ending_together(), parallel.refusing_together():
+        with processes.ending_together(), processes.refusing_together():
             experiment = build(config)
     except ValueError as error:
         return refuse(error)
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
         print(f"the run failed: {error}", file=sys.stderr)
         return 1
     try:
-        with parallel.ending_together():
+        with processes.ending_together():
             summary = train.fit(experiment, workdir)
     except train.Refused as error:
         return refuse(error)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
+from ssl_jax.run import processes
 
 # The first pattern that is found in "instruction | file | JAX's name of the operation" names the kind of work.
 KINDS = (
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = configs.load(options.config, configs.overrides(rest, ("--config", "--out", "--steps")))
         configs.check(config)
-        parallel.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
+        processes.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
         table = profile(config, Path(options.out), options.steps)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,11 +70,11 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
     import jax
 
     from ssl_jax.data import feed
-    from ssl_jax.experiment import build, device_count, zeros
+    from ssl_jax.experiment import build, zeros
     from ssl_jax.step import compile_step, init_state
 
     experiment = build(config)
-    plan, mesh = experiment.plan, parallel.make_mesh(device_count(config))
+    plan, mesh = experiment.plan, parallel.make_mesh(parallel.device_count(config.parallel.devices))
     batch = parallel.place(zeros(experiment), mesh)
     state = init_state(experiment.method, experiment.tx, jax.random.key(0), batch, mesh, probe=experiment.probe)
     step = compile_step(experiment.method, experiment.tx, mesh, views=experiment.feed.views, probe=experiment.probe)

@@ -139,8 +139,10 @@ def checkpoints(count: int, out: Path, seed: int) -> dict[str, Any]:
     """Damage the newest of two checkpoints, ``count`` times."""
     import jax
 
-    from ssl_jax import checkpoint, parallel
-    from ssl_jax.experiment import batch_spec, build, read_run
+    from ssl_jax import parallel
+    from ssl_jax.experiment import batch_spec, build
+    from ssl_jax.run import checkpoint
+    from ssl_jax.run.open import read_run
     from ssl_jax.step import make_init
 
     workdir = out / "run"

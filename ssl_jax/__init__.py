@@ -11,6 +11,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from ssl_jax.experiment import load
+from ssl_jax.run.open import load
 
 __all__ = ["load"]

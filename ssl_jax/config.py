@@ -207,7 +207,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def check(config: Config) -> None:
     """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
     from ssl_jax import methods, models
-    from ssl_jax.data import recipes
+    from ssl_jax.data.images import recipes
 
     flat = flatten(config)
     for key, value in flat.items():

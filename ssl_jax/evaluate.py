@@ -19,18 +19,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, evals, measure, parallel, pictures, train
+from ssl_jax import evals, measure, parallel, train
 from ssl_jax.config import Config
-from ssl_jax.data import recipes
 from ssl_jax.data import source as sources
+from ssl_jax.data.images import recipes
 from ssl_jax.data.source import Splits
-from ssl_jax.encode import CachedEncode
-from ssl_jax.evals import Accuracy, Fitted, figures, report, robustness
-from ssl_jax.experiment import Run, build, device_count, load_splits, open_run, to_json
-from ssl_jax.provenance import machine
+from ssl_jax.evals import Accuracy, Fitted
+from ssl_jax.evals.shared import figures, pictures, report, robustness
+from ssl_jax.evals.shared.encode import CachedEncode
+from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.run import checkpoint
+from ssl_jax.run.folder import read_summary
+from ssl_jax.run.open import Run, open_run
+from ssl_jax.run.provenance import machine
+from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import Variables
-from ssl_jax.workdir import read_summary
-from ssl_jax.writer import read_metrics
 
 Say = Callable[[str], None]
 Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
@@ -132,7 +135,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
     else:  # as many as the run had, or as there are here
-        config.parallel.devices = devices or min(config.parallel.devices or device_count(config), jax.device_count())
+        had = config.parallel.devices or parallel.device_count(None)
+        config.parallel.devices = devices or min(had, jax.device_count())
     mesh = parallel.make_mesh(config.parallel.devices)
     if "fsdp" in config.parallel:  # of what is trained here; in as large groups as there are devices for
         config.parallel.fsdp = math.gcd(config.parallel.fsdp, mesh.size)
@@ -312,7 +316,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
                 part, _, last = key.rpartition(".")
                 (mine[part] if part else mine)[last] = value
         mine.data.recipe = plain_recipe(config.data.recipe)
-        devices = device_count(mine)
+        devices = parallel.device_count(mine.parallel.devices)
         most = len(splits.train) // devices * devices
         if mine.data.global_batch_size > most:
             say(f"  {name}: batches of {most}, all there is to learn from, not {mine.data.global_batch_size}")

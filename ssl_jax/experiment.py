@@ -6,26 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, methods, models, optim, parallel
 from ssl_jax import config as configs
+from ssl_jax import methods, models, optim, parallel
 from ssl_jax.config import Config
 from ssl_jax.data import feed as feeds
-from ssl_jax.data import pipeline, recipes, source
-from ssl_jax.evals.online_probe import online_probe
-from ssl_jax.interop import weights
-from ssl_jax.types import Array, Method, Plan, Probe, Tree, Variables
-from ssl_jax.workdir import read_config
+from ssl_jax.data import readers, source
+from ssl_jax.data.images import recipes
+from ssl_jax.online.probe import online_probe
+from ssl_jax.types import Method, Plan, Probe, Variables
 
 
 class Experiment(NamedTuple):
@@ -59,7 +53,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
     """
     configs.check(config)
     data = config.data
-    devices = device_count(config)
+    devices = parallel.device_count(config.parallel.devices)
     batch_size = data.global_batch_size
     if batch_size < 2:
         raise ValueError(f"data.global_batch_size={batch_size} gives BatchNorm and negatives nothing; use 2 or more")
@@ -146,7 +140,7 @@ def _trace(method: Method, config: Config, plan: Plan) -> None:
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     jax.eval_shape(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":
-        devices = device_count(config)
+        devices = parallel.device_count(config.parallel.devices)
         split = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((devices, a.shape[0] // devices, *a.shape[1:]), a.dtype), batch
         )
@@ -158,29 +152,11 @@ def _trace(method: Method, config: Config, plan: Plan) -> None:
         jax.eval_shape(over_devices, variables, split, key, step)
 
 
-def device_count(config: Config) -> int:
-    """Devices of the run: ``parallel.devices``, by default one on a CPU and all elsewhere."""
-    asked = config.parallel.devices
-    if jax.process_count() > 1 and asked not in (None, jax.device_count()):
-        raise ValueError(
-            f"parallel.devices={asked} but {jax.process_count()} processes have {jax.device_count()} devices; "
-            f"use {jax.device_count()} or none"
-        )
-    if asked is None:
-        return 1 if jax.default_backend() == "cpu" and jax.process_count() == 1 else jax.device_count()
-    if asked > jax.device_count():
-        raise ValueError(
-            f"parallel.devices={asked} but {jax.device_count()} {jax.default_backend()} device(s) are visible; "
-            f"use at most {jax.device_count()}"
-        )
-    return asked
-
-
 def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return source.load(config.data.source, **arguments)
+    return readers.load(config.data.source, **arguments)
 
 
 def _plan_without_data(config: Config) -> Plan:
@@ -250,123 +226,6 @@ def to_json(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
-    """(config, resolved) of a run: what was asked for, and what was found and decided (plan, versions, data).
-
-    Raises:
-      ValueError: the folder holds no run.
-    """
-    path = Path(workdir) / "config.json"
-    if not os.path.isfile(path):  # Path's raises where a name is too long
-        raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
-    stored = read_config(path)
-    return ConfigDict(stored["config"]), stored["resolved"]
-
-
-def load(workdir: str | Path):
-    """A run, ready to use.
-
-    Args:
-      workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
-
-    Returns:
-      (variables, encode, config): ``encode(variables, images)`` takes images ``[b, h, w, c]``, uint8 or float in
-      [0, 1], of any size, resizes them as evaluation does and returns ``{"features": [b, d], stage: [b, c], ...}``.
-
-    Example:
-      >>> variables, encode, config = ssl_jax.load("runs/simclr_digits")    # doctest: +SKIP
-      >>> features = encode(variables, images)["features"]                  # doctest: +SKIP
-
-    Raises:
-      ValueError: the folder holds no run, or none of its checkpoints can be read.
-    """
-    run = open_run(workdir)
-    config, plan, method, variables = run.config, run.plan, run.method, run.variables
-    evaluation = recipes.get(config.data.recipe).evaluate
-    compiled = jax.jit(method.encode)
-
-    def encode(variables: Variables, images: np.ndarray | Array) -> Mapping[str, Array]:
-        images = pipeline.evaluation_view(np.asarray(images), evaluation, config.data.image_size)
-        if images.shape[-1] != plan.input_shape[-1]:
-            raise ValueError(
-                f"images have {images.shape[-1]} channel(s) and this encoder takes {plan.input_shape[-1]}; convert them"
-            )
-        return compiled(variables, jnp.asarray(images))
-
-    return variables, encode, config
-
-
-class Run(NamedTuple):
-    """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint.
-
-    ``progress`` is what the run knew of itself when it wrote that: "collapsed", "loss_spikes", "nonfinite", ...
-    """
-
-    workdir: Path
-    config: Config
-    resolved: dict[str, Any]
-    plan: Plan
-    method: Method
-    variables: Variables
-    step: int
-    progress: Mapping[str, Any]
-
-
-def open_run(workdir: str | Path, step: int | None = None) -> Run:
-    """Open a run for reading; nothing is written, no dataset is read.
-
-    Args:
-      step: of the checkpoint, instead of the newest.
-
-    Raises:
-      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
-    """
-    parallel.without_tpu()
-    config, resolved = read_run(workdir)
-    plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
-    method = make_method(_self_contained(config), plan)
-    tree, record = checkpoint.restore_variables(workdir, step)
-    variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
-    return Run(Path(workdir), config, resolved, plan, method, variables, record["step"], record["metadata"])
-
-
-def _self_contained(config: Config) -> Config:
-    """A config that does not ask for the weights which another run gave this one at its start."""
-    config = ConfigDict(to_json(config))
-    if "autoencoder" in config.method:
-        del config.method["autoencoder"]
-    return config
-
-
-def load_trunk(init_from: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
-    """(params, model_state) for ``init_from``, checked leaf by leaf against this run's encoder.
-
-    Args:
-      init_from: the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`).
-
-    Raises:
-      ValueError: the other encoder is of another architecture; names the first parameter that differs.
-    """
-    if weights.is_weights(init_from):
-        trunk, fix = weights.read(init_from), f"use weights of this model ({config.model.name})"
-    else:
-        other = open_run(init_from)
-        trunk = other.method.trunk(other.variables)
-        fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
-        fix += f"(there: {other.config.method.name})"
-    want = dict(zip(("params", "model_state"), method.trunk(variables_spec(method, config, plan)), strict=True))
-    there, here = _named({"params": trunk[0], "model_state": trunk[1]}), _named(want)
-    for name in sorted(there.keys() | here.keys(), key=lambda name: (name.startswith("model_state/"), name)):
-        have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
-        if have != need:
-            raise ValueError(
-                f"init_from={init_from} holds another architecture: {name} is {have} there and {need} here; {fix}"
-            )
-    # In this run's own structure: a module without variables leaves no trace in a file.
-    found = jax.tree.unflatten(jax.tree.structure(want), [jnp.asarray(there[name]) for name in here])
-    return found["params"], found["model_state"]
-
-
 def batch_spec(config: Config, plan: Plan, rows: int) -> dict[str, Any]:
     """Shapes of a training batch of ``rows`` rows, as ``jax.ShapeDtypeStruct``."""
     sizes = [view.size or config.data.image_size for view in recipes.get(config.data.recipe).views]
@@ -384,20 +243,3 @@ def zeros(experiment: Experiment, processes: int = 1) -> dict[str, Any]:
 def variables_spec(method: Method, config: Config, plan: Plan) -> Variables:
     """Shapes of a method's variables, without computing them."""
     return jax.eval_shape(method.init, jax.random.key(0), batch_spec(config, plan, plan.global_batch_size))
-
-
-def _named(tree: Tree) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
-def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> Variables:
-    """Checkpointed arrays in the structure that the method gives its variables."""
-    arrays = _named(dict(tree))
-    leaves = []
-    for name, leaf in _named(spec).items():
-        have = np.shape(arrays[name]) if name in arrays else "missing"
-        if have != leaf.shape:
-            raise ValueError(f"checkpoint in {workdir}: {name} is {have}, this config's is {leaf.shape}")
-        leaves.append(jnp.asarray(arrays[name]))
-    return jax.tree.unflatten(jax.tree.structure(spec), leaves)

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import checkpoint, parallel, pictures
-from ssl_jax.data import pipeline, recipes
+from ssl_jax import parallel
+from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import features, figures, knn, low_label
+from ssl_jax.evals import knn, low_label
+from ssl_jax.evals.shared import features, figures, pictures
 from ssl_jax.experiment import Experiment, zeros
+from ssl_jax.run import checkpoint
+from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables
-from ssl_jax.writer import read_metrics
 
 
 class Encoded(NamedTuple):
@@ -64,7 +66,7 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
         found = []
         for source in sources:
-            batches = pipeline.eval_batches(
+            batches = stream.eval_batches(
                 source,
                 image_size=config.data.image_size,
                 recipe_eval=recipes.get(config.data.recipe).evaluate,

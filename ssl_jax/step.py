@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.evals.collapse import projection_moments
+from ssl_jax.online.collapse import projection_moments
 from ssl_jax.types import Array, Axis, Batch, LossOut, Method, Probe, TrainState, Tree, Variables, Views
 
 Metrics = Mapping[str, Any]
@@ -115,7 +115,7 @@ def make_train_step(
     ``state.bad`` keeps the first such step; in ``stop`` mode nothing is applied after it either.
 
     Metrics are scalars under ``"loss"``, ``"grad_norm"`` and the method's and probe's own names, and
-    ``"moments"``, what the collapse alarm needs of the projections (``evals/collapse.py``).
+    ``"moments"``, what the collapse alarm needs of the projections (``online/collapse.py``).
     """
     tx = method.wrap_tx(tx)
 

@@ -20,15 +20,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax import checkpoint, faults, measure, parallel, signals
-from ssl_jax import workdir as workdirs
+from ssl_jax import measure, parallel
 from ssl_jax.data import feed as feeds
-from ssl_jax.evals import collapse
-from ssl_jax.experiment import Experiment, batch_spec, load_trunk, to_json, zeros
-from ssl_jax.provenance import describe
+from ssl_jax.experiment import Experiment, batch_spec, to_json, zeros
+from ssl_jax.online import collapse, spikes
+from ssl_jax.run import checkpoint, nonfinite, processes, signals
+from ssl_jax.run import folder as workdirs
+from ssl_jax.run.open import load_trunk
+from ssl_jax.run.provenance import describe
+from ssl_jax.run.writer import open_writer
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState, Tree
-from ssl_jax.writer import open_writer
 
 
 class Refused(ValueError):
@@ -61,7 +63,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
     summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
-            with parallel.refusing_together():
+            with processes.refusing_together():
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
@@ -71,7 +73,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             state, progress = _start(experiment, workdir, mesh, trunk)
             del trunk  # its memory
         start = int(state.step)
-        with parallel.refusing_together():
+        with processes.refusing_together():
             workdirs.write_config(workdir, stored, asked, resolved, start)
             writer = open_writer(
                 workdir,
@@ -91,7 +93,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         progress |= {"config": asked, "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(signals.caught())
-        explain = partial(faults.explain, experiment, workdir=workdir)
+        explain = partial(nonfinite.explain, experiment, workdir=workdir)
         online = measure.online(experiment, extract)
         state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
         saver.wait()
@@ -214,11 +216,11 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
 
         _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
         loss = line["train_loss"]
-        if jumped := faults.spike(progress["losses"], loss, step=number, warmup_steps=experiment.warmup_steps):
+        if jumped := spikes.spike(progress["losses"], loss, step=number, warmup_steps=experiment.warmup_steps):
             progress["loss_spikes"] = [*progress["loss_spikes"], number]
             writer.say(f"WARNING: {jumped}")
         if loss is not None and math.isfinite(loss):
-            progress["losses"] = [*progress["losses"], loss][-faults.SPIKE_MEMORY :]
+            progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
         if report:
             progress["suspicious"], warning = collapse.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
@@ -247,7 +249,7 @@ def _check_finite(
     """``state.bad`` is -1 or the index of the first batch whose step was not finite."""
     bad = int(state.bad)
     if bad >= 0 and on_nonfinite == "skip":
-        progress["skipped"] = faults.skipped(state)
+        progress["skipped"] = nonfinite.skipped(state)
     if bad < 0 or progress["nonfinite"]:
         return
     said = explain(state, bad)

@@ -47,7 +47,7 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def load(tmp_path):
-    """``source.load`` with its cache in the test's folder."""
-    from ssl_jax.data import source
+    """``readers.load`` with its cache in the test's folder."""
+    from ssl_jax.data import readers
 
-    return lambda spec, **kw: source.load(spec, cache_dir=str(tmp_path / "cache"), **kw)
+    return lambda spec, **kw: readers.load(spec, cache_dir=str(tmp_path / "cache"), **kw)

@@ -85,7 +85,7 @@ ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
 def make(case: str, **plan):
     """(method, probe) of a case, around a small encoder."""
     from ssl_jax import methods, models
-    from ssl_jax.evals.online_probe import online_probe
+    from ssl_jax.online.probe import online_probe
     from ssl_jax.types import Plan
 
     name, arguments = ALL[case]
@@ -188,7 +188,7 @@ def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_prob
 
 def leaves_of(state) -> dict[str, np.ndarray]:
     """{leaf name: array} of everything that training changes."""
-    from ssl_jax.checkpoint import _named
+    from ssl_jax.run.checkpoint import _named
 
     parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
     return {name: np.asarray(local_value(leaf)) for name, leaf in _named(parts).items()}

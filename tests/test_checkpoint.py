@@ -21,9 +21,10 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax import checkpoint, parallel
+from ssl_jax import parallel
+from ssl_jax.run import checkpoint
+from ssl_jax.run.folder import lock
 from ssl_jax.types import TrainState
-from ssl_jax.workdir import lock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -377,7 +378,7 @@ def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
 def test_lock_is_for_one_run_and_ends_with_it(tmp_path):
     code = """
         import sys
-        from ssl_jax.workdir import lock
+        from ssl_jax.run.folder import lock
         with lock(sys.argv[1]):
             print("held", flush=True)
             sys.stdin.read()
@@ -410,7 +411,7 @@ def test_two_processes(tmp_path):
         process, port, workdir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
         jax.distributed.initialize(f"localhost:{port}", 2, process)
         from ssl_jax import checkpoint
-        from ssl_jax.workdir import lock
+        from ssl_jax.run.folder import lock
         from test_checkpoint import flip_bit, data_file, on_devices
         from pathlib import Path
         seen = []

@@ -13,7 +13,7 @@ import runs
 
 from experiments import pretrain
 from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax.run import processes
 
 CONFIGS = runs.ROOT / "configs"
 
@@ -96,7 +96,7 @@ def one_line(capfd):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_line_before_anything_is_written(case, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(parallel, "configure", lambda *a, **k: None)  # these tests run on the eight devices there are
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)  # these tests run on the eight devices there are
     arguments, words = REFUSED[case]
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.evals import collapse, geometry
+from ssl_jax.evals import geometry
+from ssl_jax.online import collapse
 
 
 def unit(x):

@@ -13,15 +13,18 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_jax import experiment, lab, methods, models
+from ssl_jax import methods, models
 from ssl_jax.methods import colorization, split_brain
 from ssl_jax.models.pixels import PlaceClassifier
 from ssl_jax.models.split import Split, half_width, halves
+from ssl_jax.run import open as opened
+from ssl_jax.run.open import load_trunk
+from ssl_jax.tasks import colours
 from ssl_jax.types import Plan
 
 KEY = jax.random.key(0)
 ORACLE = Path(__file__).parent / "oracles" / "lab.npz"
-BINS = lab.ab_bins(10)
+BINS = colours.ab_bins(10)
 
 
 def plan(size=8, channels=3, width=None):
@@ -65,16 +68,16 @@ def started(name):
 
 def test_lab_is_that_of_scikit_image():
     found = oracle()
-    np.testing.assert_allclose(in_float64(lab.rgb_to_lab, found["rgb"]), found["rgb_lab"], atol=1e-12, rtol=1e-12)
-    np.testing.assert_allclose(in_float64(lab.lab_to_rgb, found["lab"]), found["lab_rgb"], atol=1e-12)
-    np.testing.assert_allclose(in_float64(lab.lab_to_rgb, found["rgb_lab"]), found["rgb"], atol=2e-6)
-    single = lab.rgb_to_lab(jnp.asarray(found["rgb"], jnp.float32))
+    np.testing.assert_allclose(in_float64(colours.rgb_to_lab, found["rgb"]), found["rgb_lab"], atol=1e-12, rtol=1e-12)
+    np.testing.assert_allclose(in_float64(colours.lab_to_rgb, found["lab"]), found["lab_rgb"], atol=1e-12)
+    np.testing.assert_allclose(in_float64(colours.lab_to_rgb, found["rgb_lab"]), found["rgb"], atol=2e-6)
+    single = colours.rgb_to_lab(jnp.asarray(found["rgb"], jnp.float32))
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, found["rgb_lab"], atol=2e-4)
 
 
 def test_what_networks_see_is_within_one():
-    x = np.asarray(lab.scaled(jnp.asarray(oracle()["rgb_lab"], jnp.float32)))
+    x = np.asarray(colours.scaled(jnp.asarray(oracle()["rgb_lab"], jnp.float32)))
     np.testing.assert_allclose(x, oracle()["rgb_lab"] / [50, 110, 110] - [1, 0, 0], atol=1e-6)
     assert np.abs(x).max() <= 1 + 1e-6
 
@@ -82,32 +85,34 @@ def test_what_networks_see_is_within_one():
 def test_cells_are_averaged():
     x = np.random.default_rng(0).normal(size=(2, 12, 12, 2))
     want = [[x[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean((1, 2)) for j in range(3)] for i in range(3)]
-    np.testing.assert_allclose(in_float64(lambda a: lab.pool(a, 3), x), np.transpose(want, (2, 0, 1, 3)), atol=1e-14)
+    np.testing.assert_allclose(
+        in_float64(lambda a: colours.pool(a, 3), x), np.transpose(want, (2, 0, 1, 3)), atol=1e-14
+    )
 
 
 @pytest.mark.parametrize(("grid", "number"), [(5, 969), (10, 261), (15, 126), (20, 77)])
 def test_bins_are_the_cells_that_colours_occupy(grid, number):
     """The numbers are those of all 2^24 colours; every colour here lies in a cell of the table, edges apart."""
-    bins = lab.ab_bins(grid)
+    bins = colours.ab_bins(grid)
     assert bins.shape == (number, 2)
     assert len(np.unique(bins, axis=0)) == number
     assert [0, 0] in bins.tolist()
     np.testing.assert_array_equal(bins / grid, np.round(bins / grid))
     lattice = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 15) / 255], indexing="ij"), -1).reshape(-1, 3)
-    ab = in_float64(lab.rgb_to_lab, lattice)[:, 1:]
+    ab = in_float64(colours.rgb_to_lab, lattice)[:, 1:]
     cells = {tuple(c) for c in np.round(ab / grid) * grid + 0.0}
     assert cells <= {tuple(c) for c in bins}
 
 
 def test_lightness_bins_have_width_two():
     lightness = jnp.array([0.0, 1.99, 2.0, 49.9, 50.0, 97.9, 99.0, 100.0, 100.00001])
-    np.testing.assert_array_equal(lab.l_bins(lightness), [0, 0, 1, 24, 25, 48, 49, 49, 49])
+    np.testing.assert_array_equal(colours.l_bins(lightness), [0, 0, 1, 24, 25, 48, 49, 49, 49])
 
 
 @pytest.mark.parametrize(("neighbours", "sigma"), [(1, 5.0), (5, 5.0), (10, 3.0)])
 def test_soft_encoding_is_that_of_nearest_neighbours(neighbours, sigma):
     ab = np.random.default_rng(1).uniform(-110, 110, (3, 4, 5, 2))
-    encode = jax.jit(lambda x: lab.soft_encode(x, BINS, neighbours=neighbours, sigma=sigma))
+    encode = jax.jit(lambda x: colours.soft_encode(x, BINS, neighbours=neighbours, sigma=sigma))
     member, nearest = in_float64(encode, ab)
     distance, index = NearestNeighbors(n_neighbors=neighbours).fit(BINS).kneighbors(ab.reshape(-1, 2))
     weight = np.exp(-(distance**2 - distance[:, :1] ** 2) / (2 * sigma**2))
@@ -121,7 +126,7 @@ def test_soft_encoding_is_that_of_nearest_neighbours(neighbours, sigma):
 def test_rare_colours_weigh_more(mixing):
     p = np.random.default_rng(0).dirichlet(np.full(261, 0.1)) + 1e-5
     p /= p.sum()
-    w = in_float64(lambda a: lab.rarity(a, mixing), p)
+    w = in_float64(lambda a: colours.rarity(a, mixing), p)
     want = np.array([1 / ((1 - mixing) * x + mixing / 261) for x in p])
     want /= sum(x * y for x, y in zip(p, want, strict=True))
     np.testing.assert_allclose(w, want, rtol=1e-12)
@@ -134,9 +139,9 @@ def test_annealed_mean_goes_from_the_mean_to_the_mode():
     for temperature in (1.0, 0.38):
         sharp = p ** (1 / temperature)
         want = sharp @ BINS / sharp.sum(1, keepdims=True)
-        got = in_float64(lambda a, t=temperature: lab.annealed_mean(a, BINS, t), logits)
+        got = in_float64(lambda a, t=temperature: colours.annealed_mean(a, BINS, t), logits)
         np.testing.assert_allclose(got, want, atol=1e-10)
-    mode = in_float64(lambda a: lab.annealed_mean(a, BINS, 1e-3), logits)
+    mode = in_float64(lambda a: colours.annealed_mean(a, BINS, 1e-3), logits)
     np.testing.assert_allclose(mode, BINS[logits.argmax(1)], atol=1e-3)
 
 
@@ -154,7 +159,7 @@ def coloured_and_grey():
 def test_the_task_is_the_mean_colour_of_cells():
     images = coloured_and_grey()
     found = in_float64(lambda x: colorization.task(x, 4, BINS, neighbours=5, sigma=5.0), images)
-    in_lab = in_float64(lab.rgb_to_lab, images)
+    in_lab = in_float64(colours.rgb_to_lab, images)
     ab = in_lab[..., 1:].reshape(5, 4, 4, 4, 4, 2).mean((2, 4))
     nearest = np.linalg.norm(ab[..., None, :] - BINS, axis=-1).argmin(-1)
     np.testing.assert_array_equal(found.nearest, nearest)
@@ -239,7 +244,7 @@ def test_colorization_starts_at_the_log_of_the_bins_and_counts_them():
     value, out = loss(variables._replace(params=params), images)
     assert float(value) == pytest.approx(math.log(77), rel=1e-6)
     assert float(out.metrics["prior_gain"]) == pytest.approx(0, abs=1e-5)
-    asked = colorization.task(jnp.asarray(images), 2, lab.ab_bins(20), neighbours=5, sigma=5.0)
+    asked = colorization.task(jnp.asarray(images), 2, colours.ab_bins(20), neighbours=5, sigma=5.0)
     np.testing.assert_allclose(out.carry, np.asarray(asked.member).mean((0, 1, 2)), atol=1e-6)
     aux = method.update_aux(variables, out.carry, jnp.int32(0))
     np.testing.assert_allclose(aux["counts"], out.carry + 1 / 77, atol=1e-6)
@@ -265,7 +270,7 @@ def test_the_gradient_of_a_step_uses_the_counted_prior():
         return loss(variables._replace(params=variables.params | {"head": head}), images)[0]
 
     bias = np.random.default_rng(1).normal(size=77).astype(np.float32)
-    asked = colorization.task(jnp.asarray(images), 2, lab.ab_bins(20), neighbours=5, sigma=5.0)
+    asked = colorization.task(jnp.asarray(images), 2, colours.ab_bins(20), neighbours=5, sigma=5.0)
     p, q = counts / counts.sum(), np.exp(bias) / np.exp(bias).sum()
     w = 1 / (0.5 * p + 0.5 / 77)
     w = (w / (p * w).sum())[np.asarray(asked.nearest)]
@@ -296,7 +301,7 @@ def test_pictures_have_the_lightness_that_was_given():
     np.testing.assert_allclose(oracle_lightness(rows["input"]), want, atol=0.02)
     assert np.ptp(np.asarray(rows["input"]), axis=-1).max() < 1e-3  # grey
     ab = np.full((6, 2, 2, 2), 15.0, np.float32)
-    painted = in_float64(lab.rgb_to_lab, colorization.paint(jnp.asarray(images), jnp.asarray(ab)))
+    painted = in_float64(colours.rgb_to_lab, colorization.paint(jnp.asarray(images), jnp.asarray(ab)))
     np.testing.assert_allclose(painted[..., 1:], 15, atol=0.01)
     np.testing.assert_allclose(painted[..., 0], want, atol=0.02)
 
@@ -314,7 +319,7 @@ def oracle_lightness(images):
 def test_the_halves_share_nothing():
     """Derivatives of everything that one half gives with respect to what the other sees are exactly zero."""
     net = Split(half_width(encoder()))
-    x = jnp.asarray(lab.scaled(lab.rgb_to_lab(jnp.asarray(random_images()))))
+    x = jnp.asarray(colours.scaled(colours.rgb_to_lab(jnp.asarray(random_images()))))
     params, state = models.init(net, KEY, x)
     direction = jax.random.normal(KEY, x.shape)
 
@@ -337,8 +342,8 @@ def test_the_halves_share_nothing():
 def test_no_prediction_depends_on_its_target(monkeypatch):
     """Gradients of the method's own losses with respect to images that are in Lab already, channel by channel."""
     method, images, variables, _ = started("split_brain")
-    in_lab = lab.rgb_to_lab(jnp.asarray(images))
-    monkeypatch.setattr(lab, "rgb_to_lab", lambda images: images)
+    in_lab = colours.rgb_to_lab(jnp.asarray(images))
+    monkeypatch.setattr(colours, "rgb_to_lab", lambda images: images)
 
     @jax.jit
     def slopes(x):
@@ -356,7 +361,7 @@ def test_no_prediction_depends_on_its_target(monkeypatch):
 def test_split_brain_asks_for_both_parts():
     images = random_images(4, 16, seed=2)
     found = in_float64(lambda x: split_brain.task(x, 4, BINS), images)
-    means = in_float64(lab.rgb_to_lab, images).reshape(4, 4, 4, 4, 4, 3).mean((2, 4))
+    means = in_float64(colours.rgb_to_lab, images).reshape(4, 4, 4, 4, 4, 3).mean((2, 4))
     np.testing.assert_array_equal(found.lightness, np.floor(means[..., 0] / 2))
     nearest = np.linalg.norm(means[..., None, 1:] - BINS, axis=-1).argmin(-1)
     np.testing.assert_array_equal(found.colours, nearest)
@@ -422,12 +427,12 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
         variables = jax.eval_shape(split.init, KEY, batch)
         config = ConfigDict({"model": {"name": "convnet"}, "method": {"name": "split_brain"}})
 
-    monkeypatch.setattr(experiment, "open_run", lambda workdir: Other)
-    monkeypatch.setattr(experiment, "variables_spec", lambda method, *_: jax.eval_shape(method.init, KEY, batch))
+    monkeypatch.setattr(opened, "open_run", lambda workdir: Other)
+    monkeypatch.setattr(opened, "variables_spec", lambda method, *_: jax.eval_shape(method.init, KEY, batch))
     with pytest.raises(
         ValueError, match="init_from=runs/x holds another architecture: params/first/stage1_block0"
     ) as error:
-        experiment.load_trunk("runs/x", other, None, plan())
+        load_trunk("runs/x", other, None, plan())
     assert "\n" not in str(error.value)
 
 

@@ -414,7 +414,7 @@ def test_a_run_that_does_not_fit_is_refused_before_compilation(finished, change,
 )
 def test_a_run_of_another_kind_is_refused(method, words, monkeypatch):
     record = {"metadata": {"config": {"method": method, "data": {"mean": [0.5], "std": [0.25]}}}}
-    monkeypatch.setattr("ssl_jax.checkpoint.restore_variables", lambda workdir: ({}, record))
+    monkeypatch.setattr("ssl_jax.run.checkpoint.restore_variables", lambda workdir: ({}, record))
     with pytest.raises(ValueError, match=words) as error:
         jax.eval_shape(make(autoencoder="there").init, KEY, batch_of())
     assert "\n" not in str(error.value)

@@ -10,7 +10,8 @@ import runs
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import ahead, cost, experiment, parallel
+from ssl_jax import experiment, parallel
+from ssl_jax.plan import cost, program
 from ssl_jax.step import compile_step, init_state
 
 HLO = """HloModule m
@@ -108,19 +109,19 @@ def test_compiled_from_shapes_it_is_the_step_of_the_run():
     batch = parallel.place(experiment.zeros(built), mesh)
     state = init_state(built.method, built.tx, jax.random.key(0), batch, mesh, probe=built.probe)
     step = compile_step(built.method, built.tx, mesh, probe=built.probe)
-    assert cost.of(ahead.compile_ahead(asked, mesh)) == cost.of(step.lower(state, batch).compile())
+    assert cost.of(program.compile_ahead(asked, mesh)) == cost.of(step.lower(state, batch).compile())
 
 
 def test_a_compiled_step_can_be_run():
     asked, mesh = config(parallel__devices=1), parallel.make_mesh(1)
-    compiled = ahead.compile_ahead(asked, mesh)
+    compiled = program.compile_ahead(asked, mesh)
     rng = np.random.default_rng(0)
     batch = jax.tree.map(
         lambda a: rng.random(a.shape).astype(a.dtype) if a.dtype == np.float32 else np.zeros(a.shape, a.dtype),
-        experiment.batch_spec(asked, ahead.plan_of(asked), 32),
+        experiment.batch_spec(asked, program.plan_of(asked), 32),
     )
     with jax.set_mesh(mesh):
-        state, metrics = compiled(ahead.initial(asked, mesh), parallel.place(batch, mesh))
+        state, metrics = compiled(program.initial(asked, mesh), parallel.place(batch, mesh))
     assert int(state.step) == 1
     assert float(metrics["loss"]) == pytest.approx(np.log(63), abs=2.5)
 
@@ -142,7 +143,7 @@ def test_other_platforms_programs_are_not_this_machines():
 )
 def test_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        ahead.compile_ahead(config(**changes), parallel.make_mesh(8))
+        program.compile_ahead(config(**changes), parallel.make_mesh(8))
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_refused(changes, message):
 )
 def test_no_such_topology(name, message):
     with pytest.raises(ValueError, match=message):
-        ahead.topology(name)
+        program.topology(name)

@@ -10,7 +10,7 @@ import simplejpeg
 from pictures import noise
 from PIL import Image, PngImagePlugin
 
-from ssl_jax.data import decode
+from ssl_jax.data.images import decode
 
 RNG = np.random.default_rng(0)
 

@@ -19,8 +19,8 @@ from PIL import Image
 from scipy import stats
 
 from ssl_jax import parallel
-from ssl_jax.data import colour, device, device_ops, host, recipes
-from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, Recipe, Solarize, View
+from ssl_jax.data.images import device, device_ops, host, host_ops, recipes
+from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, Recipe, Solarize, View
 
 FACTORS = (0.0, 0.4, 1.0, 1.8)
 HUES = (-0.5, -0.13, 0.0, 0.1, 0.5)
@@ -104,13 +104,13 @@ def test_crop_and_resize(interpolation, antialias):
             np.testing.assert_allclose(mirrored, ours[:, ::-1], atol=2e-6)
 
 
-HOST = (colour.multiply_brightness, colour.contrast_tf, colour.saturation_tf, colour.rotate_hue)
-TORCH = (colour.add_brightness, colour.contrast_torch, colour.saturation_torch)
+HOST = (host_ops.multiply_brightness, host_ops.contrast_tf, host_ops.saturation_tf, host_ops.rotate_hue)
+TORCH = (host_ops.add_brightness, host_ops.contrast_torch, host_ops.saturation_torch)
 
 
 @pytest.mark.parametrize("name", [f.__name__ for f in (*HOST, *TORCH)])
 def test_colour_operation(images, name):
-    ours, theirs = jax.jit(getattr(device_ops, name)), getattr(colour, name)
+    ours, theirs = jax.jit(getattr(device_ops, name)), getattr(host_ops, name)
     for image in images:
         for factor in HUES if name in ("rotate_hue", "add_brightness") else FACTORS:
             got = outside(ours(inside(image), jnp.float32(factor)))
@@ -124,17 +124,17 @@ def test_jitter_in_every_order(images, flavour, additive):
     four = jnp.array(factors, jnp.float32)
     run = jax.jit(lambda x, order: device_ops.jitter(x, four, order, (True,) * 4, flavour=flavour, additive=additive))
     theirs = tf.function(
-        lambda x, order: colour.jitter(x, *factors, order, flavour=flavour, additive=additive), reduce_retracing=True
+        lambda x, order: host_ops.jitter(x, *factors, order, flavour=flavour, additive=additive), reduce_retracing=True
     )
     late = 0.0
-    for order in colour.ORDERS:
+    for order in host_ops.ORDERS:
         for image in images[:2]:
             ours = outside(run(inside(image), jnp.array(order, jnp.int32)))
             np.testing.assert_allclose(ours, theirs(tf.constant(image), tf.constant(order)), atol=5e-6)
             late = max(late, (ours == 1).mean())
     assert late > 0.1
     fixed = device_ops.jitter(inside(images[1]), four, None, (True, False, True, True), flavour=flavour)
-    want = colour.jitter(tf.constant(images[1]), factors[0], None, *factors[2:], flavour=flavour)
+    want = host_ops.jitter(tf.constant(images[1]), factors[0], None, *factors[2:], flavour=flavour)
     np.testing.assert_allclose(outside(fixed), want, atol=5e-6)
 
 
@@ -144,14 +144,14 @@ def test_one_channel(images):
     four, order = jnp.array((1.3, 0.6, 1.5, -0.15), jnp.float32), jnp.array((3, 1, 2, 0), jnp.int32)
     for flavour in ("tf", "torch"):
         ours = device_ops.jitter(inside(grey), four, order, (True,) * 4, flavour=flavour)
-        want = colour.jitter(tf.constant(grey), 1.3, 0.6, 1.5, -0.15, tf.constant(order), flavour=flavour)
+        want = host_ops.jitter(tf.constant(grey), 1.3, 0.6, 1.5, -0.15, tf.constant(order), flavour=flavour)
         np.testing.assert_allclose(outside(ours), want, atol=2e-6)
 
 
 def test_grayscale_and_solarize(images):
     for image in images:
-        np.testing.assert_allclose(outside(device_ops.grayscale(inside(image))), colour.grayscale(image), atol=1e-6)
-        np.testing.assert_array_equal(outside(device_ops.solarize(inside(image), 0.3)), colour.solarize(image, 0.3))
+        np.testing.assert_allclose(outside(device_ops.grayscale(inside(image))), host_ops.grayscale(image), atol=1e-6)
+        np.testing.assert_array_equal(outside(device_ops.solarize(inside(image), 0.3)), host_ops.solarize(image, 0.3))
 
 
 @pytest.mark.parametrize("taps", [False, True])
@@ -161,7 +161,7 @@ def test_blur(images, border, radius, taps):
     for sigma in (0.1, 0.7, 2.0):
         for image in images[:, :12, :12]:
             ours = device_ops.gaussian_blur(inside(image), jnp.float32(sigma), radius, border=border, taps=taps)
-            theirs = colour.gaussian_blur(tf.constant(image), sigma, radius, border=border)
+            theirs = host_ops.gaussian_blur(tf.constant(image), sigma, radius, border=border)
             np.testing.assert_allclose(outside(ours), theirs, atol=2e-6)
 
 
@@ -183,14 +183,14 @@ def by_the_host(view, image, drawn, size):
             widths = (op.brightness, op.contrast, op.saturation, op.hue)
             factors = [None if width == 0 else f for width, f in zip(widths, drawn["factors"], strict=True)]
             order = tf.constant(drawn["order"]) if op.random_order else None
-            out = colour.jitter(out, *factors, order, flavour=op.flavour, additive=op.additive)
+            out = host_ops.jitter(out, *factors, order, flavour=op.flavour, additive=op.additive)
         elif isinstance(op, Gray):
-            out = colour.grayscale(out)
+            out = host_ops.grayscale(out)
         elif isinstance(op, Blur):
             radius = size // 20 if op.support == "tenth" else min(size - 1, round(4 * op.sigma[1]))
-            out = colour.gaussian_blur(out, drawn["sigma"], radius, border=op.border)
+            out = host_ops.gaussian_blur(out, drawn["sigma"], radius, border=op.border)
         elif isinstance(op, Solarize):
-            out = colour.solarize(out, op.threshold)
+            out = host_ops.solarize(out, op.threshold)
     return out.numpy()
 
 

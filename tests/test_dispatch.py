@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import runs
 
-from ssl_jax import experiment, signals, step, train
+from ssl_jax import experiment, step, train
 from ssl_jax.data import feed as feeds
+from ssl_jax.run import signals
 
 EVERY = {"train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 4, "data__augment": "device"}
 EVERY |= {"optim__learning_rate": 0.02}  # at 0.2, rounding came to 0.8 % of a loss in 20 steps

@@ -11,9 +11,12 @@ import pytest
 import runs
 
 from experiments import evaluate
-from ssl_jax import checkpoint, evals, experiment, methods, models, parallel
-from ssl_jax.data import recipes
+from ssl_jax import evals, methods, models
+from ssl_jax.data import readers
+from ssl_jax.data.images import recipes
 from ssl_jax.evaluate import _figures, _of_itself, _short_names, plain_recipe
+from ssl_jax.run import checkpoint, processes
+from ssl_jax.run.open import open_run
 
 EVALS = "knn,linear_probe,low_label,geometry"
 OPTIONS = ["--eval.knn.k=5,1", "--eval.geometry.max_examples=60", "--eval.geometry.views=2", "--eval.low_label.draws=2"]
@@ -29,7 +32,7 @@ def workdirs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _devices(monkeypatch):
-    monkeypatch.setattr(parallel, "configure", lambda *a, **k: None)  # the eight devices there are
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)  # the eight devices there are
 
 
 def digest(folder):
@@ -125,7 +128,7 @@ def test_whole_evaluation(workdirs, capsys):
     assert {"test_linear_top1", "test_low_label_5_top1_std", "test_rankme", "test_lidar"} <= set(found["metrics"])
     low, high = found["intervals"]["test_knn_top1"]
     assert low < found["metrics"]["test_knn_top1"] < high
-    assert found["provenance"]["checkpoint"] == checkpoint.fingerprint(experiment.open_run(workdir).variables)
+    assert found["provenance"]["checkpoint"] == checkpoint.fingerprint(open_run(workdir).variables)
     assert found["provenance"]["sizes"] == {"train": 160 + 144, "test": 359}
     assert set(found["evaluators"]) == set(EVALS.split(","))
     assert "MB in" in said
@@ -150,7 +153,7 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     assert "<li>collapsed; loss jumped at steps 3, 7; 2 unreadable examples replaced</li>" in page
 
     path.unlink()  # a run that has not ended speaks through its checkpoint, which knows of no alarm
-    opened = experiment.open_run(run)
+    opened = open_run(run)
     assert _of_itself(opened)["alarms"] == {
         "collapsed": False,
         "loss_spikes": [],
@@ -271,7 +274,7 @@ def test_permuted_labels_leave_chance(tmp_path):
     """A pipeline that leaks would still score: labels without meaning must give the share of the largest class."""
     from ssl_jax.data import source
 
-    splits = source.load("digits")
+    splits = readers.load("digits")
     known = source.join(splits.train, splits.val)
     rng = np.random.default_rng(0)
     images = {"train_images": known.columns["image"], "test_images": splits.test.columns["image"]}

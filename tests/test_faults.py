@@ -14,10 +14,12 @@ import pytest
 import runs
 from PIL import Image
 
-from ssl_jax import checkpoint, faults, signals, train
-from ssl_jax.data import pipeline
+from ssl_jax import train
+from ssl_jax.data import order
 from ssl_jax.experiment import build
-from ssl_jax.writer import read_metrics
+from ssl_jax.online import spikes
+from ssl_jax.run import checkpoint, nonfinite, signals
+from ssl_jax.run.writer import read_metrics
 
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import faults_images
@@ -66,7 +68,7 @@ def test_a_step_that_is_not_finite_is_explained_and_kept_and_skipped_when_asked(
 
 def assert_explained(experiment, folder, same_parameters):
     report = json.loads((folder / "report.json").read_text())
-    drawn = pipeline.indices(len(experiment.splits.train), 32, 0, 6)
+    drawn = order.indices(len(experiment.splits.train), 32, 0, 6)
     assert report["examples"] == drawn.tolist()
     assert report["same_parameters"] is same_parameters
     assert report["origin"]["kind"] == "inf"
@@ -86,15 +88,15 @@ def test_a_bad_parameter_and_an_overflow_are_named():
     from ssl_jax.train import zeros
 
     state = init_state(experiment.method, experiment.tx, jax.random.key(0), zeros(experiment), make_mesh(1))
-    batch = faults.regenerate(experiment, state)
-    assert faults.find(experiment, state, batch) is None
+    batch = nonfinite.regenerate(experiment, state)
+    assert nonfinite.find(experiment, state, batch) is None
 
     named = jax.tree_util.tree_flatten_with_path(state.params)[0]
     path, leaf = next((p, x) for p, x in named if x.ndim == 4)
     broken = jax.tree_util.tree_map_with_path(
         lambda p, x: x.at[1, 2, 0, 0].set(jnp.nan) if p == path else x, state.params
     )
-    origin = faults.find(experiment, state.replace(params=broken), batch)
+    origin = nonfinite.find(experiment, state.replace(params=broken), batch)
     assert origin.path == f"params/{jax.tree_util.keystr(path, simple=True, separator='/')}"
     assert (origin.positions, origin.shape, origin.kind) == ([[1, 2, 0, 0]], leaf.shape, "nan")
 
@@ -103,7 +105,7 @@ def test_a_bad_parameter_and_an_overflow_are_named():
         return value + jnp.sqrt(0.0 * value), out  # finite, but its derivative is not
 
     by_gradient = experiment._replace(method=experiment.method._replace(loss=gradient_only))
-    assert faults.find(by_gradient, state, batch).path.split(": ")[-1] in ("div", "pow", "integer_pow", "rsqrt")
+    assert nonfinite.find(by_gradient, state, batch).path.split(": ")[-1] in ("div", "pow", "integer_pow", "rsqrt")
 
 
 def test_examples_that_break_in_the_run_are_counted_over_its_parts_or_stop_it(tmp_path, monkeypatch):
@@ -117,7 +119,7 @@ def test_examples_that_break_in_the_run_are_counted_over_its_parts_or_stop_it(tm
     strict = build(runs.config("simclr", **small))
     lenient = build(runs.config("simclr", data__max_unreadable=0.1, **small))
     files = strict.splits.train.columns["path"]
-    drawn = [pipeline.indices(len(files), 8, 0, step).tolist() for step in range(10)]
+    drawn = [order.indices(len(files), 8, 0, step).tolist() for step in range(10)]
     early = next(iter({i for b in drawn[:5] for i in b} - {i for b in drawn[5:] for i in b}))  # known to one part alone
     Path(files[early]).unlink()
     with pytest.raises(ValueError, match=f"^1 of {len(files)} train examples cannot be read any more .*max_unread"):
@@ -136,13 +138,13 @@ def test_examples_that_break_in_the_run_are_counted_over_its_parts_or_stop_it(tm
 
 def test_a_jump_of_the_loss_is_told_and_noise_is_not():
     losses = list(2.0 + 0.1 * np.random.default_rng(0).standard_normal(40))
-    told = [faults.spike(losses[:i], losses[i], step=i, warmup_steps=0) for i in range(len(losses))]
+    told = [spikes.spike(losses[:i], losses[i], step=i, warmup_steps=0) for i in range(len(losses))]
     assert told == [None] * 40
-    assert "the loss jumped to 4" in faults.spike(losses, 4.0, step=50, warmup_steps=0)
-    assert faults.spike(losses, 4.0, step=50, warmup_steps=60) is None
-    assert faults.spike(losses[:7], 40.0, step=50, warmup_steps=0) is None
-    assert faults.spike(losses, 0.0, step=50, warmup_steps=0) is None  # downwards is no alarm
-    assert "jumped" in faults.spike([-0.9] * 10, 0.1, step=50, warmup_steps=0)
+    assert "the loss jumped to 4" in spikes.spike(losses, 4.0, step=50, warmup_steps=0)
+    assert spikes.spike(losses, 4.0, step=50, warmup_steps=60) is None
+    assert spikes.spike(losses[:7], 40.0, step=50, warmup_steps=0) is None
+    assert spikes.spike(losses, 0.0, step=50, warmup_steps=0) is None  # downwards is no alarm
+    assert "jumped" in spikes.spike([-0.9] * 10, 0.1, step=50, warmup_steps=0)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("kills", 3), ("checkpoints", 12), ("images", 60), ("configs", 20)])
@@ -225,9 +227,9 @@ def test_rows_are_named_unless_all_are_bad():
     """Where every row is bad it is not the data, and no example is to blame."""
     values = np.ones((4, 3, 2), np.float32)
     values[2] = np.nan
-    one = faults._origin("x", values, ())
+    one = nonfinite._origin("x", values, ())
     assert (one.rows, one.count) == ([2], 6)
-    assert "of the examples 12 of the dataset" in faults._said(one, [10, 11, 12, 13])
-    every = faults._origin("x", np.full((4, 3, 2), np.nan, np.float32), ())
+    assert "of the examples 12 of the dataset" in nonfinite._said(one, [10, 11, 12, 13])
+    every = nonfinite._origin("x", np.full((4, 3, 2), np.nan, np.float32), ())
     assert (every.rows, every.count) == ([], 24)
-    assert "examples" not in faults._said(every, [10, 11, 12, 13])
+    assert "examples" not in nonfinite._said(every, [10, 11, 12, 13])

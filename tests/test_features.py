@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.evals import features
+from ssl_jax.evals.shared import features
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = np.random.default_rng(0).random((100, 4, 4, 3)).astype(np.float32)

@@ -15,8 +15,8 @@ from PIL import Image
 from ssl_jax import config as configs
 from ssl_jax import parallel
 from ssl_jax.data import feed as feeds
-from ssl_jax.data import pipeline, recipes
-from ssl_jax.data.recipes import Recipe
+from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.images.recipes import Recipe
 from ssl_jax.data.source import Source, from_arrays
 from ssl_jax.step import compile_step
 
@@ -111,7 +111,7 @@ def test_cropped_on_the_host_as_host_augmentation_does(encoded):
     """The boxes are the host's; what is left out of its views is left to the device."""
     bare = Recipe(tuple(view._replace(ops=()) for view in recipes.get("simclr_cifar").views))
     arguments = {"image_size": 8, "global_batch_size": ROWS, "seed": 3, "total_steps": 2}
-    floats = pipeline.batches(encoded, recipe=bare, **arguments)
+    floats = stream.batches(encoded, recipe=bare, **arguments)
     for whole, ours in zip(floats, take("crops", encoded, stop=2), strict=True):
         for a, b in zip(whole["views"], ours["views"], strict=True):
             assert b.dtype == np.uint8

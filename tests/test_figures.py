@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.evals import figures, geometry
+from ssl_jax.evals import geometry
+from ssl_jax.evals.shared import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,10 +12,12 @@ import pytest
 import runs
 from sklearn.datasets import load_digits
 
+import ssl_jax
 from ssl_jax import config as configs
 from ssl_jax import experiment, models, optim
 from ssl_jax.data.source import from_arrays
-from ssl_jax.evals import Accuracy, Fitted, finetune, protocols
+from ssl_jax.evals import Accuracy, Fitted, finetune
+from ssl_jax.evals.shared import protocols
 from ssl_jax.methods import supervised
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.parallel import make_mesh, place
@@ -111,7 +113,7 @@ def test_a_frozen_trunk_is_that_of_the_pretraining_run(tmp_path):
     frozen = {"init_from": str(tmp_path / "before"), "method__frozen": "encoder", "method__head_init": 0.0}
     for name, arguments in (("before", {}), ("after", frozen)):
         fit(experiment.build(runs.config("supervised", **short, **arguments)), tmp_path / name, test=False)
-    before, after = (experiment.load(tmp_path / name)[0] for name in ("before", "after"))
+    before, after = (ssl_jax.load(tmp_path / name)[0] for name in ("before", "after"))
     for part in ("params", "model_state"):
         was, now = (named(getattr(v, part)["encoder"]) for v in (before, after))
         assert {k: v.tobytes() for k, v in was.items()} == {k: v.tobytes() for k, v in now.items()}

@@ -10,8 +10,9 @@ import pytest
 from pictures import folder, noise
 from PIL import Image
 
-from ssl_jax.data import decode, source
-from ssl_jax.data import folder as folders
+from ssl_jax.data import readers
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import folder as folders
 
 RNG = np.random.default_rng(0)
 
@@ -125,7 +126,7 @@ def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
         load(f"folder:{root}", max_unreadable=0.005)
     # A header is not enough to see that the rest is missing.
     assert len(load(f"folder:{root}", verify="header", seed=1).train.unreadable) == 3  # known already
-    assert len(source.load(f"folder:{root}", verify="header", cache_dir=str(tmp_path / "new")).train.unreadable) == 2
+    assert len(readers.load(f"folder:{root}", verify="header", cache_dir=str(tmp_path / "new")).train.unreadable) == 2
 
 
 def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeypatch):
@@ -313,7 +314,7 @@ def test_cache_that_cannot_be_written_is_only_said(tmp_path, caplog):
     root = folder(tmp_path / "x")
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        assert sum(map(len, source.load(f"folder:{root}", cache_dir=str(tmp_path / "file")))) == 20
+        assert sum(map(len, readers.load(f"folder:{root}", cache_dir=str(tmp_path / "file")))) == 20
     assert "could not be kept" in caplog.text
 
 

@@ -10,8 +10,10 @@ import pytest
 import runs
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import ahead, checkpoint, cost, parallel, train
+from ssl_jax import parallel, train
 from ssl_jax.experiment import build
+from ssl_jax.plan import cost, program
+from ssl_jax.run import checkpoint
 from ssl_jax.step import compile_step
 from ssl_jax.types import TrainState
 
@@ -80,8 +82,8 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
 def test_a_device_holds_its_part_before_and_after_a_step(small_parts):
     config = runs.config("byol", parallel__devices=8, parallel__fsdp=8)
     mesh = parallel.make_mesh(8, 8)
-    compiled = ahead.compile_ahead(config, mesh)
-    first = ahead.initial(config, mesh)
+    compiled = program.compile_ahead(config, mesh)
+    first = program.initial(config, mesh)
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(first.replace(key=None))]
     assert cost.of(compiled).arguments < 0.35 * sum(sizes)
     rng = np.random.default_rng(0)
@@ -131,6 +133,6 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_pmap_refuses_a_mesh_with_groups():
-    method, tx, _ = ahead.parts_of(config := runs.config("simclr"), ahead.plan_of(config))
+    method, tx, _ = program.parts_of(config := runs.config("simclr"), program.plan_of(config))
     with pytest.raises(ValueError, match=r"parallel\.fsdp is for parallel\.mode=jit"):
         compile_step(method, tx, parallel.make_mesh(8, 4), mode="pmap")

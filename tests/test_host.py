@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from scipy import stats
 
-from ssl_jax.data import colour, host, recipes
-from ssl_jax.data.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, Solarize, View
+from ssl_jax.data.images import host, host_ops, recipes
+from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, Solarize, View
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def jitter_arguments(monkeypatch, op, n):
         *factors, order = factors
         return tf.concat([tf.stack(factors), tf.cast(order, tf.float32)], 0)
 
-    monkeypatch.setattr(colour, "jitter", spy)
+    monkeypatch.setattr(host_ops, "jitter", spy)
     out = over_seeds(lambda s: host._jitter(tf.zeros((4, 4, 3)), op._replace(p=1.0), s), n)
     return out[:, :4], out[:, 4:].astype(int)
 

@@ -13,7 +13,7 @@ import pytest
 from numeric import numeric_gradient
 
 from ssl_jax import methods, models
-from ssl_jax.data import recipes
+from ssl_jax.data.images import recipes
 from ssl_jax.losses import estimate_log_z, instance, instance_nce, instance_softmax
 from ssl_jax.methods import instance_discrimination
 from ssl_jax.types import Plan, Variables

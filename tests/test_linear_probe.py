@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ssl_jax import parallel
 from ssl_jax.data.source import from_arrays, join
-from ssl_jax.evals import Accuracy, Fitted, linear_probe, protocols
+from ssl_jax.evals import Accuracy, Fitted, linear_probe
+from ssl_jax.evals.shared import protocols
 
 
 @pytest.fixture(scope="module")

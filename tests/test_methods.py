@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint, methods, models
+from ssl_jax import methods, models
 from ssl_jax.parallel import replicated
+from ssl_jax.run import checkpoint
 from ssl_jax.types import Variables
 
 TOLERANCE = 1e-9

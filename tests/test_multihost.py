@@ -13,7 +13,7 @@ import time
 import pytest
 import runs
 
-from ssl_jax.workdir import lock
+from ssl_jax.run.folder import lock
 
 LAUNCH = str(runs.ROOT / "experiments" / "launch_pod.sh")
 SCRIPT = str(runs.ROOT / "experiments" / "pretrain.py")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ssl_jax.evals.online_probe import online_probe
+from ssl_jax.online.probe import online_probe
 
 
 def batch(seed, b=64, d=6, classes=4):

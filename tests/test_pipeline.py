@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import decode, pipeline, source, stand_ins, tensorflow
-from ssl_jax.data.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
+from ssl_jax.data import order, readers, source, tensorflow
+from ssl_jax.data.images import decode, stand_ins, stream
+from ssl_jax.data.images.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
 
 RNG = np.random.default_rng(0)
 CROPS = Recipe((View(Crop(), (Flip(),)), View(Crop(), (Flip(),), size=4)), Eval("resize", 1.0))
@@ -26,15 +27,15 @@ def images(n=20, size=8, channels=3):
 
 
 def take(n, data, recipe=CROPS, image_size=8, global_batch_size=6, seed=0, **kwargs):
-    stream = pipeline.batches(
+    drawn = stream.batches(
         data, recipe=recipe, image_size=image_size, global_batch_size=global_batch_size, seed=seed, **kwargs
     )
-    return list(itertools.islice(stream, n))
+    return list(itertools.islice(drawn, n))
 
 
 def evaluate(data, image_size=8, global_batch_size=6, recipe_eval=WHOLE.evaluate, **kwargs):
     return list(
-        pipeline.eval_batches(
+        stream.eval_batches(
             data, image_size=image_size, recipe_eval=recipe_eval, global_batch_size=global_batch_size, **kwargs
         )
     )
@@ -52,20 +53,20 @@ def same(a, b):
 
 
 def test_every_epoch_is_a_permutation():
-    epochs = [np.concatenate([pipeline.indices(20, 6, 1, 3 * e + t) for t in range(3)]) for e in range(4)]
+    epochs = [np.concatenate([order.indices(20, 6, 1, 3 * e + t) for t in range(3)]) for e in range(4)]
     for drawn in epochs:
         assert drawn.dtype == np.int64
         assert len(set(drawn.tolist())) == 18
         assert drawn.min() >= 0
         assert drawn.max() < 20
     assert len({tuple(drawn) for drawn in epochs}) == 4
-    assert sorted(np.concatenate([pipeline.indices(20, 5, 1, t) for t in range(4)])) == list(range(20))
-    assert (pipeline.indices(20, 6, 1, 0) != pipeline.indices(20, 6, 2, 0)).any()
-    assert (pipeline.indices(20, 6, 1, 10**12) == pipeline.indices(20, 6, 1, 10**12)).all()
+    assert sorted(np.concatenate([order.indices(20, 5, 1, t) for t in range(4)])) == list(range(20))
+    assert (order.indices(20, 6, 1, 0) != order.indices(20, 6, 2, 0)).any()
+    assert (order.indices(20, 6, 1, 10**12) == order.indices(20, 6, 1, 10**12)).all()
     # All examples have the same chance to be left out of an epoch: 2 of 20 in each of 2000 epochs, 200 +- 13 times.
     kept = np.zeros(20)
     for e in range(2000):
-        kept[np.concatenate([pipeline.indices(20, 6, 0, 3 * e + t) for t in range(3)])] += 1
+        kept[np.concatenate([order.indices(20, 6, 0, 3 * e + t) for t in range(3)])] += 1
     assert np.abs(2000 - kept - 200).max() < 5 * 13.4
 
 
@@ -82,7 +83,7 @@ def test_every_epoch_is_a_permutation():
 )
 def test_wrong_batches_are_refused_at_once(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        pipeline.batches(images(), **{"recipe": CROPS, "image_size": 8, "global_batch_size": 6, "seed": 0} | kwargs)
+        stream.batches(images(), **{"recipe": CROPS, "image_size": 8, "global_batch_size": 6, "seed": 0} | kwargs)
 
 
 # --- which pixels
@@ -92,7 +93,7 @@ def test_unaugmented_views_are_the_images():
     data = images()
     for step, batch in enumerate(take(4, data, WHOLE)):
         (view,) = batch["views"]
-        assert batch["index"].tolist() == pipeline.indices(20, 6, 0, step).tolist()
+        assert batch["index"].tolist() == order.indices(20, 6, 0, step).tolist()
         np.testing.assert_allclose(view, data.columns["image"][batch["index"]] / 255.0, atol=1e-6)
         assert (batch["label"] == data.labels[batch["index"]]).all()
         assert view.dtype == np.float32
@@ -171,11 +172,11 @@ def test_evaluation_counts_every_example_once(image_size, process_count):
 @pytest.mark.parametrize("process_count", [1, 2])
 def test_random_views_of_every_example_once(process_count):
     """Each is the view that training would make of the seed (run, number of the example), whoever makes it."""
-    from ssl_jax.data import host
+    from ssl_jax.data.images import host
 
     tf, data, views = tensorflow(), images(7), (View(Crop(), (Flip(),)), View(Crop(area=(0.2, 0.5))))
     arguments = {"views": views, "image_size": 6, "global_batch_size": 4, "seed": 3, "process_count": process_count}
-    parts = [list(pipeline.view_batches(data, process=p, **arguments)) for p in range(process_count)]
+    parts = [list(stream.view_batches(data, process=p, **arguments)) for p in range(process_count)]
     batches = [{k: np.concatenate([part[i][k] for part in parts]) for k in parts[0][i]} for i in range(2)]
     found = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
     np.testing.assert_array_equal(found["mask"], np.arange(8) < 7)
@@ -202,14 +203,15 @@ def test_digits_and_npz_run_without_tensorflow(tmp_path):
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 import numpy as np
-from ssl_jax.data import pipeline, source
+from ssl_jax.data import order, readers
+from ssl_jax.data.images import stream
 np.savez(sys.argv[1] + "/x.npz", train_images=np.zeros((20, 8, 8), np.uint8))
-source.load(f"npz:{sys.argv[1]}/x.npz")
-test = source.load("digits").test
-pipeline.indices(100, 10, 0, 5)
-print(sum(b["mask"].sum() for b in pipeline.eval_batches(test, image_size=8, recipe_eval=None, global_batch_size=64)))
+readers.load(f"npz:{sys.argv[1]}/x.npz")
+test = readers.load("digits").test
+order.indices(100, 10, 0, 5)
+print(sum(b["mask"].sum() for b in stream.eval_batches(test, image_size=8, recipe_eval=None, global_batch_size=64)))
 try:
-    source.load("tfds:cifar10")
+    readers.load("tfds:cifar10")
 except ValueError as error:
     print(error)
 """
@@ -244,7 +246,7 @@ def files(tmp_path):
         exif[decode.ORIENTATION] = 6 if i % 6 == 0 else 1
         suffix = "png" if i % 6 == 3 else "jpg"
         Image.fromarray(smooth(40 + i, 60 - i)).save(where / f"{i:02}.{suffix}", exif=exif, quality=90)
-    return source.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache"))
+    return readers.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -363,7 +365,7 @@ def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(t
     where.mkdir(parents=True)
     for i in range(90):
         Image.fromarray(smooth(8, 8) + np.uint8(i)).save(where / f"{i:02}.png")
-    data = source.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache")).train
+    data = readers.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache")).train
     n = len(data)
     kwargs = {"recipe": WHOLE, "image_size": 8, "global_batch_size": n // 2}
     before = np.concatenate([batch["index"] for batch in take(2, data, **kwargs)])
@@ -374,8 +376,8 @@ def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(t
     for i in range(20):  # of a folder that somebody deletes
         lose(i)
     found = set()
-    stream = pipeline.batches(data, seed=0, unreadable=found, **kwargs)
-    first = [next(stream) for _ in range(2)]
+    drawn = stream.batches(data, seed=0, unreadable=found, **kwargs)
+    first = [next(drawn) for _ in range(2)]
     after = np.concatenate([batch["index"] for batch in first])
     broken = before < 20
     assert found == set(before[broken].tolist())
@@ -387,7 +389,7 @@ def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(t
     for step in range(2):
         assert (np.concatenate([half[step]["index"] for half in halves]) == first[step]["index"]).all()
     lose(int(after[broken][0]))
-    later = list(itertools.islice(stream, 42))[38:]  # past what had been read ahead
+    later = list(itertools.islice(drawn, 42))[38:]  # past what had been read ahead
     assert all(same(a, b) for a, b in zip(later, take(4, data, start_step=40, **kwargs), strict=True))
 
 
@@ -427,7 +429,7 @@ def half_damaged(tmp_path, monkeypatch):
                 break
         else:
             assert i % 3
-    return lambda verify: source.load(f"folder:{tmp_path}/x", verify=verify, cache_dir=str(tmp_path / verify)).train
+    return lambda verify: readers.load(f"folder:{tmp_path}/x", verify=verify, cache_dir=str(tmp_path / verify)).train
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -481,7 +483,7 @@ def test_no_file_left(files):
 
 
 def test_cifar10_with_simclrs_recipe(data_dir):
-    data = source.load(
+    data = readers.load(
         "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[:9]"
     )
     kwargs = {"recipe": RECIPES["simclr_cifar"], "image_size": 32, "global_batch_size": 64}
@@ -494,7 +496,7 @@ def test_cifar10_with_simclrs_recipe(data_dir):
 
 
 def test_hymenoptera_photographs(data_dir, tmp_path):
-    data = source.load("folder:folders/hymenoptera", data_dir=str(data_dir), cache_dir=str(tmp_path))
+    data = readers.load("folder:folders/hymenoptera", data_dir=str(data_dir), cache_dir=str(tmp_path))
     part = data.test.take(np.arange(8))
     (batch,) = evaluate(part, 64, 8, Eval("resize_crop", 224 / 256))
     for i, image in zip(batch["index"], batch["image"], strict=True):

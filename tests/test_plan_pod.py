@@ -11,8 +11,9 @@ import sys
 import pytest
 import runs
 
-from ssl_jax import ahead, cost, parallel
 from ssl_jax import config as configs
+from ssl_jax import parallel
+from ssl_jax.plan import cost, program
 
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import plan_pod
@@ -31,7 +32,7 @@ def planned(topology, tmp_path, *words):
 
 def test_a_plan_for_simulated_devices(tmp_path, capsys):
     found = planned("cpu:8", tmp_path)
-    compiled = ahead.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(8))
+    compiled = program.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(8))
     spent = cost.of(compiled)
     assert found["fits"] is True
     assert found["bytes_per_device"] == spent.memory

@@ -15,8 +15,9 @@ from scipy.spatial.distance import pdist
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ssl_jax import methods, models, patches
+from ssl_jax import methods, models
 from ssl_jax.methods import classification, jigsaw, relative_patch, rotation
+from ssl_jax.tasks import patches
 from ssl_jax.types import Plan
 
 KEY = jax.random.key(0)

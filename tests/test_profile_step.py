@@ -12,8 +12,9 @@ import runs
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import profile_step
 
-from ssl_jax import ahead, parallel
 from ssl_jax import config as configs
+from ssl_jax import parallel
+from ssl_jax.plan import program
 
 CONFIG = str(runs.ROOT / "configs" / "simclr_digits.py")
 SMALL = ["model.widths=(8,16)", "method.projector_dim=16", "data.image_size=8", "data.global_batch_size=64"]
@@ -50,7 +51,7 @@ def test_an_instruction_is_put_down_to_its_line():
     ("source", "kind"),
     [
         ("all-reduce.3 | x/models/norm.py | jit(s)/jvp(N)/reduce_sum", "exchange between devices, and waiting for it"),
-        ("f.1 | x/ssl_jax/data/device_ops.py | jit(s)/dot_general", "augmentation"),
+        ("f.1 | x/ssl_jax/data/images/device_ops.py | jit(s)/dot_general", "augmentation"),
         ("f.1 | x/ssl_jax/optim.py | jit(s)/mul", "optimizer"),
         ("d | x/models/convolution.py | t/while/body/dot_general", "convolutions, gradient of weights (blocked)"),
         ("d | x/models/norm.py | jit(s)/transpose(jvp(N))/mul", "normalisation, activations and the rest, backward"),
@@ -61,8 +62,8 @@ def test_kinds(source, kind):
 
 
 def test_a_compiled_step_tells_its_files():
-    program = ahead.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(1)).as_text()
-    kinds = {profile_step.kind_of(source) for source in profile_step.sources(program).values()}
+    text = program.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(1)).as_text()
+    kinds = {profile_step.kind_of(source) for source in profile_step.sources(text).values()}
     assert {"augmentation", "loss", "convolutions, forward", "convolutions, backward", "optimizer"} <= kinds
 
 

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from ssl_jax.data import device, host, randaugment
-from ssl_jax.data.recipes import RandAugment, View
+from ssl_jax.data.images import device, host, randaugment
+from ssl_jax.data.images.recipes import RandAugment, View
 
 SIZE = 32
 

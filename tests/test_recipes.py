@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ssl_jax.data import recipes
-from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Recipe, Solarize, View
+from ssl_jax.data.images import recipes
+from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Recipe, Solarize, View
 
 THIRD = (3 / 4, 4 / 3)
 
@@ -120,5 +120,5 @@ def test_unknown_name():
 
 def test_no_array_library_is_imported():
     """A config, or the device form of a recipe, may be read where TensorFlow is not installed."""
-    code = "import sys; sys.modules['tensorflow'] = None; import ssl_jax.data.recipes, ssl_jax.data.host"
+    code = "import sys; sys.modules['tensorflow'] = None; import ssl_jax.data.images.recipes, ssl_jax.data.images.host"
     subprocess.run([sys.executable, "-c", code], check=True)

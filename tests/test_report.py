@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from ssl_jax.evals import report
+from ssl_jax.evals.shared import report
 
 VOID = {"meta", "link", "img", "br"}
 

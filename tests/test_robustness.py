@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_jax.evals import robustness
+from ssl_jax.evals.shared import robustness
 
 
 def flips(n, p, seed):

@@ -16,8 +16,10 @@ from pictures import noise
 from PIL import Image
 
 from ssl_jax import config
-from ssl_jax.data import decode, folder, pipeline, records, shards, source
-from ssl_jax.data.recipes import Recipe, View
+from ssl_jax.data import order, source
+from ssl_jax.data.images import decode, stream
+from ssl_jax.data.images.recipes import Recipe, View
+from ssl_jax.data.readers import folder, records, shards
 
 
 def picture(suffix="png", h=9, w=13):
@@ -336,7 +338,7 @@ def test_array_records_in_batches(load, tmp_path, array_records):
     kwargs = {"recipe": Recipe((View(None),)), "image_size": 8, "global_batch_size": 7, "seed": 1}
     held, on_disk = (load(f"arrayrecord:{tmp_path}/r", memory_limit=limit).train for limit in (1 << 30, 1))
     for a, b in itertools.islice(
-        zip(pipeline.batches(held, **kwargs), pipeline.batches(on_disk, **kwargs), strict=False), 6
+        zip(stream.batches(held, **kwargs), stream.batches(on_disk, **kwargs), strict=False), 6
     ):
         assert (a["index"] == b["index"]).all()
         assert (a["views"][0] == b["views"][0]).all()
@@ -368,14 +370,14 @@ def test_shards_are_shuffled_as_one(load, tmp_path):
     tars(tmp_path / "x", n=40, number=8)
     train = load(f"tar:{tmp_path}/x", verify="header").train
     n = len(train)
-    drawn = np.concatenate([pipeline.indices(n, n // 4, 0, step) for step in range(4)])
+    drawn = np.concatenate([order.indices(n, n // 4, 0, step) for step in range(4)])
     assert len(set(train.columns["path"][drawn[: n // 4]])) == 8
     # A random permutation moves an example by n / 3 on average; a buffer of a tenth of them by a fifteenth or so.
     assert abs(np.abs(drawn - np.arange(len(drawn))).mean() / n - 1 / 3) < 0.06
     assert (np.abs(np.diff(drawn)) == 1).mean() < 0.05
     recipe = Recipe((View(None),))
-    batches = pipeline.batches(train, recipe=recipe, image_size=4, global_batch_size=n // 4, seed=0)
-    resumed = pipeline.batches(train, recipe=recipe, image_size=4, global_batch_size=n // 4, seed=0, start_step=2)
+    batches = stream.batches(train, recipe=recipe, image_size=4, global_batch_size=n // 4, seed=0)
+    resumed = stream.batches(train, recipe=recipe, image_size=4, global_batch_size=n // 4, seed=0, start_step=2)
     for whole, part in zip(itertools.islice(batches, 2, 5), resumed, strict=False):
         assert (whole["index"] == part["index"]).all()
         assert (whole["views"][0] == part["views"][0]).all()

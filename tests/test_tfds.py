@@ -9,7 +9,9 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ssl_jax.data import decode, records, source
+from ssl_jax.data import readers
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import records
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +21,7 @@ def make_tfds(root, kind, *, fixed=False):
     from array_record.python.array_record_module import ArrayRecordWriter
 
     from ssl_jax.data import tensorflow
-    from ssl_jax.data import tfds as reader
+    from ssl_jax.data.readers import tfds as reader
 
     tfds, tf = reader._import(), tensorflow()
     where = root / "made" / "1.0.0"
@@ -73,8 +75,8 @@ def test_tfds_of_many_shapes(made_tfds, tmp_path, monkeypatch):
     root, files = made_tfds
     before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
     kwargs = {"data_dir": str(root), "cache_dir": str(tmp_path / "cache")}
-    in_memory = source.load("tfds:made", **kwargs)
-    on_disk = source.load("tfds:made:1.0.0", memory_limit=1000, **kwargs)
+    in_memory = readers.load("tfds:made", **kwargs)
+    on_disk = readers.load("tfds:made:1.0.0", memory_limit=1000, **kwargs)
     assert [len(s) for s in in_memory] == [9, 1, 2]
     assert in_memory.train.class_names == ("x", "y", "z")
     seen = {}
@@ -90,8 +92,8 @@ def test_tfds_of_many_shapes(made_tfds, tmp_path, monkeypatch):
     assert in_memory.train.fingerprint == on_disk.train.fingerprint
     assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before  # nothing was written there
     monkeypatch.setattr(decode, "is_plain", None)  # the second time the index comes from the cache
-    source.load("tfds:made", memory_limit=1000, **kwargs)
-    half = source.load("tfds:made", memory_limit=1000, train_split="train[25%:75%]", **kwargs)
+    readers.load("tfds:made", memory_limit=1000, **kwargs)
+    half = readers.load("tfds:made", memory_limit=1000, train_split="train[25%:75%]", **kwargs)
     assert {decode.contents(part.record(i)) for part in half for i in range(len(part))} == set(list(files)[3:9])
 
 

@@ -19,12 +19,13 @@ import runs
 from PIL import Image
 
 import ssl_jax
-from ssl_jax import checkpoint, signals, train
+from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.run import checkpoint, signals
+from ssl_jax.run.folder import lock
+from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import LossOut
-from ssl_jax.workdir import lock
-from ssl_jax.writer import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -14,7 +14,7 @@ from jax import lax
 from numeric import numeric_gradient
 
 from ssl_jax import methods, models
-from ssl_jax.data import recipes
+from ssl_jax.data.images import recipes
 from ssl_jax.losses import triplet as losses
 from ssl_jax.losses import triplet_all, triplet_margin
 from ssl_jax.methods import triplet

@@ -13,6 +13,7 @@ import transformer
 from ssl_jax import methods, models
 from ssl_jax.models import vit
 from ssl_jax.models.norm import LayerNorm
+from ssl_jax.models.transformer import attention
 from ssl_jax.parallel import row_keys
 from ssl_jax.types import Plan
 from tests.oracles.make_models import draw
@@ -103,9 +104,9 @@ def test_layer_norm_in_bfloat16_has_float32_statistics():
 def test_attention_is_the_formula(float64):
     q, k, v = (draw(name, (3, 5, 2, 4)) for name in "qkv")
     present = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [0, 0, 1, 0, 0]], bool)
-    np.testing.assert_allclose(vit.attention(q, k, v, present), transformer.attention(q, k, v, present), rtol=1e-12)
+    np.testing.assert_allclose(attention(q, k, v, present), transformer.attention(q, k, v, present), rtol=1e-12)
     everyone = np.ones_like(present)
-    np.testing.assert_allclose(vit.attention(q, k, v), transformer.attention(q, k, v, everyone), rtol=1e-12)
+    np.testing.assert_allclose(attention(q, k, v), transformer.attention(q, k, v, everyone), rtol=1e-12)
 
 
 @pytest.mark.parametrize("cls_token", [False, True])

@@ -18,8 +18,10 @@ import runs
 
 from experiments import export as command
 from experiments import pretrain
-from ssl_jax import checkpoint, experiment, parallel, train
+from ssl_jax import experiment, train
 from ssl_jax.interop import weights
+from ssl_jax.run import checkpoint, processes
+from ssl_jax.run.open import _named, load_trunk
 
 RNG = np.random.default_rng(0)
 PARAMS = {"conv": {"kernel": RNG.normal(size=(3, 3, 1, 4)).astype(np.float32)}, "scale": np.float32(2.5)}
@@ -281,13 +283,12 @@ def test_not_finite_and_unknown_numbers_in_safetensors(tmp_path):
 @pytest.mark.parametrize("method", ["supervised", "moco"])
 def test_a_file_gives_the_trunk_that_the_workdir_gives(method, workdir, exported, tmp_path):
     params, state = weights.read(exported)
-    named = {f"params/{k}": v for k, v in experiment._named(params).items()}
-    named |= {f"model_state/{k}": v for k, v in experiment._named(state).items()}
+    named = {f"params/{k}": v for k, v in _named(params).items()}
+    named |= {f"model_state/{k}": v for k, v in _named(state).items()}
     np.savez(tmp_path / "x.npz", **named)
     made = experiment.build(runs.config(method))
     want, *found = (
-        experiment.load_trunk(str(path), made.method, made.config, made.plan)
-        for path in (workdir, exported, tmp_path / "x.npz")
+        load_trunk(str(path), made.method, made.config, made.plan) for path in (workdir, exported, tmp_path / "x.npz")
     )
     for trunk in found:
         same(trunk, want)
@@ -340,7 +341,7 @@ def test_weights_of_another_encoder_are_refused_before_the_folder_is_made(how, w
 
 
 def test_the_command_refuses_a_program_in_one_line(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(parallel, "configure", lambda *a, **k: None)
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
     mark = tmp_path / "mark"
     for name in ("x.pt", "x.safetensors", "gone.pkl", "gone.npz"):
         if not name.startswith("gone"):

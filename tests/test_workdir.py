@@ -11,7 +11,7 @@ import textwrap
 import pytest
 import runs
 
-from ssl_jax import workdir
+from ssl_jax.run import folder
 
 WHOLE = {
     "config": {"seed": 0, "data": {"source": "s"}},
@@ -39,39 +39,39 @@ WHOLE = {
 def test_a_damaged_config_is_refused_naming_the_file_and_the_way_out(content, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(WHOLE))
-    assert workdir.stored(tmp_path, WHOLE["config"], WHOLE["resolved"]) == WHOLE
+    assert folder.stored(tmp_path, WHOLE["config"], WHOLE["resolved"]) == WHOLE
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"config\.json cannot be read \(.+\); put a copy of it back, or ") as error:
-        workdir.stored(tmp_path, WHOLE["config"], WHOLE["resolved"])
+        folder.stored(tmp_path, WHOLE["config"], WHOLE["resolved"])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", '{"steps": 20, "par', "[]", '{"steps": 20}'])
 def test_a_part_of_a_summary_is_none(content, tmp_path):
-    assert workdir.read_summary(tmp_path) is None
+    assert folder.read_summary(tmp_path) is None
     (tmp_path / "summary.json").write_text(content)
-    assert workdir.read_summary(tmp_path) is None
-    workdir.write_json(tmp_path / "summary.json", {"params_fingerprint": "0"})
-    assert workdir.read_summary(tmp_path) == {"params_fingerprint": "0"}
+    assert folder.read_summary(tmp_path) is None
+    folder.write_json(tmp_path / "summary.json", {"params_fingerprint": "0"})
+    assert folder.read_summary(tmp_path) == {"params_fingerprint": "0"}
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
     code = """
         import resource, signal, sys
         from pathlib import Path
-        from ssl_jax import workdir
-        from ssl_jax.writer import open_writer
+        from ssl_jax.run import folder
+        from ssl_jax.run.writer import open_writer
         place = Path(sys.argv[1])
         writer = open_writer(place, total_steps=9)
         writer.log(1, {"train_loss": 0.5})
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # every write fails, as on a full disk
         def held():
-            with workdir.lock(place):
+            with folder.lock(place):
                 raise AssertionError
         for action in (
             held,
-            lambda: workdir.write_json(place / "summary.json", {"steps": 123456789}),
+            lambda: folder.write_json(place / "summary.json", {"steps": 123456789}),
             lambda: open_writer(place, total_steps=9, resume_step=1),
             lambda: writer.log(2, {"train_loss": 0.25}),
             writer.close,

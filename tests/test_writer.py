@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import writer
+from ssl_jax.run import writer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,7 +117,7 @@ def test_warnings_of_this_package_are_plain_lines_of_a_command(script):
 def test_lines_reach_the_disk_before_a_kill(tmp_path):
     code = f"""
         import os, signal
-        from ssl_jax.writer import open_writer
+        from ssl_jax.run.writer import open_writer
         out = open_writer({str(tmp_path)!r}, total_steps=9)
         for step in range(1, 6):
             out.log(step, {{"train_loss": step / 2}})

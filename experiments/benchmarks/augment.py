@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from benchmark import Benchmark
 
-from ssl_jax.data import device
-from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Recipe, View
+from ssl_jax.data.images import device
+from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Recipe, View
 
 STRENGTH = (0.4, 0.4, 0.4, 0.1)
 

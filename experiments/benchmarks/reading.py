@@ -18,8 +18,9 @@ import numpy as np
 from benchmark import Benchmark
 
 from configs.common import base
-from ssl_jax.data import feed, pipeline, source
-from ssl_jax.data.recipes import Crop, Eval, Flip, Recipe, View
+from ssl_jax.data import feed, readers, source
+from ssl_jax.data.images import stream
+from ssl_jax.data.images.recipes import Crop, Eval, Flip, Recipe, View
 
 JPEG_HEIGHT, JPEG_WIDTH, SIZE = 375, 500, 224
 
@@ -78,29 +79,29 @@ def jpeg(quick: bool) -> Benchmark:
         part = photograph[top : top + JPEG_HEIGHT, left : left + JPEG_WIDTH]
         (folder / str(i % 2)).mkdir(exist_ok=True)
         Image.fromarray(part).save(folder / str(i % 2) / f"{i}.jpg", quality=95)
-    examples = source.load(f"folder:{folder}", cache_dir=str(folder / "cache")).train
+    examples = readers.load(f"folder:{folder}", cache_dir=str(folder / "cache")).train
     view = View(Crop(), (Flip(),))
 
     def batches(views: int):
-        return pipeline.batches(
+        return stream.batches(
             examples, recipe=Recipe((view,) * views, Eval()), image_size=SIZE, global_batch_size=batch, seed=0
         )
 
     two, one = batches(2), batches(1)
 
-    def read(stream, passes: int = 1):
+    def read(drawn, passes: int = 1):
         """So many batches; the wait, which costs no processor time, is for those that are made ahead."""
-        found = [next(stream) for _ in range(passes * (count // batch))]
+        found = [next(drawn) for _ in range(passes * (count // batch))]
         time.sleep(1.0)
         return found
 
     # One view decodes its own box alone: two such passes are what decoding once is compared with.
     seconds = {}
-    for name, passes, stream in (("once", 1, two), ("per view", 2, one)):
-        next(stream)
+    for name, passes, drawn in (("once", 1, two), ("per view", 2, one)):
+        next(drawn)
         time.sleep(1.0)
         before = time.process_time()
-        read(stream, passes)
+        read(drawn, passes)
         seconds[name] = time.process_time() - before
 
     def torchvision_pil():
@@ -151,16 +152,14 @@ def _crops(quick: bool, views: int) -> Benchmark:
     # In memory, from where the system reads files again, too: this is about cores and not about disks.
     examples = source.Source({"encoded": encoded, "plain": np.ones(len(files), bool)}, None, None, "made here")
     recipe = Recipe((View(Crop(), (Flip(),)),) * views, Eval())
-    stream = pipeline.batches(
-        examples, recipe=recipe, image_size=SIZE, global_batch_size=batch, seed=0, crops_only=True
-    )
+    drawn = stream.batches(examples, recipe=recipe, image_size=SIZE, global_batch_size=batch, seed=0, crops_only=True)
 
     def ours():
-        found = [next(stream) for _ in range(count // batch)]
+        found = [next(drawn) for _ in range(count // batch)]
         time.sleep(1.0)  # no processor time; meanwhile as many are made ahead as at the beginning
         return found
 
-    next(stream)
+    next(drawn)
     time.sleep(1.0)
     before = time.process_time()
     ours()

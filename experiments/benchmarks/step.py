@@ -17,9 +17,10 @@ import numpy as np
 import optax
 from benchmark import Benchmark
 
-from ssl_jax import cost, methods, models
-from ssl_jax.data import device, recipes
+from ssl_jax import methods, models
+from ssl_jax.data.images import device, recipes
 from ssl_jax.parallel import make_mesh, place
+from ssl_jax.plan import cost
 from ssl_jax.step import compile_step, init_state
 from ssl_jax.types import Plan
 

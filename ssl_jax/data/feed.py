@@ -2,7 +2,7 @@
 
 | ``data.augment`` | images of the source | a batch holds | the host's work |
 |---|---|---|---|
-| host | any | ``"views"`` float32 | everything (``pipeline.py``, TensorFlow) |
+| host | any | ``"views"`` float32 | everything (``stream.py``, TensorFlow) |
 | device | in memory, up to ``data.table_limit`` bytes | ``"index"``; all images are on the device, ``"table"`` | none |
 | device | in memory, more than that; or under pmap | ``"image"`` uint8, rows of the array | a copy |
 | device | encoded, in files | ``"views"`` uint8, cropped and resized | decode, crop, resize (TensorFlow) |
@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ssl_jax.config import Config
-from ssl_jax.data import device, pipeline, recipes
+from ssl_jax.data.images import device, recipes, stream
+from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
 from ssl_jax.types import Views
 
@@ -86,14 +87,14 @@ def batches(
     process_count: int = 1,
     unreadable: set[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Training batches from step ``start_step`` on, without ``"table"``; arguments as in :func:`pipeline.batches`.
+    """Training batches from step ``start_step`` on, without ``"table"``; arguments as in :func:`stream.batches`.
 
     Returns:
       Iterator of ``{"label": int32 [b], "index": int32 [b]}`` and what the table of the module says, NumPy arrays.
     """
     split = {"process": process, "process_count": process_count}
     if feed.kind in ("views", "crops"):
-        return pipeline.batches(
+        return stream.batches(
             source,
             recipe=recipes.get(data.recipe),
             image_size=data.image_size,
@@ -106,14 +107,14 @@ def batches(
             unreadable=unreadable,
             **split,
         )
-    rows = pipeline.process_rows(global_batch_size, **split)
+    rows = process_rows(global_batch_size, **split)
     return _indexed(feed, source, global_batch_size, seed, start_step, total_steps, rows)
 
 
 def _indexed(feed, source, global_batch_size, seed, step, total_steps, rows) -> Iterator[dict[str, Any]]:
-    stop = pipeline.FOREVER if total_steps is None else total_steps
+    stop = FOREVER if total_steps is None else total_steps
     while step < stop:
-        drawn = pipeline.indices(len(source), global_batch_size, seed, step)[rows]
+        drawn = indices(len(source), global_batch_size, seed, step)[rows]
         label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
         batch = {"label": label, "index": drawn.astype(np.int32)}
         yield batch if feed.kind == "table" else batch | {"image": source.columns["image"][drawn]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,32 +11,15 @@ import scipy.linalg
 from jax import lax
 
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import Encode, figures
-from ssl_jax.evals.collapse import entropy_rank
+from ssl_jax.evals import Encode
+from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared.figures import Energies
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
+from ssl_jax.online.collapse import entropy_rank
 from ssl_jax.types import Array, Variables
 
 ROWS = 8192  # turned into float64 at a time
 TINY = np.finfo(np.float64).tiny
-
-
-class Energies(NamedTuple):
-    """Energies ``-cos`` of pairs of views: histograms on ``edges [bins + 1]`` over [-1, 1], as shares of the pairs.
-
-    Attributes:
-      positive: two views of one image, ``[bins]``.
-      other: views of two images, ``[bins]``.
-      means: of the positive and of the other pairs.
-      gap: how much higher other pairs lie than positive ones; about 0 when the energy is flat, i.e. collapsed.
-      auc: chance that a positive pair lies below another pair, ties counting one half; 1/2 when collapsed.
-    """
-
-    edges: np.ndarray
-    positive: np.ndarray
-    other: np.ndarray
-    means: tuple[float, float]
-    gap: float
-    auc: float
 
 
 def alignment(x, y) -> Array:

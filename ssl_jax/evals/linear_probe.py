@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import Accuracy, Encode, Fit, finetune, protocols
+from ssl_jax.evals import Accuracy, Encode, Fit, finetune
+from ssl_jax.evals.shared import protocols
 from ssl_jax.types import Array, Tree, Variables
 
 GRID = tuple(10.0 ** (exponent / 2) for exponent in range(0, -13, -1))  # 1 to 1e-6
@@ -341,8 +342,9 @@ class Evaluator:
 
     Args:
       protocol: on cached features, whose columns are standardised with statistics of train: "fast", logistic
-        regression, or "ridge", least squares. Or a paper's, by SGD on crops, see :mod:`ssl_jax.evals.protocols`; of
-        several learning rates the one that is best on the held-out part counts.
+        regression, or "ridge", least squares. Or a paper's, by SGD on crops, see
+        :mod:`ssl_jax.evals.shared.protocols`; of several learning rates the one that is best on the held-out part
+        counts.
       layers: of the encoder, for the fast protocols.
       l2: penalty; None: chosen on the held-out part, then fitted on all of train.
       held_out: share of train that choices are made on, classes in proportion.

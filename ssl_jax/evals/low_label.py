@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.source import Source, Splits, stratified_order
-from ssl_jax.evals import Accuracy, Encode, Fit, figures, finetune
+from ssl_jax.evals import Accuracy, Encode, Fit, finetune
 from ssl_jax.evals.linear_probe import check_labels, fit_logistic, ranks, standardise
+from ssl_jax.evals.shared import figures
 from ssl_jax.types import Variables
 
 OFFICIAL = {"1pct": "1percent.txt", "10pct": "10percent.txt"}

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import Encode, figures
+from ssl_jax.evals import Encode
+from ssl_jax.evals.shared import figures
 from ssl_jax.types import Variables
 
 METHODS = {

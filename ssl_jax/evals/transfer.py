@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ssl_jax.data import source
+from ssl_jax.data import readers, source
 from ssl_jax.data.source import Source
 from ssl_jax.evals import Encode, knn, linear_probe
 from ssl_jax.types import Variables
@@ -40,7 +40,7 @@ class Evaluator:
             raise ValueError("eval.transfer.sources is empty; name datasets, e.g. --eval.transfer.sources=tfds:cifar10")
         self.targets = {}
         for spec in sources:
-            splits = source.load(spec, data_dir=data_dir)
+            splits = readers.load(spec, data_dir=data_dir)
             bank, test = source.join(splits.train, splits.val), splits.test
             try:
                 neighbours = knn.Evaluator(encode, train=bank, test=test, k=min(k, len(bank)), temperature=temperature)

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssl_jax import checkpoint
+from ssl_jax.run import checkpoint
 from ssl_jax.types import Tree
 
 EXECUTABLE = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".p", ".ckpt", ".bin", ".npy", ".joblib", ".dill", ".tar")
@@ -36,28 +36,6 @@ def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a path means a file of weights and not the folder of a run."""
     named_so = Path(path).suffix.lower() in (*READERS, *EXECUTABLE)
     return os.path.isfile(path) or (named_so and not os.path.isdir(path))  # Path's raise where a name is too long
-
-
-def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the trunk of a run, ``method.trunk`` of its newest checkpoint, with the run's config beside the arrays.
-
-    Args:
-      run: its workdir, or what ``experiment.open_run`` gave.
-      path: a ``.safetensors`` file; it is there whole or not at all, and replaces one of that name.
-
-    Returns:
-      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"}, the last one
-      ``checkpoint.fingerprint`` of {"params", "model_state"}.
-
-    Raises:
-      ValueError: no such run, or the file cannot be written.
-    """
-    from ssl_jax import experiment, provenance  # here, since an experiment reads weights
-
-    run = run if isinstance(run, experiment.Run) else experiment.open_run(run)
-    params, model_state = run.method.trunk(run.variables)
-    about = {"version": provenance.version("ssl_jax"), "commit": run.resolved.get("commit"), "step": run.step}
-    return write(path, params, model_state, about | {"config": experiment.to_json(run.config)})
 
 
 def write(path: str | os.PathLike[str], params: Tree, model_state: Tree, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ weighted, too. With m = 1 nothing is weighted. Images without any colour (all |a
 Predictions are shown as annealed means, T = .38.
 
 Reference: Zhang, Isola and Efros, "Colorful Image Colorization", 2016, section 2 (arXiv:1603.08511).
-Differs from the reference code: its 313 bins cannot be derived again, ours are those of ``lab.ab_bins``; p is counted
-while training instead of before, from coloured images alone, without smoothing; K = 5 as in the paper, the code has 10;
-the lightness comes in three equal channels, so the trunk fits whatever takes colour images.
+Differs from the reference code: its 313 bins cannot be derived again, ours are those of ``colours.ab_bins``; p is
+counted while training instead of before, from coloured images alone, without smoothing; K = 5 as in the paper, the code
+has 10; the lightness comes in three equal channels, so the trunk fits whatever takes colour images.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from ssl_jax import lab, models, parallel
+from ssl_jax import models, parallel
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_parts
 from ssl_jax.models.pixels import PlaceClassifier, quarter_size
+from ssl_jax.tasks import colours
 from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
 
 COLOURED = 5.0  # what |a| or |b| must exceed somewhere in an image with colour
@@ -96,7 +97,7 @@ def make(
         logits, out, state = predict(variables, asked.lightness, train=True, axis=axis)
         counts = variables.aux["counts"].astype(logits.dtype)
         prior = counts / counts.sum()
-        found = rebalanced(logits, asked, prior, lab.rarity(prior, 1 - rebalance), axis)
+        found = rebalanced(logits, asked, prior, colours.rarity(prior, 1 - rebalance), axis)
         outputs = {"features": out["encoder"]["features"]}
         return found.value, LossOut(state, found.metrics, carry=found.histogram, outputs=outputs)
 
@@ -106,7 +107,7 @@ def make(
 
     def reconstruct(variables, images):
         logits, _, _ = predict(variables, grey(images), train=False)
-        return paint(images, lab.annealed_mean(logits, bins, temperature))
+        return paint(images, colours.annealed_mean(logits, bins, temperature))
 
     def show(variables, images, key):
         colours = reconstruct(variables, images)
@@ -134,20 +135,20 @@ def make_bins(plan: Plan, grid: float) -> np.ndarray:
         )
     if not 2 <= grid <= 100:
         raise ValueError(f"method.grid={grid} must be from 2 to 100; papers have 10, or 5 to 20")
-    return lab.ab_bins(grid)
+    return colours.ab_bins(grid)
 
 
 def grey(images: Array) -> Array:
     """The lightness of sRGB images ``[b, h, w, 3]`` in three equal channels, -1 to 1."""
-    return jnp.repeat(lab.scaled(lab.rgb_to_lab(images))[..., :1], 3, axis=-1)
+    return jnp.repeat(colours.scaled(colours.rgb_to_lab(images))[..., :1], 3, axis=-1)
 
 
 def paint(images: Array, ab: Array | None) -> Array:
     """Images ``[b, h, w, 3]`` with their own lightness and the colours ``ab [b, s, s, 2]`` enlarged, or none."""
-    lightness = lab.rgb_to_lab(images)[..., :1]
+    lightness = colours.rgb_to_lab(images)[..., :1]
     shape = (*images.shape[:3], 2)
     ab = jnp.zeros(shape, images.dtype) if ab is None else jax.image.resize(ab, shape, "bilinear").astype(images.dtype)
-    return lab.lab_to_rgb(jnp.concatenate([lightness, ab], axis=-1))
+    return colours.lab_to_rgb(jnp.concatenate([lightness, ab], axis=-1))
 
 
 class Task(NamedTuple):
@@ -162,8 +163,8 @@ class Task(NamedTuple):
 
 def task(images: Array, size: int, bins: np.ndarray, *, neighbours: int, sigma: float) -> Task:
     """Take the colour from sRGB images ``[b, h, w, 3]`` and ask for it at ``size`` x ``size`` places."""
-    ab = lab.pool(lab.rgb_to_lab(images)[..., 1:], size)
-    member, nearest = lab.soft_encode(ab, bins, neighbours=neighbours, sigma=sigma)
+    ab = colours.pool(colours.rgb_to_lab(images)[..., 1:], size)
+    member, nearest = colours.soft_encode(ab, bins, neighbours=neighbours, sigma=sigma)
     return Task(grey(images), member, nearest, (jnp.abs(ab).max((1, 2, 3)) > COLOURED).astype(ab.dtype))
 
 

@@ -302,7 +302,7 @@ def load(workdir: str, like: Variables, mean: Sequence[float], std: Sequence[flo
       ValueError: no such run, one of another method or form, on images of another normalisation, or of another
         architecture.
     """
-    from ssl_jax import checkpoint  # here, so that a method can be used where Orbax is not installed
+    from ssl_jax.run import checkpoint
 
     try:
         tree, record = checkpoint.restore_variables(workdir)

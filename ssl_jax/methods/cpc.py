@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import models, parallel, patches
+from ssl_jax import models, parallel
 from ssl_jax.losses.info_nce import info_nce_and_accuracy
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import normalize, online_trunk
@@ -33,6 +33,7 @@ from ssl_jax.models.context import GRUContext, RowContext
 from ssl_jax.models.heads import linear
 from ssl_jax.models.norm import ExampleNorm
 from ssl_jax.parallel import all_rows, named_key, row_ids, row_keys
+from ssl_jax.tasks import patches
 from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
 
 FORMS = ("image", "sequence")

@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import patches
 from ssl_jax.methods.relative_patch import siamese
 from ssl_jax.models.heads import MLP
 from ssl_jax.parallel import row_keys
+from ssl_jax.tasks import patches
 from ssl_jax.types import Array, Axis, Method, Plan
 
 

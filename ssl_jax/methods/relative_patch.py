@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import models, patches
+from ssl_jax import models
 from ssl_jax.methods import classification, init_parts, make_encode, online_trunk, run_parts
 from ssl_jax.models.heads import MLP, linear
 from ssl_jax.parallel import all_rows, my_rows, named_key
+from ssl_jax.tasks import patches
 from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
 
 CENTRE = 4

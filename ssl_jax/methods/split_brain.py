@@ -5,7 +5,7 @@
 Of an image in Lab the half f1 sees the lightness only and the half f2 the colours only, each with half the channels in
 every layer. Since neither sees what it must predict it cannot copy, and together they see everything, so the features
 are of the whole image, unlike those of ``colorization``. Both targets are means over 4 x 4 pixels: one of the bins of
-``lab.ab_bins``, one of 50 bins of width 2 of L.
+``colours.ab_bins``, one of 50 bins of width 2 of L.
 
 Reference: Zhang, Isola and Efros, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", 2017,
 sections 3.1 and 3.2 (arXiv:1611.09842).
@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import lab, models
+from ssl_jax import models
 from ssl_jax.methods import classification, init_parts, make_encode, online_trunk
 from ssl_jax.methods.colorization import make_bins, paint
 from ssl_jax.models.pixels import PlaceClassifier, quarter_size
 from ssl_jax.models.split import Split, half_width, halves
 from ssl_jax.parallel import named_key
+from ssl_jax.tasks import colours
 from ssl_jax.types import Array, LossOut, Method, Plan, Variables
 
 FROM = {"colours": 0, "lightness": 1}  # what is predicted, and from which half
@@ -58,7 +59,7 @@ def make(
     if not temperature > 0:
         raise ValueError(f"method.temperature={temperature} must be positive; the paper on colorization has 0.38")
     trunk_net = Split(half_width(encoder))
-    classes = {"colours": len(bins), "lightness": lab.L_BINS}
+    classes = {"colours": len(bins), "lightness": colours.L_BINS}
     heads = {
         name: PlaceClassifier(size, number, head_width, norm=encoder.norm, dtype=encoder.dtype)
         for name, number in classes.items()
@@ -77,7 +78,7 @@ def make(
     def predict(variables, images, *, train, axis=None):
         """Logits ``[b, s, s, classes]`` by name from Lab images, the trunk's outputs, the new statistics."""
         params, old, state = variables.params, variables.model_state, {}
-        x = lab.scaled(images)
+        x = colours.scaled(images)
         out, state["encoder"] = models.forward(trunk_net, params["encoder"], old["encoder"], x, train=train, axis=axis)
         seen, logits = halves(models.deepest(out)), {}
         for name, head in heads.items():
@@ -98,20 +99,20 @@ def make(
         return colours + lightness, LossOut(state, metrics, outputs={"features": out["features"]})
 
     def encode(variables, images, max_dim=None):
-        return features(variables, lab.scaled(lab.rgb_to_lab(images)), max_dim)
+        return features(variables, colours.scaled(colours.rgb_to_lab(images)), max_dim)
 
     def show(variables, images, key):
-        seen = lab.rgb_to_lab(images)
+        seen = colours.rgb_to_lab(images)
         logits, _, _ = predict(variables, seen, train=False)
-        middle = (np.arange(lab.L_BINS)[:, None] + 0.5) * (100 / lab.L_BINS)
-        lightness = lab.annealed_mean(logits["lightness"], middle, temperature)
+        middle = (np.arange(colours.L_BINS)[:, None] + 0.5) * (100 / colours.L_BINS)
+        lightness = colours.annealed_mean(logits["lightness"], middle, temperature)
         lightness = jax.image.resize(lightness, (*images.shape[:3], 1), "nearest").astype(images.dtype)
         flat, none = jnp.full_like(lightness, 60), jnp.zeros_like(seen[..., 1:])
         return {
             "half 1 input: lightness": paint(images, None),
-            "half 1 output: colours": paint(images, lab.annealed_mean(logits["colours"], bins, temperature)),
-            "half 2 input: colours": lab.lab_to_rgb(jnp.concatenate([flat, seen[..., 1:]], axis=-1)),
-            "half 2 output: lightness": lab.lab_to_rgb(jnp.concatenate([lightness, none], axis=-1)),
+            "half 1 output: colours": paint(images, colours.annealed_mean(logits["colours"], bins, temperature)),
+            "half 2 input: colours": colours.lab_to_rgb(jnp.concatenate([flat, seen[..., 1:]], axis=-1)),
+            "half 2 output: lightness": colours.lab_to_rgb(jnp.concatenate([lightness, none], axis=-1)),
             "image": images,
         }
 
@@ -129,7 +130,7 @@ class Task(NamedTuple):
 
 def task(images: Array, size: int, bins: np.ndarray) -> Task:
     """Ask for both parts of sRGB images ``[b, h, w, 3]`` at ``size`` x ``size`` places."""
-    images = lab.rgb_to_lab(images)
-    means = lab.pool(images, size)
-    _, nearest = lab.soft_encode(means[..., 1:], bins, neighbours=1, sigma=1.0)
-    return Task(images, nearest, lab.l_bins(means[..., 0]))
+    images = colours.rgb_to_lab(images)
+    means = colours.pool(images, size)
+    _, nearest = colours.soft_encode(means[..., 1:], bins, neighbours=1, sigma=1.0)
+    return Task(images, nearest, colours.l_bins(means[..., 0]))

@@ -10,7 +10,7 @@ no update, and its BatchNorm uses and keeps its running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 
 import jax
@@ -22,8 +22,9 @@ from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import linear
+from ssl_jax.optim.by_depth import by_path, from_update
 from ssl_jax.parallel import mean as mean_over_devices
-from ssl_jax.types import LossOut, Method, Plan, Tree, Variables
+from ssl_jax.types import LossOut, Method, Plan, Variables
 
 
 def make(
@@ -88,7 +89,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         def forward(still, params, state, images):
             networks = parts | {"encoder": encoder.clone(frozen_stages=still)}
-            params = _by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
+            params = by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
             out, state = run_parts(networks, params, state, images, train=True, axis=axis)
             return out["encoder"]["features"], out["classifier"], state
 
@@ -115,10 +116,10 @@ def make(
         if frozen or every:
             firsts = {every * (top - d) for d in range(below[frozen], top + 1)}
             groups: dict[Hashable, optax.GradientTransformation] = {"never": optax.set_to_zero()}
-            groups |= {f"from{first}": _from_update(tx, first) if first else tx for first in firsts}
-            tx = optax.partition(groups, _by_path(group))
+            groups |= {f"from{first}": from_update(tx, first) if first else tx for first in firsts}
+            tx = optax.partition(groups, by_path(group))
         if (layer_decay, head_rate) != (1, 1):  # last, so that adaptive optimizers and weight decay feel it
-            tx = optax.chain(tx, optax.stateless(lambda updates, params: _by_path(scale)(updates)))
+            tx = optax.chain(tx, optax.stateless(lambda updates, params: by_path(scale)(updates)))
         return tx
 
     def classify(variables, images):
@@ -134,34 +135,3 @@ def make(
         wrap_tx=wrap_tx,
         hooks={"classify": classify},
     )
-
-
-def _by_path(f: Callable) -> Callable[[Tree], Tree]:
-    """``f(path, leaf)`` of every leaf."""
-    return lambda tree: jax.tree_util.tree_map_with_path(f, tree)
-
-
-def _from_update(tx: optax.GradientTransformation, first: int) -> optax.GradientTransformation:
-    """``tx`` from update ``first`` on; before it no updates, and nothing is remembered but how late it is.
-
-    The schedule's count goes on while the rest of the state waits: what joins late learns at the rate of the others.
-    """
-
-    def init(params: Tree):
-        return jnp.int32(0), tx.init(params)
-
-    def update(updates, state, params=None):
-        count, waiting = state
-        updates, moved = tx.update(updates, waiting, params)
-
-        def if_learning(new, old):
-            return new if _is_clock(new) else jnp.where(count >= first, new, old)
-
-        updates = jax.tree.map(lambda u: if_learning(u, jnp.zeros_like(u)), updates)
-        return updates, (count + 1, jax.tree.map(if_learning, moved, waiting, is_leaf=_is_clock))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _is_clock(state) -> bool:
-    return isinstance(state, optax.ScaleByScheduleState)

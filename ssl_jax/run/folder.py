@@ -1,6 +1,6 @@
 """The folder of a run: one run at a time, what it was asked (``config.json``) and what came of it (``summary.json``).
 
-Checkpoints are :mod:`ssl_jax.checkpoint`'s and ``metrics.jsonl`` is :mod:`ssl_jax.writer`'s.
+Checkpoints are :mod:`ssl_jax.run.checkpoint`'s and ``metrics.jsonl`` is :mod:`ssl_jax.run.writer`'s.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 
-from ssl_jax import checkpoint
 from ssl_jax import config as configs
-from ssl_jax.writer import METRICS, advice, writing
+from ssl_jax.run import checkpoint
+from ssl_jax.run.writer import METRICS, advice, writing
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ssl_jax.data.colour import LUMA
+from ssl_jax.data.images.host_ops import LUMA
 from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis, Plan
 

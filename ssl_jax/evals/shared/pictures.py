@@ -9,9 +9,10 @@ import numpy as np
 
 from ssl_jax.config import Config
 from ssl_jax.data import feed as feeds
-from ssl_jax.data import pipeline, recipes
+from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source
-from ssl_jax.evals import figures, knn
+from ssl_jax.evals import knn
+from ssl_jax.evals.shared import figures
 from ssl_jax.types import Method, Variables
 
 EVAL_BATCH = 512
@@ -21,7 +22,7 @@ HOOKS = frozenset({"show", "reconstruct"})  # that :func:`tasks` draws
 
 def evaluation_images(config: Config, source: Source) -> np.ndarray:
     """Evaluation views ``[n, s, s, c]``; an image that cannot be read any more is black."""
-    batches = pipeline.eval_batches(
+    batches = stream.eval_batches(
         source,
         image_size=config.data.image_size,
         recipe_eval=recipes.get(config.data.recipe).evaluate,

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.config import Config
-from ssl_jax.data import device, recipes
-from ssl_jax.evals.online_probe import online_probe
+from ssl_jax.data.images import device, recipes
 from ssl_jax.experiment import batch_spec, make_method, make_schedule, make_tx
+from ssl_jax.online.probe import online_probe
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import Method, Plan, Probe, TrainState
 

@@ -30,8 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode, folder, records
-from ssl_jax.data.source import Source, check_labels, read_cache, sha256, write_cache
+from ssl_jax.data.cache import read_cache, write_cache
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import folder, records
+from ssl_jax.data.source import Source, check_labels, sha256
 
 log = logging.getLogger(__name__)
 

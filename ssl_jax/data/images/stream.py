@@ -1,12 +1,7 @@
 """Index-addressed batches: batch t is a function of (seed, t) alone, so a run resumes at once at any step.
 
-Each epoch of ``n // N`` steps goes through a permutation of the ``n`` examples that depends on (seed, epoch); row r of
-batch t is augmented with the stateless seed (seed, t * N + r). Nothing is stored and nothing depends on how many
-processes or threads share the work: the rows of all processes, one after the other, are the one-process batch.
-
-The permutation is one of all examples, whichever folder or shard they are in, and another in every epoch; its last
-``n % N`` examples are left out of that epoch. There is no shuffle buffer, whose order would be only as good as it is
-large; the price is a read from a random place for each example, where a buffer reads shards from end to end.
+Which examples it holds, ``data/order.py`` says; row r of batch t is augmented with the stateless seed (seed, t N + r).
+Nothing is stored and nothing depends on how many processes or threads share the work.
 
 A plain JPEG at which TensorFlow stops and which Pillow reads (see ``decode.py``) is read by Pillow, draw by draw. The
 first one costs one restart of the stream, which is ``careful`` from then on; what comes out is the same as if it had
@@ -25,35 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode, stand_ins, tensorflow
-from ssl_jax.data.recipes import Eval, Recipe, View
+from ssl_jax.data import tensorflow
+from ssl_jax.data.images import decode, stand_ins
+from ssl_jax.data.images.recipes import Eval, Recipe, View
+from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
 
 log = logging.getLogger(__name__)
-
-FOREVER = 1 << 62
-
-
-def indices(n: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The examples of batch ``step``, int64 ``[global_batch_size]``, out of ``n``. Needs no TensorFlow.
-
-    Raises:
-      ValueError: if there are fewer examples than rows.
-    """
-    if not 1 <= global_batch_size <= n:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} needs at least as many train examples, there are {n}; "
-            f"use a number from 1 to {n}"
-        )
-    epoch, batch = divmod(int(step), n // global_batch_size)
-    return _permutation(n, int(seed), epoch)[batch * global_batch_size : (batch + 1) * global_batch_size]
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    permutation = np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(n)
-    permutation.flags.writeable = False
-    return permutation
 
 
 def batches(
@@ -104,7 +77,7 @@ def batches(
         return drawn, int(step) * global_batch_size + np.arange(rows.start, rows.stop, dtype=np.int64)
 
     def views(shape, crop, number):
-        from ssl_jax.data import host
+        from ssl_jax.data.images import host
 
         tf = tensorflow()
         made = []
@@ -143,20 +116,6 @@ def _training(
             stand_ins.check(source, {*replaced, *broken}, max_unreadable, error)
             for i in broken:
                 stand_ins.find(source, i, replaced, error)
-
-
-def process_rows(global_batch_size: int, process: int, process_count: int) -> slice:
-    """The rows of a global batch that one process makes; ValueError where they cannot be split."""
-    if not 0 <= process < process_count:
-        raise ValueError(f"process {process} is out of range; use 0 to {process_count - 1}")
-    if global_batch_size < 1 or global_batch_size % process_count:
-        low = global_batch_size // process_count * process_count
-        choice = f"{low} or {low + process_count}" if low else f"{process_count}"
-        raise ValueError(
-            f"global_batch_size {global_batch_size} is not divisible by {process_count} processes; use {choice}"
-        )
-    local = global_batch_size // process_count
-    return slice(process * local, (process + 1) * local)
 
 
 def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) -> Any:
@@ -251,7 +210,7 @@ def eval_batches(
     images = source.columns.get("image")
     if images is not None and images.shape[1:3] == (image_size, image_size):
         return _in_memory(source, images, global_batch_size, rows)
-    from ssl_jax.data import host
+    from ssl_jax.data.images import host
 
     def image_of(shape, crop, number):
         return host.evaluate(recipe_eval, image_size, shape=shape, crop=crop)
@@ -273,7 +232,7 @@ def view_batches(
 
     What example i looks like depends on (seed, i) and the number of the view alone.
     """
-    from ssl_jax.data import host
+    from ssl_jax.data.images import host
 
     tf = tensorflow()
     rows = process_rows(global_batch_size, process, process_count)
@@ -310,7 +269,7 @@ def evaluation_view(images: np.ndarray, recipe_eval: Eval, image_size: int) -> n
     images = images.astype(np.float32)
     if images.shape[1:3] == (image_size, image_size):
         return images
-    from ssl_jax.data import host
+    from ssl_jax.data.images import host
 
     def one(image):
         def crop(box):

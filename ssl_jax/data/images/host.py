@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import zlib
 
-from ssl_jax.data import colour, randaugment
-from ssl_jax.data.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, RandAugment, Solarize, View
+from ssl_jax.data.images import host_ops, randaugment
+from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, RandAugment, Solarize, View
 
 
 def augment(view: View, seed, image_size: int, *, shape, crop):
@@ -190,8 +190,8 @@ def _jitter(image, op: Jitter, seed):
         contrast = around(1.0, u[2], op.contrast, 0.0)
         saturation = around(1.0, u[3], op.saturation, 0.0)
         hue = around(0.0, u[4], op.hue)
-        order = tf.gather(tf.constant(colour.ORDERS), _below(u[5], 24)) if op.random_order else None
-        return colour.jitter(
+        order = tf.gather(tf.constant(host_ops.ORDERS), _below(u[5], 24)) if op.random_order else None
+        return host_ops.jitter(
             image, brightness, contrast, saturation, hue, order, flavour=op.flavour, additive=op.additive
         )
 
@@ -199,7 +199,7 @@ def _jitter(image, op: Jitter, seed):
 
 
 def _gray(image, op: Gray, seed):
-    return _maybe(op.p, _uniform(seed, "Gray", 1)[0], image, lambda: colour.grayscale(image))
+    return _maybe(op.p, _uniform(seed, "Gray", 1)[0], image, lambda: host_ops.grayscale(image))
 
 
 def _blur(image, op: Blur, seed):
@@ -207,11 +207,11 @@ def _blur(image, op: Blur, seed):
     size = image.shape[0]
     radius = size // 20 if op.support == "tenth" else min(size - 1, round(4 * op.sigma[1]))
     sigma = _between(u[1], *op.sigma)
-    return _maybe(op.p, u[0], image, lambda: colour.gaussian_blur(image, sigma, radius, border=op.border))
+    return _maybe(op.p, u[0], image, lambda: host_ops.gaussian_blur(image, sigma, radius, border=op.border))
 
 
 def _solarize(image, op: Solarize, seed):
-    return _maybe(op.p, _uniform(seed, "Solarize", 1)[0], image, lambda: colour.solarize(image, op.threshold))
+    return _maybe(op.p, _uniform(seed, "Solarize", 1)[0], image, lambda: host_ops.solarize(image, op.threshold))
 
 
 def _noise(image, op: Noise, seed):

@@ -1,8 +1,8 @@
 """TFDS datasets as sources. Reads what lies on disk and never writes there, unless told to download.
 
 Images of one known shape that fit in memory are decoded once, by TFDS (tf.image), into one uint8 array. Others are
-decoded as :mod:`ssl_jax.data.decode` says, from their bytes in memory or, where those do not fit either, from where
-they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.records`).
+decoded as :mod:`ssl_jax.data.images.decode` says, from their bytes in memory or, where those do not fit either, from
+where they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.readers.records`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode, records, tensorflow
+from ssl_jax.data import tensorflow
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import records
 from ssl_jax.data.source import Source, check_labels, sha256
 
 READ_BATCH = 512

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import checkpoint, parallel
-from ssl_jax.data import pipeline, recipes
+from ssl_jax import parallel
+from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, sha256
-from ssl_jax.evals import features
-from ssl_jax.experiment import Run
-from ssl_jax.pictures import EVAL_BATCH
+from ssl_jax.evals.shared import features
+from ssl_jax.evals.shared.pictures import EVAL_BATCH
+from ssl_jax.run import checkpoint
+from ssl_jax.run.open import Run
 from ssl_jax.types import Variables
 
 LUMA = (0.299, 0.587, 0.114)
@@ -88,9 +89,9 @@ class CachedEncode:
             "process_count": jax.process_count(),
         }
         if several:
-            batches = pipeline.view_batches(part, views=what, seed=self.seed, **arguments)
+            batches = stream.view_batches(part, views=what, seed=self.seed, **arguments)
         else:
-            batches = pipeline.eval_batches(part, recipe_eval=what, **arguments)
+            batches = stream.eval_batches(part, recipe_eval=what, **arguments)
         compiled = self._compiled[several]
         with jax.set_mesh(self.mesh):
             found = features.extract(

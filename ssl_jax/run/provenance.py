@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from ssl_jax.experiment import Experiment, device_count
+from ssl_jax import parallel
+from ssl_jax.experiment import Experiment
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
 
@@ -24,7 +25,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     return {
         "plan": experiment.plan._asdict(),
         "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
-        "devices": device_count(config),
+        "devices": parallel.device_count(config.parallel.devices),
         **machine(),
     }
 

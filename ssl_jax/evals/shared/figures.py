@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,9 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
-
-if TYPE_CHECKING:
-    from ssl_jax.evals.geometry import Energies
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe & Ito 2008: told apart by the colour-blind, too
@@ -33,6 +30,25 @@ PANELS = (
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
     ("Gradient norm", "norm", ("grad_norm",)),
 )
+
+
+class Energies(NamedTuple):
+    """Energies ``-cos`` of pairs of views: histograms on ``edges [bins + 1]`` over [-1, 1], as shares of the pairs.
+
+    Attributes:
+      positive: two views of one image, ``[bins]``.
+      other: views of two images, ``[bins]``.
+      means: of the positive and of the other pairs.
+      gap: how much higher other pairs lie than positive ones; about 0 when the energy is flat, i.e. collapsed.
+      auc: chance that a positive pair lies below another pair, ties counting one half; 1/2 when collapsed.
+    """
+
+    edges: np.ndarray
+    positive: np.ndarray
+    other: np.ndarray
+    means: tuple[float, float]
+    gap: float
+    auc: float
 
 
 def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:

@@ -29,8 +29,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_jax.data import decode
-from ssl_jax.data.source import Source, read_cache, sha256, write_cache
+from ssl_jax.data.cache import read_cache, write_cache
+from ssl_jax.data.images import decode
+from ssl_jax.data.source import Source, sha256
 
 log = logging.getLogger(__name__)
 

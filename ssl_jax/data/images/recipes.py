@@ -1,7 +1,7 @@
 """Augmentation recipes as data: what each paper does to an image to make its views, in order, in numbers.
 
-Nothing here computes: ``data/host.py`` carries a recipe out with TensorFlow on the host, ``data/device.py`` with JAX on
-the device. A view is one crop, then operations in the order they are written. "tf" and "torch" name two families of
+Nothing here computes: ``host.py`` carries a recipe out with TensorFlow on the host, ``device.py`` with JAX on the
+device. A view is one crop, then operations in the order they are written. "tf" and "torch" name two families of
 formulas that share parameter names but not results: contrast about the mean of each channel against contrast about the
 mean of the grey image, saturation as a scale of S in HSV against a blend with the grey image.
 
@@ -102,7 +102,7 @@ class Noise(NamedTuple):
 
 
 class RandAugment(NamedTuple):
-    """``count`` of the fifteen operations of ``data/randaugment.py``, one after the other, on 8-bit levels.
+    """``count`` of the fifteen operations of ``data/images/randaugment.py``, one after the other, on 8-bit levels.
 
     Attributes:
       count: operations drawn, each anew.

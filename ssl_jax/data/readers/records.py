@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import decode
-from ssl_jax.data.source import read_cache, write_cache
+from ssl_jax.data.cache import read_cache, write_cache
+from ssl_jax.data.images import decode
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
 BROKEN = (

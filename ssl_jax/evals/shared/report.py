@@ -128,7 +128,7 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
     named = [(title, title.lower().replace(" ", "-"), content) for title, content in sections.items() if content]
     links = " ".join(f'<a href="#{anchor}">{title}</a>' for title, anchor, _ in named)
     parts = "\n".join(f'<section id="{key}"><h2>{title}</h2>{content}</section>' for title, key, content in named)
-    folder = resources.files("ssl_jax.evals")
+    folder = resources.files("ssl_jax.evals.shared")
     style, script = (folder.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
     policy = f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'"
     return (

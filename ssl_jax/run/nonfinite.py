@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from ssl_jax import checkpoint, parallel
+from ssl_jax import parallel
 from ssl_jax.data import feed as feeds
 from ssl_jax.experiment import Experiment
+from ssl_jax.run import checkpoint
 from ssl_jax.step import gradients
 from ssl_jax.types import TrainState, Tree
 
 INLINED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2")
 SHOWN = 8  # positions of the bad values that are told
-SPIKE_MEMORY, SPIKE_AT_LEAST = 20, 8
 
 
 class Origin(NamedTuple):
@@ -195,31 +195,6 @@ def _said(origin: Origin, examples: Sequence[int]) -> str:
     at = f" at {', '.join(str(tuple(p)) for p in origin.positions[:3])}" if origin.shape else ""
     number = f"{origin.count} of {int(np.prod(origin.shape))} numbers" if origin.shape else "a number"
     return f"the first bad tensor is {origin.path} ({number} {origin.kind}{at}{of})"
-
-
-def spike(losses: Sequence[float], loss: float | None, *, step: int, warmup_steps: int) -> str | None:
-    """Whether a logged loss stands far above those before it: by six deviations and a fifth of their size.
-
-    Args:
-      losses: the logged losses before it, the newest last; of the last 20 the median, and as deviation 1.4826 times
-        the median distance from it.
-      loss: the new one.
-      step, warmup_steps: of the run; the warmup is passed over.
-
-    Returns:
-      A warning, or None.
-    """
-    recent = np.asarray(losses[-SPIKE_MEMORY:], np.float64)
-    if loss is None or step <= warmup_steps or len(recent) < SPIKE_AT_LEAST:
-        return None
-    middle = float(np.median(recent))
-    deviation = 1.4826 * float(np.median(np.abs(recent - middle)))
-    if not loss - middle > max(6 * deviation, 0.2 * abs(middle)):
-        return None
-    return (
-        f"step {step}: the loss jumped to {loss:.4g}; it was {middle:.4g} (deviation {deviation:.2g}) over the last "
-        f"{len(recent)} lines of the log; if it does not come back, lower optim.learning_rate or set optim.clip_norm"
-    )
 
 
 def _name(path: Any) -> str:

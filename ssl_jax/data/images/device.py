@@ -28,9 +28,9 @@ import numpy as np
 from jax import lax
 
 from ssl_jax import parallel
-from ssl_jax.data import device_ops as ops
-from ssl_jax.data import randaugment
-from ssl_jax.data.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, RandAugment, Recipe, Solarize, View
+from ssl_jax.data.images import device_ops as ops
+from ssl_jax.data.images import randaugment
+from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, RandAugment, Recipe, Solarize, View
 from ssl_jax.types import Array, Axis, Batch, Views
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ssl_jax.data import decode, folder
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import folder
 from ssl_jax.data.source import Source
 
 log = logging.getLogger(__name__)

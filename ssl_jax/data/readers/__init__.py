@@ -1,0 +1,106 @@
+"""Readers: what lies on disk or in a package as sources; ``load`` reads what ``data.source`` names, and splits it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.data.cache import default_cache_dir
+from ssl_jax.data.readers.arrays import digits, npz
+from ssl_jax.data.source import Splits, split
+
+SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
+
+
+def load(
+    spec: str,
+    *,
+    data_dir: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    download: bool = False,
+    val_fraction: float = 0.1,
+    num_examples: int | None = None,
+    seed: int = 0,
+    verify: str | None = None,
+    max_unreadable: float = 0.01,
+    cache_dir: str | None = None,
+    memory_limit: int = 4 << 30,
+) -> Splits:
+    """Read a dataset and hold out validation and test.
+
+    Args:
+      spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
+        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
+        ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
+      data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
+      train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
+      test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
+        the examples, stratified).
+      download: let TFDS fetch and prepare a dataset that is not there.
+      val_fraction: part of train that is held out, stratified, between 0 and 1.
+      num_examples: use at most so many train examples (stratified; a smaller cap gives a subset of a larger one).
+      seed: of the choice of validation, test and ``num_examples``.
+      verify: how the images of a folder or of shards are checked when their index is built: ``full`` (decode all),
+        ``header``; default ``full`` up to 100,000 files.
+      max_unreadable: fraction of unreadable files above which a folder or shards are refused.
+      cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
+        ``~/.cache/ssl_jax``).
+      memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
+
+    Returns:
+      Splits of three sources.
+
+    Raises:
+      ValueError: with the fix, for a wrong spec, missing or broken data, too few examples.
+    """
+    if not 0.0 < val_fraction < 1.0:
+        raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1; 0.1 is the default")
+    if verify not in (None, "full", "header"):
+        raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
+    scheme, _, name = spec.partition(":")
+    cache = Path(cache_dir or default_cache_dir())
+    roles = {"train_split": train_split, "test_split": test_split}
+    if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
+        raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
+    if scheme == "digits" and not name:
+        train, test = digits(), None
+    elif scheme == "npz" and name:
+        train, test = npz(_path(name, data_dir))
+    elif scheme == "folder" and name:
+        from ssl_jax.data.readers import folder
+
+        train, test = folder.load(
+            _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
+        )
+    elif scheme in ("tar", "arrayrecord") and name:
+        from ssl_jax.data.readers import shards
+
+        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
+        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
+    elif scheme == "tfds" and name:
+        from ssl_jax.data.readers import tfds
+
+        train, test = tfds.load(
+            name, data_dir=data_dir, **roles, download=download, cache_dir=cache, memory_limit=memory_limit
+        )
+    else:
+        close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
+    return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+
+
+def _path(name: str, data_dir: str | None) -> Path:
+    for address in (name, data_dir or ""):
+        if "://" in address:
+            raise ValueError(f"{address!r} is an address; mount the bucket (gcsfuse, s3fs) and give a path below it")
+    try:
+        path = Path(name).expanduser()
+        path = path if path.is_absolute() or data_dir is None else Path(data_dir).expanduser() / path
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long, not ours to see, or below the home of nobody
+        raise ValueError(f"data.source path {name!r} cannot be looked at ({error}); give another") from error
+    return path

@@ -1,0 +1,1 @@
+"""What evaluators share: features, their cache, figures, protocols, intervals, the report."""

@@ -1,0 +1,170 @@
+"""Schedules, functions of the step: of the learning rate, of weight decay, of an EMA's tau."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from ssl_jax.types import Array
+
+Schedule = Callable[[Any], Any]  # step -> value
+
+
+def _as_float(step: Any) -> Array:
+    return jnp.asarray(step).astype(float)  # float: float32, or float64 where x64 is on
+
+
+def constant(value: float) -> Schedule:
+    """The same value at every step."""
+    return lambda step: jnp.full_like(_as_float(step), value)
+
+
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear warmup from 0, then half a cosine to 0, per step; SimCLR's and BYOL's.
+
+    ``lr(t) = peak t/W`` for t < W, then ``peak (1 + cos(pi (t-W)/(S-W))) / 2``; 0 from S on.
+
+    Args:
+      peak: highest value, reached at step W.
+      warmup_steps: W, 0 for none.
+      total_steps: S, the warmup included.
+
+    Returns:
+      step -> value.
+
+    Raises:
+      ValueError: unless 0 <= W < S (:func:`cut_warmup` shortens W).
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} is not in [0, total_steps={total_steps}); "
+            f"use {max(total_steps // 10, 0)} (cut_warmup)"
+        )
+
+    def schedule(step):
+        t = _as_float(step)
+        progress = jnp.minimum((t - warmup_steps) / (total_steps - warmup_steps), 1.0)
+        return jnp.where(t < warmup_steps, peak * t / max(warmup_steps, 1), _half_cosine(peak, progress))
+
+    return schedule
+
+
+def _half_cosine(peak: float, progress: Array) -> Array:
+    return peak * 0.5 * (1.0 + jnp.cos(math.pi * progress))
+
+
+def cosine_by_epoch(peak: float, steps_per_epoch: int, epochs: int, *, first_epoch: int = 0) -> Schedule:
+    """Half a cosine that is constant within an epoch, without warmup; MoCo's and SimSiam's.
+
+    ``lr(t) = peak (1 + cos(pi e/E)) / 2`` with ``e = first_epoch + t // steps_per_epoch``; 0 from epoch E on.
+
+    Args:
+      peak: value of epoch 0.
+      steps_per_epoch: steps in an epoch.
+      epochs: E.
+      first_epoch: index of the first epoch: 0, or 1 as MoCo's CIFAR-10 demo counts.
+
+    Returns:
+      step -> value.
+    """
+
+    def schedule(step):
+        epoch = first_epoch + jnp.asarray(step) // steps_per_epoch
+        return _half_cosine(peak, jnp.minimum(_as_float(epoch) / epochs, 1.0))
+
+    return schedule
+
+
+def step_decay(peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8), factor: float = 0.1) -> Schedule:
+    """Constant, multiplied by ``factor`` at given fractions of the run; MoCo v1's (epochs 120 and 160 of 200).
+
+    Args:
+      peak: first value.
+      total_steps: length of the run.
+      at: fractions of the run in (0, 1); epoch e of E is e / E.
+      factor: what the value is multiplied by at each.
+
+    Returns:
+      step -> value.
+
+    Raises:
+      ValueError: a fraction outside (0, 1).
+    """
+    for fraction in at:
+        if not 0 < fraction < 1:
+            raise ValueError(f"step_decay at={tuple(at)}: {fraction} is not a fraction in (0, 1); use epoch / epochs")
+    boundaries = [round(fraction * total_steps) for fraction in at]
+
+    def schedule(step):
+        value = jnp.full_like(_as_float(step), peak)
+        for boundary in boundaries:
+            value = jnp.where(jnp.asarray(step) >= boundary, value * factor, value)
+        return value
+
+    return schedule
+
+
+def linear(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, in equal steps."""
+    return lambda step: first + (last - first) * jnp.minimum(_as_float(step) / total_steps, 1.0)
+
+
+def cosine(first: float, last: float, total_steps: int) -> Schedule:
+    """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, along half a cosine.
+
+    The weight decay of DINO and I-JEPA, .04 to .4.
+    """
+    return lambda step: last + _half_cosine(first - last, jnp.minimum(_as_float(step) / total_steps, 1.0))
+
+
+def tau_schedule(tau0: float, total_steps: int) -> Schedule:
+    """BYOL's EMA coefficient, from tau0 at step 0 to 1 at step K = total_steps.
+
+    ``tau(k) = 1 - (1 - tau0) (1 + cos(pi k/K)) / 2``
+
+    For a constant coefficient (MoCo) use :func:`constant`.
+
+    Reference: Grill et al., "Bootstrap Your Own Latent", 2020, section 3.2.
+    """
+    if not 0 <= tau0 <= 1 or total_steps < 1:
+        raise ValueError(f"tau_schedule needs tau0 in [0, 1] and total_steps >= 1, got {tau0} and {total_steps}")
+    return lambda step: 1.0 - _half_cosine(1.0 - tau0, jnp.minimum(_as_float(step) / total_steps, 1.0))
+
+
+def peak_rate(base: float, global_batch_size: int, scale: str) -> float:
+    """Peak learning rate for a global batch of N images.
+
+    Args:
+      base: base rate.
+      global_batch_size: N.
+      scale: "linear": ``base * N / 256`` (Goyal et al., 2017); "sqrt": ``base * sqrt(N)``, the form of SimCLR v2, whose
+        base is 0.1 (and of SimCLR v1's table B.1, base 0.075), not relative to 256; "none": ``base``.
+
+    Returns:
+      The rate.
+
+    Raises:
+      ValueError: an unknown scale.
+    """
+    if scale == "linear":
+        return base * global_batch_size / 256
+    if scale == "sqrt":
+        return base * math.sqrt(global_batch_size)
+    if scale == "none":
+        return base
+    raise ValueError(f"unknown learning-rate scale {scale!r}; use 'linear', 'sqrt' or 'none'")
+
+
+def cut_warmup(warmup_steps: int, total_steps: int) -> tuple[int, str | None]:
+    """A warmup not shorter than the run is cut to 10 % of it, so that a short trial of a long recipe runs.
+
+    Returns:
+      The warmup steps to use, and a message if they were cut.
+    """
+    if warmup_steps < total_steps:
+        return warmup_steps, None
+    cut = total_steps // 10
+    return cut, f"warmup of {warmup_steps} steps does not fit a run of {total_steps}; using {cut} (10 %)"

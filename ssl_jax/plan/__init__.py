@@ -1,0 +1,1 @@
+"""What a step costs, before it is paid for: compiled from shapes alone."""

@@ -1,0 +1,126 @@
+"""A run as processes: set up before the first device is used, refused together, ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+
+MOST_DEVICES = 256  # of one process; more simulated ones only fail later
+
+
+HEARTBEAT_TIMEOUT = 100
+
+
+SAID = 2000  # bytes of what a process says to the others
+
+
+GOOGLE = "0x1ae0"  # as a vendor of PCI devices
+
+
+# libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
+WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # plans side by side
+}
+
+
+def configure(devices: int | None, *, deterministic: bool = False, heartbeat_timeout: int = HEARTBEAT_TIMEOUT) -> None:
+    """Simulated CPU devices, deterministic GPU kernels, other processes: call before the first use of a device.
+
+    Several processes form one run where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are
+    set, and on a TPU pod or under srun with several tasks, where JAX finds them by itself.
+
+    Args:
+      devices: of all processes together. On a CPU so many are simulated; elsewhere this has no effect.
+      deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
+        replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
+      heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
+    """
+    without_tpu()
+    if deterministic:
+        flag = "--xla_gpu_deterministic_ops=true"
+        if flag not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    address, processes = os.environ.get("JAX_COORDINATOR_ADDRESS"), int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+    if devices is not None and devices > MOST_DEVICES * processes:
+        raise ValueError(f"parallel.devices={devices}: a process has at most {MOST_DEVICES} devices; use fewer")
+    if devices is not None and devices > processes:
+        # RuntimeError: devices exist already; if they are too few, the experiment's check says so.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices // processes)
+    if address:
+        rank = os.environ.get("JAX_PROCESS_ID")
+        if rank is None or "JAX_NUM_PROCESSES" not in os.environ:
+            raise ValueError("JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID, too")
+        jax.distributed.initialize(address, processes, int(rank), heartbeat_timeout_seconds=heartbeat_timeout)
+    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+
+
+def without_tpu() -> None:
+    """Keep libtpu quiet, or out, where it is installed and there is no TPU: call before the first use of a device."""
+    if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
+        return
+    for name, value in WITHOUT_TPU.items():
+        os.environ.setdefault(name, value)
+    # A container may hide the files of a TPU, but not its maker; others than CPU and TPU come as plugins.
+    makers = {Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor")}
+    plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")
+    if GOOGLE not in makers and not plugins and "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
+
+
+@contextlib.contextmanager
+def ending_together():
+    """Within it the death of another process ends this one with a line and code 1, instead of a hang.
+
+    A collective that has lost a peer raises; leaving Python as usual would then wait for that peer. Where none is
+    under way, JAX's coordination service ends this process itself once the heartbeat is missed.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        said = str(error).strip().splitlines()[0][:200]
+        print(
+            f"process {jax.process_index()} of {jax.process_count()} stops: another one has died or does not answer "
+            f"({said}); start the same command again on all hosts, and it goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def refusing_together():
+    """Within it what one process refuses or cannot write, a ValueError or OSError, ends all of them with its text.
+
+    Else the others would wait for it in the first collective. Every process enters it and leaves it, however it does.
+    """
+    own: ValueError | OSError | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        own = error
+    if jax.process_count() > 1:
+        said = "" if own is None else f"{'write' if isinstance(own, OSError) else 'value'} {own}"
+        room = np.frombuffer(said.encode()[:SAID].ljust(SAID, b"\0"), np.uint8)
+        everywhere = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in process_allgather(room)]
+        kind, _, text = next(filter(None, everywhere), "").partition(" ")
+        if kind and own is None:
+            own = OSError(text) if kind == "write" else ValueError(text)
+    if own is not None:
+        raise own

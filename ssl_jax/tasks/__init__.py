@@ -1,0 +1,1 @@
+"""What pretext tasks are made of: patches, and colours in Lab."""
