@@ -157,7 +157,7 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return readers.load(config.data.source, **arguments)
+    return readers.load(config.data.source, **arguments, unlabelled=config.data.get("unlabelled"))
 
 
 def _plan_without_data(config: Config) -> Plan:
