@@ -328,8 +328,7 @@ def build_index(
     if old and old.get("check") != CHECK:
         index.full[kept] = False
     fresh = np.array([listed.fresh for listed in looked.values()])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # on a network each look takes its time
-        stats = pool.map(_stat, [os.path.join(root, path) for path in paths], chunksize=1024)
+    stats = _stats([os.path.join(root, path) for path in paths])
     for i, (size, mtime) in enumerate(stats):
         kept[i] &= (index.size[i], index.mtime[i]) == (size, mtime)
         index.size[i], index.mtime[i] = size, mtime
@@ -372,6 +371,14 @@ def _stat(path: str) -> tuple[int, int]:
     except OSError:  # a dangling link
         return -1, 0
     return stat.st_size, stat.st_mtime_ns
+
+
+def _stats(paths: list[str]) -> Iterator[tuple[int, int]]:
+    """Size and time of each file; on a network every look takes its time."""
+    parts = [paths[i : i + 1024] for i in range(0, len(paths), 1024)]
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(lambda part: [*map(_stat, part)], parts):
+            yield from found
 
 
 Checked = tuple[int, bool, np.ndarray]
