@@ -131,6 +131,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
+    for note in splits.notes:
+        say(note)
     known = sources.join(splits.train, splits.val)
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are

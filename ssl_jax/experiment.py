@@ -26,7 +26,8 @@ class Experiment(NamedTuple):
     """The parts of a run.
 
     Attributes:
-      notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
+      notes: what was decided on the way (what of the data is used, peak rate, a warmup cut short), one line each, to be
+        printed.
       feed: how the training examples reach the step.
     """
 
@@ -107,7 +108,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=(*notes, *feeds.describe(feed)),
+        notes=(*splits.notes, *notes, *feeds.describe(feed)),
         feed=feed,
     )
 
