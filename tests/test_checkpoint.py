@@ -487,10 +487,10 @@ def test_every_file_cut_emptied_flipped_or_gone_is_damage_or_does_no_harm(tmp_pa
             try:
                 assert_same_bits(checkpoint.restore(tmp_path, state)[0], state)
             except ValueError as error:
-                assert "no usable checkpoint under " in str(error), error
-                noticed.add(file.relative_to(place).parts[-1])
+                noticed.add((file.name, str(error).startswith("no usable checkpoint under ")))
             file.write_bytes(good)
-    assert {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"} <= noticed
+    assert {(name, True) for name in ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")} <= noticed
+    assert all(in_our_words for _, in_our_words in noticed)
     assert checkpoint.steps(tmp_path) == [1]
 
 
@@ -552,7 +552,7 @@ def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
     assert place.is_dir()
 
 
-@pytest.mark.parametrize("name", ["exp[1]", "st*r", "q? 50%", "ünï 日本", "it's \"q\" & $x; {y}#", "-x"])
+@pytest.mark.parametrize("name", ["exp[1]", "st*r", "q? 50%", "ünï 日本", 'it\'s "q" & $x; {y}#', "-x"])
 def test_any_name_of_a_folder(name, tmp_path):
     state = make_state(1, jax.random.key(1), 4)
     for other in ("exp1", "star", "qx 50%"):  # what a pattern would find, too
