@@ -114,7 +114,7 @@ def load(
     if len(sources) == 1:
         return sources[0], None
     seen = [_held(listing, index, rows, looked, full) for listing in listings]
-    notes = overlap.check(*seen, str(root), (f"{train_name}/", f"{test_name}/"))
+    notes = overlap.check(seen[0], seen[1], str(root), (f"{train_name}/", f"{test_name}/"))
     return sources[0], dataclasses.replace(sources[1], notes=(*sources[1].notes, *notes))
 
 

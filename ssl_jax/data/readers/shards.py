@@ -95,7 +95,7 @@ def load(
     if len(sources) == 1:
         return sources[0], None
     seen = [_held(part, tables, full) for part, tables in zip(parts, listed, strict=True)]
-    notes = overlap.check(*seen, str(path), (str(chosen[0]), str(chosen[1])))
+    notes = overlap.check(seen[0], seen[1], str(path), (str(chosen[0]), str(chosen[1])))
     return sources[0], dataclasses.replace(sources[1], notes=(*sources[1].notes, *notes))
 
 
