@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
 Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 
@@ -24,6 +25,8 @@ FREE_ON_RESUME = (
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.table_limit",  # the views have the same bits wherever the images lie
 )
+
+RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
 POSITIVE = (
     *("optim.learning_rate", "data.image_size", "data.global_batch_size", "data.memory_limit"),
@@ -111,7 +114,11 @@ def _apply(config: Config, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"--config.{key} has no value; write --config.{key}=VALUE")
+    key = RENAMED.get(key, key)
     *parents, last = key.split(".")
+    if parents == ["init_from"]:
+        _give(config, last, text)
+        return
     node: Any = config
     for parent in parents:
         node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
@@ -142,6 +149,36 @@ def _apply(config: Config, override: str) -> None:
         node[last] = value
     except (TypeError, ValueError):
         raise ValueError(f"config.{key}={text} is not of type {kind.__name__}, e.g. {node[last]!r}") from None
+
+
+def _give(config: Config, part: str, source: str) -> None:
+    """``init_from.PART``: one of several networks that the run is given at its start."""
+    given = starts(config)
+    if source.lower() in ("none", "null"):
+        given.pop(part, None)
+    else:
+        given[part] = source
+    with config.unlocked():
+        del config["init_from"]
+        config.init_from = ConfigDict(given) if given else placeholder(str)
+
+
+def starts(config: Config) -> dict[str, str]:
+    """``init_from`` by part; a run or file by itself is the encoder's."""
+    given = config.init_from
+    return {} if not given else {"encoder": given} if isinstance(given, str) else dict(given)
+
+
+def modern(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys of today: ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once."""
+    method = dict(stored.get("method", {}))
+    if "autoencoder" not in method:
+        return dict(stored)
+    run, first = method.pop("autoencoder"), stored.get("init_from")
+    if run is None:
+        return {**stored, "method": method}
+    given = ({"encoder": first} if first else {}) | {"autoencoder": run}
+    return {**stored, "method": {**method, "autoencoder_steps": 0}, "init_from": given}
 
 
 def _drop_arguments(config: Config, part: str, name: str) -> None:
@@ -317,7 +354,7 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
     Returns:
       (refused, free): each ``{key: (stored value, new value)}``; ``free`` holds those that a resumption may change.
     """
-    old, new = flatten(stored), flatten(config)
+    old, new = flatten(modern(stored)), flatten(config)
     changed = {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
     free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free

@@ -34,30 +34,30 @@ def init_state(
     *,
     views: Views | None = None,
     probe: Probe | None = None,
-    trunk: tuple[Tree, Tree] | None = None,
+    given: Mapping[str, tuple[Tree, Tree]] | None = None,
 ) -> TrainState:
     """The state before the first step, built inside one jit so that every leaf is born where it belongs.
 
     Args:
       key: root of all random bits of the run; stored in the state and never advanced.
       batch: a global batch as the step will see it, placed on ``mesh``.
-      trunk: (params, model_state) of a pretrained encoder, for ``init_from``.
+      given: trained networks by part, as ``run.open.load_given`` reads them for ``init_from``.
     """
     init = make_init(method, tx, views=views, probe=probe)
     with jax.set_mesh(mesh):
-        shardings = parallel.state_shardings(jax.eval_shape(init, key, batch, trunk), mesh)
-        return jax.jit(init, out_shardings=shardings)(key, batch, trunk)
+        shardings = parallel.state_shardings(jax.eval_shape(init, key, batch, given), mesh)
+        return jax.jit(init, out_shardings=shardings)(key, batch, given)
 
 
 def make_init(
     method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, probe: Probe | None = None
 ):
-    """A pure ``init(key, batch, trunk) -> TrainState``, to be jitted or only traced for the shapes of a state."""
+    """A pure ``init(key, batch, given) -> TrainState``, to be jitted or only traced for the shapes of a state."""
 
-    def init(key, batch, trunk):
+    def init(key, batch, given):
         if views is not None:
             batch = views(batch, parallel.named_key(key, "views"), None)
-        variables = method.init(parallel.named_key(key, "init"), batch, trunk)
+        variables = method.init(parallel.named_key(key, "init"), batch, given)
         probe_state = None
         if probe is not None:
             _, out = jax.eval_shape(lambda v, b: method.loss(v, b, key, jnp.int32(0), None), variables, batch)
