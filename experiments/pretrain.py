@@ -112,7 +112,8 @@ def report(summary: dict, workdir: Path) -> None:
         return "not measured" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
     print(f"\n{workdir}")
-    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", "images_per_sec"):
+    rates = [key for key in summary if key.endswith("_per_sec")]
+    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", *rates):
         print(f"  {key:16} {shown(summary[key])}")
     table = summary.get("label_efficiency")
     if table:

@@ -6,7 +6,6 @@ Everything here happens before a device is touched or a file written. Every refu
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import math
 import sys
@@ -16,6 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
+
+from ssl_jax.names import hint, nearest
 
 Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 
@@ -65,9 +66,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "see: python experiments/pretrain.py --list"
-        raise ValueError(f"config file {path} does not exist; {hint}")
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+        fix = f"did you mean {path.parent / near}?" if near else "see: python experiments/pretrain.py --list"
+        raise ValueError(f"config file {path} does not exist; {fix}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is not Python; its name must end in .py")
@@ -223,10 +224,10 @@ def known_keys(config: Config) -> list[str]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """One line for a key that does not exist, with the nearest that does."""
     known = list(known)
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.4)
+    near = nearest(key, known, cutoff=0.4)
     if not near:  # the right last word under another parent
-        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"--{key} is unknown" + (f"; did you mean --{near[0]}?" if near else f"; known: {', '.join(known)}")
+        near = next((k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]), None)
+    return f"--{key} is unknown" + (f"; did you mean --{near}?" if near else f"; known: {', '.join(known)}")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -275,9 +276,9 @@ def check(config: Config) -> None:
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             named = [str(c) for c in choices if c is not None]
-            near = difflib.get_close_matches(str(flat[key]), named, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
+            raise ValueError(
+                f"config.{key}={flat[key]!r} is unknown; {hint(flat[key], named)}known: {', '.join(named)}"
+            )
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
     for key in ("train.steps", "train.epochs"):  # steps are counted in int32
         _refuse(flat, key, flat[key] is not None and flat[key] >= 1 << 31, "must be below 2**31")

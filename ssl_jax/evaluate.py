@@ -26,7 +26,7 @@ from ssl_jax.data.images import recipes
 from ssl_jax.data.source import Splits
 from ssl_jax.evals import Accuracy, Fitted
 from ssl_jax.evals.shared import figures, pictures, report, robustness
-from ssl_jax.evals.shared.encode import CachedEncode
+from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.experiment import build, load_splits, to_json
 from ssl_jax.run import checkpoint
 from ssl_jax.run.folder import read_summary
@@ -131,6 +131,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
+    for note in splits.notes:
+        say(note)
     known = sources.join(splits.train, splits.val)
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
@@ -143,7 +145,9 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     max_dim = options.get("features", {}).get("max_dim")
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
-    encode = CachedEncode(run, mesh, place / "features", max_dim, config.seed, say)
+    plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
+    recipe = recipes.get(run.config.data.recipe)
+    encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings = {}, {}
     for name in names:
         given = _defaults(run.config, name, known) | options.get(name, {})
@@ -244,9 +248,10 @@ def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> l
     """The training curves, what the method sees and is asked, and nearest neighbours."""
     with suppress(ValueError, OSError):  # a run that logged nothing
         figures.curves(read_metrics(run.workdir / "metrics.jsonl"), folder / "curves.png")
-    pictures.views(config, bank, folder / "views.png")
-    pictures.neighbours(config, found[0], bank, found[1], queries, folder / "neighbours.png")
-    pictures.tasks(config, run.method, run.variables, queries, folder)
+    if run.modality.shown:
+        pictures.views(run.modality, config.seed, bank, folder / "views.png")
+        pictures.neighbours(run.modality, found[0], bank, found[1], queries, folder / "neighbours.png")
+    pictures.tasks(run.modality, config.seed, run.method, run.variables, queries, folder)
     return [
         report.Figure(path, title, caption, "pictures")
         for name, (title, caption) in PICTURES.items()
@@ -341,7 +346,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
 
 def plain_recipe(name: str) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
-    ops = [op for view in recipes.get(name).views for op in view.ops]
+    recipe = recipes.get(name)
+    if not isinstance(recipe, recipes.Recipe):  # data that are no images
+        return name
+    ops = [op for view in recipe.views for op in view.ops]
     return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
 
 

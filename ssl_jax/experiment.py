@@ -6,7 +6,6 @@ It refuses what cannot run before anything is compiled or written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
 from ssl_jax.data.images import recipes
 from ssl_jax.data.modality import Modality
+from ssl_jax.names import hint
 from ssl_jax.online.probe import online_probe
 from ssl_jax.types import Method, Plan, Probe, Variables
 
@@ -47,7 +47,7 @@ class Experiment(NamedTuple):
     Attributes:
       modality: what kind of data they are.
       feed: how the training examples reach the step.
-      notes: what was decided on the way, one line each, to be printed.
+      notes: what was decided on the way, what of the data is used first, one line each, to be printed.
     """
 
     config: Config
@@ -115,11 +115,12 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
             f"those of {data.source} do not (data.table_limit={data.table_limit}, images in memory only); set it to 1"
         )
     parts = make_parts(config, plan)
+    _check_given(config, parts.method)
     try:
         _trace(parts.method, config, modality, plan)
     except (TypeError, ZeroDivisionError, IndexError) as error:  # an argument that no check foresaw
         raise _cannot_be(config, error) from None
-    parts = parts._replace(notes=(*parts.notes, *feed.notes))
+    parts = parts._replace(notes=(*splits.notes, *parts.notes, *feed.notes))
     return Experiment(config, plan, splits, modality, feed, **parts._asdict())
 
 
@@ -163,6 +164,20 @@ def _total_steps(config: Config, steps_per_epoch: int) -> int:
             "with method.frozen=encoder and unfreeze_every=0"
         )
     return total
+
+
+def _check_given(config: Config, method: Method) -> None:
+    """Refuse ``init_from`` of parts that the method does not have, and a lack of those that it needs."""
+    given, known = configs.starts(config), ("encoder", *method.parts)
+    for part in given:
+        if part not in known:
+            raise ValueError(
+                f"init_from.{part} is no part of {config.method.name}; {hint(part, known)}known: {', '.join(known)}"
+            )
+    for part in (name for name, part in method.parts.items() if part.needed and name not in given):
+        raise ValueError(
+            f"method.name={config.method.name!r} needs init_from.{part}, the folder of a run; or let it be trained"
+        )
 
 
 def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> None:

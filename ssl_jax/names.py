@@ -19,10 +19,23 @@ def hint(word: Any, known: Iterable[str], *, cutoff: float = 0.6, form: str = "{
     return "" if name is None else f"did you mean {form.format(name)}? "
 
 
+def refuse_unknown(value: Any, known: Iterable[str], what: str) -> None:
+    """ValueError in one line, with the nearest known name, for a ``value`` that is not among them.
+
+    Args:
+      what: the value is of, e.g. "method.name=", or a word with a space.
+    """
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{what}{value!r} is unknown; {hint(value, known)}known: {', '.join(map(str, known))}")
+
+
 def is_imported(name: Any) -> bool:
     """Whether a name means something outside of this package: ``package.module:name``."""
-    return isinstance(name, str) and name.count(":") == 1 and all(
-        word.isidentifier() for word in name.replace(":", ".").split(".")
+    return (
+        isinstance(name, str)
+        and name.count(":") == 1
+        and all(word.isidentifier() for word in name.replace(":", ".").split("."))
     )
 
 
@@ -40,7 +53,8 @@ def imported(name: str, key: str) -> Any:
         found = importlib.import_module(module)
     except Exception as error:  # whatever the file does wrong
         raise ValueError(
-            f"{key}={name!r}: {module} cannot be imported ({type(error).__name__}: {error}); is its folder in PYTHONPATH?"
+            f"{key}={name!r}: {module} cannot be imported ({type(error).__name__}: {error}); is its folder in "
+            "PYTHONPATH?"
         ) from error
     if not hasattr(found, attribute):
         meant = hint(attribute, vars(found))

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.experimental.multihost_utils import global_array_to_host_local_array, host_local_array_to_global_array
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.online.collapse import projection_moments
@@ -192,16 +194,31 @@ class Step:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if self.mode == "pmap":
-            return self._mapped(batch)(state, batch)
+            state, metrics = self._mapped(batch)(self._by_device(state), batch)
+            return self._whole(state), metrics
         with jax.set_mesh(self.mesh):
             return self.function(state, batch)
 
     def lower(self, state: TrainState, batch: Batch):
         """The lowered program, for cost analysis and ahead-of-time compilation."""
         if self.mode == "pmap":
-            return self._mapped(batch).lower(state, batch)
+            return self._mapped(batch).lower(self._by_device(state), batch)
         with jax.set_mesh(self.mesh):
             return self.function.lower(state, batch)
+
+    def _by_device(self, state: TrainState) -> TrainState:
+        """``rows`` as pmap has them, ``[devices, b / devices, ...]`` of this process; elsewhere they are ``[b, ...]``."""
+        if state.rows is None:
+            return state
+        local = len(self.mesh.local_devices)
+        rows = global_array_to_host_local_array(state.rows, self.mesh, P(parallel.DATA))
+        return state.replace(rows=jax.tree.map(lambda a: a.reshape(local, -1, *a.shape[1:]), rows))
+
+    def _whole(self, state: TrainState) -> TrainState:
+        if state.rows is None:
+            return state
+        rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), state.rows)
+        return state.replace(rows=host_local_array_to_global_array(rows, self.mesh, P(parallel.DATA)))
 
     def _mapped(self, batch: Batch):
         if "table" in batch:

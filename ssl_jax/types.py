@@ -84,7 +84,7 @@ class LossOut(NamedTuple):
 
 
 class Vocab(NamedTuple):
-    """How many tokens there are, and which of them are special; padding is 0 everywhere, None: there is no such token."""
+    """How many tokens there are, and which are special; padding is 0 everywhere, None: there is no such token."""
 
     size: int
     pad: int = 0
@@ -144,10 +144,10 @@ class Method(NamedTuple):
       update_aux: ``(variables, carry, step) -> aux``, after the optimizer: NEW params and model_state, OLD aux; no
         collectives.
       wrap_tx: ``(tx) -> tx``: parts with their own rates, frozen parts, projected parameters.
-      hooks: optional, name -> ``f(variables, inputs)``: "classify" (logits ``[b, k]``), "reconstruct", "energy", "show";
-        and "score": ``f(variables, batch, key, rows) -> ({name: (sum, count)}, rows)``, what the method makes of
-        held-out batches, in inference mode, padding (rows with ``"index"`` -1) not counted; the first name is the one
-        to be small, by which the best checkpoint is kept.
+      hooks: optional, name -> ``f(variables, inputs)``: "classify" (logits ``[b, k]``), "reconstruct", "energy",
+        "show"; and "score": ``f(variables, batch, key, rows) -> ({name: (sum, count)}, rows)``, what the method makes
+        of held-out batches, in inference mode; rows whose ``"index"`` is -1 are padding and do not count. ``rows`` is
+        None at first. One name is "loss", by the least of which the best checkpoint is kept.
       parts: what ``init`` may be given besides the encoder, by name.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from pictures import noise
@@ -177,3 +179,12 @@ def test_npz_missing_or_broken(load, tmp_path):
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:5000])
     with pytest.raises(ValueError, match="npz"):
         load(f"npz:{tmp_path}/x.npz")
+
+
+def test_what_a_reader_says_is_said_once():
+    """It stays with every part of a dataset, and a run and an evaluation print it."""
+    whole = dataclasses.replace(source.from_arrays(np.zeros((20, 4, 4), np.uint8)), notes=("5 of .txt passed over",))
+    test = dataclasses.replace(whole, notes=("5 of .txt passed over", "2 cannot be read"))
+    parts = source.split(whole, test, spec="x", val_fraction=0.1, num_examples=None, seed=0)
+    assert parts.val.notes == parts.train.notes == whole.notes
+    assert parts.notes == source.join(parts.train, parts.test).notes == test.notes

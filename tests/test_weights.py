@@ -21,7 +21,7 @@ from experiments import pretrain
 from ssl_jax import experiment, train
 from ssl_jax.interop import weights
 from ssl_jax.run import checkpoint, processes
-from ssl_jax.run.open import _named, load_trunk
+from ssl_jax.run.open import _named, load_given
 
 RNG = np.random.default_rng(0)
 PARAMS = {"conv": {"kernel": RNG.normal(size=(3, 3, 1, 4)).astype(np.float32)}, "scale": np.float32(2.5)}
@@ -288,7 +288,8 @@ def test_a_file_gives_the_trunk_that_the_workdir_gives(method, workdir, exported
     np.savez(tmp_path / "x.npz", **named)
     made = experiment.build(runs.config(method))
     want, *found = (
-        load_trunk(str(path), made.method, made.config, made.plan) for path in (workdir, exported, tmp_path / "x.npz")
+        load_given({"encoder": str(path)}, made.method, made.modality, made.config, made.plan)["encoder"]
+        for path in (workdir, exported, tmp_path / "x.npz")
     )
     for trunk in found:
         same(trunk, want)

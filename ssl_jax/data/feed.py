@@ -12,10 +12,10 @@ class Feed(NamedTuple):
     """How training examples reach the step.
 
     Attributes:
-      batches: ``(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None)``: an iterator of NumPy
-        batches from step ``start_step`` on, this process's rows of each, without ``"table"``. Batch t is a function of
-        the seed and t alone, and any ``start_step`` costs the same. To the set ``unreadable`` are added the examples
-        that this process found broken and replaced.
+      batches: ``(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None)``: an iterator of
+        NumPy batches from step ``start_step`` on, this process's rows of each, without ``"table"``. Batch t is a
+        function of the seed and t alone, and any ``start_step`` costs the same. To the set ``unreadable`` are added
+        the examples that this process found broken and replaced.
       steps_per_epoch: once through the examples (of two parts: through the unlabelled one).
       num_examples: that are drawn from.
       views: what the step makes views with; None where they come ready.

@@ -35,6 +35,7 @@ class Source:
       fingerprint: sha256 that changes when the data do.
       channels: of the images that the records decode to.
       unreadable: relative paths of files that were left out because they cannot be decoded.
+      notes: what a reader decided and what it passed over, one line each, to be printed to whoever uses the data.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -43,6 +44,7 @@ class Source:
     fingerprint: str
     channels: int = 3
     unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -55,6 +57,15 @@ class Source:
         """The columns of example ``i`` and its ``"label"`` (-1 if unknown)."""
         label = -1 if self.labels is None else self.labels[i]
         return {name: column[i] for name, column in self.columns.items()} | {"label": np.int32(label)}
+
+    def in_colour(self) -> Source:
+        """Grey images with three equal channels, for an encoder that takes colour; others as they are."""
+        if self.channels != 1:
+            return self
+        columns = dict(self.columns)
+        if "image" in columns:
+            columns["image"] = np.broadcast_to(columns["image"], (*columns["image"].shape[:-1], 3))  # no copy
+        return dataclasses.replace(self, columns=columns, channels=3)
 
     def take(self, indices: np.ndarray) -> Source:
         """The examples at ``indices``, in that order; the fingerprint is derived from this one's and the indices."""
@@ -75,6 +86,7 @@ def join(first: Source, second: Source) -> Source:
         columns={name: np.concatenate([column, second.columns[name]]) for name, column in first.columns.items()},
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
 
 
@@ -84,6 +96,11 @@ class Splits(NamedTuple):
     train: Source
     val: Source
     test: Source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the dataset, each line once."""
+        return tuple(dict.fromkeys(note for part in self for note in part.notes))
 
 
 def split(

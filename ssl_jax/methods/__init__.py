@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.names import hint, imported, is_imported
+from ssl_jax.names import imported, is_imported, refuse_unknown
 from ssl_jax.parallel import named_key
 from ssl_jax.types import Array, Axis, Batch, Tree, Variables
 
@@ -31,9 +31,7 @@ def get(name: str) -> Callable:
     """
     if is_imported(name):
         return imported(name, "method.name")
-    known = names()
-    if name not in known:
-        raise ValueError(f"method.name={name!r} is unknown; {hint(name, known)}known: {', '.join(known)}")
+    refuse_unknown(name, names(), "method.name=")
     return importlib.import_module(f"ssl_jax.methods.{name}").make
 
 
@@ -98,7 +96,7 @@ def _features(outputs: Mapping[str, Array]) -> Array:
 def init_parts(
     parts: Parts, key: Array, images: Array, given: Given = None, *, read: Read = _features
 ) -> tuple[Tree, Tree]:
-    """(params, model_state) of every part; those in ``given`` are taken as they are, ``read`` is as in ``run_parts``."""
+    """(params, model_state) of every part; those in ``given`` are taken as they are, ``read`` as in ``run_parts``."""
     params, state, x = {}, {}, images
     for name, module in parts.items():
         params[name], state[name] = (given or {}).get(name) or models.init(module, named_key(key, name), x)

@@ -32,12 +32,12 @@ __all__ = [
     "ENCODERS",
     "BatchNorm",
     "ConvNet",
+    "Encoder",
     "LayerNorm",
     "MLPEncoder",
     "ResNet",
     "ViT",
     "arguments",
-    "Encoder",
     "check_encoder",
     "check_input",
     "check_outputs",
@@ -51,14 +51,13 @@ __all__ = [
 ]
 
 
-
 class Encoder(Protocol):
     """What every encoder is, ours or a user's: a linen module with these fields and this call.
 
-    Called ``(x, *, train, axis)`` on inputs ``[b, *input_shape]`` it returns ``{"features": [b, d], stage: array, ...}``,
-    its stages by name in order. One with state that goes from batch to batch takes it as ``rows=`` and returns the new
-    one as ``"rows"``. Parameters are called ``stem_*`` and ``stage1_*``, ``stage2_*``, ..., so that rates by depth and
-    freezing know them.
+    Called ``(x, *, train, axis)`` on inputs ``[b, *input_shape]`` it returns ``{"features": [b, d], stage: array,
+    ...}``, its stages by name in order. One with state that goes from batch to batch takes it as ``rows=`` and returns
+    the new one as ``"rows"``. Parameters are called ``stem_*`` and ``stage1_*``, ``stage2_*``, ..., so that rates by
+    depth and freezing know them.
 
     Attributes:
       stages: how many there are.
@@ -166,7 +165,8 @@ def check_encoder(encoder: Any, name: str) -> None:
         missing += [f"the keyword {word}= of its call" for word in ("train", "axis") if word not in taken]
     if missing:
         raise ValueError(
-            f"model.name={name!r} is no encoder: it lacks {', '.join(missing)}; see Encoder in ssl_jax/models/__init__.py"
+            f"model.name={name!r} is no encoder: it lacks {', '.join(missing)}; see Encoder in "
+            "ssl_jax/models/__init__.py"
         )
 
 
@@ -275,7 +275,8 @@ def check_outputs(encoder: nn.Module, name: str, inputs: Any) -> None:
     if shapes.get("features") != (inputs.shape[0], encoder.dim):
         said = f"its outputs are {shapes}" if shapes else "it does not return a mapping"
         raise ValueError(
-            f"model.name={name!r} must return 'features' of shape [b, {encoder.dim}], its dim; {said} for b={inputs.shape[0]}"
+            f"model.name={name!r} must return 'features' of shape [b, {encoder.dim}], its dim; {said} for "
+            f"b={inputs.shape[0]}"
         )
     words = [k for k in shapes if k not in ("features", "rows")]
     if not any(re.fullmatch(r"stage\d+", word) for word in words):

@@ -61,7 +61,8 @@ def open_saver(workdir: Workdir, *, keep: int = 3, best: str | None = None) -> S
 
     Args:
       keep: how many of the newest checkpoints stay.
-      best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals).
+      best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals), or, with
+        a minus before the name, the one with its lowest.
 
     Raises:
       OSError: (save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
@@ -154,7 +155,7 @@ def latest(workdir: Workdir) -> int | None:
 
 
 def best(workdir: Workdir, metric: str) -> tuple[int, float]:
-    """(step, value) of the checkpoint with the highest value of a metric, the later one of equals.
+    """(step, value) of the checkpoint with the highest value of a metric, the later one of equals; "-NAME": lowest.
 
     Raises:
       ValueError: no checkpoint has it.
@@ -162,12 +163,22 @@ def best(workdir: Workdir, metric: str) -> tuple[int, float]:
     scores = {}
     for step in steps(workdir):
         record: Any = ocp.checkpointables_metadata(os.fspath(_directory(workdir) / str(step))).custom_metadata
-        if metric in (record or {}).get("metrics", {}):
-            scores[step] = record["metrics"][metric]
+        height = _height((record or {}).get("metrics"), metric)
+        if height > -math.inf:
+            scores[step] = height
     if not scores:
-        raise ValueError(f"no checkpoint under {_directory(workdir)} has {metric}; was it measured when it was saved?")
+        raise ValueError(
+            f"no checkpoint under {_directory(workdir)} has {metric.removeprefix('-')}; was it measured when it was saved?"
+        )
     step = max(scores, key=lambda step: (scores[step], step))
-    return step, scores[step]
+    return step, -scores[step] if metric.startswith("-") else scores[step]
+
+
+def _height(metrics: Mapping[str, float] | None, name: str | None) -> float:
+    """What of several checkpoints the best has most of: a metric, or, with a minus before its name, little of it."""
+    if name is None or (value := (metrics or {}).get(name.removeprefix("-"))) is None:
+        return -math.inf
+    return -value if name.startswith("-") else value
 
 
 def restore(
@@ -389,7 +400,7 @@ class _Keep:
     best: str | None
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        scores = [(c.metrics or {}).get(self.best, -math.inf) for c in checkpoints]
+        scores = [_height(c.metrics, self.best) for c in checkpoints]
         top = max(scores, default=-math.inf)
         stay = [i >= len(scores) - self.newest for i in range(len(scores))]
         if top > -math.inf:

@@ -17,8 +17,7 @@ from ssl_jax.config import Config
 from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import weights
-from ssl_jax.run import checkpoint, provenance
-from ssl_jax.run.folder import read_config
+from ssl_jax.run import checkpoint, folder, provenance
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import Array, Method, Plan, Tree, Variables, Vocab
 
@@ -32,7 +31,7 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     path = Path(workdir) / "config.json"
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
-    stored = read_config(path)
+    stored = folder.read_config(path)
     return ConfigDict(configs.modern(stored["config"])), stored["resolved"]
 
 
@@ -43,8 +42,8 @@ def load(workdir: str | Path):
       workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
 
     Returns:
-      (variables, encode, config): ``encode(variables, inputs)`` takes what the modality prepares, images ``[b, h, w, c]``
-      in uint8 or float in [0, 1], of any size, which it resizes as evaluation does, and returns
+      (variables, encode, config): ``encode(variables, inputs)`` takes what the modality prepares, images
+      ``[b, h, w, c]`` in uint8 or float in [0, 1], of any size, which it resizes as evaluation does, and returns
       ``{"features": [b, d], stage: [b, c], ...}``.
 
     Example:
@@ -91,14 +90,13 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     """
     without_tpu()
     config, resolved = read_run(workdir)
+    folder.check_files(Path(workdir), resolved)
     plan = stored_plan(resolved)
     modality = make_modality(config, plan=plan, folder=Path(workdir))
     method = make_method(config, plan)
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
-    return Run(
-        Path(workdir), config, resolved, plan, modality, method, variables, record["step"], record["metadata"]
-    )
+    return Run(Path(workdir), config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
 
 
 def stored_plan(resolved: Mapping[str, Any]) -> Plan:
@@ -191,14 +189,15 @@ def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
       path: a ``.safetensors`` file; it is there whole or not at all, and replaces one of that name.
 
     Returns:
-      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"}, the last one
-      ``checkpoint.fingerprint`` of {"params", "model_state"}.
+      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"} and, where its
+      modality has some, {"files": name -> text}; the fingerprint is ``checkpoint.fingerprint`` of {"params", "model_state"}.
 
     Raises:
       ValueError: no such run, or the file cannot be written.
     """
-
     run = run if isinstance(run, Run) else open_run(run)
     params, model_state = run.method.trunk(run.variables)
     about = {"version": provenance.version("ssl_jax"), "commit": run.resolved.get("commit"), "step": run.step}
+    if files := {name: content.decode() for name, content in run.modality.files.items()}:
+        about["files"] = files
     return weights.write(path, params, model_state, about | {"config": to_json(run.config)})

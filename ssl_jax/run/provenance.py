@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import subprocess
@@ -22,9 +23,11 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
     config, splits = experiment.config, experiment.splits
     fingerprints = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in experiment.modality.files.items()}
+    data = {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints}
     return {
         "plan": experiment.plan._asdict(),
-        "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
+        "data": data | ({"files": files} if files else {}),
         "devices": parallel.device_count(config.parallel.devices),
         **machine(),
     }

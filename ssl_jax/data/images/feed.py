@@ -28,9 +28,7 @@ from ssl_jax.data.source import Source
 TABLE_LIMIT = 1 << 30  # of runs from before the key existed
 
 
-def feed(
-    source: Source, recipe: Recipe, data: Config, *, seed: int, global_batch_size: int, mode: str = "jit"
-) -> Feed:
+def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batch_size: int, mode: str = "jit") -> Feed:
     """The feed of training images, a line of the table above.
 
     Args:

@@ -26,6 +26,11 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
             raise ValueError(f"data.{key} has {len(data[key])} numbers for images of {channels} channel(s)")
     size = data.image_size
 
+    def fitting(source: Source) -> Source:
+        if source.channels > channels:
+            raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
+        return source if source.channels == channels else source.in_colour()
+
     def spec(rows: int) -> dict[str, Any]:
         sizes = [view.size or size for view in recipe.views]
         views = tuple(jax.ShapeDtypeStruct((rows, s, s, channels), np.float32) for s in sizes)
@@ -40,14 +45,14 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         return batch, device.views(recipe, size)
 
     def make_feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
-        return feed.feed(source, recipe, data, seed=seed, global_batch_size=global_batch_size, mode=mode)
+        return feed.feed(fitting(source), recipe, data, seed=seed, global_batch_size=global_batch_size, mode=mode)
 
     def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
-        return _named(stream.eval_batches(source, image_size=size, recipe_eval=recipe.evaluate, **split))
+        return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))
 
     def views(source: Source, *, count: int, seed: int, **split: int) -> Iterator[dict[str, np.ndarray]]:
         asked = [recipe.views[v % len(recipe.views)] for v in range(count)]
-        return _named(stream.view_batches(source, views=asked, image_size=size, seed=seed, **split))
+        return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
 
     def prepare(images: Any) -> np.ndarray:
         images = stream.evaluation_view(np.asarray(images), recipe.evaluate, size)
@@ -59,7 +64,7 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
 
     def raw(source: Source) -> np.ndarray:
         """Pixels: those of the dataset where it has images of one size, else of the evaluation view."""
-        stored = source.columns.get("image")
+        stored = fitting(source).columns.get("image")
         if stored is not None:
             images = stored / np.float32(255)
         else:
@@ -76,6 +81,7 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         views=views,
         raw=raw,
         sent=sent,
+        accepts=lambda source: (fitting(source), None)[1],
         shown=True,
     )
 
