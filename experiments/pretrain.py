@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         with processes.ending_together(), processes.refusing_together():
-            experiment = build(config)
+            experiment = build(config, folder=workdir)
     except ValueError as error:
         return refuse(error)
     except OSError as error:

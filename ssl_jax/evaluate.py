@@ -131,6 +131,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     if source:
         config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
     splits = load_splits(config)
+    run.modality.accepts(splits.test)
     for note in splits.notes:
         say(note)
     known = sources.join(splits.train, splits.val)
@@ -331,7 +332,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         every = max(epoch, round(steps) // 20)  # the best of the epochs is kept, of at most some twenty of them
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         say(f"  {name}: {mine.method.name}, {round(steps)} steps")
-        experiment = build(mine, splits)
+        experiment = build(mine, splits, folder=run.workdir)
         parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
         summary = train.fit(experiment, place, test=False)

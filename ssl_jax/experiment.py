@@ -21,7 +21,7 @@ from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
 from ssl_jax.data.images import recipes
 from ssl_jax.data.modality import Modality
-from ssl_jax.names import hint
+from ssl_jax.names import hint, is_imported
 from ssl_jax.online.probe import online_probe
 from ssl_jax.types import Method, Plan, Probe, Variables
 
@@ -232,6 +232,10 @@ def make_method(config: Config, plan: Plan) -> Method:
     try:
         encoder = models.make(config.model.name, **arguments["model"])
         models.check_input(encoder, plan.input_shape)
+        if is_imported(config.model.name):
+            dtype = np.float32 if plan.vocab is None else np.int32
+            inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
+            models.check_outputs(encoder, config.model.name, inputs)
         return make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
         raise _cannot_be(config, error) from None

@@ -207,7 +207,7 @@ class Step:
             return self.function.lower(state, batch)
 
     def _by_device(self, state: TrainState) -> TrainState:
-        """``rows`` as pmap has them, ``[devices, b / devices, ...]`` of this process; elsewhere they are ``[b, ...]``."""
+        """``rows`` as pmap has them, this process's ``[devices, b / devices, ...]``; elsewhere ``[b, ...]``."""
         if state.rows is None:
             return state
         local = len(self.mesh.local_devices)

@@ -106,6 +106,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             writer.say("training is done; measuring once on test")
             with signals.leaving(experiment.plan.total_steps, asked_to_stop):
                 found, draw = measure.final(experiment, state, extract, scored)
+        rate = f"{experiment.modality.unit}_per_sec"
         summary = found | {
             "collapsed": progress["collapsed"],
             "loss_spikes": progress["loss_spikes"],
@@ -114,9 +115,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             **({"replaced": len(progress["unreadable"])} if progress["unreadable"] else {}),  # by process 0 alone
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
-            f"{experiment.modality.unit}_per_sec": round(progress["images"] / progress["train_seconds"], 1)
-            if progress["images"]
-            else None,
+            rate: round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
             "input_wait": round(progress["waited"] / progress["train_seconds"], 4) if progress["images"] else None,
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
@@ -159,6 +158,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         on_nonfinite=config.train.on_nonfinite,
         several=at_once > 1,
     )
+    rate = f"{experiment.modality.unit}_per_sec"
     first = int(state.step) + 1
     unreadable = set(progress["unreadable"])
     batches = experiment.feed.batches(
@@ -208,10 +208,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
         images, seconds = (number - logged) * plan.global_batch_size, now - mark
-        line |= {
-            f"{experiment.modality.unit}_per_sec": images / seconds or None,
-            "input_wait": waited / seconds if images else None,
-        }
+        line |= {rate: images / seconds or None, "input_wait": waited / seconds if images else None}
         for name, value in (("images", images), ("train_seconds", seconds), ("waited", waited)):
             progress[name] += value
         logged, waited = number, 0.0

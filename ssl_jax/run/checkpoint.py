@@ -167,9 +167,8 @@ def best(workdir: Workdir, metric: str) -> tuple[int, float]:
         if height > -math.inf:
             scores[step] = height
     if not scores:
-        raise ValueError(
-            f"no checkpoint under {_directory(workdir)} has {metric.removeprefix('-')}; was it measured when it was saved?"
-        )
+        name = metric.removeprefix("-")
+        raise ValueError(f"no checkpoint under {_directory(workdir)} has {name}; was it measured when it was saved?")
     step = max(scores, key=lambda step: (scores[step], step))
     return step, -scores[step] if metric.startswith("-") else scores[step]
 

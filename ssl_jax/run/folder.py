@@ -139,7 +139,7 @@ def write_config(
     start: int,
     files: Mapping[str, bytes],
 ) -> None:
-    """``config.json`` of a new run and the ``files`` of its modality, or what a resumption after step ``start`` adds."""
+    """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds."""
     if jax.process_index() != 0:
         return
     if found is None:

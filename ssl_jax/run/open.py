@@ -189,8 +189,8 @@ def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
       path: a ``.safetensors`` file; it is there whole or not at all, and replaces one of that name.
 
     Returns:
-      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"} and, where its
-      modality has some, {"files": name -> text}; the fingerprint is ``checkpoint.fingerprint`` of {"params", "model_state"}.
+      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"}, the last one
+      ``checkpoint.fingerprint`` of {"params", "model_state"}; "files" of a modality that has some, name -> text.
 
     Raises:
       ValueError: no such run, or the file cannot be written.
