@@ -289,7 +289,7 @@ def trained(case: str, devices: int, mode: str = "jit", steps: int = 5) -> dict[
     import contract
 
     from ssl_jax.experiment import build
-    from ssl_jax.run.checkpoint import _named as named
+    from ssl_jax.run.leaves import by_name
     from ssl_jax.step import compile_step, make_init
 
     built = build(config(case, parallel__mode=mode, parallel__devices=None if jax.process_count() > 1 else devices))
@@ -309,7 +309,7 @@ def trained(case: str, devices: int, mode: str = "jit", steps: int = 5) -> dict[
         for batch in built.feed.batches(total_steps=steps, **split):
             state, _ = step(state, step.place(widened(batch)))
         found = {k: getattr(state, k) for k in ("params", "model_state", "rows")}
-        return {name: np.asarray(contract.local_value(leaf)) for name, leaf in named(found).items()}
+        return {name: np.asarray(contract.local_value(leaf)) for name, leaf in by_name(found).items()}
 
 
 def main(what: str, *arguments: str) -> None:

@@ -18,6 +18,7 @@ from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import weights
 from ssl_jax.run import checkpoint, folder, provenance
+from ssl_jax.run.leaves import by_name
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import Array, Method, Plan, Tree, Variables, Vocab
 
@@ -153,7 +154,7 @@ def load_given(
 
 def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: str) -> tuple[Tree, Tree]:
     """Trees of arrays in the structure that is wanted, where names, shapes and dtypes are alike."""
-    there, here = (_named(dict(zip(("params", "model_state"), pair, strict=True))) for pair in (found, want))
+    there, here = (by_name(dict(zip(("params", "model_state"), pair, strict=True))) for pair in (found, want))
     for name in sorted(there.keys() | here.keys(), key=lambda name: (name.startswith("model_state/"), name)):
         have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
         if have != need:
@@ -164,16 +165,11 @@ def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: s
     return trees["params"], trees["model_state"]
 
 
-def _named(tree: Tree) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
 def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> Variables:
     """Checkpointed arrays in the structure that the method gives its variables."""
-    arrays = _named(dict(tree))
+    arrays = by_name(dict(tree))
     leaves = []
-    for name, leaf in _named(spec).items():
+    for name, leaf in by_name(spec).items():
         have = np.shape(arrays[name]) if name in arrays else "missing"
         if have != leaf.shape:
             raise ValueError(f"checkpoint in {workdir}: {name} is {have}, this config's is {leaf.shape}")
