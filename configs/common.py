@@ -23,6 +23,7 @@ def base() -> Config:
     data.train_split = placeholder(str)
     data.test_split = placeholder(str)
     data.download = False
+    data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files

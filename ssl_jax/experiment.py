@@ -26,7 +26,8 @@ class Experiment(NamedTuple):
     """The parts of a run.
 
     Attributes:
-      notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
+      notes: what was decided on the way (what of the data is used, peak rate, a warmup cut short), one line each, to be
+        printed.
       feed: how the training examples reach the step.
     """
 
@@ -107,7 +108,7 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=(*notes, *feeds.describe(feed)),
+        notes=(*splits.notes, *notes, *feeds.describe(feed)),
         feed=feed,
     )
 
@@ -156,7 +157,7 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return readers.load(config.data.source, **arguments)
+    return readers.load(config.data.source, **arguments, unlabelled=config.data.get("unlabelled"))
 
 
 def _plan_without_data(config: Config) -> Plan:

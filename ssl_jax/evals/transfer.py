@@ -41,6 +41,8 @@ class Evaluator:
         self.targets = {}
         for spec in sources:
             splits = readers.load(spec, data_dir=data_dir)
+            for note in splits.notes:
+                print(note)
             bank, test = source.join(splits.train, splits.val), splits.test
             try:
                 neighbours = knn.Evaluator(encode, train=bank, test=test, k=min(k, len(bank)), temperature=temperature)
