@@ -320,6 +320,7 @@ def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
         ("simclr", {"temperature": 0.0}, "temperature=0.0 must be positive"),
         ("simclr", {"loss_scale": "double"}, "loss_scale='double'"),
         ("byol", {"tau": 1.5}, "tau=1.5"),
+        ("byol", {"head_init": "he"}, "head_init='he' is not one of lecun, haiku"),
         ("byol", {"tau_schedule": "linear"}, "tau_schedule='linear'"),
         ("moco", {"queue_size": 100}, "queue_size=100 is not a multiple of the 64 keys"),
         ("moco", {"bn_groups": 5}, "bn_groups=5"),

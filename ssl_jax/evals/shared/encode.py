@@ -128,4 +128,8 @@ class CachedEncode:
         def rows(start: int, stop: int) -> dict[str, np.ndarray]:
             return self.encode(variables, source.take(np.arange(start, stop)), layers=layers, views=views)
 
-        return features.cached(folder, shapes, len(source), rows, self.say)
+        found = features.cached(folder, shapes, len(source), rows, self.say)
+        if source.labels is None:
+            return found
+        # Of the data, not of the cache; there an example without a label can also be one that could not be read.
+        return found | {"label": np.where(found["label"] < 0, -1, source.labels).astype(np.int32)}
