@@ -43,7 +43,8 @@ def base() -> Config:
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
     optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
-    optim.warmup_epochs = 0.0
+    optim.step_at = placeholder(tuple)  # of step: shares of the run at which the rate drops to a tenth; null: .6 and .8
+    optim.warmup_epochs = 0.0  # of cosine and step
     optim.momentum = 0.9
     optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4
