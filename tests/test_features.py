@@ -8,13 +8,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from ssl_jax import parallel
 from ssl_jax.data.source import from_arrays
@@ -191,23 +190,24 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
 def test_labels_are_those_of_the_data_not_of_the_cache(tmp_path):
     """Only that an image could not be read is of the cache."""
 
-    class Encode(CachedEncode):
-        _layers = MappingProxyType({"features": 2})
+    class Encode:
+        mesh, modality, max_dim, seed = parallel.make_mesh(1), SimpleNamespace(input_shape=(8, 8, 1)), None, 0
 
-        def _rows(self, variables, source, start, stop, layers, what):
-            rows.append(stop - start)
-            label = source.labels[start:stop].copy()
-            label[3] = -1  # as that of an image that cannot be read
-            return {"features": np.zeros((stop - start, 2), np.float32), "label": label}
+        def layers_of(self, variables):
+            return {"features": 2}
 
-    rows = []
-    config = ConfigDict({"data": {"recipe": "digits"}})
-    run = SimpleNamespace(config=config, plan=SimpleNamespace(input_shape=(8, 8, 1)))
+        def __call__(self, variables, source, *, layers, views):
+            rows.append(len(source))
+            label = source.labels.copy()
+            label[3] = -1  # as that of an example that cannot be read
+            return {"features": np.zeros((len(source), 2), np.float32), "label": label}
+
+    rows, variables = [], {"w": np.ones(2, np.float32)}
     source = from_arrays(np.zeros((9, 8, 8), np.uint8), np.arange(9) % 3)
     other = dataclasses.replace(source, labels=(np.arange(9, dtype=np.int32) + 1) % 3)
-    encode = Encode(run, parallel.make_mesh(1), tmp_path, None, 0, print)
+    encode = CachedEncode(Encode(), variables, "recipe", tmp_path, print)
     for data in (source, other):
-        found = encode({"w": np.ones(2, np.float32)}, data)["label"]
+        found = encode(variables, data)["label"]
         assert found.dtype == np.int32
         assert found.tolist() == [-1 if i == 3 else k for i, k in enumerate(data.labels)]
     assert rows == [9]  # the features came from the cache
