@@ -77,6 +77,7 @@ def join(first: Source, second: Source) -> Source:
         columns={name: np.concatenate([column, second.columns[name]]) for name, column in first.columns.items()},
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
+        unreadable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
 
@@ -95,12 +96,24 @@ class Splits(NamedTuple):
 
 
 def split(
-    train: Source, test: Source | None, *, spec: str, val_fraction: float, num_examples: int | None, seed: int
+    train: Source,
+    test: Source | None,
+    unlabelled: Source | None = None,
+    *,
+    spec: str,
+    val_fraction: float,
+    num_examples: int | None,
+    seed: int,
 ) -> Splits:
-    """Cut validation (and test, where there is none) from ``train``; see :func:`load` for the arguments."""
+    """Cut validation (and test, where there is none) from ``train``, to which ``unlabelled`` is added then.
+
+    See :func:`ssl_jax.data.readers.load` for the other arguments.
+    """
     if test is None:
         test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split")
     val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
+    if unlabelled is not None:
+        train = join(train, unlabelled)
     if num_examples is not None:
         if not num_examples >= 1:
             raise ValueError(f"data.num_examples={num_examples} must be at least 1")

@@ -65,6 +65,7 @@ def load(
     roles = {"train_split": train_split, "test_split": test_split}
     if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
+    unlabelled = None
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -72,7 +73,7 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test = folder.load(
+        train, test, unlabelled = folder.load(
             _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
         )
     elif scheme in ("tar", "arrayrecord") and name:
@@ -90,7 +91,8 @@ def load(
         close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
-    return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+    sizes: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
+    return split(train, test, unlabelled, spec=spec, **sizes)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

@@ -1,7 +1,7 @@
 """Sharded datasets as sources: tar files as WebDataset writes them, and ArrayRecord files of ``tf.train.Example``.
 
 ``tar:PATH``: the files of a tar whose names agree up to the first dot of the base name are an example: one image
-(``0001.jpg``, any suffix of ``folder.SUFFIXES``) and its class as ``0001.cls`` (an integer as text) or ``"label"`` in
+(``0001.jpg``, any suffix of ``image_files``) and its class as ``0001.cls`` (an integer as text) or ``"label"`` in
 ``0001.json``. Other files, links and devices are passed over. Nothing is extracted: an image is read again from where
 it lies in the tar, so what names there are in it does not matter.
 
@@ -32,7 +32,7 @@ import numpy as np
 
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
-from ssl_jax.data.readers import folder, records
+from ssl_jax.data.readers import folder, image_files, records
 from ssl_jax.data.source import Source, check_labels, sha256
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = {"tar": (".tar",), "arrayrecord": (".array_record", ".arrayrecord")}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # of the same five
-SPLITS = ("train", *folder.TESTS)
+SPLITS = ("train", "test", "validation", "val", "valid")
 IMAGES, LABELS = ("image", "image/encoded"), ("label", "image/class/label")
 BLOCK = 512  # bytes, of which a tar is made
 
@@ -72,7 +72,7 @@ def load(
     if chosen == ("", None):
         parts = [[shard for _, shard in shards]]
     elif "" in groups:
-        names = folder.some([shard.name for shard in groups[""]])
+        names = image_files.some([shard.name for shard in groups[""]])
         raise ValueError(f"{path} has shards of no split ({names}) beside {chosen[0]}; move or rename them")
     else:
         parts = [groups[name] for name in chosen if name is not None]
@@ -80,7 +80,7 @@ def load(
     _say_strays(str(path), parts, listed)
     n = sum(len(found["offset"]) for part in listed for found in part)
     if not n:
-        ends = f"; images in a tar end in {', '.join(folder.SUFFIXES)}" if kind == "tar" else ""
+        ends = f"; images in a tar end in {', '.join(image_files.SUFFIXES)}" if kind == "tar" else ""
         raise ValueError(f"{path} holds no image{ends}")
     full = verify == "full" or (verify is None and n <= folder.FULL_UP_TO)
     for part, tables in zip(parts, listed, strict=True):
@@ -216,7 +216,7 @@ def _say_strays(where: str, parts: list[list[Path]], listed: list[list[Arrays]])
         log.warning(
             "%s: in %d tar(s) no label belongs to an image, which are unlabelled (%s); a label has the name of its "
             "image up to the first dot",
-            *(where, len(strays), folder.some(strays)),
+            *(where, len(strays), image_files.some(strays)),
         )
 
 
@@ -234,7 +234,7 @@ def _members(
         if not member.isreg() or member.issparse() or not stem:
             continue
         key, suffix = f"{head}/{stem}", (dot + suffix).lower()
-        if suffix in folder.SUFFIXES:
+        if suffix in image_files.SUFFIXES:
             if key in images:
                 raise ValueError(f"{shard} holds {images[key][0]!r} and {member.name!r}; keep one image for each key")
             images[key] = (member.name, member.offset_data, member.size)

@@ -1,0 +1,275 @@
+"""How datasets of the real world lie: names of splits, folders around and beside them, and what is passed over."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import pytest
+from pictures import noise
+from PIL import Image
+
+from ssl_jax.data.images import decode
+from ssl_jax.data.readers import image_files, layout, split_names
+
+
+def picture(kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(noise()).save(file, kind)
+    return file.getvalue()
+
+
+def tree(where, files):
+    """A dataset of which only the names are there; what ends in ``.jpg`` is an image."""
+    folders: dict[str, set[str]] = {"": set()}
+    images: dict[str, list[str]] = {}
+    for path in files:
+        at = os.path.dirname(path)
+        images.setdefault(at, []).extend([path] if path.endswith(".jpg") else [])
+        while at:
+            folders.setdefault(os.path.dirname(at), set()).add(at)
+            at = os.path.dirname(at)
+
+    class Listed:
+        def __init__(self, path):
+            self.inode, self.folders = path, sorted(folders.get(path, ()))
+            self.images = sorted(images.get(path, []))
+
+    return layout.Tree(where, Listed)
+
+
+def files(*folders, n=3):
+    return [f"{folder}/{i}.jpg".lstrip("/") for folder in folders for i in range(n)]
+
+
+def shown(classes):
+    """Folder of the images -> their class."""
+    return None if classes is None else {os.path.dirname(path): name for path, name in classes.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        *(("train", "train"), ("Train", "train"), ("TRAINING", "train"), ("tr", "train"), ("training_set", "train")),
+        *(("train2017", "train"), ("TrainSet", "train"), ("train-images", "train"), ("trainval", "train")),
+        *(("train_val", "train"), ("Test", "test"), ("Testing", "test"), ("tst", "test"), ("tests", "test")),
+        *(("test_01", "test"), ("testset", "test"), ("val", "validation"), ("Valid", "validation")),
+        *(("Validation", "validation"), ("dev", "validation"), ("VAL2017", "validation"), ("dev-set", "validation")),
+        *(("unlabeled", "unlabelled"), ("Unlabelled", "unlabelled"), ("unsup", "unlabelled")),
+        *(("no_labels", "unlabelled"), ("un-labeled", "unlabelled"), ("unlabeled_images", "unlabelled")),
+        *(("contest", None), ("trainer", None), ("valley", None), ("train_test", None), ("steam train", None)),
+        *(("device", None), ("images", None), ("2017", None), ("labels", None), ("", None), ("trail", None)),
+    ],
+)
+def test_names_of_splits(name, role):
+    assert split_names.role(name) == role
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("train", "test"), ("Train", "Test"), ("Training", "Testing"), ("TRAIN", "VAL"), ("train", "dev")),
+        *(("tr", "tst"), ("training_set", "test_set"), ("train2017", "val2017"), ("seg_train", "seg_test")),
+        *(("asl_alphabet_train", "asl_alphabet_test"), ("training", "Valid"), ("Train-Images", "Validation-Images")),
+    ],
+)
+@pytest.mark.parametrize("around", ["", "x/", "images/", "a/b/"])
+@pytest.mark.parametrize("inner", ["", "images/", "same"])
+def test_splits_by_their_usual_names(train, test, around, inner):
+    def at(split):
+        return [f"{around}{split}/{f'{split}/' if inner == 'same' else inner}{c}" for c in ("cat", "dog")]
+
+    junk = [f"{around}annotations/1.xml", f"{around}{train}/labels/1.txt", "README.md"]
+    found = layout.read(tree("D", files(*at(train), *at(test)) + junk))
+    assert shown(found.train) == dict(zip(at(train), ("cat", "dog"), strict=True))
+    assert shown(found.test) == dict(zip(at(test), ("cat", "dog"), strict=True))
+    assert not found.unlabelled
+    assert found.notes == ()
+
+
+def test_class_folders():
+    both = {"cat": "cat", "dog": "dog"}
+    for classes in (["cat", "dog"], ["cat/2019/may", "dog/x"]):
+        found = layout.read(tree("D", [*files(*classes), "annotations/cat/1.xml", "labels/1.txt", "list.csv"]))
+        assert {path.split("/")[0]: name for path, name in found.train.items()} == both
+        assert (found.test, found.notes) == (None, ())
+    for around in ("images/", "x/", "x/y/"):
+        found = layout.read(tree("D", files(f"{around}cat", f"{around}dog")))
+        assert set(found.train.values()) == set(both)
+    # A train is a vehicle, too.
+    found = layout.read(tree("D", files("aeroplane", "car", "train")))
+    assert shown(found.train) == {name: name for name in ("aeroplane", "car", "train")}
+    assert found.notes == ("D: train among the 3 folders is taken as a class, not as a split",)
+    # Masks are no class of pictures.
+    found = layout.read(tree("D", files("images", "masks")))
+    assert shown(found.train) == {"images": None}
+    assert found.notes == ("D: masks/ not used; data.train_split and data.test_split name what is",)
+
+
+def test_an_accuracy_that_would_say_nothing_is_not_measured():
+    found = layout.read(tree("D", [*files("cat"), "annotations/1.xml"]))
+    assert shown(found.train) == {"cat": None}
+    said = "there is one class only (cat), so the images count as unlabelled, and no accuracy is measured"
+    assert found.notes == (f"D: {said}",)
+    for names in (["Test", "val"], ["test", "stuff"], ["train", "stuff"]):
+        found = layout.read(tree("D", files(*names)))
+        assert shown(found.train) == dict.fromkeys(names)
+        (note,) = found.notes
+        assert "named like splits" in note
+        assert "no accuracy is measured" in note
+    found = layout.read(tree("D", files("train/good", "test/good", "test/broken")))
+    assert shown(found.train) == {"train/good": None}
+    assert shown(found.test) == {"test/good": "good", "test/broken": "broken"}
+    assert "D/train: there is one class only (good)" in found.notes[0]
+
+
+def test_unlabelled_folders_are_more_to_learn_from():
+    for name in ("unlabeled", "Unlabelled", "unsup", "no_labels"):
+        for held_out in ((), ("test/cat", "test/dog")):
+            found = layout.read(tree("D", files("train/cat", "train/dog", *held_out, f"{name}/deep")))
+            assert shown(found.train) == {"train/cat": "cat", "train/dog": "dog"}
+            assert shown(found.unlabelled) == {f"{name}/deep": None}
+            assert (found.test is None) == (not held_out)
+        found = layout.read(tree("D", files("cat", "dog", name)))
+        assert shown(found.train) == {"cat": "cat", "dog": "dog"}
+        assert shown(found.unlabelled) == {name: None}
+    found = layout.read(tree("D", files("unlabeled", "test/cat", "test/dog")))
+    assert shown(found.train) == {"unlabeled": None}
+    assert set(shown(found.test).values()) == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "val", "test/images", "test1/test1"])
+def test_a_flat_test_beside_labels_is_not_the_test(name):
+    found = layout.read(tree("D", files("train/cat", "train/dog", name)))
+    assert found.test is None
+    top = name.split("/")[0]
+    no_label = "no label is known of its 3 images, by which they could be measured"
+    assert found.notes == (f"D: {top}/ is not used: {no_label}", "D: the test split is cut from train/")
+    found = layout.read(tree("D", files("train/cat", "train/dog", name, "valid/cat", "valid/dog")))
+    assert shown(found.test) == {"valid/cat": "cat", "valid/dog": "dog"}
+    assert found.notes == (f"D: {top}/ is not used: {no_label}",)
+    assert shown(layout.read(tree("D", files("train/cat", "train/dog", name)), None, top).test) == {name: None}
+    # Without labels in train there is nothing to be measured.
+    assert shown(layout.read(tree("D", files("train", name))).test) == {name: None}
+
+
+def test_which_split_is_taken_where_there_are_several():
+    found = layout.read(tree("D", files("train/a", "train/b", "val/a", "val/b", "test/a", "test/b", "extra/a")))
+    assert set(shown(found.test)) == {"test/a", "test/b"}
+    assert found.notes == ("D: extra/, val/ not used; data.train_split and data.test_split name what is",)
+    with pytest.raises(ValueError, match=r"^D holds train2014, train2017, of which one .*data.train_split$"):
+        layout.read(tree("D", files("train2014/a", "train2017/a", "val2017/a")))
+    with pytest.raises(
+        ValueError, match=r"^D holds Test, test, of which one can be used; name it with data.test_split$"
+    ):
+        layout.read(tree("D", files("train/a", "Test/a", "test/a")))
+    found = layout.read(tree("D", files("train2014/a", "train2017/a", "train2017/b", "val2017/a")), "train2017", "val")
+    assert set(shown(found.train)) == {"train2017/a", "train2017/b"}
+    assert set(shown(found.test)) == {"val2017/a"}
+
+
+# --- on disk
+
+
+def write(root, contents):
+    for name, data in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def pictures(*folders, n=10, suffix=".png"):
+    return {f"{folder}/{i}{suffix}": picture() for folder in folders for i in range(n)}
+
+
+def counted(splits, name):
+    return sum(sum(f"/{name}/" in path for path in part.columns["path"]) for part in splits)
+
+
+def test_what_is_passed_over_is_counted_by_kind(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "reads_heif", lambda: False)
+    heic = b"\0\0\0\x18ftypheic" + bytes(20)
+    odd = {f"cat/{i}.HEIC": heic for i in range(20)} | {f"dog/notes{i}": b"some text" for i in range(29)}
+    odd |= {"dog/photo": picture(), "dog/IMG_1.2019": picture("JPEG"), "dog/a.jpg_large": picture("GIF"), "dog/t": heic}
+    odd |= {
+        "list.csv": b"",
+        "annotations/1.xml": b"",
+        "annotations/2.xml": b"",
+        "cat/.DS_Store": b"",
+        "cat/Thumbs.db": b"",
+    }
+    odd |= {"__MACOSX/cat/._1.png": b"", "cat/@eaDir/1.png/SMALL.jpg": picture(), "cat/._1.png": b"", ".x/1.png": b""}
+    odd |= {"cat/.ipynb_checkpoints/1.png": picture(), "lost+found/1.png": picture(), "dog/empty/1.txt": b""}
+    write(tmp_path / "x", odd | pictures("cat", "dog"))
+    said = (
+        f"{tmp_path}/x: passed over 29 without suffix that are no images, 21 .heic (`pip install pillow-heif` to read "
+        "them), 3 hidden, 3 system folders, 2 .xml, 2 system files, 1 .csv, 1 .txt, folders without an image "
+        "(annotations/, dog/empty/)"
+    )
+    for _ in range(2):  # also where the index is known
+        splits = load(f"folder:{tmp_path}/x", verify="header")
+        assert sum(map(len, splits)) == 23
+        assert splits.notes == (said,)
+        assert splits.train.class_names == ("cat", "dog")
+        assert splits.train.unreadable == ()
+    monkeypatch.setattr(decode, "reads_heif", lambda: True)  # an index from before it was installed is not believed
+    assert load(f"folder:{tmp_path}/x", verify="header", max_unreadable=0.6).train.unreadable[0] == "cat/0.HEIC"
+
+
+def test_heic(load, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    root = write(tmp_path / "x", pictures("cat", "dog", n=3))
+    grey = Image.fromarray(np.full((40, 30, 3), 99, np.uint8))
+    pillow_heif.from_pillow(grey).save(root / "cat" / "new.heic")
+    for name in ("new", "renamed.jpg"):
+        (root / "dog" / name).write_bytes((root / "cat" / "new.heic").read_bytes())
+    splits = load(f"folder:{root}")
+    assert sum(map(len, splits)) == 9
+    assert splits.notes == ()
+    pixels = decode.read(root / "dog" / "renamed.jpg")
+    assert pixels.shape == (40, 30, 3)
+    assert abs(pixels.astype(int) - 99).max() <= 2
+
+
+def test_heic_says_how_to_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "reads_heif", lambda: False)
+    (tmp_path / "1.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    with pytest.raises(decode.Unreadable, match="pip install pillow-heif"):
+        decode.read(tmp_path / "1.jpg")
+
+
+def test_unlabelled_images_join_the_training_examples(load, tmp_path):
+    write(tmp_path / "x", pictures("Train/cat", "Train/dog", n=20) | pictures("unlabeled", n=15))
+    splits = load(f"folder:{tmp_path}/x")
+    assert [len(part) for part in splits] == [29 + 15, 3, 8]
+    assert (splits.train.labels < 0).sum() == 15
+    assert (splits.val.labels >= 0).all()
+    assert (splits.test.labels >= 0).all()
+    assert splits.notes == (f"{tmp_path}/x: 15 unlabelled images are added to the training examples",)
+    assert splits.train.class_names == splits.test.class_names == ("cat", "dog")
+    with_test = write(tmp_path / "x", pictures("Testing/cat", n=4))
+    assert [len(part) for part in load(f"folder:{with_test}")] == [36 + 15, 4, 4]
+
+
+def test_a_flat_test_on_disk(load, tmp_path):
+    write(tmp_path / "x", pictures("train/cat", "train/dog", n=20) | pictures("test", n=15))
+    splits = load(f"folder:{tmp_path}/x")
+    assert [len(part) for part in splits] == [29, 3, 8]
+    assert counted(splits, "test") == 0
+    assert splits.notes[1] == f"{tmp_path}/x: the test split is cut from train/"
+
+
+def test_an_index_by_older_rules_is_not_believed_but_its_checks_are(load, tmp_path, monkeypatch):
+    root = write(tmp_path / "x", pictures("cat", "dog") | {"cat/photo": picture()})
+    for where, _, _ in os.walk(root, topdown=False):
+        os.utime(where, ns=(10**18, 10**18))
+    with monkeypatch.context() as before:
+        before.setattr("ssl_jax.data.readers.folder.RULES", 1)
+        before.setattr(image_files, "kind_of_head", lambda head: ".x")
+        assert sum(map(len, load(f"folder:{root}"))) == 20
+    looked = []
+    read = decode.read
+    monkeypatch.setattr(decode, "read", lambda data, *a: looked.append(1) or read(data, *a))
+    assert sum(map(len, load(f"folder:{root}"))) == 21
+    assert len(looked) == 1
