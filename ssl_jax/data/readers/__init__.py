@@ -80,7 +80,8 @@ def load(
         from ssl_jax.data.readers import shards
 
         checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
-        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
+        checks |= {"memory_limit": memory_limit}
+        train, test, unlabelled = shards.load(scheme, _path(name, data_dir), **roles, **checks)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 

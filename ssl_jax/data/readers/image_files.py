@@ -19,9 +19,9 @@ STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0",
 # Folders that file systems, archives and network disks leave behind; what lies in them is not the user's.
 SYSTEM = ("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", "system volume information")
 SYSTEM = (*SYSTEM, "lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r")
-HIDDEN, SUFFIXLESS, NO_FILE = "hidden", "without suffix", "neither file nor folder"
-SYSTEM_FOLDER, SYSTEM_FILE, DEAD = "system folder", "system file", "link that leads nowhere"
-PLURAL = {SYSTEM_FOLDER: "system folders", SYSTEM_FILE: "system files", DEAD: "links that lead nowhere"}
+HIDDEN, SUFFIXLESS, NO_FILE, SPARSE = "hidden", "without suffix", "neither file nor folder", "sparse"
+SYSTEM_FOLDER, SYSTEM_FILE, DEAD = "system folder", "system file", "link that leads to no file"
+PLURAL = {SYSTEM_FOLDER: "system folders", SYSTEM_FILE: "system files", DEAD: "links that lead to no file"}
 
 
 def suffixes() -> tuple[str, ...]:

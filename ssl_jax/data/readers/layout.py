@@ -9,7 +9,7 @@ only, or where classes have the names of splits, an accuracy would say nothing: 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -44,12 +44,14 @@ class Tree(NamedTuple):
       look: lists the folder at a path below the dataset; ``""`` is all of it.
       strict: refuse loose images beside class folders; otherwise no image has a class then.
       name: of an image.
+      given: classes that are known otherwise, of images that are; those of folders are no classes then.
     """
 
     where: str
     look: Callable[[str], Listed]
     strict: bool = True
     name: Callable[[Any], str] = str
+    given: Mapping[Any, str] | None = None
 
 
 class Layout(NamedTuple):
@@ -61,6 +63,7 @@ class Layout(NamedTuple):
       unlabelled: more to learn from, no label known.
       unused: folders with images that are in none of these.
       notes: what was decided.
+      used: names of the splits that were looked into.
     """
 
     train: Classes
@@ -68,6 +71,7 @@ class Layout(NamedTuple):
     unlabelled: Classes
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    used: tuple[str, ...] = ()
 
 
 def read(tree: Tree, train_split: str | None = None, test_split: str | None = None) -> Layout:
@@ -90,38 +94,85 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     at = posixpath.join(tree.where, top) if top else tree.where
     chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
     if chosen is None:
-        train, unlabelled, masks, said = _part(tree, top)
-        train, more = sensible(at, train, of_splits=True)
+        train, unlabelled, masks, said = _part(tree, top, None)
+        train, more = sensible(at, train, of_splits=True) if tree.given is None else (train, [])
         return Layout(train, None, unlabelled, (*unused, *masks), (*notes, *said, *more))
     if tree.look(top).images:
         loose = some([*map(tree.name, tree.look(top).images)])
         raise ValueError(f"{at} has loose images ({loose}) beside its splits; move them into {chosen.train}/")
-    train, unlabelled, masks, said = _part(tree, there[chosen.train])
-    train, more = sensible(f"{at}/{chosen.train}", train)
-    unused, notes = unused + masks, notes + said + more
-    test, used = None, {chosen.train, *chosen.unlabelled}
+    found = divide(
+        at,
+        chosen,
+        lambda name: _part(tree, there[name], split_names.parse(name)[0]),
+        lambda name: dict.fromkeys(_below(tree, there[name], _around(tree, there[name]))),
+        asked=test_split is not None,
+        check=tree.given is None,
+    )
+    others = [folder for folder in full if _base(folder) not in found.used]
+    if others:
+        notes.append(not_used(at, [f"{_base(folder)}/" for folder in others]))
+    unused += [there.get(folder, folder) for folder in found.unused]
+    return found._replace(unused=(*unused, *others), notes=(*notes, *found.notes))
+
+
+Part = tuple[Classes, Classes, list[str], list[str]]  # classes, images of no class beside, unused folders, what is said
+
+
+def part(tree: Tree, name: str) -> Part:
+    """What is in a dataset that is the split ``name`` of another."""
+    top, masks = _top(tree)
+    classes, unlabelled, more, notes = _part(tree, top, split_names.parse(name)[0])
+    if masks:
+        notes.append(not_used(tree.where, [f"{mask}/" for mask in masks]))
+    return classes, unlabelled, masks + more, notes
+
+
+def divide(
+    where: str,
+    chosen: split_names.Chosen,
+    part: Callable[[str], Part],
+    images: Callable[[str], Classes],
+    *,
+    asked: bool,
+    check: bool,
+) -> Layout:
+    """The layout of a dataset of which the splits are known by name.
+
+    Args:
+      where: the dataset, for what is said.
+      chosen: names of the splits.
+      part: what is in a split.
+      images: all that is in a split.
+      asked: whether the test split was asked for by name, and is taken as it is.
+      check: whether classes are folders, which may be none.
+    """
+    train, unlabelled, unused, notes = part(chosen.train)
+    if check:
+        train, said = sensible(f"{where}/{chosen.train}", train)
+        notes += said
+    test, used = None, [chosen.train, *chosen.unlabelled]
     for name in chosen.tests:
-        found, left, masks, said = _part(tree, there[name])
-        used.add(name)
-        if known(train) and not known(found) and test_split is None:
-            unused.append(there[name])
-            notes.append(no_labels(at, f"{name}/", len(found)))
+        found, left, masks, said = part(name)
+        used.append(name)
+        if known(train) and not known(found) and not asked:
+            unused.append(name)
+            notes.append(
+                f"{where}: {name}/ is not used: no label is known of its {len(found)} images, by which they could be "
+                "measured"
+            )
             continue
-        if not known(train):
-            found, more = sensible(f"{at}/{name}", found)
+        if check and not known(train):
+            found, more = sensible(f"{where}/{name}", found)
             said += more
         if left:
-            said.append(f"{at}: {len(left)} unlabelled images in {name}/ are not used")
+            said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
         test, unused, notes = found, unused + masks, notes + said
         break
     if chosen.tests and test is None:
-        notes.append(cut_from(at, f"{chosen.train}/"))
+        notes.append(f"{where}: the test split is cut from {chosen.train}/")
     for name in chosen.unlabelled:
-        unlabelled |= dict.fromkeys(_below(tree, there[name], _around(tree, there[name])))
-    others = [folder for folder in full if _base(folder) not in used]
-    if others:
-        notes.append(not_used(at, [f"{_base(folder)}/" for folder in others]))
-    return Layout(train, test, unlabelled, (*unused, *others), tuple(notes))
+        unlabelled |= images(name)
+    return Layout(train, test, unlabelled, tuple(unused), tuple(notes), tuple(used))
 
 
 def numbered(
@@ -176,14 +227,6 @@ def sensible(where: str, classes: Classes, *, of_splits: bool = False) -> tuple[
     return dict.fromkeys(classes), [f"{said}, and no accuracy is measured"]
 
 
-def no_labels(where: str, name: str, n: int) -> str:
-    return f"{where}: {name} is not used: no label is known of its {n} images, by which they could be measured"
-
-
-def cut_from(where: str, name: str) -> str:
-    return f"{where}: the test split is cut from {name}"
-
-
 def not_used(where: str, names: Sequence[str]) -> str:
     return f"{where}: {', '.join(sorted(names))} not used; data.train_split and data.test_split name what is"
 
@@ -227,7 +270,7 @@ def _full(tree: Tree, where: str) -> list[str]:
 
 def _nested(tree: Tree, folder: str) -> bool:
     """Whether a folder holds class folders."""
-    inner, _ = _inside(tree, folder)
+    inner, _ = _inside(tree, folder, split_names.parse(_base(folder))[0])
     return not tree.look(inner).images and len(_full(tree, inner)) > 1
 
 
@@ -252,9 +295,9 @@ def _top(tree: Tree) -> tuple[str, list[str]]:
     return top, unused
 
 
-def _inside(tree: Tree, folder: str) -> tuple[str, list[str]]:
+def _inside(tree: Tree, folder: str, role: str | None) -> tuple[str, list[str]]:
     """Below ``images/`` in a split, or ``train/`` in ``train/``; and the folders of masks that lie beside."""
-    role, masks = split_names.parse(_base(folder))[0], []
+    masks = []
     while True:
         inner, beside = _only(tree, folder)
         if inner is None:
@@ -265,13 +308,16 @@ def _inside(tree: Tree, folder: str) -> tuple[str, list[str]]:
         folder, masks = inner, masks + beside
 
 
-def _part(tree: Tree, folder: str) -> tuple[Classes, Classes, list[str], list[str]]:
+def _part(tree: Tree, folder: str, role: str | None) -> Part:
     """The classes of the images of a split, more images without, folders that are not used, and what is said."""
-    inner, unused = _inside(tree, folder)
+    inner, unused = _inside(tree, folder, role)
     notes = [not_used(tree.where, [f"{name}/" for name in unused])] if unused else []
     here, classes, unlabelled = tree.look(inner), {}, {}
     full = _full(tree, inner)
     around = _around(tree, full[0]) if full else set()
+    if tree.given is not None:
+        images = [*here.images, *(image for name in full for image in _below(tree, name, around))]
+        return {image: tree.given.get(image) for image in images}, {}, unused, notes
     for name in full:
         images = _below(tree, name, around)
         # Beside one class it is not clear what it is.
@@ -279,22 +325,17 @@ def _part(tree: Tree, folder: str) -> tuple[Classes, Classes, list[str], list[st
             unlabelled |= dict.fromkeys(images)
         else:
             classes |= dict.fromkeys(images, _base(name))
-    if here.images and full and tree.strict:
-        loose, folders = some([*map(tree.name, here.images)]), some([_base(name) for name in full])
-        raise ValueError(
-            f"{posixpath.join(tree.where, inner) if inner else tree.where} has loose images ({loose}) beside class "
-            f"folders ({folders}); move them into a class folder, or all images into one flat folder"
-        )
-    if here.images and full:
-        notes.append(
-            f"{tree.where}: images lie beside folders ({some([_base(name) for name in full])}), which are no classes "
-            "then: no label is known"
-        )
+    at = posixpath.join(tree.where, inner) if inner else tree.where
     if not here.images and not full:
-        raise ValueError(
-            f"{posixpath.join(tree.where, inner) if inner else tree.where} holds no image; images end in "
-            f"{', '.join(SUFFIXES)}"
-        )
+        raise ValueError(f"{at} holds no image; images end in {', '.join(SUFFIXES)}")
+    if here.images and full:
+        loose, folders = some([*map(tree.name, here.images)]), some([_base(name) for name in full])
+        if tree.strict:
+            raise ValueError(
+                f"{at} has loose images ({loose}) beside class folders ({folders}); "
+                "move them into a class folder, or all images into one flat folder"
+            )
+        notes.append(f"{at}: images ({loose}) lie beside folders ({folders}), which are no classes then")
     if here.images:
         classes = dict.fromkeys([*here.images, *classes])
     return classes, unlabelled, unused, notes
