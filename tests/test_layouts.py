@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -273,3 +274,134 @@ def test_an_index_by_older_rules_is_not_believed_but_its_checks_are(load, tmp_pa
     monkeypatch.setattr(decode, "read", lambda data, *a: looked.append(1) or read(data, *a))
     assert sum(map(len, load(f"folder:{root}"))) == 21
     assert len(looked) == 1
+
+
+# --- inside tars
+
+
+def tar(path, contents, links=()):
+    """``contents``: name -> bytes; ``links``: (name, hard or symbolic, what it leads to)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+        for name, kind, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            file.addfile(info)
+    return path
+
+
+def labelled(splits):
+    """Bytes of the images -> their class, by name."""
+    found = [(decode.contents(p.record(i)), p.record(i)["label"], p.class_names) for p in splits for i in range(len(p))]
+    return {data: names[label] if names and label >= 0 else None for data, label, names in found}
+
+
+def test_names_with_several_dots(load, tmp_path):
+    """WebDataset's rules: the key ends at the first dot, the last suffix says what a file is, case does not matter."""
+    made = {f"{i:03}.v2.{('JPG', 'png')[i % 2]}": picture() for i in range(10)}
+    other = {f"{i:03}.rgb.png": picture() for i in range(10, 20)}
+    depth = {f"{i:03}.depth.png": picture() for i in range(10, 20)}
+    plain = {f"{i:03}.PNG": picture() for i in range(20, 30)} | {f"{i:03}.seg.png": picture() for i in range(20, 30)}
+    classes = {f"{i:03}.CLS": b"%d\n" % (i % 3) for i in range(30)} | {"001.boxes.json": b"[1, 2]"}
+    path = tar(tmp_path / "x.tar", made | other | depth | plain | classes | {"list": b"text", "readme.txt": b"text"})
+    right = {data: str(int(name[:3]) % 3) for name, data in (made | other | plain).items() if ".seg." not in name}
+    for _ in range(2):
+        splits = load(f"tar:{path}", verify="header")
+        assert labelled(splits) == right
+        assert splits.notes == (
+            f"{path}: passed over 10 .depth.png, 10 .seg.png, 1 .json, 1 .txt, 1 without suffix that is no image",
+        )
+
+
+def test_names_that_differ_in_a_number_behind_the_first_dot(load, tmp_path):
+    made = {f"{name}.{i}.png": picture() for name in ("cat", "dog") for i in range(10)}
+    classes = {f"{name}.{i}.cls": b"%d " % (name == "dog") for name in ("cat", "dog") for i in range(10)}
+    path = tar(tmp_path / "x.tar", made | classes)
+    splits = load(f"tar:{path}", verify="header")
+    assert labelled(splits) == {data: str(int(name.startswith("dog"))) for name, data in made.items()}
+    assert splits.notes == (
+        f"{path}: in 1 tar(s) the names of images are alike up to the first dot (cat.0.png in x.tar, cat.1.png in "
+        "x.tar); each image is taken as an example of its own",
+    )
+    tar(path, {"0.left.png": picture(), "0.right.png": picture()})
+    with pytest.raises(ValueError, match=r"x.tar holds '0.left.png' and '0.right.png'; keep one image for each key$"):
+        load(f"tar:{path}")
+
+
+def test_links_inside_a_tar_are_followed(load, tmp_path):
+    made = pictures("a", n=5) | {"b/0.cls": b"1\n", "photo": picture()}
+    hard = [(f"c/{i}.png", tarfile.LNKTYPE, f"a/{i}.png") for i in range(3)]
+    soft = [("d/0.png", tarfile.SYMTYPE, "../c/1.png"), ("d/1.PNG", tarfile.SYMTYPE, "/a/3.png")]
+    dead = [("d/2.png", tarfile.SYMTYPE, "d/2.png"), ("d/3.png", tarfile.SYMTYPE, "../../a/9.png")]
+    dead += [("e", tarfile.SYMTYPE, "a"), ("d/up.png", tarfile.SYMTYPE, "up.png"), ("d/4.png", tarfile.LNKTYPE, "x")]
+    path = tar(tmp_path / "x.tar", made, [*hard, *soft, *dead, ("d/0.cls", tarfile.SYMTYPE, "../b/0.cls")])
+    splits = load(f"tar:{path}", verify="header")
+    read = [decode.contents(part.record(i)) for part in splits for i in range(len(part))]
+    linked = [made[f"a/{i}.png"] for i in (0, 1, 2, 1, 3)]
+    assert sorted(read) == sorted([*(made[f"a/{i}.png"] for i in range(5)), *linked, made["photo"]])
+    assert sum((part.labels == 1).sum() for part in splits) == 1  # d/0.png, whose class is a link
+    assert splits.notes == (f"{path}: passed over 5 links that lead to no file, 1 .cls",)
+
+
+@pytest.mark.parametrize("around", ["", "./", "images/", "x-0/", "data/x/"])
+def test_class_folders_in_tars_are_labels(load, tmp_path, around):
+    made = [pictures(f"{around}cat", f"{around}dog/deep", n=5) for _ in range(2)]
+    junk = {"__MACOSX/cat/._0.png": b"", f"{around}cat/.DS_Store": b"", f"{around}list/1.csv": b""}
+    for k in range(2):
+        tar(tmp_path / "x" / f"x-{k}.tar", made[k] | junk)
+    splits = load(f"tar:{tmp_path}/x", verify="header")
+    if around == "x-0/":  # in the other tar it is a folder beside cat and dog
+        (tmp_path / "x" / "x-1.tar").unlink()
+        made, splits = made[:1], load(f"tar:{tmp_path}/x", verify="header")
+    right = {data: "cat" if "cat" in name else "dog" for part in made for name, data in part.items()}
+    assert labelled(splits) == right
+    assert splits.train.class_names == ("cat", "dog")
+    n = len(made)
+    assert splits.notes == (f"{tmp_path}/x: passed over {2 * n} system files, {n} .csv",)
+
+
+def test_a_number_says_the_class_before_a_folder(load, tmp_path):
+    made = pictures("cat", "dog", n=5)
+    path = tar(tmp_path / "x.tar", made | {f"{name[:-4]}.cls": b"%d\n" % (i % 2) for i, name in enumerate(made)})
+    assert set(labelled(load(f"tar:{path}", verify="header")).values()) == {"0", "1"}
+    one = tar(tmp_path / "y.tar", pictures("cat", n=9))
+    splits = load(f"tar:{one}", verify="header")
+    assert splits.train.labels is None
+    assert "there is one class only (cat)" in splits.notes[0]
+
+
+@pytest.mark.parametrize("names", ["{}-000.tar", "{}/000.tar", "a/x-{}-000.tar", "x_{}_0.tar", "whole"])
+@pytest.mark.parametrize(("train", "test"), [("training", "testing"), ("Train", "Val"), ("train", "dev")])
+def test_splits_of_tars(load, tmp_path, names, train, test):
+    root, other = tmp_path / "x", pictures("unlabeled", n=7)
+    parts = {train: pictures("cat", "dog", n=10), test: pictures("cat", "dog", n=4)}
+    if names == "whole":
+        inside = {f"{split}/{name}": data for split, part in parts.items() for name, data in part.items()}
+        tar(root / "x.tar", inside | other)
+    else:
+        for split, part in {**parts, "unlabeled": other}.items():
+            tar(root / names.format(split), part)
+    splits = load(f"tar:{root}", verify="header")
+    assert [len(part) for part in splits] == [18 + 7, 2, 8]
+    assert labelled([splits.test]) == {data: name.split("/")[0] for name, data in parts[test].items()}
+    assert (splits.train.labels < 0).sum() == 7
+    assert splits.notes == (f"{root}: 7 unlabelled images are added to the training examples",)
+
+
+def test_tars_of_a_test_without_labels(load, tmp_path):
+    tar(tmp_path / "x" / "train-0.tar", pictures("cat", "dog", n=10))
+    tar(tmp_path / "x" / "test-0.tar", pictures("", n=6))
+    tar(tmp_path / "x" / "extra" / "0.tar", pictures("cat", n=6))
+    (tmp_path / "x" / "index.json").write_text("{}")
+    splits = load(f"tar:{tmp_path}/x", verify="header")
+    assert [len(part) for part in splits] == [14, 2, 4]
+    assert splits.notes == (
+        f"{tmp_path}/x: test/ is not used: no label is known of its 6 images, by which they could be measured",
+        f"{tmp_path}/x: the test split is cut from train/",
+        f"{tmp_path}/x: extra not used; data.train_split and data.test_split name what is",
+        f"{tmp_path}/x: passed over 1 .json",
+    )

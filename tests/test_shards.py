@@ -97,10 +97,10 @@ def test_what_is_no_image_is_passed_over(load, tmp_path):
     splits = load(f"tar:{tmp_path}/x.tar")
     assert set(contents(splits)) == {data for _, data in kept}
     assert splits.train.labels is None
-    _, beside, passed = splits.notes
+    beside, passed = splits.notes
     assert "lie beside folders (a, b, etc), which are no classes then" in beside
     assert passed == (
-        f"{tmp_path}/x.tar: passed over 3 neither file nor folder, 2 hidden, 2 links that lead to no file, 1 .cls, "
+        f"{tmp_path}/x.tar: passed over 3 links that lead to no file, 3 neither file nor folder, 2 hidden, "
         "1 .seg.png, 1 .txt"
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.tar"]

@@ -95,7 +95,7 @@ def _members(tar: tarfile.TarFile) -> tuple[list[Member], collections.Counter[st
         elif member.islnk():
             leads[name] = posixpath.normpath(member.linkname).lstrip("/")
         else:
-            leads[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+            leads[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)).lstrip("/")
     members = []
     for given, name in names:
         seen = set()
