@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import Splits, split
+from ssl_jax.data.source import Splits, named, split
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -27,6 +27,7 @@ def load(
     max_unreadable: float = 0.01,
     cache_dir: str | None = None,
     memory_limit: int = 4 << 30,
+    unlabelled: int | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
@@ -49,6 +50,7 @@ def load(
       cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
+      unlabelled: an integer label that means "no label", beside -1.
 
     Returns:
       Splits of three sources.
@@ -65,7 +67,9 @@ def load(
     roles = {"train_split": train_split, "test_split": test_split}
     if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
-    unlabelled = None
+    if scheme in ("digits", "folder") and unlabelled is not None:
+        raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
+    more = None
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -73,7 +77,7 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test, unlabelled = folder.load(
+        train, test, more = folder.load(
             _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
         )
     elif scheme in ("tar", "arrayrecord") and name:
@@ -81,7 +85,7 @@ def load(
 
         checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
         checks |= {"memory_limit": memory_limit}
-        train, test, unlabelled = shards.load(scheme, _path(name, data_dir), **roles, **checks)
+        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
@@ -92,8 +96,11 @@ def load(
         close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
-    sizes: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
-    return split(train, test, unlabelled, spec=spec, **sizes)
+    try:
+        train, test = named(train, test, unlabelled)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

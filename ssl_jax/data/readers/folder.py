@@ -7,9 +7,9 @@ at. What a file holds is read from the file, not from its suffix.
 Every file is checked when the index is built; unreadable ones are counted, named and left out. The index is cached
 with size and modification time of every file and the modification time of every folder, so listing and check are paid
 once. To add, remove or rename a file changes its folder's time, so a start looks at the folders' times, lists again
-those that changed, and looks at the files of these. In the others it looks at files that could not be read before, and
-at all files where verification is full (the default up to 100,000 files): a file overwritten in place, its folder
-unchanged, is not noticed under ``data.verify=header``.
+those that changed, and looks at size and time of every file. Where verification is full (the default up to 100,000
+files) the content is known, and a copy of the folder is the same data; under ``data.verify=header`` sizes and times
+are all that is known, and a copy is the same data if it has kept them (``cp -a``, ``rsync -a``).
 
 A full check also refuses a JPEG whose codes libjpeg finds damaged (``decode.refuse_damage``), of which a header knows
 nothing. A JPEG has no checksum, so damage that still decodes without a warning cannot be noticed by anybody.
@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import image_files, layout
@@ -99,14 +100,26 @@ def load(
     broken = [index.path[i] for i in np.flatnonzero(index.state == 0)]
     notes = (*found.notes, *passed, *check_unreadable(str(root), broken, len(paths), max_unreadable))
     rows = {path: i for i, path in enumerate(index.path)}
-    train, test, unlabelled = _source(root, found.train, index, rows, None), None, None
-    if found.test is not None:
-        names = train.class_names if layout.known(found.test) else None
-        test = _source(root, found.test, index, rows, names)
+    train, test, more = _source(root, found.train, index, rows, None, full, found.why[0]), None, None
     if found.unlabelled:
-        unlabelled = _source(root, found.unlabelled, index, rows, train.class_names)
-        notes += (layout.more_unlabelled(str(root), len(unlabelled)),)
-    return dataclasses.replace(train, notes=notes), test, unlabelled
+        more = _source(root, found.unlabelled, index, rows, None, full, "")
+        notes += (layout.more_unlabelled(str(root), len(more)),)
+    if found.test is not None:
+        test = _source(root, found.test, index, rows, train.class_names, full, found.why[1])
+        learned = _held(found.train | found.unlabelled, index, rows, looked, full)
+        measured = _held(found.test, index, rows, looked, full)
+        notes += overlap.check(learned, measured, str(root), (f"{found.used[0]}/", f"{found.tested}/"))
+    return dataclasses.replace(train, notes=notes), test, more
+
+
+def _held(
+    listing: layout.Classes, index: Index, rows: dict[str, int], looked: Mapping[str, Listed], full: bool
+) -> Iterator[bytes]:
+    """What the readable images of a split hold; where that is not known, which files they are, be it by a link."""
+    for path in listing:
+        if index.state[rows[path]] > 0:
+            folder, name = os.path.split(path)
+            yield index.digest[rows[path]].tobytes() if full else os.fsencode(f"{looked[folder].inode} {name}")
 
 
 def _passed(looked: Mapping[str, Listed], unused: Iterable[str]) -> tuple[dict[str, int], list[str]]:
@@ -202,20 +215,31 @@ def _kind(entry: os.DirEntry) -> str:
 
 
 def _source(
-    root: Path, listing: layout.Classes, index: Index, rows: dict[str, int], names: tuple[str, ...] | None
+    root: Path,
+    listing: layout.Classes,
+    index: Index,
+    rows: dict[str, int],
+    names: tuple[str, ...] | None,
+    full: bool,
+    why: str,
 ) -> Source:
     at = np.array([rows[path] for path in sorted(listing)], np.int64)
     kept = at[index.state[at] > 0]
     paths = [index.path[i] for i in kept]
     labels, names = layout.numbered(str(root), [listing[path] for path in paths], layout.known(listing), names)
-    # Content where it was read, else size; never the time, which differs from copy to copy of a dataset.
-    content = index.digest[kept] if index.full.all() else index.size[kept]
+    within = [os.fsencode(str(p)) for p in paths]
+    # Content where it is read, else also the time, which may differ from copy to copy of a dataset.
+    content = (index.digest[kept],) if full else (index.size[kept], index.mtime[kept])
+    before = sha256("folder", index.digest[kept] if index.full.all() else index.size[kept], *within)
     return Source(
         {"path": objects([os.path.join(root, str(path)) for path in paths]), "plain": index.plain[kept]},
         labels,
         names,
-        sha256("folder", content, *(os.fsencode(str(p)) for p in paths)),
+        sha256("folder", *content, *within),
         unreadable=tuple(str(index.path[i]) for i in at if index.state[i] == 0),
+        why_unlabelled=why,
+        by_content=full,
+        before=None if full else before,
     )
 
 
@@ -279,8 +303,8 @@ def build_index(
     if old and old.get("check") != CHECK:
         index.full[kept] = False
     fresh = np.array([listed.fresh for listed in looked.values()])
-    for i in np.flatnonzero(fresh[folder] | full | ~kept | (index.state == 0)):
-        size, mtime = _stat(os.path.join(root, paths[i]))
+    stats = _stats([os.path.join(root, path) for path in paths])
+    for i, (size, mtime) in enumerate(stats):
         kept[i] &= (index.size[i], index.mtime[i]) == (size, mtime)
         index.size[i], index.mtime[i] = size, mtime
     # New or changed, or checked by its header alone and now asked for in full.
@@ -325,6 +349,14 @@ def _stat(path: str) -> tuple[int, int]:
     except OSError:  # a dangling link
         return -1, 0
     return stat.st_size, stat.st_mtime_ns
+
+
+def _stats(paths: list[str]) -> Iterator[tuple[int, int]]:
+    """Size and time of each file; on a network every look takes its time."""
+    parts = [paths[i : i + 1024] for i in range(0, len(paths), 1024)]
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(lambda part: [*map(_stat, part)], parts):
+            yield from found
 
 
 Checked = tuple[int, bool, np.ndarray]

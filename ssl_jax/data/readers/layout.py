@@ -18,6 +18,7 @@ from ssl_jax.data.readers import split_names
 from ssl_jax.data.readers.image_files import SUFFIXES, some
 
 WRAPPERS = ("images", "imgs", "image", "img", "jpegimages", "jpg", "jpeg", "png", "pictures", "photos", "data")
+FLAT = "the images lie in no folders of classes"
 NO_PICTURES = ("annotations", "annotation", "labels", "label", "masks", "mask", "gt", "ground_truth", "groundtruth")
 NO_PICTURES = (*NO_PICTURES, "segmentation", "segmentations", "segmentationclass", "segmentationobject", "depth")
 
@@ -63,7 +64,9 @@ class Layout(NamedTuple):
       unlabelled: more to learn from, no label known.
       unused: folders with images that are in none of these.
       notes: what was decided.
-      used: names of the splits that were looked into.
+      why: no label is known of train and of test, where none is.
+      used: names of the splits that were looked into, train first.
+      tested: name of the test split.
     """
 
     train: Classes
@@ -71,7 +74,9 @@ class Layout(NamedTuple):
     unlabelled: Classes
     unused: tuple[str, ...]
     notes: tuple[str, ...]
+    why: tuple[str, str]
     used: tuple[str, ...] = ()
+    tested: str = ""
 
 
 def read(tree: Tree, train_split: str | None = None, test_split: str | None = None) -> Layout:
@@ -95,8 +100,9 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
     if chosen is None:
         train, unlabelled, masks, said = _part(tree, top, None)
-        train, more = sensible(at, train, of_splits=True) if tree.given is None else (train, [])
-        return Layout(train, None, unlabelled, (*unused, *masks), (*notes, *said, *more))
+        train, why, more = sensible(train, of_splits=True) if tree.given is None else (train, "", [])
+        notes += said + [f"{at}: {note}" for note in more]
+        return Layout(train, None, unlabelled, (*unused, *masks), tuple(notes), (why, why))
     if tree.look(top).images:
         loose = some([*map(tree.name, tree.look(top).images)])
         raise ValueError(f"{at} has loose images ({loose}) beside its splits; move them into {chosen.train}/")
@@ -147,10 +153,8 @@ def divide(
       check: whether classes are folders, which may be none.
     """
     train, unlabelled, unused, notes = part(chosen.train)
-    if check:
-        train, said = sensible(f"{where}/{chosen.train}", train)
-        notes += said
-    test, used = None, [chosen.train, *chosen.unlabelled]
+    train, why, _ = sensible(train) if check else (train, "", [])
+    test, tested, why_test, used = None, "", why, [chosen.train, *chosen.unlabelled]
     for name in chosen.tests:
         found, left, masks, said = part(name)
         used.append(name)
@@ -161,35 +165,35 @@ def divide(
                 "measured"
             )
             continue
+        why_test = FLAT if check and not known(found) else ""
         if check and not known(train):
-            found, more = sensible(f"{where}/{name}", found)
-            said += more
+            found, why_test, _ = sensible(found)
         if left:
             said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
-        test, unused, notes = found, unused + masks, notes + said
+        test, tested, unused, notes = found, name, unused + masks, notes + said
         break
     if chosen.tests and test is None:
         notes.append(f"{where}: the test split is cut from {chosen.train}/")
     for name in chosen.unlabelled:
         unlabelled |= images(name)
-    return Layout(train, test, unlabelled, tuple(unused), tuple(notes), tuple(used))
+    return Layout(train, test, unlabelled, tuple(unused), tuple(notes), (why, why_test), tuple(used), tested)
 
 
 def numbered(
     where: str, given: Sequence[str | None], classes: set[str], names: tuple[str, ...] | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels and class names of images.
+    """Labels and class names of images, None where there are no classes.
 
     Args:
       where: the dataset, for what is said.
       given: the class of each image, None where there is none.
       classes: all of them.
-      names: of the training examples' classes, None of these themselves.
+      names: of the training examples' classes; None if these have none, or for these themselves.
 
     Raises:
       ValueError: classes that training examples do not have.
     """
-    if not classes and names is None:
+    if not classes:
         return None, None
     names = tuple(sorted(classes)) if names is None else names
     if unknown := classes - set(names):
@@ -203,28 +207,27 @@ def known(classes: Classes) -> set[str]:
     return {name for name in classes.values() if name is not None}
 
 
-def sensible(where: str, classes: Classes, *, of_splits: bool = False) -> tuple[Classes, list[str]]:
-    """Classes without those of which an accuracy would say nothing, and the line that says so.
+def sensible(classes: Classes, *, of_splits: bool = False) -> tuple[Classes, str, list[str]]:
+    """Classes without those of which an accuracy would say nothing, why there are none then, and what is to be said.
 
     Args:
-      where: the folder of the classes, for what is said.
-      classes: of its images.
+      classes: of the images of a split.
       of_splits: whether names of splits are no names of classes here.
     """
     names = sorted(known(classes))
     like = [name for name in names if of_splits and split_names.role(name) is not None]
+    if not names:
+        return classes, FLAT, []
     if len(names) == 1:
-        said = f"{where}: there is one class only ({names[0]}), so the images count as unlabelled"
-    elif like and 2 * len(like) >= len(names):
-        said = (
-            f"{where}: the folders are named like splits ({some(like)}), but it is not clear what to train on, so the "
-            "images count as unlabelled; name it with data.train_split, or rename the folders if they are classes"
+        return dict.fromkeys(classes), f"there is one class only, {names[0]}", []
+    if 2 * len(like) >= len(names):
+        why = (
+            f"the folders have names of splits ({some(like)}), but it is not clear what to train on: name it with "
+            "data.train_split, or rename the folders if they are classes"
         )
-    elif like:
-        return classes, [f"{where}: {some(like)} among the {len(names)} folders is taken as a class, not as a split"]
-    else:
-        return classes, []
-    return dict.fromkeys(classes), [f"{said}, and no accuracy is measured"]
+        return dict.fromkeys(classes), why, []
+    notes = [f"{some(like)} among the {len(names)} folders is taken as a class, not as a split"] if like else []
+    return classes, "", notes
 
 
 def not_used(where: str, names: Sequence[str]) -> str:

@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, image_files, layout, records, split_names, tar_members
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.source import Source, sha256
 
 log = logging.getLogger(__name__)
 
@@ -111,19 +112,35 @@ def load(
     notes += _said(where, [images.shards[k] for k in used], [images.tables[k] for k in used], passed)
     broken = [name for rows in kept for name in _unreadable(images, rows)]
     notes += folder.check_unreadable(where, broken, n, max_unreadable)
-    if images.column("length", np.concatenate([kept[0], kept[2]])).sum() > memory_limit and len(kept[2]):
+    if len(kept[2]) and sum(images.column("length", kept[i]).sum() for i in (0, 2)) > memory_limit:
         memory_limit = -1  # the two are joined, so both are held or neither
 
-    def source(rows: np.ndarray, classes: layout.Classes, names: tuple[str, ...] | None) -> Source:
-        return _source(kind, where, images, rows, classes, names, by_folder, full, memory_limit)
+    def source(rows: np.ndarray, classes: layout.Classes, names: tuple[str, ...] | None, why: str) -> Source:
+        found = _source(kind, images, rows, full, memory_limit)
+        if not by_folder:
+            return found
+        readable = rows[images.column("state", rows) > 0]
+        labels, names = layout.numbered(where, [classes[i] for i in readable.tolist()], layout.known(classes), names)
+        return _with_classes(found, labels, names, f"no .cls or .json file says a class, and {why}")
 
-    train, test, unlabelled = source(kept[0], found.train, None), None, None
-    if found.test is not None:
-        test = source(kept[1], found.test, train.class_names if layout.known(found.test) else None)
+    train, test, more = source(kept[0], found.train, None, found.why[0]), None, None
     if found.unlabelled:
-        unlabelled = source(kept[2], found.unlabelled, train.class_names)
-        notes.append(layout.more_unlabelled(where, len(unlabelled)))
-    return dataclasses.replace(train, notes=tuple(notes)), test, unlabelled
+        more = source(kept[2], found.unlabelled, None, "")
+        notes.append(layout.more_unlabelled(where, len(more)))
+    if found.test is not None:
+        test = source(kept[1], found.test, train.class_names, found.why[1])
+        learned = _held(images, np.sort(np.concatenate([kept[0], kept[2]])), full)
+        notes += overlap.check(learned, _held(images, kept[1], full), where, (found.used[0], found.tested))
+    return dataclasses.replace(train, notes=tuple(notes)), test, more
+
+
+def _held(images: _Images, rows: np.ndarray, full: bool) -> Iterator[bytes]:
+    """What the readable images of a split hold; where that is not known, where they lie."""
+    for k, inside in images.by_shard(rows):
+        table, real = images.tables[k], os.path.realpath(images.shards[k])
+        for i in inside[table["state"][inside] > 0]:
+            where = f"{real} {table['offset'][i]} {table['record'][i] if 'record' in table else ''}"
+            yield table["digest"][i].tobytes() if full else os.fsencode(where)
 
 
 class _Images(NamedTuple):
@@ -165,7 +182,7 @@ def _tree(where: str, images: _Images, split: str, given: Mapping[int, str] | No
     for k, of_table in images.by_shard(rows):
         stem = re.sub(r"\.tar$", "", images.shards[k].name, flags=re.IGNORECASE)
         for i in of_table.tolist():
-            parts = os.fsdecode(images.tables[k]["name"][i]).split("/")[:-1]
+            parts = os.fsdecode(images.tables[k]["name"].item(i)).split("/")[:-1]
             parts = [part for part in parts if part not in ("", ".", "..")]
             if parts and parts[0] == stem and re.search(r"\d", stem):  # x-000/ in x-000.tar says nothing
                 parts = parts[1:]
@@ -232,6 +249,9 @@ def _shards(kind: str, path: Path) -> tuple[list[tuple[str, Path]], dict[str, in
     else:
         found = [p for pattern in _expanded(str(path)) for p in _matching(pattern)]
         root = Path(os.path.commonpath([p.parent for p in found])) if found else path
+    twice = sorted(str(file) for file, times in collections.Counter(found).items() if times > 1)
+    if twice:
+        raise ValueError(f"{str(path)!r} names {twice[0]} twice, which would be in train and in test; name it once")
     if not found:
         raise ValueError(f"{str(path)!r} holds no file that ends in {suffixes[0]}; give a folder, a file or a pattern")
     for file in found:
@@ -375,36 +395,32 @@ def _unreadable(images: _Images, rows: np.ndarray) -> list[str]:
     ]
 
 
-def _source(
-    kind: str,
-    where: str,
-    images: _Images,
-    rows: np.ndarray,
-    classes: layout.Classes,
-    names: tuple[str, ...] | None,
-    by_folder: bool,
-    full: bool,
-    memory_limit: int,
-) -> Source:
+def _source(kind: str, images: _Images, rows: np.ndarray, full: bool, memory_limit: int) -> Source:
     kept = rows[images.column("state", rows) > 0]
     columns: dict[str, Any] = {name: images.column(name, kept) for name in ("offset", "length", "plain")}
     columns["path"] = np.array([str(shard) for shard in images.shards], object)[images.shard[kept]]
-    given, n = [classes[i] for i in kept.tolist()], len(kept)
-    known, found = None, None
-    labels = np.array([-1 if name is None or by_folder else int(name) for name in given], np.int64)
-    if by_folder or (names is not None and not layout.known(classes)):
-        known, found = layout.numbered(where, given, layout.known(classes), names)
-        labels = labels if known is None else known.astype(np.int64)
-    elif (labels >= 0).any():
-        try:
-            known, found = check_labels(labels, n, names)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    content = images.column("digest" if full else "length", kept)
+    labels = images.column("label", kept)
     # The names of the shards, not where they are: the same shards elsewhere are the same data.
-    inside = [(images.shards[k].name, images.tables[k]["name"][i]) for k, i in images.by_shard(rows)]
-    within = (part for name, members in inside for part in (name, sha256(members)))
-    fingerprint = sha256(kind, content, labels, *within)
+    inside = list(images.by_shard(rows))
+    within = [part for k, i in inside for part in (images.shards[k].name, sha256(images.tables[k]["name"][i]))]
+    before = sha256(kind, images.column("digest" if full else "length", kept), labels, *within)
+    times = [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (os.stat(images.shards[k]) for k, _ in inside)]
     if kind == "arrayrecord":
         columns = records.held(columns | {"record": images.column("record", kept)}, memory_limit)
-    return Source(columns, known, found, fingerprint, unreadable=tuple(_unreadable(images, rows)))
+    return Source(
+        columns,
+        labels,
+        None,
+        before if full else sha256(before, *times),
+        unreadable=tuple(_unreadable(images, rows)),
+        by_content=full,
+        before=None if full else before,
+    )
+
+
+def _with_classes(source: Source, labels: np.ndarray | None, names: tuple[str, ...] | None, why: str) -> Source:
+    """A source of which folders say the classes."""
+    if labels is None or names is None:
+        return dataclasses.replace(source, labels=None, why_unlabelled=why)
+    fingerprint = sha256(source.fingerprint, labels, *names)
+    return dataclasses.replace(source, labels=labels, class_names=names, fingerprint=fingerprint, before=None)
