@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import features, figures, pictures
+from ssl_jax.evals import knn, low_label, score
+from ssl_jax.evals.shared import figures, pictures
+from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
@@ -52,61 +52,67 @@ def variables_of(state: TrainState) -> Variables:
 
 def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
-    config, method = experiment.config, experiment.method
-    devices = mesh.devices.size
-    batch_size = -(-pictures.EVAL_BATCH // devices) * devices
-    classify = method.hooks.get("classify")
-
-    @jax.jit
-    def encode(variables, images):
-        variables = parallel.gathered(variables)
-        found = {"features": method.encode(variables, images)["features"]}
-        return found | ({"logits": classify(variables, images)} if classify else {})
+    encode = Encode(experiment.method, experiment.modality, mesh)
+    layers = ("features", LOGITS) if "classify" in experiment.method.hooks else ("features",)
 
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
-        found = []
-        for source in sources:
-            batches = stream.eval_batches(
-                source,
-                image_size=config.data.image_size,
-                recipe_eval=recipes.get(config.data.recipe).evaluate,
-                global_batch_size=batch_size,
-                process=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            with jax.set_mesh(mesh):
-                rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-            found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
-        return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        found = [encode(variables, source, layers=layers) for source in sources]
+        return Encoded(*(np.concatenate([rows[name] for rows in found]) for name in ("features", "label", *layers[1:])))
 
     return extract
 
 
-def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images.
+def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
+    """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
+    method, batches = experiment.method, experiment.modality.score
+    if "score" not in method.hooks or batches is None:
+        return None
+    size = experiment.plan.global_batch_size
+    split = {"global_batch_size": size, "process": jax.process_index(), "process_count": jax.process_count()}
+    key = jax.random.key(experiment.config.seed)
 
-    And ``"val_top1"`` where the method is itself a classifier.
+    def measure(variables: Variables, source: Source) -> dict[str, float]:
+        with jax.set_mesh(mesh):
+            drawn = batches(source, **split)
+            return score.score(method, variables, drawn, key=key, place=lambda batch: parallel.place(batch, mesh))
+
+    return measure
+
+
+def online(
+    experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
+) -> Callable[[TrainState], dict[str, float | None]]:
+    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out examples against a part of the train ones.
+
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives.
     """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
     def measure(state: TrainState) -> dict[str, float | None]:
+        own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
+        own = {f"val_{name}": value for name, value in own.items()}
         if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None}
+            return {"val_knn_top1": None, "val_probe_top1": None} | own
         found = extract(variables_of(state), [queries])
         neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
         scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
-        return scores | ({} if found.logits is None else {"val_top1": top1(found)})
+        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)})
 
     return measure
 
 
-def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Callable[[Path], None]]:
+def final(
+    experiment: Experiment,
+    state: TrainState,
+    extract: Extract,
+    scored: Callable[[Variables, Source], dict[str, float]] | None = None,
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
     """The test metrics of a finished run: (summary, draw), where ``draw(folder)`` makes its pictures.
 
     The bank is all that could be learned from: train and validation examples together.
     """
-    config, splits = experiment.config, experiment.splits
+    config, splits, modality = experiment.config, experiment.splits, experiment.modality
     known = [splits.train, splits.val]
     if config.eval.max_bank:
         share = config.eval.max_bank / sum(len(s) for s in known)
@@ -126,17 +132,21 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             "knn_centre": config.eval.knn_centre,
         },
     }
+    if scored:
+        own = scored(variables_of(state)._replace(rows=None), splits.test)
+        summary |= {f"test_{name}": value for name, value in own.items()}
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
     summary["not_measured"] = not_measured(experiment, summary, bank, queries)
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
-            "raw": (pixels(experiment, known), pixels(experiment, [test])),
             "random": (extract(random, known), extract(random, [test])),
             "pretrained": (bank, queries),
         }
         table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
+        if raw := experiment.modality.raw:
+            table = {"raw": (np.concatenate([raw(s) for s in known]), raw(test))} | table
         smallest_class = np.unique(bank.known().labels, return_counts=True)[1].min()
         counts = [*(m for m in (1, 2, 5, 10) if m <= smallest_class), "all"]
         summary["label_efficiency"] = low_label.label_efficiency(
@@ -149,13 +159,14 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
     def draw(folder: Path) -> None:
-        pictures.views(config, splits.train, folder / "views.png")
-        train = known[0]
-        pictures.neighbours(
-            config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
-        )
+        if modality.shown:
+            pictures.views(modality, config.seed, splits.train, folder / "views.png")
+            train = known[0]
+            pictures.neighbours(
+                modality, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
+            )
         if variables is not None:
-            pictures.tasks(config, experiment.method, variables, test, folder)
+            pictures.tasks(modality, config.seed, experiment.method, variables, test, folder)
         if "label_efficiency" in summary:
             figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
         # Last: there is nothing to draw where metrics.jsonl was lost.
@@ -217,14 +228,3 @@ def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> f
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))
-
-
-def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
-    """Raw pixels as features: those of the dataset where it has images of one size, else of the evaluation view."""
-    found = []
-    for source in sources:
-        stored = source.columns.get("image")
-        images = pictures.evaluation_images(experiment.config, source) if stored is None else stored / np.float32(255)
-        found.append(np.asarray(images, np.float32).reshape(len(source), -1))
-    labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
-    return Encoded(np.concatenate(found), np.concatenate(labels))
