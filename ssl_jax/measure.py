@@ -5,7 +5,9 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import knn, low_label
 from ssl_jax.evals.shared import features, figures, pictures
 from ssl_jax.experiment import Experiment, zeros
+from ssl_jax.progress import phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables
@@ -42,7 +45,10 @@ class Encoded(NamedTuple):
         return Encoded(self.features[keep], self.labels[keep], logits)
 
 
-Extract = Callable[[Variables, Sequence[Source]], Encoded]
+Extract = Callable[..., Encoded]
+Pictures = Mapping[str, Callable[[Path], None]]  # what is drawn, by the name of its file, into a folder
+
+DRAWING = 20  # pictures are drawn during a run if that long passed since the last ones as those took, times this
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -51,7 +57,10 @@ def variables_of(state: TrainState) -> Variables:
 
 
 def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
-    """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
+    """``extract(variables, sources, what="encoding")``: every example of the sources in order, in inference mode.
+
+    ``what`` names the work in the lines that say how far it is.
+    """
     config, method = experiment.config, experiment.method
     devices = mesh.devices.size
     batch_size = -(-pictures.EVAL_BATCH // devices) * devices
@@ -63,46 +72,59 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
         found = {"features": method.encode(variables, images)["features"]}
         return found | ({"logits": classify(variables, images)} if classify else {})
 
-    def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
+    def extract(variables: Variables, sources: Sequence[Source], what: str = "encoding") -> Encoded:
         found = []
-        for source in sources:
-            batches = stream.eval_batches(
-                source,
-                image_size=config.data.image_size,
-                recipe_eval=recipes.get(config.data.recipe).evaluate,
-                global_batch_size=batch_size,
-                process=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            with jax.set_mesh(mesh):
-                rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-            found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
+        with phase(what, total=sum(len(source) for source in sources)) as advance:
+
+            def place(batch):
+                advance(batch_size)
+                return parallel.place(batch, mesh)
+
+            for source in sources:
+                batches = stream.eval_batches(
+                    source,
+                    image_size=config.data.image_size,
+                    recipe_eval=recipes.get(config.data.recipe).evaluate,
+                    global_batch_size=batch_size,
+                    process=jax.process_index(),
+                    process_count=jax.process_count(),
+                )
+                with jax.set_mesh(mesh):
+                    rows = features.extract(encode, variables, batches, place=place)
+                found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
         return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     return extract
 
 
-def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images.
+def online(
+    experiment: Experiment, extract: Extract
+) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
+    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``, of held-out images.
 
-    And ``"val_top1"`` where the method is itself a classifier.
+    The kNN's bank is a part of the train images. And ``"val_top1"`` where the method is itself a classifier. The
+    pictures are drawn of what was computed anyway.
     """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
-    def measure(state: TrainState) -> dict[str, float | None]:
+    def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
         if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None}
-        found = extract(variables_of(state), [queries])
-        neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
-        scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
-        return scores | ({} if found.logits is None else {"val_top1": top1(found)})
+            return {"val_knn_top1": None, "val_probe_top1": None}, {"curves": draw_curves}
+        found = extract(variables_of(state), [queries], "measuring on validation data")
+        scores: dict[str, float | None] = {"val_knn_top1": None, "val_probe_top1": probe_top1(experiment, state, found)}
+        drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
+        if config.knn:
+            known = extract(variables_of(state), [bank], "encoding train images for the kNN")
+            scores["val_knn_top1"] = knn_top1(experiment, known, found)
+            drawn["neighbours"] = neighbours(experiment, known, bank, found, queries)
+        return scores | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
 
     return measure
 
 
-def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """The test metrics of a finished run: (summary, draw), where ``draw(folder)`` makes its pictures.
+def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Pictures]:
+    """The test metrics of a finished run, and its pictures.
 
     The bank is all that could be learned from: train and validation examples together.
     """
@@ -112,7 +134,8 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         share = config.eval.max_bank / sum(len(s) for s in known)
         known = [subset(s, round(share * len(s))) for s in known]
     test = subset(splits.test, config.eval.max_queries)
-    bank, queries = extract(variables_of(state), known), extract(variables_of(state), [test])
+    queries = extract(variables_of(state), [test], "measuring once on test")
+    bank = extract(variables_of(state), known, "measuring once on test: encoding what was learned from")
 
     summary: dict[str, Any] = {
         "test_knn_top1": knn_top1(experiment, bank, queries),
@@ -147,20 +170,59 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    def draw(folder: Path) -> None:
-        pictures.views(config, splits.train, folder / "views.png")
-        train = known[0]
-        pictures.neighbours(
-            config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
-        )
-        if variables is not None:
-            pictures.tasks(config, experiment.method, variables, test, folder)
-        if "label_efficiency" in summary:
-            figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
-        # Last: there is nothing to draw where metrics.jsonl was lost.
-        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+    drawn = {"neighbours": neighbours(experiment, bank, known[0], queries, test)}
+    if variables is not None:
+        drawn["tasks"] = lambda folder: pictures.tasks(config, experiment.method, variables, test, folder)
+    if "label_efficiency" in summary:
+        table = summary["label_efficiency"]
+        drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
+    return summary, drawn | {"curves": draw_curves}
 
-    return summary, draw
+
+def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Callable[..., None]:
+    """``draw(pictures, always=False)``: on process 0, into ``folder``, where the views are drawn at once.
+
+    A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
+    would take more than a small share of the run's time.
+    """
+    drew, took = -math.inf, 0.0
+
+    def draw(drawn: Pictures, always: bool = False) -> None:
+        nonlocal drew, took
+        began = time.perf_counter()
+        if jax.process_index() != 0 or not (always or began - drew >= DRAWING * took):
+            return
+        for name, picture in drawn.items():
+            try:
+                with phase(f"drawing {name}"):
+                    picture(folder)
+            except Exception as error:  # of a library, or of a file that is gone: the run is none the worse for it
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                say(f"WARNING: figures/{name} could not be drawn: {why}")
+        drew = time.perf_counter()
+        took = drew - began
+
+    if not (folder / "views.png").exists():
+        config, train = experiment.config, experiment.splits.train
+        draw({"views": lambda folder: pictures.views(config, train, folder / "views.png")})
+    return draw
+
+
+def draw_curves(folder: Path) -> None:
+    """``curves.png`` of the run in whose folder ``folder`` lies."""
+    figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+
+
+def neighbours(
+    experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source
+) -> Callable[[Path], None]:
+    """Draws the nearest of ``known``, the first rows of the bank, to a few of the queries ``test``."""
+
+    def draw(folder: Path) -> None:
+        rows = bank.features[: len(known)]
+        pictures.neighbours(experiment.config, rows, known, queries.features, test, folder / "neighbours.png")
+
+    return draw
 
 
 def subset(source: Source, limit: int | None) -> Source:
