@@ -19,6 +19,7 @@ from ssl_jax.data import feed as feeds
 from ssl_jax.data import readers, source
 from ssl_jax.data.images import recipes
 from ssl_jax.online.probe import online_probe
+from ssl_jax.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
 
 
@@ -157,7 +158,8 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return readers.load(config.data.source, **arguments)
+    with phase(f"looking through {config.data.source}"):
+        return readers.load(config.data.source, **arguments)
 
 
 def _plan_without_data(config: Config) -> Plan:

@@ -98,7 +98,7 @@ def test_refused(changes, message):
 
 
 def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_path):
-    """On one device: after the first step and the third, which tell its speed, and at each line; no program later on."""
+    """On one device: after the first step and the third, to know its speed, and at each line; no program later on."""
     waits, compiled = [], []
     now = {"step": 0}
     for name in ("block_until_ready", "device_get"):

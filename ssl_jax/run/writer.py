@@ -226,7 +226,7 @@ def advice(error: OSError) -> str:
 
 def plain_warnings() -> None:
     """Warnings of this package are shown as its other messages are, one line without a place in the code."""
-    before, here = warnings.formatwarning, os.path.dirname(__file__)
+    before, here = warnings.formatwarning, os.path.dirname(os.path.dirname(__file__))
 
     def plain(message, category, filename, lineno, line=None):
         if issubclass(category, UserWarning) and filename.startswith(here + os.sep):

@@ -17,6 +17,7 @@ from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals.shared import features
 from ssl_jax.evals.shared.pictures import EVAL_BATCH
+from ssl_jax.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.run.open import Run
 from ssl_jax.types import Variables
@@ -93,11 +94,12 @@ class CachedEncode:
         else:
             batches = stream.eval_batches(part, recipe_eval=what, **arguments)
         compiled = self._compiled[several]
+        said = f"encoding images {start + 1:,} to {stop:,} of {len(source):,}"
         with jax.set_mesh(self.mesh):
             found = features.extract(
                 lambda variables, images: compiled(variables, images, layers=layers),
                 jax.device_put(variables, parallel.replicated(self.mesh)),
-                batches,
+                counted(batches, said, len(part), by=arguments["global_batch_size"]),
                 place=lambda batch: parallel.place(batch, self.mesh),
             )
         if len(found["index"]) == len(part):
