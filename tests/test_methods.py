@@ -16,6 +16,7 @@ import pytest
 from ssl_jax import methods, models
 from ssl_jax.parallel import replicated
 from ssl_jax.run import checkpoint
+from ssl_jax.run.saver import open_saver
 from ssl_jax.types import Variables
 
 TOLERANCE = 1e-9
@@ -117,7 +118,7 @@ def test_saved_and_restored_a_run_goes_on_as_if_nothing_had_happened(case, tmp_p
         return state
 
     state = train(begin(), range(3))
-    saver = checkpoint.open_saver(tmp_path)
+    saver = open_saver(tmp_path)
     saver.save(state, {})
     saver.close()
     abstract = jax.eval_shape(lambda: jax.tree.map(jnp.copy, state))
