@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/simclr_folder_cpu.py ARGS="--config.data.source=folder:PATH --workdir=runs/mine"
 
-Cost: @@
+Cost: see the log, which says how long it will take from its third step on.
 Expected: no figure, the images are yours. Watch val_knn_top1 (with labels) and the collapse alarm (without).
 """
 
