@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import features, figures, pictures
+from ssl_jax.evals import knn, low_label, score
+from ssl_jax.evals.shared import figures, pictures
+from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.progress import phase
 from ssl_jax.run import checkpoint
@@ -45,10 +46,10 @@ class Encoded(NamedTuple):
         return Encoded(self.features[keep], self.labels[keep], logits)
 
 
-Extract = Callable[..., Encoded]
-Pictures = Mapping[str, Callable[[Path], None]]  # what is drawn, by the name of its file, into a folder
+Extract = Callable[[Variables, Sequence[Source]], Encoded]
+Pictures = Mapping[str, Callable[[Path], None]]  # name -> draws it into a folder
 
-DRAWING = 20  # pictures are drawn during a run if that long passed since the last ones as those took, times this
+DRAWING = 20  # pictures are drawn during a run once so many times as long has passed as the last ones took
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -57,85 +58,81 @@ def variables_of(state: TrainState) -> Variables:
 
 
 def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
-    """``extract(variables, sources, what="encoding")``: every example of the sources in order, in inference mode.
+    """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
+    encode = Encode(experiment.method, experiment.modality, mesh)
+    layers = ("features", LOGITS) if "classify" in experiment.method.hooks else ("features",)
 
-    ``what`` names the work in the lines that say how far it is.
-    """
-    config, method = experiment.config, experiment.method
-    devices = mesh.devices.size
-    batch_size = -(-pictures.EVAL_BATCH // devices) * devices
-    classify = method.hooks.get("classify")
-
-    @jax.jit
-    def encode(variables, images):
-        variables = parallel.gathered(variables)
-        found = {"features": method.encode(variables, images)["features"]}
-        return found | ({"logits": classify(variables, images)} if classify else {})
-
-    def extract(variables: Variables, sources: Sequence[Source], what: str = "encoding") -> Encoded:
-        found = []
-        with phase(what, total=sum(len(source) for source in sources)) as advance:
-
-            def place(batch):
-                advance(batch_size)
-                return parallel.place(batch, mesh)
-
-            for source in sources:
-                batches = stream.eval_batches(
-                    source,
-                    image_size=config.data.image_size,
-                    recipe_eval=recipes.get(config.data.recipe).evaluate,
-                    global_batch_size=batch_size,
-                    process=jax.process_index(),
-                    process_count=jax.process_count(),
-                )
-                with jax.set_mesh(mesh):
-                    rows = features.extract(encode, variables, batches, place=place)
-                found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
-        return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
+        found = [encode(variables, source, layers=layers) for source in sources]
+        return Encoded(*(np.concatenate([rows[name] for rows in found]) for name in ("features", "label", *layers[1:])))
 
     return extract
 
 
-def online(
-    experiment: Experiment, extract: Extract
-) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
-    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``, of held-out images.
+def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
+    """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
+    method, batches = experiment.method, experiment.modality.score
+    if "score" not in method.hooks or batches is None:
+        return None
+    size = experiment.plan.global_batch_size
+    split = {"global_batch_size": size, "process": jax.process_index(), "process_count": jax.process_count()}
+    key = jax.random.key(experiment.config.seed)
 
-    The kNN's bank is a part of the train images. And ``"val_top1"`` where the method is itself a classifier. The
-    pictures are drawn of what was computed anyway.
+    def measure(variables: Variables, source: Source) -> dict[str, float]:
+        with jax.set_mesh(mesh):
+            drawn = batches(source, **split)
+            return score.score(method, variables, drawn, key=key, place=lambda batch: parallel.place(batch, mesh))
+
+    return measure
+
+
+def online(
+    experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
+) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
+    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``: held-out examples against some train ones.
+
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives. The
+    pictures are of features that were computed anyway.
     """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
     def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
-        if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None}, {"curves": draw_curves}
-        found = extract(variables_of(state), [queries], "measuring on validation data")
-        scores: dict[str, float | None] = {"val_knn_top1": None, "val_probe_top1": probe_top1(experiment, state, found)}
         drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
-        if config.knn:
-            known = extract(variables_of(state), [bank], "encoding train images for the kNN")
-            scores["val_knn_top1"] = knn_top1(experiment, known, found)
-            drawn["neighbours"] = neighbours(experiment, known, bank, found, queries)
-        return scores | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
+        own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
+        own = {f"val_{name}": value for name, value in own.items()}
+        if not experiment.plan.num_classes:
+            return {"val_knn_top1": None, "val_probe_top1": None} | own, drawn
+        scores: dict[str, float | None] = {"val_knn_top1": None}
+        with phase("measuring on validation data"):
+            found = extract(variables_of(state), [queries])
+            if config.knn:
+                known = extract(variables_of(state), [bank])
+                scores["val_knn_top1"] = knn_top1(experiment, known, found)
+                drawn |= neighbours(experiment, known, bank, found, queries)
+            scores["val_probe_top1"] = probe_top1(experiment, state, found)
+        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
 
     return measure
 
 
-def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Pictures]:
+def final(
+    experiment: Experiment,
+    state: TrainState,
+    extract: Extract,
+    scored: Callable[[Variables, Source], dict[str, float]] | None = None,
+) -> tuple[dict[str, Any], Pictures]:
     """The test metrics of a finished run, and its pictures.
 
     The bank is all that could be learned from: train and validation examples together.
     """
-    config, splits = experiment.config, experiment.splits
+    config, splits, modality = experiment.config, experiment.splits, experiment.modality
     known = [splits.train, splits.val]
     if config.eval.max_bank:
         share = config.eval.max_bank / sum(len(s) for s in known)
         known = [subset(s, round(share * len(s))) for s in known]
     test = subset(splits.test, config.eval.max_queries)
-    queries = extract(variables_of(state), [test], "measuring once on test")
-    bank = extract(variables_of(state), known, "measuring once on test: encoding what was learned from")
+    bank, queries = extract(variables_of(state), known), extract(variables_of(state), [test])
 
     summary: dict[str, Any] = {
         "test_knn_top1": knn_top1(experiment, bank, queries),
@@ -149,16 +146,21 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             "knn_centre": config.eval.knn_centre,
         },
     }
+    if scored:
+        own = scored(variables_of(state)._replace(rows=None), splits.test)
+        summary |= {f"test_{name}": value for name, value in own.items()}
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
+    summary["not_measured"] = not_measured(experiment, summary, bank, queries)
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
-            "raw": (pixels(experiment, known), pixels(experiment, [test])),
             "random": (extract(random, known), extract(random, [test])),
             "pretrained": (bank, queries),
         }
         table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
+        if raw := experiment.modality.raw:
+            table = {"raw": (np.concatenate([raw(s) for s in known]), raw(test))} | table
         smallest_class = np.unique(bank.known().labels, return_counts=True)[1].min()
         counts = [*(m for m in (1, 2, 5, 10) if m <= smallest_class), "all"]
         summary["label_efficiency"] = low_label.label_efficiency(
@@ -170,9 +172,9 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    drawn = {"neighbours": neighbours(experiment, bank, known[0], queries, test)}
+    drawn = dict(neighbours(experiment, bank, known[0], queries, test))
     if variables is not None:
-        drawn["tasks"] = lambda folder: pictures.tasks(config, experiment.method, variables, test, folder)
+        drawn["tasks"] = partial(pictures.tasks, modality, config.seed, experiment.method, variables, test)
     if "label_efficiency" in summary:
         table = summary["label_efficiency"]
         drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
@@ -202,9 +204,9 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
         drew = time.perf_counter()
         took = drew - began
 
-    if not (folder / "views.png").exists():
-        config, train = experiment.config, experiment.splits.train
-        draw({"views": lambda folder: pictures.views(config, train, folder / "views.png")})
+    if experiment.modality.shown and not (folder / "views.png").exists():
+        modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
+        draw({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
     return draw
 
 
@@ -213,16 +215,29 @@ def draw_curves(folder: Path) -> None:
     figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
 
 
-def neighbours(
-    experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source
-) -> Callable[[Path], None]:
-    """Draws the nearest of ``known``, the first rows of the bank, to a few of the queries ``test``."""
+def neighbours(experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source) -> Pictures:
+    """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``, of pictures."""
+    modality = experiment.modality
 
     def draw(folder: Path) -> None:
         rows = bank.features[: len(known)]
-        pictures.neighbours(experiment.config, rows, known, queries.features, test, folder / "neighbours.png")
+        pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
 
-    return draw
+    return {"neighbours": draw} if modality.shown else {}
+
+
+def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:
+    """Why each metric is None that is; ``bank`` and ``queries`` are what it would have been measured with."""
+    config, splits = experiment.config.eval, experiment.splits
+    whys = [
+        f"no {role} example has a label" + (f": {part.why_unlabelled}" if part.why_unlabelled else "")
+        for role, part, found in (("training", splits.train, bank), ("test", splits.test, queries))
+        if not len(found.known().labels)
+    ]
+    found = {name: "; ".join(whys) for name, value in summary.items() if value is None}
+    if "test_probe_top1" in found and not config.probe:
+        found["test_probe_top1"] = "eval.probe is false"
+    return found | ({"label_efficiency": "; ".join(whys)} if config.label_efficiency and whys else {})
 
 
 def subset(source: Source, limit: int | None) -> Source:
@@ -264,14 +279,3 @@ def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> f
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))
-
-
-def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
-    """Raw pixels as features: those of the dataset where it has images of one size, else of the evaluation view."""
-    found = []
-    for source in sources:
-        stored = source.columns.get("image")
-        images = pictures.evaluation_images(experiment.config, source) if stored is None else stored / np.float32(255)
-        found.append(np.asarray(images, np.float32).reshape(len(source), -1))
-    labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
-    return Encoded(np.concatenate(found), np.concatenate(labels))

@@ -1,9 +1,9 @@
 """A word about what takes long: what is being done, and how far it is.
 
 A phase of a few seconds says nothing. A longer one writes a line to stderr after five seconds, ten seconds later
-another, and so on at growing distances: ``measuring once on test: 1,024 of 2,959 images (35 s)``. The lines come from a
-thread, so that a phase which does not come back to Python, as a compilation, speaks too. Of phases within each other
-the innermost one speaks, and of several processes the first.
+another, and so on at growing distances: ``measuring once on test: encoding: 1,024 of 2,959 images (35 s)``. The lines
+come from a thread, so that a phase which does not come back to Python, as a compilation, speaks too. Of phases within
+each other the innermost one speaks for all, and of several processes the first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 FIRST = float(os.environ.get("SSL_JAX_PROGRESS", "5"))  # seconds until a phase speaks; inf: never
 NEXT, GROWTH, MOST = 10.0, 1.5, 120.0  # seconds to its second line; each later distance is longer, up to the last
 
-_open: list[object] = []  # the phases under way, the innermost last
+_open: list[list[str]] = []  # what the phases under way do, the innermost last
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def phase(what: str, total: int | None = None, unit: str = "images") -> Iterator
     Yields:
       ``advance(n)``: so much more is done. Cheap, for any loop.
     """
-    began, done, over, me = time.monotonic(), 0, threading.Event(), object()
+    began, done, over, me = time.monotonic(), 0, threading.Event(), [what]
 
     def advance(n: int) -> None:
         nonlocal done
@@ -50,7 +50,7 @@ def phase(what: str, total: int | None = None, unit: str = "images") -> Iterator
         while not over.wait(wait):
             if _open and _open[-1] is me:
                 far = "" if total is None else f": {min(done, total):,} of {total:,} {unit}"
-                say(f"{what}{far} ({spoken(time.monotonic() - began)})")
+                say(f"{': '.join(text for (text,) in _open)}{far} ({spoken(time.monotonic() - began)})")
             wait, following = following, min(MOST, GROWTH * following)
 
     speaks = math.isfinite(FIRST)
@@ -62,7 +62,7 @@ def phase(what: str, total: int | None = None, unit: str = "images") -> Iterator
         yield advance
     finally:
         over.set()
-        _open.remove(me)
+        _open[:] = [other for other in _open if other is not me]
         if thread:
             thread.join()
 

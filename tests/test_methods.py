@@ -306,7 +306,7 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
 def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
     method, variables, batch = variables_and_batch(case)
     trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))
-    started = jax.jit(method.init)(jax.random.key(7), batch, trunk)
+    started = jax.jit(method.init)(jax.random.key(7), batch, {"encoder": trunk})
     for got, want in zip(jax.tree.leaves(method.trunk(started)), jax.tree.leaves(trunk), strict=True):
         np.testing.assert_array_equal(got, want)
     if started.aux:
@@ -320,6 +320,7 @@ def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
         ("simclr", {"temperature": 0.0}, "temperature=0.0 must be positive"),
         ("simclr", {"loss_scale": "double"}, "loss_scale='double'"),
         ("byol", {"tau": 1.5}, "tau=1.5"),
+        ("byol", {"head_init": "he"}, "head_init='he' is not one of lecun, haiku"),
         ("byol", {"tau_schedule": "linear"}, "tau_schedule='linear'"),
         ("moco", {"queue_size": 100}, "queue_size=100 is not a multiple of the 64 keys"),
         ("moco", {"bn_groups": 5}, "bn_groups=5"),

@@ -57,9 +57,9 @@ def test_the_innermost_phase_speaks_and_an_error_ends_it(said):
         with progress.phase("inner"):
             before = len(said)
             said.wait(before + 3)
-            assert all(line.startswith("inner") for line in said[before + 1 :])
+            assert all(line.startswith("outer: inner (") for line in said[before + 1 :])
         said.wait(len(said) + 2)
-        assert said[-1].startswith("outer")
+        assert said[-1].startswith("outer (")
     with pytest.raises(KeyError), progress.phase("broken"):
         raise KeyError
     assert not watchers()
@@ -140,13 +140,15 @@ def test_what_is_left_of_a_run():
 
 def test_a_run_of_days_is_told_with_what_to_do():
     slow = Pace(steps=2, seconds=51.2)  # 5 images/s at batch 128
-    said = too_slow(slow, 31_000, 128, small=False, cpu=True)
-    assert said.startswith("at this rate, 5 images/s, the run takes 9.19 days; faster: ")
-    assert "configs/simclr_folder_cpu.py" in said
-    assert "\n" not in said
-    assert "convnet" not in too_slow(slow, 31_000, 128, small=True, cpu=True)
-    assert "more devices" in too_slow(slow, 31_000, 128, small=False, cpu=False)
-    assert too_slow(slow, 3_374, 128, small=False, cpu=True) is None  # a second less than a day
-    assert too_slow(slow, 3_376, 128, small=False, cpu=True)
-    assert too_slow(Pace(steps=1, seconds=4.9), 10**6, 128, small=False, cpu=True) is None  # too early to say
-    assert too_slow(Pace(), 10**6, 128, small=False, cpu=True) is None
+    on_cpu = {"network": "resnet18", "cpu": True}
+    assert too_slow(slow, 31_000, 128, **on_cpu) == (
+        "at this rate, 5 images/s, the run takes 9.19 days; faster: fewer train.epochs, a network for CPUs "
+        "(model.name=convnet, as in configs/simclr_folder_cpu.py), a smaller data.image_size, an accelerator"
+    )
+    assert "simclr_folder_cpu" not in too_slow(slow, 31_000, 128, network="convnet", cpu=True)
+    assert "more devices" in too_slow(slow, 31_000, 128, network="resnet18", cpu=False)
+    assert "image" not in too_slow(slow, 31_000, 128, network="lstm", unit="sequences", cpu=True)
+    assert too_slow(slow, 3_374, 128, **on_cpu) is None  # less than a day
+    assert too_slow(slow, 3_376, 128, **on_cpu)
+    assert too_slow(Pace(steps=1, seconds=4.9), 10**6, 128, **on_cpu) is None  # too early to say
+    assert too_slow(Pace(), 10**6, 128, **on_cpu) is None

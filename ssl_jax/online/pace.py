@@ -36,23 +36,26 @@ class Pace(NamedTuple):
         return (total_steps - step) * self.seconds / self.steps + measurements * self.measuring
 
 
-def too_slow(pace: Pace, total_steps: int, batch_size: int, *, small: bool, cpu: bool) -> str | None:
+def too_slow(
+    pace: Pace, total_steps: int, batch_size: int, *, network: str, unit: str = "images", cpu: bool
+) -> str | None:
     """A line on what to do where a run would take more than a day; None where it would not, or none can say yet.
 
     Args:
-      small: the network is made for a CPU already.
+      network: ``model.name``.
+      unit: what examples are called.
       cpu: the run is on one.
     """
     if pace.seconds < SURE or pace.steps * DAY >= total_steps * pace.seconds:
         return None
-    ways = ["fewer train.epochs", "a smaller data.image_size"]
-    if cpu:
-        network = [] if small else ["a network for CPUs (model.name=convnet, as configs/simclr_folder_cpu.py has it)"]
-        ways = [*network, *ways, "an accelerator"]
-    else:
-        ways += ["a smaller network", "more devices"]
+    ways = ["fewer train.epochs", "a smaller network"]
+    if unit == "images":
+        ways.append("a smaller data.image_size")
+        if cpu and network != "convnet":
+            ways[1] = "a network for CPUs (model.name=convnet, as in configs/simclr_folder_cpu.py)"
+    ways.append("an accelerator" if cpu else "more devices")
     rate = pace.steps * batch_size / pace.seconds
     return (
-        f"at this rate, {rate:.3g} images/s, the run takes {spoken(total_steps * pace.seconds / pace.steps)}; "
+        f"at this rate, {rate:.3g} {unit}/s, the run takes {spoken(total_steps * pace.seconds / pace.steps)}; "
         f"faster: {', '.join(ways)}"
     )
