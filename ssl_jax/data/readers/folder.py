@@ -36,6 +36,7 @@ from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import image_files, layout
 from ssl_jax.data.source import Source, sha256
+from ssl_jax.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -312,6 +313,7 @@ def build_index(
     if len(todo):
         log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
         checks = check_all(lambda i: Path(root, paths[i]), todo, full)
+        checks = counted(checks, "checking", len(todo), "files")
         for i, (state, plain, digest) in zip(todo, checks, strict=True):
             index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
     if len(todo) or fresh.any():  # a new listing is worth keeping also where it brought no new file

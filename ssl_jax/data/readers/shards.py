@@ -36,6 +36,7 @@ from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, image_files, layout, records, split_names, tar_members
 from ssl_jax.data.source import Source, sha256
+from ssl_jax.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -362,7 +363,8 @@ def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
     def check() -> Arrays:
         n = len(table["offset"])
         log.info("checking %d images in %s (%s)", n, shard, "full" if full else "header")
-        found = list(folder.check_all(lambda i: _contents(shard, table, i, full), range(n), full))
+        checks = folder.check_all(lambda i: _contents(shard, table, i, full), range(n), full)
+        found = list(counted(checks, f"checking {shard.name}", n))
         return {
             "state": np.array([state for state, _, _ in found], np.int8),
             "plain": np.array([plain for _, plain, _ in found], bool),
