@@ -28,6 +28,7 @@ from ssl_jax.evals import Accuracy, Fitted
 from ssl_jax.evals.shared import figures, pictures, report, robustness
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.run.folder import read_summary
 from ssl_jax.run.open import Run, open_run
@@ -281,7 +282,8 @@ def _run(evaluators, variables: Variables, place: Path, settings: Options, say: 
         _reset_peak()
         entry: dict[str, Any] = {"settings": settings[name], "metrics": [], "skipped": None}
         try:
-            for metric, value in evaluator.run(variables, place / name if jax.process_index() == 0 else None):
+            found = evaluator.run(variables, place / name if jax.process_index() == 0 else None)
+            for metric, value in counted(found, f"{name}: measuring"):
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
