@@ -17,8 +17,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.names import hint, nearest
-
-Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
+from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
 FREE_ON_RESUME = (

@@ -23,7 +23,7 @@ from ssl_jax.data.images import recipes
 from ssl_jax.data.modality import Modality
 from ssl_jax.names import hint, is_imported
 from ssl_jax.online.probe import online_probe
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
 
 

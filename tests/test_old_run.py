@@ -2,8 +2,8 @@
 
 ``tests/old_run``: SimCLR on digits as ``runs.config("simclr", train__steps=12, train__eval_every=6,
 train__checkpoint_every=6, train__keep_checkpoints=1, method__projector_dim=8)`` with ``model.widths=(4, 8)`` and
-``data.augment=device``, interrupted after step 6, by commit 26846fc. ``features.npy`` is what that commit's ``load`` made
-of the images below.
+``data.augment=device``, interrupted after step 6, by commit 26846fc. ``features.npy`` is what that commit's ``load``
+made of the images below.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ LOSS = 5.278  # of step 12, where that commit went on
 def test_it_opens():
     variables, encode, config = ssl_jax.load(OLD)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
-    np.testing.assert_allclose(encode(variables, images)["features"], np.load(OLD / "features.npy"), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        encode(variables, images)["features"], np.load(OLD / "features.npy"), rtol=1e-3, atol=1e-4
+    )
     assert config.method.name == "simclr"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
 BROKEN = (

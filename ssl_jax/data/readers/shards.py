@@ -36,7 +36,7 @@ from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, image_files, layout, records, split_names, tar_members
 from ssl_jax.data.source import Source, sha256
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 
 log = logging.getLogger(__name__)
 

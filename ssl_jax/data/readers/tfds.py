@@ -19,7 +19,7 @@ from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.names import nearest
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 
 READ_BATCH = 512
 HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
