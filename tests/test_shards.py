@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pictures import noise
 from PIL import Image
 
 from ssl_jax import config
-from ssl_jax.data import order, source
+from ssl_jax.data import order
 from ssl_jax.data.images import decode, stream
 from ssl_jax.data.images.recipes import Recipe, View
 from ssl_jax.data.readers import folder, records, shards
@@ -265,7 +266,7 @@ def test_shards_are_listed_and_checked_once(load, tmp_path, monkeypatch):
     listed, checked = [], []
     for seen, module, name in ((listed, shards, "_list_tar"), (checked, decode, "is_plain")):
         real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda file, seen=seen, real=real: seen.append(file) or real(file))
+        monkeypatch.setattr(module, name, lambda file, *a, seen=seen, real=real: seen.append(file) or real(file, *a))
     assert load(f"tar:{tmp_path}/x").train.fingerprint == full.train.fingerprint
     assert load(f"tar:{tmp_path}/x", verify="header").train.fingerprint == header.train.fingerprint
     assert listed == checked == []
@@ -384,5 +385,5 @@ def test_shards_are_shuffled_as_one(load, tmp_path):
 
 
 def test_suffixes_of_tfds():
-    assert records.is_array_record(source.Path("made-train.array_record-00000-of-00002"))
-    assert shards._ends(source.Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])
+    assert records.is_array_record(Path("made-train.array_record-00000-of-00002"))
+    assert shards._ends(Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])

@@ -64,7 +64,7 @@ def opens(source: Source, i: int) -> bool:
     if "image" in source.columns:
         return True
     try:
-        decode.read(decode.contents(source.record(i)), source.channels)
+        decode.read(decode.contents(source.record(i)), source.channels, source.decoding)
     except (decode.Unreadable, OSError):
         return False
     return True

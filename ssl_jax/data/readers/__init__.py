@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.data.cache import default_cache_dir
+from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import Splits, split
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Splits, split
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -25,6 +26,7 @@ def load(
     seed: int = 0,
     verify: str | None = None,
     max_unreadable: float = 0.01,
+    decoding: Decoding = DEFAULT_DECODING,
     cache_dir: str | None = None,
     memory_limit: int = 4 << 30,
 ) -> Splits:
@@ -46,6 +48,7 @@ def load(
       verify: how the images of a folder or of shards are checked when their index is built: ``full`` (decode all),
         ``header``; default ``full`` up to 100,000 files.
       max_unreadable: fraction of unreadable files above which a folder or shards are refused.
+      decoding: how image files become 8 bits, and how large they may be.
       cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
@@ -73,23 +76,36 @@ def load(
         from ssl_jax.data.readers import folder
 
         train, test = folder.load(
-            _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
+            _path(name, data_dir),
+            **roles,
+            verify=verify,
+            max_unreadable=max_unreadable,
+            decoding=decoding,
+            cache_dir=cache,
         )
     elif scheme in ("tar", "arrayrecord") and name:
         from ssl_jax.data.readers import shards
 
-        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
+        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "decoding": decoding}
+        checks["cache_dir"] = cache
         train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
         train, test = tfds.load(
-            name, data_dir=data_dir, **roles, download=download, cache_dir=cache, memory_limit=memory_limit
+            name,
+            data_dir=data_dir,
+            **roles,
+            download=download,
+            decoding=decoding,
+            cache_dir=cache,
+            memory_limit=memory_limit,
         )
     else:
         close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
+    train, test = levels.told(train, test, decoding, cache)
     return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 

@@ -17,6 +17,7 @@ nothing. A JPEG has no checksum, so damage that still decodes without a warning 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -31,7 +32,7 @@ import numpy as np
 
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
-from ssl_jax.data.source import Source, sha256
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, sha256
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,15 @@ def load(
     test_split: str | None,
     verify: str | None,
     max_unreadable: float,
+    decoding: Decoding,
     cache_dir: Path,
 ) -> tuple[Source, Source | None]:
     """Train and test of an image folder; see :func:`ssl_jax.data.source.load`. Test is None if there is none."""
     if not root.is_dir():
         raise ValueError(f"image folder {str(root)!r} is not there; give data.source=folder:<path of a folder>")
     began, root = time.time_ns(), root.resolve()
-    file = cache_dir / "folders" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
+    known_by = os.fsencode(f"{root}:{decoding.reads}" if decoding.reads else root)
+    file = cache_dir / "folders" / f"{hashlib.sha256(known_by).hexdigest()[:32]}.npz"
     old = read_cache(file) or {}
     looked: dict[str, Listed] = {}
     look = _looker(root, _known(old), looked)
@@ -100,13 +103,15 @@ def load(
     listings = [_listing(root, look, name) for name in (train_name, test_name) if name is not None]
     paths = sorted(path for listing in listings for path in listing)
     full = verify == "full" or (verify is None and len(paths) <= FULL_UP_TO)
-    index = build_index(root, paths, looked, old, full=full, file=file, began=began)
+    index = build_index(root, paths, looked, old, full=full, decoding=decoding, file=file, began=began)
     broken = [index.path[i] for i in np.flatnonzero(index.state == 0)]
-    check_unreadable(str(root), broken, len(paths), max_unreadable)
+    check_unreadable(
+        str(root), broken, len(paths), max_unreadable, lambda path: why_unreadable(root / path, full, decoding)
+    )
     rows = {path: i for i, path in enumerate(index.path)}
     sources, names = [], None
     for listing in listings:
-        source = _source(root, listing, index, rows, names)
+        source = dataclasses.replace(_source(root, listing, index, rows, names), decoding=decoding)
         names = source.class_names
         sources.append(source)
     return sources[0], sources[1] if len(sources) == 2 else None
@@ -252,11 +257,18 @@ def objects(values: list) -> np.ndarray:
     return array
 
 
-def check_unreadable(where: str, broken: list[str], n: int, max_unreadable: float) -> None:
-    """Say which of ``n`` images are left out; ValueError if they are more than a share of ``max_unreadable``."""
+def check_unreadable(
+    where: str, broken: list[str], n: int, max_unreadable: float, why: Callable[[str], str | None]
+) -> None:
+    """Say which of ``n`` images are left out, and ``why``; ValueError if they are more than a share of all."""
     if not broken:
         return
-    count = f"{len(broken)} of {n} images in {where} cannot be read ({some(broken)})"
+    reasons: dict[str | None, list[str]] = {}
+    for name in sorted(broken)[:3]:
+        reasons.setdefault(why(name), []).append(name)
+    said = "; ".join(", ".join(named) + (f": {reason}" if reason else "") for reason, named in reasons.items())
+    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    count = f"{len(broken)} of {n} images in {where} cannot be read ({said}{more})"
     if len(broken) > max_unreadable * n:
         raise ValueError(
             f"{count}, more than data.max_unreadable={max_unreadable:g} of them; remove or repair them, or raise it"
@@ -271,6 +283,7 @@ def build_index(
     old: Mapping[str, np.ndarray],
     *,
     full: bool,
+    decoding: Decoding = DEFAULT_DECODING,
     file: Path,
     began: int,
 ) -> Index:
@@ -282,6 +295,7 @@ def build_index(
       looked: the folders that they are in.
       old: the index as it was kept, empty if there was none.
       full: decode each file, else read its header alone.
+      decoding: how they are decoded.
       file: where the index is kept; a folder that cannot be written to costs only the next start its time.
       began: time before the folders were listed, nanoseconds.
     """
@@ -313,7 +327,7 @@ def build_index(
     todo = np.flatnonzero(~kept | (full & ~index.full))
     if len(todo):
         log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
-        checks = check_all(lambda i: Path(root, paths[i]), todo, full)
+        checks = check_all(lambda i: Path(root, paths[i]), todo, full, decoding)
         for i, (state, plain, digest) in zip(todo, checks, strict=True):
             index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
     if len(todo) or fresh.any():  # a new listing is worth keeping also where it brought no new file
@@ -353,22 +367,35 @@ def _stat(path: str) -> tuple[int, int]:
 Checked = tuple[int, bool, np.ndarray]
 
 
-def check_all(file_of: Callable[[int], Path | bytes], rows: Iterable[int], full: bool) -> Iterator[Checked]:
+def check_all(
+    file_of: Callable[[int], Path | bytes], rows: Iterable[int], full: bool, decoding: Decoding
+) -> Iterator[Checked]:
     """State, plain and digest of the image files ``file_of(row)``, as :class:`Index` has them."""
+
+    def one(i: int) -> Checked:
+        try:
+            return _check(file_of(i), full, decoding)
+        except (decode.Unreadable, OSError):
+            return 0, False, np.zeros(32, np.uint8)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        yield from pool.map(lambda i: _check(file_of, i, full), rows, chunksize=64)
+        yield from pool.map(one, rows, chunksize=64)
 
 
-def _check(file_of: Callable[[int], Path | bytes], i: int, full: bool) -> Checked:
-    digest = np.zeros(32, np.uint8)
+def _check(file: Path | bytes, full: bool, decoding: Decoding) -> Checked:
+    if not full:
+        return 1, decode.is_plain(file, decoding), np.zeros(32, np.uint8)
+    data = file if isinstance(file, bytes) else file.read_bytes()
+    decode.read(data, 3, decoding)
+    decode.refuse_damage(data)
+    plain = decode.is_plain(data, decoding) and decode.is_whole_to_tensorflow(data)
+    return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def why_unreadable(file: Path | bytes, full: bool, decoding: Decoding) -> str | None:
+    """What is wrong with an image file; None if nothing is any more."""
     try:
-        file = file_of(i)
-        if not full:
-            return 1, decode.is_plain(file), digest
-        data = file if isinstance(file, bytes) else file.read_bytes()
-        decode.read(data)
-        decode.refuse_damage(data)
-        plain = decode.is_plain(data) and decode.is_whole_to_tensorflow(data)
-        return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-    except (decode.Unreadable, OSError):
-        return 0, False, digest
+        _check(file, full, decoding)
+    except (decode.Unreadable, OSError) as error:
+        return str(error)
+    return None

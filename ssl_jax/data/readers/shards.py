@@ -17,6 +17,7 @@ so the order of an epoch is a permutation of them all and knows nothing of shard
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -33,7 +34,7 @@ import numpy as np
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, records
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.source import Decoding, Source, check_labels, sha256
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def load(
     test_split: str | None,
     verify: str | None,
     max_unreadable: float,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
 ) -> tuple[Source, Source | None]:
@@ -85,12 +87,17 @@ def load(
     full = verify == "full" or (verify is None and n <= folder.FULL_UP_TO)
     for part, tables in zip(parts, listed, strict=True):
         for shard, table in zip(part, tables, strict=True):
-            table |= _checked(shard, table, full, cache_dir)
-    broken = [name for part, tables in zip(parts, listed, strict=True) for name in _unreadable(part, tables)]
-    folder.check_unreadable(str(path), broken, n, max_unreadable)
+            table |= _checked(shard, table, full, decoding, cache_dir)
+    broken = [name for name, *_ in _broken(parts, listed)]
+
+    def why(broken: str) -> str | None:
+        shard, table, i = next(where for name, *where in _broken(parts, listed) if name == broken)
+        return folder.why_unreadable(_contents(shard, table, i, full, decoding), full, decoding)
+
+    folder.check_unreadable(str(path), broken, n, max_unreadable, why)
     sources, names = [], None
     for part, tables in zip(parts, listed, strict=True):
-        source = _source(kind, part, tables, names, full, memory_limit)
+        source = dataclasses.replace(_source(kind, part, tables, names, full, memory_limit), decoding=decoding)
         names = source.class_names
         sources.append(source)
     return sources[0], sources[1] if len(sources) == 2 else None
@@ -295,30 +302,31 @@ def _list_array_record(shard: Path) -> Arrays:
 # --- what can be read
 
 
-def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
+def _checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_dir: Path) -> Arrays:
     """``"state"``, ``"plain"`` and ``"digest"`` as in :class:`folder.Index`."""
 
     def check() -> Arrays:
         n = len(table["offset"])
         log.info("checking %d images in %s (%s)", n, shard, "full" if full else "header")
-        found = list(folder.check_all(lambda i: _contents(shard, table, i, full), range(n), full))
+        found = list(folder.check_all(lambda i: _contents(shard, table, i, full, decoding), range(n), full, decoding))
         return {
             "state": np.array([state for state, _, _ in found], np.int8),
             "plain": np.array([plain for _, plain, _ in found], bool),
             "digest": np.array([digest for _, _, digest in found], np.uint8).reshape(n, 32),
         }
 
-    return _cached(shard, f"full {folder.CHECK}" if full else "header", cache_dir, check)
+    what = f"full {folder.CHECK}" if full else "header"
+    return _cached(shard, f"{what} {decoding.reads}".rstrip(), cache_dir, check)
 
 
-def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
+def _contents(shard: Path, table: Arrays, i: int, full: bool, decoding: Decoding) -> bytes:
     """The bytes of an image, of a long one the head alone where that holds its header."""
     where = {name: table[name][i] for name in ("offset", "length", "record") if name in table}
     head = where | {"length": min(where["length"], records.HEAD)}
     if not full and "record" not in where and head != where:
         data = decode.contents({"path": str(shard), **head})
         try:
-            decode.is_plain(data)
+            decode.is_plain(data, decoding)
         except decode.Unreadable:
             pass
         else:
@@ -326,12 +334,12 @@ def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
     return decode.contents({"path": str(shard), **where})
 
 
-def _unreadable(part: list[Path], tables: list[Arrays]) -> list[str]:
-    return [
-        f"{shard.name}/{os.fsdecode(table['name'][i])}"
-        for shard, table in zip(part, tables, strict=True)
-        for i in np.flatnonzero(table["state"] == 0)
-    ]
+def _broken(parts: list[list[Path]], listed: list[list[Arrays]]) -> Iterator[tuple[str, Path, Arrays, int]]:
+    """Name, shard, table and row of every image that cannot be read."""
+    for part, tables in zip(parts, listed, strict=True):
+        for shard, table in zip(part, tables, strict=True):
+            for i in np.flatnonzero(table["state"] == 0):
+                yield f"{shard.name}/{os.fsdecode(table['name'][i])}", shard, table, i
 
 
 def _source(
@@ -358,4 +366,5 @@ def _source(
             known, classes = check_labels(labels, n, names)
         except ValueError as error:
             raise ValueError(f"{part[0].parent}: {error}") from error
-    return Source(columns, known, classes, fingerprint, unreadable=tuple(_unreadable(part, tables)))
+    broken = tuple(name for name, *_ in _broken([part], [tables]))
+    return Source(columns, known, classes, fingerprint, unreadable=broken)

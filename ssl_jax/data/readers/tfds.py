@@ -18,7 +18,7 @@ import numpy as np
 from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.source import Decoding, Source, check_labels, sha256
 
 READ_BATCH = 512
 
@@ -30,6 +30,7 @@ def load(
     train_split: str | None,
     test_split: str | None,
     download: bool,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
 ) -> tuple[Source, Source | None]:
@@ -50,7 +51,8 @@ def load(
     splits = builder.info.splits
     train_split = train_split or "train"
     test_split = test_split or next((s for s in ("test", "validation") if s in splits), None)
-    sources = [_read(tfds, builder, s, memory_limit, cache_dir) for s in (train_split, test_split) if s is not None]
+    parts = [s for s in (train_split, test_split) if s is not None]
+    sources = [_read(tfds, builder, s, memory_limit, cache_dir, decoding) for s in parts]
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
@@ -104,7 +106,7 @@ def _download(tfds, name: str, root: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def _read(tfds, builder, split: str, memory_limit: int, cache_dir: Path) -> Source:
+def _read(tfds, builder, split: str, memory_limit: int, cache_dir: Path, decoding: Decoding) -> Source:
     info = builder.info
     full_name = f"tfds:{info.full_name}"
     try:
@@ -119,17 +121,19 @@ def _read(tfds, builder, split: str, memory_limit: int, cache_dir: Path) -> Sour
         raise ValueError(f"{full_name}: images have {channels} channels; 1 or 3 can be used")
     if None not in shape and n * int(np.prod(shape)) <= memory_limit:
         if builder.info.file_format.value == "array_record":  # of which TFDS makes no tf.data.Dataset
-            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}")
+            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}", decoding)
             columns = _decoded_records(columns, shape)
         else:
             columns, labels = _decoded(tfds, builder, split, image, label, n)
     else:
-        columns, labels = _encoded(builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}")
+        columns, labels = _encoded(
+            builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}", decoding
+        )
     if len(labels) != n:
         raise ValueError(f"{full_name}:{split} has {len(labels)} examples on disk, its info says {n}; prepare it again")
     names = tuple(info.features[label].names) if label else None
     labels, names = check_labels(labels, n, names) if (labels >= 0).any() else (None, None)
-    return Source(columns, labels, names, sha256(full_name, split, str(n)), channels)
+    return Source(columns, labels, names, sha256(full_name, split, str(n)), channels, decoding)
 
 
 def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -> tuple[records.Columns, np.ndarray]:
@@ -159,13 +163,14 @@ def _decoded_records(columns: records.Columns, shape: tuple[int, ...]) -> record
 
 
 def _encoded(
-    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str
+    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str, decoding: Decoding
 ) -> tuple[records.Columns, np.ndarray]:
     """Image files as they lie in the records: their bytes if they fit in memory, else where they are on disk."""
     kind = builder.info.file_format.value
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"{what} lies in {kind} files; tfrecord and array_record can be read in part")
-    parts = [records.record_index(Path(part.filename), image, label, cache_dir) for part in chosen.file_instructions]
+    files = [Path(part.filename) for part in chosen.file_instructions]
+    parts = [records.record_index(file, image, label, cache_dir, decoding) for file in files]
     columns, labels = {name: [] for name in ("path", *parts[0])}, []
     columns.pop("label")
     for part, found in zip(chosen.file_instructions, parts, strict=True):
