@@ -139,7 +139,7 @@ def _resized_window(crop, shape, full, corner, size: int, interpolation: str, *,
         # In float64: a position in a long image has no exact place in float32, its distance from the window has.
         scale = tf.cast(after, tf.float64) / tf.cast(side, tf.float64)
         begin = tf.cast(begin, tf.float64)
-        reach = 2.0 * tf.maximum(1.0, 1.0 / scale) + 1.0  # bicubic's kernel, and the pixel's own half
+        reach = 2.0 * tf.maximum(1.0 / scale, 1.0) + 1.0  # bicubic's kernel, and the pixel's own half
         start = tf.maximum(0, tf.cast(tf.floor(begin / scale - reach), tf.int32))
         stop = tf.minimum(side, tf.cast(tf.math.ceil((begin + size) / scale + reach), tf.int32))
         starts.append(start)

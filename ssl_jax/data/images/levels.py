@@ -53,7 +53,8 @@ def told(train: Source, test: Source | None, decoding: Decoding, cache_dir: Path
 
     def of(part: Source) -> Source:
         ranged = decoding.value_range is not None and not _holds_bytes(part)
-        fingerprint = sha256(part.fingerprint, "value_range", shown(decoding)) if ranged else part.fingerprint
+        limits = decoding.value_range if decoding.value_range == "image" else np.array(decoding.value_range, float)
+        fingerprint = sha256(part.fingerprint, "value_range", limits) if ranged else part.fingerprint
         return dataclasses.replace(part, fingerprint=fingerprint, notes=(*part.notes, *notes))
 
     return of(train), None if test is None else of(test)
@@ -67,11 +68,15 @@ def _holds_bytes(source: Source) -> bool:
 def shown(decoding: Decoding) -> str:
     """The range as it is written on a command line."""
     limits = decoding.value_range
-    return limits if limits is None or isinstance(limits, str) else ",".join(f"{limit:.15g}" for limit in limits)
+    return str(limits) if limits is None or isinstance(limits, str) else ",".join(map(_number, limits))
+
+
+def _number(x: float) -> str:
+    return str(int(x)) if x == int(x) else f"{x:.6g}"
 
 
 def _cached(files: list[Source], decoding: Decoding, cache_dir: Path) -> Found:
-    key = sha256("levels 1", *(part.fingerprint for part in files), shown(decoding), decoding.reads)
+    key = sha256("levels 1", *(part.fingerprint for part in files), str(decoding))
     cached = cache_dir / "levels" / f"{key[:32]}.npz"
     kept = read_cache(cached)
     if kept is not None and set(kept) == set(Found._fields):
@@ -141,14 +146,14 @@ def _note(found: Found, decoding: Decoding) -> str | None:
     few = found.levels <= FEW and found.values > 2 * found.levels
     if not few and (given is not None or found.outside < 0.5):
         return None
-    said = ",".join(f"{limit:.6g}" for limit in _range(found))
-    lost = f", {found.outside:.0%} of the pixels lie outside the range" if found.outside >= 0.05 else ""
+    said = ",".join(_number(limit) for limit in _range(found))
+    lost = f" and {found.outside:.0%} of the pixels lie outside the range" if found.outside >= 0.05 else ""
     where = "" if given is None else f" under data.value_range={shown(decoding)}"
     return (
         f"WARNING: pixels of more than 8 bits (in {found.deep} of {found.headers} images looked at) hold "
-        f"{found.least:.6g} to {found.greatest:.6g} and become {found.levels} of 256 grey levels{where}{lost}; "
-        f"data.value_range={said} scales them first, data.value_range=image each image from its own least to its "
-        "greatest"
+        f"{_number(found.least)} to {_number(found.greatest)}, which become {found.levels} of 256 grey levels{where}"
+        f"{lost}; data.value_range={said} scales them first, data.value_range=image each image from its own least to "
+        "its greatest"
     )
 
 

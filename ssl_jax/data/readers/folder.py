@@ -267,7 +267,7 @@ def check_unreadable(
     for name in sorted(broken)[:3]:
         reasons.setdefault(why(name), []).append(name)
     said = "; ".join(", ".join(named) + (f": {reason}" if reason else "") for reason, named in reasons.items())
-    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
     count = f"{len(broken)} of {n} images in {where} cannot be read ({said}{more})"
     if len(broken) > max_unreadable * n:
         raise ValueError(
