@@ -129,7 +129,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
     if source:
-        config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
+        own = ("train_split", "test_split", "num_examples", "unlabelled")  # what the run said of its own data
+        config.data.update({"source": source} | {key: None for key in own if key in config.data})
     splits = load_splits(config)
     for note in splits.notes:
         say(note)
@@ -157,8 +158,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         except TypeError as error:
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
-    data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
-    if not source and data != run.resolved["data"]["fingerprints"]:
+    data = sources.identity(splits)
+    if not source and not sources.same(run.resolved["data"], data):
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
 
     def job():
@@ -172,7 +173,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             "source": run.config.data.source,
             "evaluated_on": config.data.source,
             "sizes": {"train": len(known), "test": len(splits.test)},
-            "fingerprints": data,
+            "fingerprints": data["fingerprints"],
             "seed": run.config.seed,
             "step": run.step,
             "checkpoint": checkpoint.fingerprint(run.variables),
@@ -232,6 +233,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
     first = min((int(step) for step in kept if step.isdecimal()), default=None)
     return {
         "online": {name: value for name, value in found.items() if name.endswith("top1")},
+        "not_measured": found.get("not_measured") or {},
         "alarms": {
             "collapsed": bool(found.get("collapsed")),
             "loss_spikes": list(found.get("loss_spikes") or ()),

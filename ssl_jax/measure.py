@@ -128,6 +128,7 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
     }
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
+    summary["not_measured"] = not_measured(experiment, summary, bank, queries)
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
@@ -161,6 +162,20 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
 
     return summary, draw
+
+
+def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:
+    """Why each metric is None that is; ``bank`` and ``queries`` are what it would have been measured with."""
+    config, splits = experiment.config.eval, experiment.splits
+    whys = [
+        f"no {role} example has a label" + (f": {part.why_unlabelled}" if part.why_unlabelled else "")
+        for role, part, found in (("training", splits.train, bank), ("test", splits.test, queries))
+        if not len(found.known().labels)
+    ]
+    found = {name: "; ".join(whys) for name, value in summary.items() if value is None}
+    if "test_probe_top1" in found and not config.probe:
+        found["test_probe_top1"] = "eval.probe is false"
+    return found | ({"label_efficiency": "; ".join(whys)} if config.label_efficiency and whys else {})
 
 
 def subset(source: Source, limit: int | None) -> Source:

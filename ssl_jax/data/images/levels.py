@@ -53,9 +53,11 @@ def told(train: Source, test: Source | None, decoding: Decoding, cache_dir: Path
 
     def of(part: Source) -> Source:
         ranged = decoding.value_range is not None and not _holds_bytes(part)
+        part = dataclasses.replace(part, notes=(*part.notes, *notes))
+        if not ranged:
+            return part
         limits = decoding.value_range if decoding.value_range == "image" else np.array(decoding.value_range, float)
-        fingerprint = sha256(part.fingerprint, "value_range", limits) if ranged else part.fingerprint
-        return dataclasses.replace(part, fingerprint=fingerprint, notes=(*part.notes, *notes))
+        return dataclasses.replace(part, fingerprint=sha256(part.fingerprint, "value_range", limits), before=None)
 
     return of(train), None if test is None else of(test)
 
