@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pictures import noise
@@ -191,7 +193,8 @@ def test_a_config_and_a_transfer_carry_the_range(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.readers, "load", lambda spec, **given: seen.update(given) or splits)
     monkeypatch.setattr(transfer.knn, "Evaluator", lambda *a, **kw: None)
     monkeypatch.setattr(transfer.linear_probe, "Evaluator", lambda *a, **kw: None)
-    transfer.Evaluator(None, train=splits.train, test=splits.test, sources=("folder:elsewhere",))
+    encode: Any = None
+    transfer.Evaluator(encode, train=splits.train, test=splits.test, sources=("folder:elsewhere",))
     assert seen["decoding"] == TWELVE
 
 

@@ -45,6 +45,10 @@ class Unreadable(Exception):
     """A file that cannot be decoded; caught inside ``ssl_jax.data``, where the file is left out and named."""
 
 
+class Refused(Unreadable):
+    """One that another ``data.max_pixels`` or ``data.value_range`` would read."""
+
+
 @contextlib.contextmanager
 def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
     from PIL import Image, UnidentifiedImageError
@@ -58,7 +62,7 @@ def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
             image = Image.open(stream)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             found = re.search(r"\d+", str(error))
-            raise Unreadable(_too_large(f"{found[0] if found else 'its'} pixels", most)) from error
+            raise Refused(_too_large(f"{found[0] if found else 'its'} pixels", most)) from error
         except UnidentifiedImageError as error:
             raise Unreadable("no image that Pillow knows; of TIFFs it knows up to 16 bits, and 32 in grey") from error
         except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
@@ -66,7 +70,7 @@ def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
         with image:
             width, height = image.size
             if width * height > most:
-                raise Unreadable(_too_large(f"{width} x {height} pixels", most))
+                raise Refused(_too_large(f"{width} x {height} pixels", most))
             yield image
 
 
@@ -131,7 +135,7 @@ def is_plain(file: Any, decoding: Decoding = DEFAULT_DECODING) -> bool:
     """
     with _open(file, decoding) as image:
         if image.mode == "F" and decoding.value_range is None:
-            raise Unreadable(NO_RANGE)
+            raise Refused(NO_RANGE)
         return (
             image.format == "JPEG"
             and image.mode in ("L", "RGB")
@@ -273,7 +277,7 @@ def to_bytes(stored: np.ndarray, value_range: tuple[float, float] | Literal["ima
     """Numbers as uint8: the range onto 0 to 255, rounded, cut off beyond it; what is not a number is 0."""
     if value_range is None:
         if stored.dtype.kind == "f":
-            raise Unreadable(NO_RANGE)
+            raise Refused(NO_RANGE)
         return ((np.clip(stored.astype(np.int64), 0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
     low, high = value_range if value_range != "image" else extremes(stored)
     if not low < high:  # an image of one value

@@ -64,9 +64,9 @@ def _index(file: Path, image: str, label: str | None, decoding: Decoding) -> dic
         else:
             with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 rows = [_row(data, start, stop, image, label, decoding) for start, stop in _records(data)]
-    except decode.Unreadable as error:
+    except decode.Refused as error:
         raise ValueError(f"{file} holds an image that cannot be read: {error}") from error
-    except BROKEN as error:
+    except (*BROKEN, decode.Unreadable) as error:
         raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
     offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
     found = {

@@ -93,7 +93,7 @@ def load(
     broken = [name for name, *_ in _broken(parts, listed)]
 
     def why(broken: str) -> str | None:
-        shard, table, i = next(where for name, *where in _broken(parts, listed) if name == broken)
+        _, shard, table, i = next(found for found in _broken(parts, listed) if found[0] == broken)
         return folder.why_unreadable(_contents(shard, table, i, full, decoding), full, decoding)
 
     folder.check_unreadable(str(path), broken, n, max_unreadable, why)
@@ -349,7 +349,7 @@ def _contents(shard: Path, table: Arrays, i: int, full: bool, decoding: Decoding
     return decode.contents({"path": str(shard), **where})
 
 
-def _broken(parts: list[list[Path]], listed: list[list[Arrays]]) -> Iterator[tuple[str, Path, Arrays, int]]:
+def _broken(parts: list[list[Path]], listed: list[list[Arrays]]) -> Iterator[tuple[str, Path, Arrays, Any]]:
     """Name, shard, table and row of every image that cannot be read."""
     for part, tables in zip(parts, listed, strict=True):
         for shard, table in zip(part, tables, strict=True):
