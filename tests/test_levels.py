@@ -109,7 +109,7 @@ def test_a_look_is_kept_with_the_index(load, tmp_path, monkeypatch):
     first = load(f"folder:{where}")
     looked = []
     monkeypatch.setattr(levels, "look", lambda *a: looked.append(a))
-    assert load(f"folder:{where}").notes == first.notes
+    assert said(load(f"folder:{where}")) == said(first)
     assert len(said(first)) == 1
     assert not looked
 

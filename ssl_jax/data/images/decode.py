@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import re
 import sys
@@ -59,7 +60,12 @@ def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
     # Opened here, since Pillow leaves a path open where a plugin raises what it does not expect.
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
+            if is_heif(stream.read(12)):
+                _allow_heif()
+            stream.seek(0)
             image = Image.open(stream)
+        except Unreadable:
+            raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             found = re.search(r"\d+", str(error))
             raise Refused(_too_large(f"{found[0] if found else 'its'} pixels", most)) from error
@@ -76,6 +82,25 @@ def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
 
 def _too_large(what: str, most: int) -> str:
     return f"{what} are more than data.max_pixels={most}; raise it where memory holds several of them"
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC, as telephones write it."""
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed, with which Pillow reads HEIC."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _allow_heif() -> None:
+    if not reads_heif():
+        raise Unreadable("HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`")
+    import pillow_heif  # pyright: ignore[reportMissingImports]: optional
+
+    pillow_heif.register_heif_opener()
 
 
 def _orientation(image: Any) -> int:
@@ -234,15 +259,17 @@ def values(file: Any, decoding: Decoding = DEFAULT_DECODING) -> np.ndarray:
         stored = _stored(image)
         colour = DEEP_COLOUR.fullmatch(stored)
         if colour is None:
-            named = image.tile[0].args[-1] if image.tile and image.tile[0].codec_name.startswith("ppm") else None
+            by_ppm = image.tile and image.tile[0].codec_name.startswith("ppm")
+            most: Any = image.tile[0].args[-1] if by_ppm else None
             if stored in TURNED_TWICE and image.tile[0].codec_name == "libtiff":
                 return _told(file, decoding, TURNED_TWICE[stored])
             grey = np.asarray(_turned(image))
             if stored in ("I;32N", "I;32B") and image.format == "TIFF":
                 return grey.view(np.uint32)  # Pillow has signed ones alone
-            if named is not None and decoding.value_range is not None:  # a PGM's maximum, which Pillow made 65535
-                return np.rint(grey * (named / 65535)).astype(np.int32)
+            if by_ppm and decoding.value_range is not None:  # of a PGM Pillow makes the maximum 65535
+                return np.rint(grey * (most / 65535)).astype(np.int32)
             return grey
+    assert colour is not None
     order = {"N": NATIVE}.get(colour[2], colour[2])
     if colour[1] == "LA":  # which Pillow knows in one order, but all four bytes of a pixel can be asked for
         pairs = _told(file, decoding, "RGBA").astype(np.uint16)

@@ -37,34 +37,35 @@ class Found(NamedTuple):
     outside: float = 0.0
 
 
-def told(train: Source, test: Source | None, decoding: Decoding, cache_dir: Path) -> tuple[Source, Source | None]:
-    """The two parts of a dataset with a note on what is lost in 8 bits, if that is much.
+def told(
+    train: Source, test: Source | None, more: Source | None, decoding: Decoding, cache_dir: Path
+) -> tuple[Source, Source | None, Source | None]:
+    """The parts of a dataset with how they are decoded, and a note on what is lost in 8 bits if that is much.
 
     The range of values becomes part of their fingerprints: other pixels are other data.
 
     Args:
       cache_dir: where what a look found is kept.
     """
-    files = [part for part in (train, test) if part is not None and not _holds_bytes(part)]
-    if not files and decoding.value_range is None:
-        return train, test
-    note = _note(_cached(files, decoding, cache_dir), decoding)
-    notes = () if note is None else (note,)
+    files = [part for part in (train, test, more) if part is not None and _may_be_deep(part)]
+    note = None
+    if files or decoding.value_range is not None:
+        note = _note(_cached(files, decoding, cache_dir), decoding)
 
     def of(part: Source) -> Source:
-        ranged = decoding.value_range is not None and not _holds_bytes(part)
-        part = dataclasses.replace(part, notes=(*part.notes, *notes))
-        if not ranged:
+        part = dataclasses.replace(part, decoding=decoding)
+        if decoding.value_range is None or not _may_be_deep(part):
             return part
         limits = decoding.value_range if decoding.value_range == "image" else np.array(decoding.value_range, float)
         return dataclasses.replace(part, fingerprint=sha256(part.fingerprint, "value_range", limits), before=None)
 
-    return of(train), None if test is None else of(test)
+    noted = of(dataclasses.replace(train, notes=(*train.notes, *([] if note is None else [note]))))
+    return noted, None if test is None else of(test), None if more is None else of(more)
 
 
-def _holds_bytes(source: Source) -> bool:
-    """Whether its images certainly hold 8 bits: those in memory, and plain JPEGs."""
-    return "image" in source.columns or bool(source.columns["plain"].all())
+def _may_be_deep(source: Source) -> bool:
+    """Whether it holds image files that are no plain JPEGs; these, and images in memory, have 8 bits."""
+    return "plain" in source.columns and not source.columns["plain"].all()
 
 
 def shown(decoding: Decoding) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Splits, named, split
+from ssl_jax.names import hint, imported, is_imported
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -37,7 +38,8 @@ def load(
       spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
         (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
-        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing); or
+        ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
@@ -72,6 +74,7 @@ def load(
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
     if scheme in ("digits", "folder") and unlabelled is not None:
         raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
+    more = None
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -79,7 +82,7 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test = folder.load(
+        train, test, more = folder.load(
             _path(name, data_dir),
             **roles,
             verify=verify,
@@ -91,8 +94,8 @@ def load(
         from ssl_jax.data.readers import shards
 
         checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "decoding": decoding}
-        checks["cache_dir"] = cache
-        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
+        checks |= {"cache_dir": cache, "memory_limit": memory_limit}
+        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
@@ -105,16 +108,17 @@ def load(
             cache_dir=cache,
             memory_limit=memory_limit,
         )
+    elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
+        train, test = imported(spec, "data.source")(data_dir=data_dir)
     else:
-        close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
+        meant = hint(spec, SCHEMES, cutoff=0.3)
+        raise ValueError(f"unknown data.source {spec!r}; {meant}use one of {', '.join(SCHEMES)}")
     try:
         train, test = named(train, test, unlabelled)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    train, test = levels.told(train, test, decoding, cache)
-    return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+    train, test, more = levels.told(train, test, more, decoding, cache)
+    return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

@@ -7,7 +7,6 @@ where they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.readers.
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +18,8 @@ from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
 from ssl_jax.data.source import Decoding, Source, sha256
+from ssl_jax.names import nearest
+from ssl_jax.progress import counted
 
 READ_BATCH = 512
 HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
@@ -94,8 +95,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _missing(root: Path, name: str) -> str:
     here = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    close = difflib.get_close_matches(name.partition(":")[0], here, n=1)
-    hint = f" (did you mean tfds:{close[0]}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
+    close = nearest(name.partition(":")[0], here)
+    hint = f" (did you mean tfds:{close}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
     return (
         f"dataset {name!r} is not in {root}{hint}; nothing is downloaded unless asked: "
         "--config.data.download=True would fetch it, --config.data.data_dir=<path> says where it lies"
@@ -106,8 +107,8 @@ def _download(tfds, name: str, root: Path) -> Path:
     try:
         builder = tfds.builder(name, data_dir=str(root))
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-        hint = f"; did you mean tfds:{close[0]}?" if close else ""
+        close = nearest(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"; did you mean tfds:{close}?" if close else ""
         raise ValueError(f"TFDS knows no dataset {name!r}{hint}") from error
     builder.download_and_prepare()
     return Path(builder.data_dir)
@@ -210,7 +211,8 @@ def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     ).map(lambda example: (example[image], example[label] if label else np.int64(-1)))
     images, labels, start = np.empty((n, *features[image].shape), np.uint8), np.full(n, -1, np.int64), 0
-    for image_batch, label_batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
+    parts = dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator()
+    for image_batch, label_batch in counted(parts, f"reading {split}", n, by=READ_BATCH):
         stop = start + len(image_batch)
         images[start:stop], labels[start:stop] = image_batch, label_batch
         start = stop
