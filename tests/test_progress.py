@@ -10,7 +10,7 @@ import jax
 import pytest
 from tqdm import tqdm
 
-from ssl_jax import progress
+from ssl_jax.online import progress
 from ssl_jax.online.pace import Pace, too_slow
 
 
