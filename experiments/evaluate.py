@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssl_jax import config as configs
 from ssl_jax import evals
 from ssl_jax.names import hint
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.run import processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings

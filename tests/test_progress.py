@@ -11,8 +11,8 @@ import pictures
 import pytest
 from tqdm import tqdm
 
-from ssl_jax import progress
 from ssl_jax.data.readers import folder
+from ssl_jax.online import progress
 from ssl_jax.online.pace import Pace, too_slow
 
 

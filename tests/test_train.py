@@ -22,9 +22,10 @@ from PIL import Image
 
 import ssl_jax
 from experiments import pretrain
-from ssl_jax import progress, train
+from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.online import progress
 from ssl_jax.run import checkpoint, signals
 from ssl_jax.run.folder import lock
 from ssl_jax.run.writer import read_metrics
