@@ -28,6 +28,10 @@ def base() -> Config:
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
     data.max_unreadable = 0.01
+    data.max_pixels = 89_478_485  # larger images are refused, which a header can promise beyond all memory
+    # What becomes black and white where pixels have more than 8 bits: two numbers (0, 4095), or "image", the least and
+    # the greatest of each; null: 0 and 65535, and floating-point pixels are refused. 8 bits are taken as they are.
+    data.value_range = placeholder(object)
     data.memory_limit = 4 << 30  # bytes up to which a TFDS split is held in memory
     data.image_size = 32
     data.global_batch_size = 256

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs  # noqa: E402
-from ssl_jax.progress import phase  # noqa: E402
+from ssl_jax.online.progress import phase  # noqa: E402
 from ssl_jax.run import processes  # noqa: E402
 from ssl_jax.run.writer import plain_warnings  # noqa: E402
 

@@ -17,13 +17,13 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.names import hint, nearest
-
-Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
+from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
 FREE_ON_RESUME = (
     *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite"),
     "data.data_dir",  # not init_from: another run's encoder is another experiment
+    "data.max_pixels",  # which images are read, their fingerprint says
     "data.table_limit",  # the views have the same bits wherever the images lie
 )
 
@@ -268,6 +268,8 @@ def check(config: Config) -> None:
         _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
     if flat.get("data.table_limit") is not None:  # a key younger than some stored configs
         _refuse(flat, "data.table_limit", flat["data.table_limit"] < 0, "must not be negative")
+    _refuse(flat, "data.max_pixels", flat.get("data.max_pixels", 1) < 1, "must be positive")
+    _check_value_range(flat)
     _check_dispatch(flat)
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
@@ -310,6 +312,14 @@ def _defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
     encoder = models.make(flat["model.name"])
     defaults = {f"model.{k}": getattr(encoder, k) for k in models.arguments(flat["model.name"])}
     return defaults | {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
+
+
+def _check_value_range(flat: Mapping[str, Any]) -> None:
+    key = "data.value_range"
+    given = flat.get(key)
+    pair = isinstance(given, list) and [isinstance(v, (int, float)) and not isinstance(v, bool) for v in given]
+    right = given is None or given == "image" or (pair == [True, True] and given[0] < given[1])
+    _refuse(flat, key, not right, "must be two numbers, the lower one first (0,4095), or 'image'")
 
 
 def _check_dispatch(flat: Mapping[str, Any]) -> None:

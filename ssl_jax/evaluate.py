@@ -28,7 +28,7 @@ from ssl_jax.evals import Accuracy, Fitted
 from ssl_jax.evals.shared import figures, pictures, report, robustness
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.experiment import build, load_splits, to_json
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.run.folder import read_summary
 from ssl_jax.run.open import Run, open_run

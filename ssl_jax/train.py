@@ -24,7 +24,7 @@ from ssl_jax import measure, parallel
 from ssl_jax.config import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import collapse, pace, spikes
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.open import load_given

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssl_jax.progress import spoken
+from ssl_jax.online.progress import spoken
 
 METRICS = "metrics.jsonl"
 

@@ -33,8 +33,8 @@ from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, image_files, layout, records, shard_files, split_names, tar_members
-from ssl_jax.data.source import Source, sha256
-from ssl_jax.progress import counted
+from ssl_jax.data.source import Decoding, Source, sha256
+from ssl_jax.online.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def load(
     test_split: str | None,
     verify: str | None,
     max_unreadable: float,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
 ) -> tuple[Source, Source | None, Source | None]:
@@ -105,10 +106,16 @@ def load(
     full = verify == "full" or (verify is None and n <= folder.FULL_UP_TO)
     used = sorted({int(k) for rows in kept for k in np.unique(images.shard[rows])})
     for k in used:
-        images.tables[k].update(_checked(images.shards[k], images.tables[k], full, cache_dir))
+        images.tables[k].update(_checked(images.shards[k], images.tables[k], full, decoding, cache_dir))
     notes += _said(where, [images.shards[k] for k in used], [images.tables[k] for k in used], passed)
-    broken = [name for rows in kept for name in _unreadable(images, rows)]
-    notes += folder.check_unreadable(where, broken, n, max_unreadable)
+    broken = [found for rows in kept for found in _unreadable(images, rows)]
+
+    def why(name: str) -> str | None:
+        _, k, i = next(found for found in broken if found[0] == name)
+        data = _contents(images.shards[k], images.tables[k], i, full, decoding)
+        return folder.why_unreadable(data, full, decoding)
+
+    notes += folder.check_unreadable(where, [name for name, _, _ in broken], n, max_unreadable, why)
     if len(kept[2]) and sum(images.column("length", kept[i]).sum() for i in (0, 2)) > memory_limit:
         memory_limit = -1  # the two are joined, so both are held or neither
 
@@ -276,13 +283,13 @@ def _list_array_record(shard: Path) -> Arrays:
 # --- what can be read
 
 
-def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
+def _checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_dir: Path) -> Arrays:
     """``"state"``, ``"plain"`` and ``"digest"`` as in :class:`folder.Index`."""
 
     def check() -> Arrays:
         n = len(table["offset"])
         log.info("checking %d images in %s (%s)", n, shard, "full" if full else "header")
-        checks = folder.check_all(lambda i: _contents(shard, table, i, full), range(n), full)
+        checks = folder.check_all(lambda i: _contents(shard, table, i, full, decoding), range(n), full, decoding)
         found = list(counted(checks, f"checking {shard.name}", n))
         return {
             "state": np.array([state for state, _, _ in found], np.int8),
@@ -290,17 +297,18 @@ def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
             "digest": np.array([digest for _, _, digest in found], np.uint8).reshape(n, 32),
         }
 
-    return _cached(shard, f"full {folder.CHECK}" if full else "header", cache_dir, check)
+    what = f"full {folder.CHECK}" if full else "header"
+    return _cached(shard, f"{what} {decoding.reads}".rstrip(), cache_dir, check)
 
 
-def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
+def _contents(shard: Path, table: Arrays, i: int, full: bool, decoding: Decoding) -> bytes:
     """The bytes of an image, of a long one the head alone where that holds its header."""
     where = {name: table[name][i] for name in ("offset", "length", "record") if name in table}
     head = where | {"length": min(where["length"], records.HEAD)}
     if not full and "record" not in where and head != where:
         data = decode.contents({"path": str(shard), **head})
         try:
-            decode.is_plain(data)
+            decode.is_plain(data, decoding)
         except decode.Unreadable:
             pass
         else:
@@ -308,9 +316,10 @@ def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
     return decode.contents({"path": str(shard), **where})
 
 
-def _unreadable(images: _Images, rows: np.ndarray) -> list[str]:
+def _unreadable(images: _Images, rows: np.ndarray) -> list[tuple[str, int, int]]:
+    """Name, shard and row in it of every image that cannot be read."""
     return [
-        f"{images.shards[k].name}/{os.fsdecode(images.tables[k]['name'].item(i))}"
+        (f"{images.shards[k].name}/{os.fsdecode(images.tables[k]['name'].item(i))}", k, int(i))
         for k, inside in images.by_shard(rows)
         for i in inside[images.tables[k]["state"][inside] == 0]
     ]
@@ -333,7 +342,7 @@ def _source(kind: str, images: _Images, rows: np.ndarray, full: bool, memory_lim
         labels,
         None,
         before if full else sha256(before, *times),
-        unreadable=tuple(_unreadable(images, rows)),
+        unreadable=tuple(name for name, _, _ in _unreadable(images, rows)),
         by_content=full,
         before=None if full else before,
     )
