@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssl_jax import config as configs
 from ssl_jax import evals
 from ssl_jax.names import hint
+from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings
@@ -67,9 +68,10 @@ def main(arguments: list[str]) -> int:
         return refuse(processes.tell(error))
 
     # Imported now: asking for simulated devices must come before the first use of a device.
-    from ssl_jax.evaluate import evaluate
-    from ssl_jax.run.signals import Interrupted
-    from ssl_jax.train import NotFinite
+    with phase("loading the libraries"):
+        from ssl_jax.evaluate import evaluate
+        from ssl_jax.run.signals import Interrupted
+        from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}

@@ -139,8 +139,9 @@ class Splits(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the dataset, each line once."""
-        return tuple(dict.fromkeys(note for part in self for note in part.notes))
+        """What is to be said of the dataset, each line once; in it names that are not UTF-8 are escaped."""
+        notes = dict.fromkeys(note for part in self for note in part.notes)
+        return tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
 
 
 def identity(splits: Splits) -> dict[str, Any]:
