@@ -26,7 +26,7 @@ from ssl_jax.run import processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings
 
-DEFAULT = "knn,linear_probe,low_label,geometry,projection"
+DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
 
 
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
-    parser.add_argument("--evals", default=DEFAULT, help=f"evaluators, comma-separated; default: {DEFAULT}")
+    said = f"evaluators, comma-separated; default: those of {DEFAULT} that suit the data"
+    parser.add_argument("--evals", help=said)
     parser.add_argument("--outdir", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", help="another dataset than the run's own, as in data.source")
     parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the run found them")
@@ -48,10 +49,10 @@ def main(arguments: list[str]) -> int:
     if given.list:
         return list_evaluators()
     try:
-        names = [name for name in given.evals.split(",") if name]
-        if not names:
+        names = None if given.evals is None else [name for name in given.evals.split(",") if name]
+        if names == []:
             raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
-        options = read_options(rest, names)
+        options = read_options(rest, names or list(evals.DEFAULT))
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
         stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> int:
 
 def refuse(error: ValueError) -> int:
     text = str(error).replace("--config.data.download=True", "--download").replace("--config.data.", "--")
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {text}", file=sys.stderr)  # which escapes what it cannot show
     return 2
 
 
@@ -136,4 +137,5 @@ def list_evaluators() -> int:
 
 if __name__ == "__main__":
     plain_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
     sys.exit(main(sys.argv[1:]))

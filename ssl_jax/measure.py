@@ -5,7 +5,7 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.data.images import recipes, stream
-from ssl_jax.data.source import Source, stratified_order
+from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import features, figures, pictures
+from ssl_jax.evals.shared import features, figures, labels, pictures
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
@@ -101,8 +101,10 @@ def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], d
     return measure
 
 
-def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """The test metrics of a finished run: (summary, draw), where ``draw(folder)`` makes its pictures.
+def final(
+    experiment: Experiment, state: TrainState, extract: Extract
+) -> tuple[dict[str, Any], Callable[[Path], dict[str, str]]]:
+    """The test metrics of a finished run: (summary, draw); ``draw(folder)`` makes its pictures, returns the missing.
 
     The bank is all that could be learned from: train and validation examples together.
     """
@@ -147,18 +149,21 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    def draw(folder: Path) -> None:
-        pictures.views(config, splits.train, folder / "views.png")
-        train = known[0]
-        pictures.neighbours(
-            config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
-        )
+    def draw(folder: Path) -> dict[str, str]:
+        bank_features, log = bank.features[: len(known[0])], folder.parent / "metrics.jsonl"
+        draws = {
+            "views.png": lambda path: pictures.views(config, splits.train, path),
+            "neighbours.png": lambda path: pictures.neighbours(
+                config, bank_features, known[0], queries.features, test, path
+            ),
+            "curves.png": lambda path: figures.curves(read_metrics(log), path),
+        }
         if variables is not None:
-            pictures.tasks(config, experiment.method, variables, test, folder)
+            draws |= pictures.tasks(config, experiment.method, variables, test)
         if "label_efficiency" in summary:
-            figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
-        # Last: there is nothing to draw where metrics.jsonl was lost.
-        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+            table = summary["label_efficiency"]
+            draws["label_efficiency.png"] = lambda path: figures.label_efficiency(table, path)
+        return figures.drawn(folder, draws)
 
     return summary, draw
 
@@ -171,9 +176,9 @@ def subset(source: Source, limit: int | None) -> Source:
 
 
 def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float | None:
-    """kNN accuracy with the settings of the config; None where labels are missing."""
+    """kNN accuracy with the settings of the config; None where labels are missing, or no query's class is known."""
     config, bank, queries = experiment.config.eval, bank.known(), queries.known()
-    if not len(bank.labels) or not len(queries.labels):
+    if not len(bank.labels) or _none_is_known(bank.labels, queries.labels):
         return None
     return knn.knn_accuracy(
         bank.features,
@@ -187,6 +192,25 @@ def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float |
     )
 
 
+def _none_is_known(known, queries) -> bool:
+    """Whether an accuracy could be nothing but 0: no query has a label, or one whose class occurs."""
+    missed, of = labels.unseen(known, queries)
+    return missed == of
+
+
+def notes(splits: Splits) -> Iterator[str]:
+    """What must be known to read the accuracies of a run: the examples whose classes train does not have."""
+    parts = {"val": (splits.train.labels, splits.val.labels)}
+    if splits.train.labels is not None and splits.val.labels is not None:
+        parts["test"] = (np.concatenate(parts["val"]), splits.test.labels)
+    for name, (known, queries) in parts.items():
+        if known is None or queries is None:
+            continue
+        if said := labels.note(known, queries):
+            missed, of = labels.unseen(known, queries)
+            yield f"{name}: {said}" if missed < of else f"{name}: no accuracy; none of its classes has a train example"
+
+
 def top1(found: Encoded) -> float | None:
     """Accuracy of a method that is itself a classifier; None where labels are missing."""
     found = found.known()
@@ -196,9 +220,9 @@ def top1(found: Encoded) -> float | None:
 
 
 def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> float | None:
-    """Accuracy of the online probe; None without one, or where labels are missing."""
-    queries = queries.known()
-    if experiment.probe is None or not len(queries.labels):
+    """Accuracy of the online probe; None without one, where labels are missing, or no query's class is known."""
+    queries, known = queries.known(), experiment.splits.train.labels
+    if experiment.probe is None or known is None or _none_is_known(known, queries.labels):
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))

@@ -83,7 +83,11 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 logged=progress["logged"],
             )
         stack.callback(writer.close)
-        for line in (*experiment.notes, *workdirs.resume_notes(stored, asked, resolved, start)):
+        for line in (
+            *experiment.notes,
+            *measure.notes(experiment.splits),
+            *workdirs.resume_notes(stored, asked, resolved, start),
+        ):
             writer.say(line)
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
@@ -119,11 +123,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         }
         if jax.process_index() == 0:
             workdirs.write_json(summary_file, summary)
-            try:
-                if draw:
-                    draw(workdir / "figures")
-            except (ValueError, OSError) as error:  # the run is none the worse for it
-                writer.say(f"WARNING: not all pictures could be drawn: {error}")
+            for name, why in (draw(workdir / "figures") if draw else {}).items():  # the run is none the worse for it
+                writer.say(f"WARNING: {name} is missing: {why}")
     return summary
 
 
@@ -178,6 +179,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
     few_in_flight = jax.default_backend() == "cpu" and mesh.size > 1
     began = mark = time.perf_counter()
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
+    told = False  # which signs of collapse are left out
     stream = _ahead(_stacks(batches, first, at_once), place)
 
     while True:
@@ -222,8 +224,12 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         if loss is not None and math.isfinite(loss):
             progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
         if report:
+            size = plan.global_batch_size, int(report["dim"])
+            if not told and (left_out := collapse.unwatched(*size)):
+                writer.say(left_out)
+            told, signs = True, collapse.watched(*size)
             progress["suspicious"], warning = collapse.alarm(
-                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
+                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps, signs=signs
             )
             if warning:
                 progress["collapsed"] = True
@@ -297,11 +303,12 @@ def _ahead(batches: Iterator[tuple[int, Any]], place) -> Iterator[tuple[int, Any
 
 
 def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """(line of the log, collapse report or {}) of a step's metrics; waits for the step."""
+    """(line of the log, collapse report or {}, with "dim" of the projections) of a step's metrics; waits for it."""
     values = dict(jax.device_get(metrics))
     moments = values.pop("moments", None)
     report = collapse.collapse_report(moments) if moments is not None else {}
-    return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
+    line = {f"train_{name}": float(value) for name, value in (values | report).items()}
+    return line, report | {"dim": len(moments["mean"])} if moments is not None else {}
 
 
 def _trunk(experiment: Experiment, workdir: Path) -> tuple[Tree, Tree] | None:

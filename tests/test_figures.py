@@ -152,5 +152,5 @@ def test_projection_shows_unknown_labels_grey(tmp_path):
 
 
 def test_no_global_state():
-    code = "import sys; from ssl_jax.evals import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys; from ssl_jax.evals.shared import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

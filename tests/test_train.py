@@ -101,7 +101,7 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     assert len(said) == 3
     assert "metrics.jsonl is damaged: what was logged of steps 1 to 20 is missing" in said[0]
     assert f"{copy / 'summary.json'} is damaged" in said[1]
-    assert "not all pictures could be drawn" in said[2]
+    assert "curves.png is missing" in said[2]
     assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
 
 

@@ -81,6 +81,22 @@ def join(first: Source, second: Source) -> Source:
     )
 
 
+def with_channels(source: Source, channels: int) -> Source:
+    """The same examples for an encoder of so many channels: grey images in three equal ones; colours are not lost.
+
+    Raises:
+      ValueError: the images are in colour and the encoder takes grey ones.
+    """
+    if source.channels == channels:
+        return source
+    if channels < source.channels:
+        raise ValueError("its images are in colour and the encoder takes grey ones; give it grey images")
+    columns = dict(source.columns)
+    if "image" in columns:  # others are decoded to as many channels as the source has
+        columns["image"] = np.broadcast_to(columns["image"], (*columns["image"].shape[:3], channels))
+    return dataclasses.replace(source, columns=columns, channels=channels)
+
+
 class Splits(NamedTuple):
     """What a run learns from, is tuned on, and is measured on once at the end."""
 
@@ -147,7 +163,7 @@ def sha256(*parts: Any) -> str:
             digest.update(f"{part.dtype}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).data)
         else:
-            digest.update(f"{len(str(part))}:{part}".encode())
+            digest.update(f"{len(str(part))}:{part}".encode("utf-8", "surrogateescape"))  # any name of a file
     return digest.hexdigest()
 
 

@@ -21,7 +21,6 @@ from ssl_jax.run import checkpoint
 from ssl_jax.run.open import Run
 from ssl_jax.types import Variables
 
-LUMA = (0.299, 0.587, 0.114)
 VIEWS_BATCH = 64
 
 
@@ -63,7 +62,6 @@ class CachedEncode:
         )
 
     def _encode(self, variables: Variables, images):
-        images = _channels(images, self.run.plan.input_shape[-1])
         return self.run.method.encode(variables, images, self.max_dim)
 
     @cached_property
@@ -108,12 +106,3 @@ class CachedEncode:
         for name, values in whole.items():
             values[found["index"]] = found[name]
         return whole
-
-
-def _channels(images, channels: int):
-    """Grey images repeated in three channels, or coloured ones as luma, for an encoder that takes the other kind."""
-    if images.shape[-1] == channels:
-        return images
-    if channels == 3:
-        return jnp.repeat(images, 3, axis=-1)
-    return jnp.sum(images * jnp.asarray(LUMA, images.dtype)[None, None, None], axis=-1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -61,15 +62,18 @@ def neighbours(config: Config, bank_features, bank: Source, query_features, test
     )
 
 
-def tasks(config: Config, method: Method, variables: Variables, test: Source, folder: Path) -> None:
-    """``task.png`` and ``reconstructions.png``, where the method has the hooks ``"show"`` and ``"reconstruct"``."""
-    if not HOOKS & set(method.hooks):
-        return
-    shown = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
-    images = evaluation_images(config, test.take(shown))
-    if show := method.hooks.get("show"):
-        rows = jax.jit(show)(variables, images, jax.random.key(config.seed))
-        figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, folder / "task.png")
-    if reconstruct := method.hooks.get("reconstruct"):
-        found = np.asarray(jax.jit(reconstruct)(variables, images))
-        figures.image_rows({"image": images, "reconstruction": found}, folder / "reconstructions.png")
+def tasks(config: Config, method: Method, variables: Variables, test: Source) -> dict[str, Callable[[Path], None]]:
+    """What draws ``task.png`` and ``reconstructions.png``, where the method has the hooks "show" and "reconstruct"."""
+    shown = test.take(np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int))
+
+    def task(path: Path) -> None:
+        rows = jax.jit(method.hooks["show"])(variables, evaluation_images(config, shown), jax.random.key(config.seed))
+        figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, path)
+
+    def reconstructions(path: Path) -> None:
+        images = evaluation_images(config, shown)
+        found = np.asarray(jax.jit(method.hooks["reconstruct"])(variables, images))
+        figures.image_rows({"image": images, "reconstruction": found}, path)
+
+    draws = {"show": ("task.png", task), "reconstruct": ("reconstructions.png", reconstructions)}
+    return dict(draw for hook, draw in draws.items() if hook in method.hooks)
