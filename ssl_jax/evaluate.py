@@ -156,6 +156,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
             if asked is not None or name in options:
                 raise
             left_out[name] = str(error)
+            say(f"{name} left out: {error}")
     if not evaluators:
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
     data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
@@ -170,8 +171,6 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
         digest = checkpoint.fingerprint(run.variables)
         earlier = results.earlier(place, digest, say)
         home = results.home(place, earlier, config.data.source, data)
-        for name, why in left_out.items():
-            say(f"{name} left out: {why}")
         result, hits = suite.run(evaluators, run.variables, home, settings, examples=data["test"], say=say)
         result |= alarms | {"left_out": left_out, "missing": {}}
         result["provenance"] = {

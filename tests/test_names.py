@@ -29,7 +29,8 @@ ODD = {
 def test_any_name_is_shown(name):
     found = names.shown(name)
     assert found == ODD[name]
-    assert found.encode() and "\n" not in found
+    assert "\n" not in found
+    found.encode()  # is UTF-8
 
 
 def test_a_long_name_keeps_both_its_ends():

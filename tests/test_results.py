@@ -90,7 +90,9 @@ def test_a_folder_outside_is_not_believed(tmp_path):
 def runs(**found):
     """run=[(source, test, metrics -> hits)]"""
     return {
-        run: {source: Found(a_result(source, test, evaluators=list(hits)), _hits(hits), None) for source, test, hits in of}
+        run: {
+            source: Found(a_result(source, test, evaluators=list(hits)), _hits(hits), None) for source, test, hits in of
+        }
         for run, of in found.items()
     }
 

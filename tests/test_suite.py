@@ -25,7 +25,7 @@ class Absent:
 
 def run(tmp_path, **evaluators):
     said = []
-    settings = dict.fromkeys(evaluators, {})
+    settings = {name: {} for name in evaluators}
     result, hits = suite.run(evaluators, None, tmp_path, settings, examples="t", say=said.append)
     return result, hits, "\n".join(said)
 
