@@ -23,6 +23,7 @@ def base() -> Config:
     data.train_split = placeholder(str)
     data.test_split = placeholder(str)
     data.download = False
+    data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
@@ -42,7 +43,8 @@ def base() -> Config:
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
     optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
-    optim.warmup_epochs = 0.0
+    optim.step_at = placeholder(tuple)  # of step: shares of the run at which the rate drops to a tenth; null: .6 and .8
+    optim.warmup_epochs = 0.0  # of cosine and step
     optim.momentum = 0.9
     optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4

@@ -108,12 +108,18 @@ def list_configs() -> int:
 def report(summary: dict, workdir: Path) -> None:
     """A finished run in a few lines."""
 
-    def shown(value):
-        return "not measured" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+    whys = summary.get("not_measured", {})  # older runs have none
+
+    def shown(key):
+        value = summary[key]
+        missing = f"not measured ({whys[key]})" if key in whys else "not measured"
+        return missing if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
     print(f"\n{workdir}")
     for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", "images_per_sec"):
-        print(f"  {key:16} {shown(summary[key])}")
+        print(f"  {key:16} {shown(key)}")
+    if "label_efficiency" in whys:
+        print(f"  {'label_efficiency':16} not measured ({whys['label_efficiency']})")
     table = summary.get("label_efficiency")
     if table:
         rows = list(next(iter(table.values())))

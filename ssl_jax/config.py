@@ -125,6 +125,7 @@ def _apply(config: Config, override: str) -> None:
     kind = node.get_type(last)
     fields: Any = node._fields
     may_be_null = isinstance(fields[last], FieldReference)  # a placeholder
+    may_be_null |= key.startswith(("method.", "model.")) and _known_defaults(flatten(config)).get(key, "") is None
     value: Any = text if kind is str else literal(text)
     if may_be_null and text.lower() in ("none", "null"):
         value = None
@@ -259,14 +260,18 @@ def check(config: Config) -> None:
 
 def _check_switches(flat: Mapping[str, Any]) -> None:
     """Arguments of the method and the model that are true or false by default are never anything else."""
+    for key, default in _defaults(flat).items():
+        wrong = isinstance(default, bool) and not isinstance(flat.get(key, default), bool)
+        _refuse(flat, key, wrong, "must be true or false")
+
+
+def _defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arguments of the method and the model are where a config does not name them."""
     from ssl_jax import methods, models
 
     encoder = models.make(flat["model.name"])
     defaults = {f"model.{k}": getattr(encoder, k) for k in models.arguments(flat["model.name"])}
-    defaults |= {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
-    for key, default in defaults.items():
-        wrong = isinstance(default, bool) and not isinstance(flat.get(key, default), bool)
-        _refuse(flat, key, wrong, "must be true or false")
+    return defaults | {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
 
 
 def _check_dispatch(flat: Mapping[str, Any]) -> None:
@@ -311,13 +316,25 @@ def _moved(key: str, old: Any, new: Any) -> bool:
     return key == "data.source" and len(schemes) == 1 and schemes <= {"folder", "tar", "arrayrecord", "npz"}
 
 
+def _known_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON would give it back; of a method or a model that there is not, nothing."""
+    try:
+        return flatten(_defaults(flat)) if {"method.name", "model.name"} <= set(flat) else {}
+    except ValueError:
+        return {}
+
+
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict, dict]:
     """What differs between a stored run's config and this one's.
+
+    An argument of the method or the model that one of them does not name has its default there, so that a run from
+    before an argument existed goes on where that is named with what it was.
 
     Returns:
       (refused, free): each ``{key: (stored value, new value)}``; ``free`` holds those that a resumption may change.
     """
     old, new = flatten(stored), flatten(config)
-    changed = {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
+    before, after = (_known_defaults(flat) | flat for flat in (old, new))
+    changed = {k: (before.get(k), after.get(k)) for k in sorted(old | new) if before.get(k) != after.get(k)}
     free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free

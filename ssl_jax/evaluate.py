@@ -120,7 +120,8 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
     if source:
-        config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
+        own = ("train_split", "test_split", "num_examples", "unlabelled")  # what the run said of its own data
+        config.data.update({"source": source} | {key: None for key in own if key in config.data})
     splits = load_splits(config)
     for note in splits.notes:
         say(note)
@@ -159,8 +160,8 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
             say(f"{name} left out: {error}")
     if not evaluators:
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
-    data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
-    if not source and data != run.resolved["data"]["fingerprints"]:
+    data = sources.identity(splits)
+    if not source and not sources.same(run.resolved["data"], data):
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
     alarms = _of_itself(run)
     for step in alarms["alarms"]["damaged"]:
@@ -170,8 +171,10 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
         began = time.perf_counter()
         digest = checkpoint.fingerprint(run.variables)
         earlier = results.earlier(place, digest, say)
-        home = results.home(place, earlier, config.data.source, data)
-        result, hits = suite.run(evaluators, run.variables, home, settings, examples=data["test"], say=say)
+        home = results.home(place, earlier, config.data.source, data["fingerprints"])
+        result, hits = suite.run(
+            evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
+        )
         result |= alarms | {"left_out": left_out, "missing": {}}
         result["provenance"] = {
             "workdir": str(run.workdir),
@@ -180,7 +183,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
             "source": run.config.data.source,
             "evaluated_on": config.data.source,
             "sizes": {"train": len(known), "test": len(splits.test)},
-            "fingerprints": data,
+            "fingerprints": data["fingerprints"],
             "seed": run.config.seed,
             "step": run.step,
             "checkpoint": digest,
@@ -214,6 +217,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
     there = [*checkpoint.steps(run.workdir), *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
     return {
         "online": {name: value for name, value in found.items() if name.endswith("top1")},
+        "not_measured": found.get("not_measured") or {},
         "alarms": {
             "collapsed": bool(found.get("collapsed")),
             "loss_spikes": list(found.get("loss_spikes") or ()),

@@ -157,7 +157,7 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return readers.load(config.data.source, **arguments)
+    return readers.load(config.data.source, **arguments, unlabelled=config.data.get("unlabelled"))
 
 
 def _plan_without_data(config: Config) -> Plan:
@@ -200,16 +200,21 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     notes = [f"peak learning rate {peak:g} (optim.learning_rate={o.learning_rate:g}, {rule})"]
     notes += [cut] if cut else []
     epochs = -(-plan.total_steps // plan.steps_per_epoch)  # the last one may be cut short
+    at = o.get("step_at")  # a key younger than some stored configs
+    if at and o.schedule != "step":
+        raise ValueError(f"optim.step_at={tuple(at)} is for optim.schedule='step', not {o.schedule!r}; set it to null")
     if o.schedule == "cosine":
         return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
-    if warmup:
-        raise ValueError(f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine'")
+    if warmup and o.schedule != "step":
+        raise ValueError(
+            f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine' or 'step'"
+        )
     schedules = {
         "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs),
-        "step": lambda: optim.step_decay(peak, plan.total_steps),
+        "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup),
         "constant": lambda: optim.constant(peak),
     }
-    return schedules[o.schedule](), 0, tuple(notes)
+    return schedules[o.schedule](), warmup, tuple(notes)
 
 
 def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optax.GradientTransformation:

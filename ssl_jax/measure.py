@@ -130,7 +130,8 @@ def final(
     }
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
-    if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
+    summary["not_measured"] = not_measured(experiment, summary, bank, queries)
+    if config.eval.label_efficiency and not _none_is_known(bank.labels, queries.labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
             "raw": (pixels(experiment, known), pixels(experiment, [test])),
@@ -168,6 +169,22 @@ def final(
     return summary, draw
 
 
+def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:
+    """Why each metric is None that is; ``bank`` and ``queries`` are what it would have been measured with."""
+    config, splits = experiment.config.eval, experiment.splits
+    whys = [
+        f"no {role} example has a label" + (f": {part.why_unlabelled}" if part.why_unlabelled else "")
+        for role, part, found in (("training", splits.train, bank), ("test", splits.test, queries))
+        if not len(found.known().labels)
+    ]
+    if not whys and _none_is_known(bank.labels, queries.labels):
+        whys = ["no class of the test examples has a labelled training example"]
+    found = {name: "; ".join(whys) for name, value in summary.items() if value is None}
+    if "test_probe_top1" in found and not config.probe:
+        found["test_probe_top1"] = "eval.probe is false"
+    return found | ({"label_efficiency": "; ".join(whys)} if config.label_efficiency and whys else {})
+
+
 def subset(source: Source, limit: int | None) -> Source:
     """At most ``limit`` examples, the classes in proportion, the same ones every time."""
     if limit is None or limit >= len(source):
@@ -193,7 +210,7 @@ def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float |
 
 
 def _none_is_known(known, queries) -> bool:
-    """Whether an accuracy could be nothing but 0: no query has a label, or one whose class occurs."""
+    """Whether an accuracy could be nothing but 0: no query has a label whose class occurs among the known."""
     missed, of = labels.unseen(known, queries)
     return missed == of
 

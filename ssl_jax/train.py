@@ -28,6 +28,7 @@ from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.open import load_trunk
 from ssl_jax.run.provenance import describe
+from ssl_jax.run.saver import open_saver
 from ssl_jax.run.writer import open_writer
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState, Tree
@@ -92,7 +93,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
-        saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
+        saver = open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
         stack.callback(saver.close)
         progress |= {"config": asked, "resolved": resolved}
         extract = measure.extractor(experiment, mesh)

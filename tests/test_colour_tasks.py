@@ -168,6 +168,16 @@ def test_the_task_is_the_mean_colour_of_cells():
     np.testing.assert_allclose(found.member.sum(-1), 1, atol=1e-12)
 
 
+def test_the_task_may_be_the_colour_of_every_fourth_pixel():
+    images = coloured_and_grey()
+    ask = functools.partial(colorization.task, size=4, bins=BINS, neighbours=1, sigma=5.0)
+    found = in_float64(lambda x: ask(x, subsample="stride"), images)
+    corners = in_float64(lambda x: ask(x, subsample="mean"), images[:, ::4, ::4])
+    np.testing.assert_array_equal(found.nearest, corners.nearest)
+    np.testing.assert_array_equal(found.coloured, corners.coloured)
+    assert (found.nearest != in_float64(ask, images).nearest).any()
+
+
 def weighted_case():
     rng = np.random.default_rng(5)
     member, prior, rarity = rng.dirichlet(np.full(7, 0.3), (4, 2, 2)), rng.dirichlet(np.ones(7)), rng.uniform(0.2, 5, 7)
@@ -477,6 +487,7 @@ MLP, VIT = models.make("mlp"), models.make("vit", patch_size=4, width=16, depth=
         ("colorization", {"temperature": 0.0}, "temperature=0.0 must be positive; the paper has 0.38"),
         ("split_brain", {"temperature": -1.0}, "temperature=-1.0 must be positive"),
         ("colorization", {"rebalance": 1.5}, "rebalance=1.5"),
+        ("colorization", {"subsample": "max"}, "subsample='max' is not one of mean, stride"),
         ("colorization", {"size": 10}, "image_size=10 .* use a multiple of 4: 8"),
         ("split_brain", {"size": 20, "chosen": encoder(widths=(8, 16, 16, 16))}, "image_size=20 .* multiple of 8: 16"),
         ("colorization", {"width": 12}, "square images and these are 8 x 12"),

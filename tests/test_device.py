@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from jax.sharding import PartitionSpec as P
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy import stats
 
 from ssl_jax import parallel
@@ -155,7 +155,7 @@ def test_grayscale_and_solarize(images):
 
 
 @pytest.mark.parametrize("taps", [False, True])
-@pytest.mark.parametrize("border", ["zero", "reflect"])
+@pytest.mark.parametrize("border", ["zero", "reflect", "symmetric"])
 @pytest.mark.parametrize("radius", [0, 1, 3, 11])
 def test_blur(images, border, radius, taps):
     for sigma in (0.1, 0.7, 2.0):
@@ -163,6 +163,20 @@ def test_blur(images, border, radius, taps):
             ours = device_ops.gaussian_blur(inside(image), jnp.float32(sigma), radius, border=border, taps=taps)
             theirs = host_ops.gaussian_blur(tf.constant(image), sigma, radius, border=border)
             np.testing.assert_allclose(outside(ours), theirs, atol=2e-6)
+
+
+def test_the_blur_of_moco_is_pillows_up_to_the_border():
+    """A picture that is bright at its border tells what lies outside: Pillow's boxes go on with the last pixel."""
+    ramp = np.abs(np.linspace(-1, 1, 48)) ** 3
+    image = np.broadcast_to(np.maximum(ramp[:, None], ramp[None])[..., None], (48, 48, 3)).astype(np.float32)
+    pillow = Image.fromarray((image * 255).round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(2.0))
+
+    def worst(border):
+        ours = outside(device_ops.gaussian_blur(inside(image), jnp.float32(2.0), 8, border=border))
+        return np.abs(ours - np.asarray(pillow) / 255.0).max()
+
+    (blur,) = (op for op in recipes.get("moco_v2").views[0].ops if isinstance(op, Blur))
+    assert worst(blur.border) < 0.02 < 0.05 < worst("reflect")
 
 
 # ---------------------------------------------------------------------------------------------------- whole views

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
 from pictures import folder, noise
 from PIL import Image
 
-from ssl_jax.data import readers
+from ssl_jax.data import readers, source
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder as folders
 
@@ -232,12 +233,14 @@ def test_a_second_start_lists_nothing(load, tmp_path, touched):
         calls.clear()
     second = load(f"folder:{root}", verify="header")
     assert touched["scandir"] == touched["open"] == []
-    assert not any(name.endswith(".png") for name in touched["stat"])
-    assert len(touched["stat"]) < 10 + 10  # ten folders, and a few looks at the root
+    files = [name for name in touched["stat"] if name.endswith(".png")]
+    assert len(files) == 90
+    assert len(touched["stat"]) - len(files) < 10 + 10  # ten folders, and a few looks at the root
     for a, b in zip(first, second, strict=True):
         assert a.fingerprint == b.fingerprint
         assert a.columns["path"].tolist() == b.columns["path"].tolist()
     # Full verification looks at every file, but lists none.
+    touched["stat"].clear()
     load(f"folder:{root}", verify="full")
     assert touched["scandir"] == []
     assert len([name for name in touched["stat"] if name.endswith(".png")]) == 90
@@ -287,6 +290,64 @@ def test_a_file_repaired_in_place_is_seen(load, tmp_path):
     (root / "a" / "000.png").write_bytes(whole)
     os.utime(root / "a", ns=(10**18, 10**18))
     assert load(f"folder:{root}", verify="header").train.unreadable == ()
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_a_file_of_the_same_size_in_the_place_of_another_is_other_data(load, tmp_path, verify):
+    root = old(folder(tmp_path / "x"))
+    first = source.identity(load(f"folder:{root}", verify=verify))
+    assert first["of"] == ("content" if verify == "full" else "times")
+    load(f"folder:{root}", verify="full")  # what a full check once found does not change what a header tells
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify)))
+    file = root / "a" / "003.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20] + bytes(255 - b for b in whole[-20:-12]) + whole[-12:])
+    assert file.stat().st_size == len(whole)
+    os.utime(root / "a", ns=(10**18, 10**18))
+    changed = source.identity(load(f"folder:{root}", verify=verify, max_unreadable=0.1))
+    assert not source.same(first, changed)
+    assert verify == "full" or changed["before"]["test"] == first["before"]["test"]
+    file.write_bytes(whole)
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify))) == (verify == "full")
+    os.utime(file, ns=(10**18, 10**18))
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify)))
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+@pytest.mark.parametrize("kind", ["link", "copy", "link to a class"])
+def test_train_images_as_test_are_refused(load, tmp_path, verify, kind):
+    root = folder(tmp_path / "x" / "train").parent
+    if kind == "copy":
+        shutil.copytree(root / "train", root / "test")
+    elif kind == "link":
+        (root / "test").symlink_to("train", target_is_directory=True)
+    else:
+        (root / "test").mkdir()
+        (root / "test" / "a").symlink_to("../train/a", target_is_directory=True)
+    if kind == "copy" and verify == "header":  # other files; what they hold is not known
+        load(f"folder:{root}", verify=verify)
+        return
+    n = 10 if kind == "link to a class" else 20
+    with pytest.raises(ValueError, match=f"{n} of {n} examples of test/ are in train/, too.*must not be trained on"):
+        load(f"folder:{root}", verify=verify)
+
+
+def test_a_few_images_of_train_in_test_are_said(load, tmp_path):
+    root = folder(tmp_path / "x" / "train").parent
+    folder(root / "test", n=3)
+    shutil.copy(root / "train" / "a" / "003.png", root / "test" / "a" / "copy.png")
+    said = "1 of 7 examples of test/ are in train/, too, byte for byte; what is measured on them is memory"
+    assert load(f"folder:{root}").notes == (f"WARNING: {root}: {said}",)
+
+
+def test_images_without_class_folders_say_why_nothing_is_measured(load, tmp_path):
+    folder(tmp_path / "x" / "train")
+    folder(tmp_path / "x" / "test", classes=("",), n=5)
+    assert load(f"folder:{tmp_path}/x").notes == (
+        "no test example has a label (the images lie in no folders of classes): what needs labels is not measured",
+    )
+    with pytest.raises(ValueError, match=r"data\.unlabelled=3 means nothing"):
+        load(f"folder:{tmp_path}/x", unlabelled=3)
 
 
 def test_a_folder_written_in_this_moment_is_listed_again(load, tmp_path, touched):

@@ -75,6 +75,14 @@ def test_evaluation_box():
         np.testing.assert_allclose(ours, image[y : y + side, x : x + side], atol=1e-6)
 
 
+def test_evaluation_box_of_byol():
+    """Its side is cut to whole pixels: 37 of 43, of which 87.5 % are 37.625, where SimCLR has 38."""
+    image = np.random.default_rng(0).random((43, 50, 1)).astype(np.float32)
+    for name, (y, x, side) in {"byol": (3, 7, 37), "simclr": (3, 6, 38)}.items():
+        ours = host.evaluate(recipes.get(name).evaluate, side, **whole(image))
+        np.testing.assert_allclose(ours, image[y : y + side, x : x + side], atol=1e-6)
+
+
 def test_evaluation_whole():
     image = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(host.evaluate(recipes.get("simclr_cifar").evaluate, 32, **whole(image)), image)

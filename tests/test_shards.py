@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_patterns(load, tmp_path):
         "x-*[12].tar": made[10:30],
         "x-00{0,3}.tar": made[:10] + made[30:],
         "x-003.tar": made[30:],
-        "x-{000..001}.{tar,tar}": made[:20],
+        "{x-000,x-0{01..01}}.tar": made[:20],
     }.items():
         splits = load(f"tar:x/{pattern}", data_dir=str(tmp_path))
         assert set(contents(splits)) == set(part), pattern
@@ -290,6 +291,56 @@ def test_the_same_shards_elsewhere_are_the_same_data(load, tmp_path):
         assert config.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": "npz:x"}})[0]
 
 
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_a_shard_of_the_same_size_in_the_place_of_another_is_other_data(load, tmp_path, verify):
+    tars(tmp_path / "x")
+    first = source.identity(load(f"tar:{tmp_path}/x", verify=verify))
+    assert first["of"] == ("content" if verify == "full" else "times")
+    file = tmp_path / "x" / "x-002.tar"
+    whole, times = file.read_bytes(), file.stat()
+    at = whole.index(b"IEND") - 8  # pixels, as they lie there
+    file.write_bytes(whole[:at] + bytes([255 - whole[at]]) + whole[at + 1 :])
+    changed = source.identity(load(f"tar:{tmp_path}/x", verify=verify, max_unreadable=0.1))
+    assert not source.same(first, changed)
+    file.write_bytes(whole)
+    assert source.same(first, source.identity(load(f"tar:{tmp_path}/x", verify=verify))) == (verify == "full")
+    os.utime(file, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    again = source.identity(load(f"tar:{tmp_path}/x", verify=verify))
+    assert source.same(first, again)
+    older = {"sizes": first["sizes"], "fingerprints": first.get("before", first["fingerprints"])}
+    assert source.same(older, again)
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (5, 25, 45)])
+@pytest.mark.parametrize("kind", ["tar", "arrayrecord"])
+def test_classes_are_the_labels_that_occur(load, tmp_path, kind, values):
+    """In train or in test, numbered as one; 255 can mean that there is none."""
+    for split, labels in (("train", [*values[:2], 255]), ("test", values)):
+        made = [(picture(), labels[i % 3]) for i in range(12)]
+        if kind == "tar":
+            files = [((f"{i}.png", data), (f"{i}.cls", b"%d " % label)) for i, (data, label) in enumerate(made)]
+            write_tar(tmp_path / "x" / f"{split}-0.tar", itertools.chain(*files))
+        else:
+            write_array_record(tmp_path / "x" / f"{split}-0.array_record", made)
+    splits = load(f"{kind}:{tmp_path}/x", unlabelled=255)
+    assert splits.train.class_names == splits.test.class_names == tuple(map(str, values))
+    assert splits.test.labels.tolist() == [0, 1, 2] * 4
+    assert sorted(np.concatenate([splits.train.labels, splits.val.labels])) == [-1] * 4 + [0] * 4 + [1] * 4
+    assert splits.notes[-1].startswith("WARNING: 4 of 12 test examples are of 1 class without an example to learn from")
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_train_shards_as_test_are_refused(load, tmp_path, verify):
+    tars(tmp_path / "x" / "train")
+    (tmp_path / "x" / "test").mkdir()
+    for k in range(2):
+        (tmp_path / "x" / "test" / f"{k}.tar").symlink_to(f"../train/x-00{k}.tar")
+    with pytest.raises(ValueError, match=r"24 of 24 examples of test are in train, too.*must not be trained on"):
+        load(f"tar:{tmp_path}/x", verify=verify)
+    with pytest.raises(ValueError, match=r"names .*x-000.tar twice, which would be in train and in test"):
+        load(f"tar:{tmp_path}/x/train/x-{{000,001,000}}.tar", verify=verify)
+
+
 # --- ArrayRecord
 
 
@@ -384,5 +435,5 @@ def test_shards_are_shuffled_as_one(load, tmp_path):
 
 
 def test_suffixes_of_tfds():
-    assert records.is_array_record(source.Path("made-train.array_record-00000-of-00002"))
-    assert shards._ends(source.Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])
+    assert records.is_array_record(Path("made-train.array_record-00000-of-00002"))
+    assert shards._ends(Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])

@@ -19,6 +19,7 @@ import runs
 from PIL import Image
 
 import ssl_jax
+from experiments import pretrain
 from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
@@ -320,11 +321,17 @@ def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
         runs.fit(tmp_path / "none", "supervised", init_from=str(tmp_path / "nothing"))
 
 
-def test_a_run_without_labels_measures_what_it_can(tmp_path):
+def test_a_run_without_labels_measures_what_it_can(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "mine.npz", train_images=images)
     summary = runs.fit(tmp_path / "run", "simclr", data__source=f"npz:{tmp_path / 'mine.npz'}", data__num_examples=None)
     assert summary["test_knn_top1"] is None
     assert summary["test_probe_top1"] is None
+    why = "no training example has a label: there is no train_labels in mine.npz"
+    why += "; " + why.replace("no training", "no test")
+    assert summary["not_measured"] == {"test_knn_top1": why, "test_probe_top1": why}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["not_measured"] == summary["not_measured"]
+    pretrain.report(summary, tmp_path / "run")
+    assert f"  test_knn_top1    not measured ({why})\n" in capsys.readouterr().out
     assert all(line.get("val_knn_top1") is None for line in lines(tmp_path / "run"))
     assert (tmp_path / "run" / "figures" / "views.png").is_file()

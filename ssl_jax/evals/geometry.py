@@ -87,6 +87,9 @@ def alpha_req(x, *, first: int = 1, last: int | None = None) -> float:
     """Decay exponent of the covariance spectrum of the rows of ``x [n, d]``: alpha of :func:`power_law`.
 
     A good representation has alpha near 1, a collapsed one a large alpha, isotropic features 0.
+
+    Differs from the reference code: all ranks are fitted; the authors' code fits ranks 4 to 100, so that their numbers
+    are those of ``first=4, last=100`` (the paper names no ranks).
     """
     return power_law(spectrum(x), first=first, last=last)[0]
 
@@ -212,6 +215,8 @@ class Evaluator:
       layers: what is measured.
       t: of :func:`uniformity`.
       seed: of the choice of the images.
+      alpha_ranks: first and last rank that alpha-ReQ is fitted to, as far as there are so many; None: all. The
+        authors' code has (4, 100).
     """
 
     def __init__(
@@ -225,6 +230,7 @@ class Evaluator:
         layers: Sequence[str] = ("features",),
         t: float = 2.0,
         seed: int = 0,
+        alpha_ranks: Sequence[int] | None = None,
     ):
         del train  # nothing is learned
         self.encode, self.test, self.t, self.views = encode, test, t, views
@@ -238,6 +244,11 @@ class Evaluator:
             raise ValueError(f"geometry needs 2 or more images; max_examples={max_examples}, {len(test)} test images")
         if not t > 0:
             raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
+        if alpha_ranks is not None and not (len(alpha_ranks) == 2 and 1 <= alpha_ranks[0] < alpha_ranks[1]):
+            raise ValueError(
+                f"eval.geometry.alpha_ranks={tuple(alpha_ranks)} must be a first and a last rank: (4, 100)"
+            )
+        self.alpha_ranks = dict(zip(("first", "last"), alpha_ranks or (), strict=False))
         self.subset = test.take(np.sort(stratified_order(test.labels, len(test), seed)[:max_examples]))
         self.left_out: dict[str, str] = {}
         self.notes: dict[str, str] = {}
@@ -250,7 +261,7 @@ class Evaluator:
             eigenvalues, energies = spectrum(h), energy_histograms(views[:, 0], views[:, 1])
             prefix, alpha, scale = "" if layer == "features" else f"{layer}_", float("nan"), float("nan")
             try:
-                alpha, scale = power_law(eigenvalues)
+                alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
             except ValueError as error:  # a collapsed representation has no spectrum to speak of
                 self.left_out[f"{prefix}alpha_req"] = str(error)
             self._note_bounds(prefix, h, views)

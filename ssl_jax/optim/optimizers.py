@@ -32,10 +32,11 @@ OPTIMIZERS = ("sgd", "adamw", "lars_simclr", "lars_byol", "larc")
 
 
 def not_bias_or_norm(params: Tree) -> Tree:
-    """True for weights, False for every bias and for the scales of norms: False where the path ends in bias or scale.
+    """True for weights, False for biases and the scales of norms: False where the path ends in ``bias`` or ``scale``.
 
     Decided by name and not by the number of dimensions, so that a one-dimensional weight (a class token's, say) stays
-    in and a two-dimensional bias stays out. Flax names a norm's parameters ``scale`` and ``bias``.
+    in and a two-dimensional bias stays out. Flax names a norm's parameters ``scale`` and ``bias``. A bias of another
+    name is a weight to it: the one there is, ``bias_n`` of ``GRUContext``, is decayed.
 
     Args:
       params: tree of parameters.

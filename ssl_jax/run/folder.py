@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from ssl_jax import config as configs
+from ssl_jax.data.source import same
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import METRICS, advice, writing
 
@@ -93,12 +94,27 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
             f"a new run with --config.init_from={workdir})"
         )
-    if found["resolved"]["data"] != resolved["data"]:
+    then, now = _known_data(found), resolved["data"]
+    if not same(then, now):
+        why = f"{then.get('sizes')} then, {now.get('sizes')} now"
+        if then.get("of") == now.get("of") == "times":
+            why += "; sizes and times of files are all that is known of them, which `cp -a` and `rsync -a` keep"
         raise ValueError(
-            f"the data at {config['data']['source']} are not those that the run in {workdir} began with "
-            f"({found['resolved']['data']['sizes']} then, {resolved['data']['sizes']} now); use another --workdir"
+            f"the data at {config['data']['source']} are not those that the run in {workdir} began with ({why}); "
+            "use another --workdir"
+        )
+    before, classes = (of["plan"].get("num_classes") for of in (found["resolved"], resolved))
+    if before != classes:  # of a run from when labels 1, 2, 3 were four classes
+        raise ValueError(
+            f"the run in {workdir} was made with {before} classes, and the labels at {config['data']['source']} are "
+            f"{classes}, since those count that occur; use another --workdir"
         )
     return found
+
+
+def _known_data(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run knew of its data when it was last started; of an older run that is more than at its first start."""
+    return [found, *found.get("resumed", [])][-1]["resolved"]["data"]
 
 
 def resume_notes(
@@ -110,6 +126,11 @@ def resume_notes(
     yield f"continuing after step {start}"
     for key, (old, new) in configs.differences(found["config"], config)[1].items():
         yield f"config.{key} was {old!r}, is now {new!r}"
+    if "of" not in _known_data(found) and "before" in resolved["data"]:
+        yield (
+            "WARNING: when the run began names and sizes were all that was kept of its data, and these are the same; "
+            f"from now on their {resolved['data']['of']} count"
+        )
     before = found["resolved"]
     for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
         if before.get(key) != resolved[key]:

@@ -271,7 +271,8 @@ def blur_matrix(size: int, sigma: Array, radius: int, border: str = "zero") -> A
     """Gaussian blur of a line of pixels as a band matrix, float32 ``[size, size]``, column o the weights of output o.
 
     B[i, o] = g(|i - o|) = exp(-(i - o)^2 / 2 sigma^2) / sum, zero beyond the radius. With border "reflect" what falls
-    outside comes back: + g(i + o) for i > 0 and + g(2 (size - 1) - i - o) for i < size - 1.
+    outside comes back: + g(i + o) for i > 0 and + g(2 (size - 1) - i - o) for i < size - 1; with "symmetric" one pixel
+    later, + g(i + o + 1) + g(2 size - 1 - i - o).
     """
     taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     scale = -0.5 / (sigma * sigma)
@@ -286,6 +287,8 @@ def blur_matrix(size: int, sigma: Array, radius: int, border: str = "zero") -> A
     if border == "reflect":
         band += jnp.where(i > 0, weight(i + o), 0.0)
         band += jnp.where(i < size - 1, weight(2 * (size - 1) - i - o), 0.0)
+    elif border == "symmetric":
+        band += weight(i + o + 1) + weight(2 * size - 1 - i - o)
     return band
 
 
@@ -321,7 +324,7 @@ def _gaussian(sigma: Array, radius: int) -> Array:
 def _shifted_sum(x: Array, weights: Array, radius: int, border: str, dim: int) -> Array:
     """sum_k weights_k x shifted by k - radius along ``dim``, ``[n, m]``; a loop for the reason of :func:`_weighted`."""
     pads = [(radius, radius) if d == dim else (0, 0) for d in range(2)]
-    padded = jnp.pad(x, pads, mode="reflect" if border == "reflect" else "constant")
+    padded = jnp.pad(x, pads, mode="constant" if border == "zero" else border)
 
     def add(k, total):
         return total + weights[k] * lax.dynamic_slice_in_dim(padded, k, x.shape[dim], dim)

@@ -53,7 +53,8 @@ def evaluate(recipe: Eval, image_size: int, *, shape, crop):
     if recipe.kind == "resize":
         image = resize(crop(_whole(shape)), (size, size), **how)
     elif recipe.kind == "centre_crop":
-        side = _round(recipe.fraction * tf.cast(tf.minimum(shape[0], shape[1]), tf.float32))
+        side = recipe.fraction * tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
+        side = tf.cast(side, tf.int32) if recipe.truncate else _round(side)
         box = tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
         image = resize(crop(box), (size, size), **how)
     elif recipe.kind == "resize_crop":

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import Splits, split
+from ssl_jax.data.source import Splits, named, split
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -27,6 +27,7 @@ def load(
     max_unreadable: float = 0.01,
     cache_dir: str | None = None,
     memory_limit: int = 4 << 30,
+    unlabelled: int | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
@@ -49,6 +50,7 @@ def load(
       cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
+      unlabelled: an integer label that means "no label", beside -1.
 
     Returns:
       Splits of three sources.
@@ -65,6 +67,8 @@ def load(
     roles = {"train_split": train_split, "test_split": test_split}
     if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
+    if scheme in ("digits", "folder") and unlabelled is not None:
+        raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -90,6 +94,10 @@ def load(
         close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
+    try:
+        train, test = named(train, test, unlabelled)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 

@@ -7,9 +7,9 @@ an image are passed over; what a file holds is read from the file, not from its 
 Every file is checked when the index is built; unreadable ones are counted, named and left out. The index is cached
 with size and modification time of every file and the modification time of every folder, so listing and check are paid
 once. To add, remove or rename a file changes its folder's time, so a start looks at the folders' times, lists again
-those that changed, and looks at the files of these. In the others it looks at files that could not be read before, and
-at all files where verification is full (the default up to 100,000 files): a file overwritten in place, its folder
-unchanged, is not noticed under ``data.verify=header``.
+those that changed, and looks at size and time of every file. Where verification is full (the default up to 100,000
+files) the content is known, and a copy of the folder is the same data; under ``data.verify=header`` sizes and times
+are all that is known, and a copy is the same data if it has kept them (``cp -a``, ``rsync -a``).
 
 A full check also refuses a JPEG whose codes libjpeg finds damaged (``decode.refuse_damage``), of which a header knows
 nothing. A JPEG has no checksum, so damage that still decodes without a warning cannot be noticed by anybody.
@@ -17,6 +17,7 @@ nothing. A JPEG has no checksum, so damage that still decodes without a warning 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.source import Source, sha256
@@ -106,10 +108,24 @@ def load(
     rows = {path: i for i, path in enumerate(index.path)}
     sources, names = [], None
     for listing in listings:
-        source = _source(root, listing, index, rows, names)
+        source = _source(root, listing, index, rows, names, full)
         names = source.class_names
         sources.append(source)
-    return sources[0], sources[1] if len(sources) == 2 else None
+    if len(sources) == 1:
+        return sources[0], None
+    seen = [_held(listing, index, rows, looked, full) for listing in listings]
+    notes = overlap.check(*seen, str(root), (f"{train_name}/", f"{test_name}/"))
+    return sources[0], dataclasses.replace(sources[1], notes=(*sources[1].notes, *notes))
+
+
+def _held(
+    listing: dict, index: Index, rows: dict[str, int], looked: Mapping[str, Listed], full: bool
+) -> Iterator[bytes]:
+    """What the readable images of a split hold; where that is not known, which files they are, be it by a link."""
+    for path in listing:
+        if index.state[rows[path]] > 0:
+            folder, name = os.path.split(path)
+            yield index.digest[rows[path]].tobytes() if full else os.fsencode(f"{looked[folder].inode} {name}")
 
 
 def choose_splits(where: str, names: list[str], train: str | None, test: str | None) -> tuple[str, str | None]:
@@ -221,7 +237,9 @@ def _listing(root: Path, look: Look, split: str) -> dict[str, str | None]:
     return classes or dict.fromkeys(loose)
 
 
-def _source(root: Path, listing: dict, index: Index, rows: dict[str, int], names: tuple[str, ...] | None) -> Source:
+def _source(
+    root: Path, listing: dict, index: Index, rows: dict[str, int], names: tuple[str, ...] | None, full: bool
+) -> Source:
     at = np.array([rows[path] for path in sorted(listing)], np.int64)
     kept = at[index.state[at] > 0]
     paths = [index.path[i] for i in kept]
@@ -234,14 +252,19 @@ def _source(root: Path, listing: dict, index: Index, rows: dict[str, int], names
             raise ValueError(f"{root}: test has classes that train has not ({some(unknown)}); rename or remove them")
         number = {name: k for k, name in enumerate(names)}
         labels = np.array([number[listing[path]] for path in paths], np.int32)
-    # Content where it was read, else size; never the time, which differs from copy to copy of a dataset.
-    content = index.digest[kept] if index.full.all() else index.size[kept]
+    within = [os.fsencode(str(p)) for p in paths]
+    # Content where it is read, else also the time, which may differ from copy to copy of a dataset.
+    content = (index.digest[kept],) if full else (index.size[kept], index.mtime[kept])
+    before = sha256("folder", index.digest[kept] if index.full.all() else index.size[kept], *within)
     return Source(
         {"path": objects([os.path.join(root, str(path)) for path in paths]), "plain": index.plain[kept]},
         labels,
         names if classes else None,
-        sha256("folder", content, *(os.fsencode(str(p)) for p in paths)),
+        sha256("folder", *content, *within),
         unreadable=tuple(str(index.path[i]) for i in at if index.state[i] == 0),
+        why_unlabelled="" if classes else "the images lie in no folders of classes",
+        by_content=full,
+        before=None if full else before,
     )
 
 
@@ -305,8 +328,8 @@ def build_index(
     if old and old.get("check") != CHECK:
         index.full[kept] = False
     fresh = np.array([listed.fresh for listed in looked.values()])
-    for i in np.flatnonzero(fresh[folder] | full | ~kept | (index.state == 0)):
-        size, mtime = _stat(os.path.join(root, paths[i]))
+    stats = _stats([os.path.join(root, path) for path in paths])
+    for i, (size, mtime) in enumerate(stats):
         kept[i] &= (index.size[i], index.mtime[i]) == (size, mtime)
         index.size[i], index.mtime[i] = size, mtime
     # New or changed, or checked by its header alone and now asked for in full.
@@ -348,6 +371,14 @@ def _stat(path: str) -> tuple[int, int]:
     except OSError:  # a dangling link
         return -1, 0
     return stat.st_size, stat.st_mtime_ns
+
+
+def _stats(paths: list[str]) -> Iterator[tuple[int, int]]:
+    """Size and time of each file; on a network every look takes its time."""
+    parts = [paths[i : i + 1024] for i in range(0, len(paths), 1024)]
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(lambda part: [*map(_stat, part)], parts):
+            yield from found
 
 
 Checked = tuple[int, bool, np.ndarray]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.cache import read_cache, write_cache
+from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
@@ -39,7 +39,7 @@ def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> 
       file: path of the file.
       image: name of the feature that holds an image file's bytes.
       label: name of the feature that holds an integer, or None.
-      cache_dir: where the index is kept, by the file's path, size and time.
+      cache_dir: where the index is kept, by the file's path, size and times.
 
     Returns:
       ``"offset"``, ``"length"`` and ``"label"`` (-1 if ``label`` is None), int64 ``[n]``; ``"plain"`` bool ``[n]``; of
@@ -48,31 +48,37 @@ def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> 
     Raises:
       ValueError: if the file is cut short or holds something else.
     """
-    stat = file.stat()
-    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{image}:{label}"
-    cached = cache_dir / "records" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    found = read_cache(cached)
-    if found is None:
-        kind = "ArrayRecord" if is_array_record(file) else "TFRecord"
-        try:
-            if kind == "ArrayRecord":
-                rows = [_row(data, 0, len(data), image, label) for data in array_records(file)]
-            else:
-                with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    rows = [_row(data, start, stop, image, label) for start, stop in _records(data)]
-        except (*BROKEN, decode.Unreadable) as error:
-            raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
-        offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
-        found = {
-            "offset": np.array(offset, np.int64),
-            "length": np.array(length, np.int64),
-            "label": np.array(number, np.int64),
-            "plain": np.array(plain, bool),
-        }
+    return of_file(file, f"{image}:{label}", cache_dir / "records", lambda: _index(file, image, label))
+
+
+def _index(file: Path, image: str, label: str | None) -> dict[str, np.ndarray]:
+    kind = "ArrayRecord" if is_array_record(file) else "TFRecord"
+    try:
         if kind == "ArrayRecord":
-            found["record"] = np.arange(len(rows))
-        write_cache(cached, found)
-    return found
+            rows = [_row(data, 0, len(data), image, label) for data in array_records(file)]
+        else:
+            with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                rows = [_row(data, start, stop, image, label) for start, stop in _records(data)]
+    except (*BROKEN, decode.Unreadable) as error:
+        raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
+    offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
+    found = {
+        "offset": np.array(offset, np.int64),
+        "length": np.array(length, np.int64),
+        "label": np.array(number, np.int64),
+        "plain": np.array(plain, bool),
+    }
+    return found | ({"record": np.arange(len(rows))} if kind == "ArrayRecord" else {})
+
+
+def file_digest(file: Path, cache_dir: Path) -> str:
+    """The sha256 of all of a file, kept by its path, size and times."""
+
+    def make() -> dict[str, np.ndarray]:
+        with open(file, "rb") as opened:
+            return {"sha256": np.array(hashlib.file_digest(opened, "sha256").hexdigest())}
+
+    return str(of_file(file, "sha256", cache_dir / "digests", make)["sha256"])
 
 
 def is_array_record(file: Path) -> bool:

@@ -17,6 +17,7 @@ so the order of an epoch is a permutation of them all and knows nothing of shard
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -24,16 +25,18 @@ import logging
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder, records
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.source import Source, sha256
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +91,21 @@ def load(
             table |= _checked(shard, table, full, cache_dir)
     broken = [name for part, tables in zip(parts, listed, strict=True) for name in _unreadable(part, tables)]
     folder.check_unreadable(str(path), broken, n, max_unreadable)
-    sources, names = [], None
-    for part, tables in zip(parts, listed, strict=True):
-        source = _source(kind, part, tables, names, full, memory_limit)
-        names = source.class_names
-        sources.append(source)
-    return sources[0], sources[1] if len(sources) == 2 else None
+    sources = [_source(kind, part, tables, full, memory_limit) for part, tables in zip(parts, listed, strict=True)]
+    if len(sources) == 1:
+        return sources[0], None
+    seen = [_held(part, tables, full) for part, tables in zip(parts, listed, strict=True)]
+    notes = overlap.check(*seen, str(path), (str(chosen[0]), str(chosen[1])))
+    return sources[0], dataclasses.replace(sources[1], notes=(*sources[1].notes, *notes))
+
+
+def _held(part: list[Path], tables: list[Arrays], full: bool) -> Iterator[bytes]:
+    """What the readable images of a split hold; where that is not known, where they lie."""
+    for shard, table in zip(part, tables, strict=True):
+        real = os.path.realpath(shard)
+        for i in np.flatnonzero(table["state"] > 0):
+            where = f"{real} {table['offset'][i]} {table['record'][i] if 'record' in table else ''}"
+            yield table["digest"][i].tobytes() if full else os.fsencode(where)
 
 
 # --- which files
@@ -111,6 +123,9 @@ def _shards(kind: str, path: Path) -> list[tuple[str, Path]]:
     else:
         found = [p for pattern in _expanded(str(path)) for p in _matching(pattern)]
         root = Path(os.path.commonpath([p.parent for p in found])) if found else path
+    twice = sorted(str(file) for file, times in Counter(found).items() if times > 1)
+    if twice:
+        raise ValueError(f"{str(path)!r} names {twice[0]} twice, which would be in train and in test; name it once")
     if not found:
         raise ValueError(f"{str(path)!r} holds no file that ends in {suffixes[0]}; give a folder, a file or a pattern")
     for file in found:
@@ -334,9 +349,7 @@ def _unreadable(part: list[Path], tables: list[Arrays]) -> list[str]:
     ]
 
 
-def _source(
-    kind: str, part: list[Path], tables: list[Arrays], names: tuple[str, ...] | None, full: bool, memory_limit: int
-) -> Source:
+def _source(kind: str, part: list[Path], tables: list[Arrays], full: bool, memory_limit: int) -> Source:
     kept = [np.flatnonzero(table["state"] > 0) for table in tables]
 
     def column(name: str) -> np.ndarray:
@@ -345,17 +358,19 @@ def _source(
     columns: dict[str, Any] = {name: column(name) for name in ("offset", "length", "plain")}
     paths = [np.full(len(rows), str(shard), object) for shard, rows in zip(part, kept, strict=True)]
     columns["path"] = np.concatenate(paths)
-    labels, n = column("label"), len(columns["path"])
-    content = column("digest" if full else "length")
+    labels = column("label")
     # The names of the shards, not where they are: the same shards elsewhere are the same data.
-    within = (name for shard, table in zip(part, tables, strict=True) for name in (shard.name, sha256(table["name"])))
-    fingerprint = sha256(kind, content, labels, *within)
+    within = [name for shard, table in zip(part, tables, strict=True) for name in (shard.name, sha256(table["name"]))]
+    before = sha256(kind, column("digest" if full else "length"), labels, *within)
+    times = [f"{stat.st_size} {stat.st_mtime_ns}" for stat in map(os.stat, part)]
     if kind == "arrayrecord":
         columns = records.held(columns | {"record": column("record")}, memory_limit)
-    known, classes = None, None
-    if (labels >= 0).any():
-        try:
-            known, classes = check_labels(labels, n, names)
-        except ValueError as error:
-            raise ValueError(f"{part[0].parent}: {error}") from error
-    return Source(columns, known, classes, fingerprint, unreadable=tuple(_unreadable(part, tables)))
+    return Source(
+        columns,
+        labels,
+        None,
+        before if full else sha256(before, *times),
+        unreadable=tuple(_unreadable(part, tables)),
+        by_content=full,
+        before=None if full else before,
+    )

@@ -57,9 +57,13 @@ class CachedEncode:
         folder = self.folder / sha256(*parts, self.seed if views else "")[:16]
         shape = (views,) if views else ()
         shapes = {name: (*shape, self.layers[name]) for name in layers} | {"label": ()}
-        return features.cached(
+        found = features.cached(
             folder, shapes, len(source), lambda a, b: self._rows(variables, source, a, b, tuple(layers), what), self.say
         )
+        if source.labels is None:
+            return found
+        # Of the data, not of the cache; there an image without a label can also be one that could not be read.
+        return found | {"label": np.where(found["label"] < 0, -1, source.labels).astype(np.int32)}
 
     def _encode(self, variables: Variables, images):
         return self.run.method.encode(variables, images, self.max_dim)

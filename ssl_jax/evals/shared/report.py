@@ -86,6 +86,7 @@ class _Number(NamedTuple):
     evaluator: str = ""
     settings: str = ""
     online: bool = False
+    why: str = ""  # it was not measured
 
 
 class _Cell(NamedTuple):
@@ -117,7 +118,7 @@ def html(
 
     Args:
       evaluations: name of a run, or of its data, -> the result: "metrics" and, where known, "intervals", "online",
-        "alarms", "evaluators", "left_out", "missing", "provenance".
+        "alarms", "evaluators", "left_out", "missing", "provenance", "not_measured" (metric -> reason).
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
@@ -184,7 +185,7 @@ def _numbers(run: str, evaluation: Mapping[str, Any]) -> Iterator[_Number]:
     for name, value in metrics.items():
         yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), *source.get(name, ("", "")))
     for name, value in (evaluation.get("online") or {}).items():
-        yield _Number(run, name, value, online=True)
+        yield _Number(run, name, value, online=True, why=(evaluation.get("not_measured") or {}).get(name, ""))
 
 
 # numbers and names in words
@@ -376,7 +377,7 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
 
     def value(number: _Number | None) -> _Cell:
         if number is None or not _measured(number.value):
-            return _Cell(MISSING)
+            return _Cell(MISSING, note=number.why if number else "")
         spread = f" ± {_shown(number.name, number.spread, percent='')}" if _measured(number.spread) else ""
         return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
 
@@ -469,7 +470,7 @@ def _all_numbers(numbers: Sequence[_Number], kind: str) -> str:
         rows.append(
             [
                 _Cell(label, note=n.name if label != n.name else ""),
-                _Cell(_shown(n.name, n.value), n.value if _measured(n.value) else None),
+                _Cell(_shown(n.name, n.value), n.value, "") if _measured(n.value) else _Cell(MISSING, note=n.why),
                 _Cell(interval, n.interval[0] if n.interval and interval else None),
                 *[_Cell(n.run)] * several,
                 _Cell(_split(n.name)[0]),
