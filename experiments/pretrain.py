@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         with processes.ending_together(), processes.refusing_together():
-            experiment = build(config)
+            experiment = build(config, folder=workdir)
     except ValueError as error:
         return refuse(error)
     except OSError as error:
@@ -116,7 +116,8 @@ def report(summary: dict, workdir: Path) -> None:
         return missing if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
     print(f"\n{workdir}")
-    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", "images_per_sec"):
+    rates = [key for key in summary if key.endswith("_per_sec")]
+    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", *rates):
         print(f"  {key:16} {shown(key)}")
     if "label_efficiency" in whys:
         print(f"  {'label_efficiency':16} not measured ({whys['label_efficiency']})")

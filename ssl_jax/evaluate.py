@@ -26,7 +26,7 @@ from ssl_jax.data.images import recipes
 from ssl_jax.data.source import Splits
 from ssl_jax.evals import Fitted
 from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite
-from ssl_jax.evals.shared.encode import CachedEncode
+from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json
 from ssl_jax.run import checkpoint, folder, processes
@@ -126,7 +126,10 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     for note in splits.notes:
         say(note)
     try:
-        splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
+        for part in splits:
+            run.modality.accepts(part)
+        if run.modality.shown:
+            splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     except ValueError as error:
         raise ValueError(f"{run.workdir} cannot be evaluated on {config.data.source}: {error}") from None
     known = sources.join(splits.train, splits.val)
@@ -141,7 +144,9 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     max_dim = options.get("features", {}).get("max_dim")
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
-    encode = CachedEncode(run, mesh, place / "features", max_dim, config.seed, say)
+    plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
+    recipe = recipes.get(run.config.data.recipe)
+    encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
     for name in evals.DEFAULT if asked is None else asked:
         given = _defaults(run.config, name, known) | options.get(name, {})
@@ -238,12 +243,13 @@ def _numbered(paths) -> list[int]:
 
 def _pictures(run: Run, config: Config, bank, queries, features, place: Path) -> dict[str, str]:
     """The training curves, what the method sees and is asked, and nearest neighbours; returns what is missing."""
-    curves = run.workdir / "metrics.jsonl"
-    draws = {
-        "views.png": lambda path: pictures.views(config, bank, path),
-        "neighbours.png": lambda path: pictures.neighbours(config, features[0], bank, features[1], queries, path),
-        **pictures.tasks(config, run.method, run.variables, queries),
-    }
+    modality, seed, curves = run.modality, config.seed, run.workdir / "metrics.jsonl"
+    draws = pictures.tasks(modality, seed, run.method, run.variables, queries)
+    if modality.shown:
+        draws["views.png"] = lambda path: pictures.views(modality, seed, bank, path)
+        draws["neighbours.png"] = lambda path: pictures.neighbours(
+            modality, features[0], bank, features[1], queries, path
+        )
     if curves.is_file():  # else the run logged nothing
         draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path)
     return figures.drawn(place, draws)
@@ -286,7 +292,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         every = max(epoch, round(steps) // 20)  # the best of the epochs is kept, of at most some twenty of them
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         say(f"  {name}: {mine.method.name}, {round(steps)} steps")
-        experiment = build(mine, splits)
+        experiment = build(mine, splits, folder=run.workdir)
         parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
         summary = train.fit(experiment, place, test=False)
@@ -301,7 +307,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
 
 def plain_recipe(name: str) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
-    ops = [op for view in recipes.get(name).views for op in view.ops]
+    recipe = recipes.get(name)
+    if not isinstance(recipe, recipes.Recipe):  # data that are no images
+        return name
+    ops = [op for view in recipe.views for op in view.ops]
     return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, Splits, stratified_order
-from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import features, figures, labels, pictures
+from ssl_jax.evals import knn, low_label, score
+from ssl_jax.evals.shared import figures, labels, pictures
+from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
@@ -52,63 +52,67 @@ def variables_of(state: TrainState) -> Variables:
 
 def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
-    config, method = experiment.config, experiment.method
-    devices = mesh.devices.size
-    batch_size = -(-pictures.EVAL_BATCH // devices) * devices
-    classify = method.hooks.get("classify")
-
-    @jax.jit
-    def encode(variables, images):
-        variables = parallel.gathered(variables)
-        found = {"features": method.encode(variables, images)["features"]}
-        return found | ({"logits": classify(variables, images)} if classify else {})
+    encode = Encode(experiment.method, experiment.modality, mesh)
+    layers = ("features", LOGITS) if "classify" in experiment.method.hooks else ("features",)
 
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
-        found = []
-        for source in sources:
-            batches = stream.eval_batches(
-                source,
-                image_size=config.data.image_size,
-                recipe_eval=recipes.get(config.data.recipe).evaluate,
-                global_batch_size=batch_size,
-                process=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            with jax.set_mesh(mesh):
-                rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-            found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
-        return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        found = [encode(variables, source, layers=layers) for source in sources]
+        return Encoded(*(np.concatenate([rows[name] for rows in found]) for name in ("features", "label", *layers[1:])))
 
     return extract
 
 
-def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images.
+def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
+    """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
+    method, batches = experiment.method, experiment.modality.score
+    if "score" not in method.hooks or batches is None:
+        return None
+    size = experiment.plan.global_batch_size
+    split = {"global_batch_size": size, "process": jax.process_index(), "process_count": jax.process_count()}
+    key = jax.random.key(experiment.config.seed)
 
-    And ``"val_top1"`` where the method is itself a classifier.
+    def measure(variables: Variables, source: Source) -> dict[str, float]:
+        with jax.set_mesh(mesh):
+            drawn = batches(source, **split)
+            return score.score(method, variables, drawn, key=key, place=lambda batch: parallel.place(batch, mesh))
+
+    return measure
+
+
+def online(
+    experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
+) -> Callable[[TrainState], dict[str, float | None]]:
+    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out examples against a part of the train ones.
+
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives.
     """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
     def measure(state: TrainState) -> dict[str, float | None]:
+        own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
+        own = {f"val_{name}": value for name, value in own.items()}
         if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None}
+            return {"val_knn_top1": None, "val_probe_top1": None} | own
         found = extract(variables_of(state), [queries])
         neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
         scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
-        return scores | ({} if found.logits is None else {"val_top1": top1(found)})
+        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)})
 
     return measure
 
 
 def final(
-    experiment: Experiment, state: TrainState, extract: Extract
+    experiment: Experiment,
+    state: TrainState,
+    extract: Extract,
+    scored: Callable[[Variables, Source], dict[str, float]] | None = None,
 ) -> tuple[dict[str, Any], Callable[[Path], dict[str, str]]]:
     """The test metrics of a finished run: (summary, draw); ``draw(folder)`` makes its pictures, returns the missing.
 
     The bank is all that could be learned from: train and validation examples together.
     """
-    config, splits = experiment.config, experiment.splits
+    config, splits, modality = experiment.config, experiment.splits, experiment.modality
     known = [splits.train, splits.val]
     if config.eval.max_bank:
         share = config.eval.max_bank / sum(len(s) for s in known)
@@ -128,17 +132,21 @@ def final(
             "knn_centre": config.eval.knn_centre,
         },
     }
+    if scored:
+        own = scored(variables_of(state)._replace(rows=None), splits.test)
+        summary |= {f"test_{name}": value for name, value in own.items()}
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
     summary["not_measured"] = not_measured(experiment, summary, bank, queries)
     if config.eval.label_efficiency and not _none_is_known(bank.labels, queries.labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
-            "raw": (pixels(experiment, known), pixels(experiment, [test])),
             "random": (extract(random, known), extract(random, [test])),
             "pretrained": (bank, queries),
         }
         table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
+        if raw := experiment.modality.raw:
+            table = {"raw": (np.concatenate([raw(s) for s in known]), raw(test))} | table
         smallest_class = np.unique(bank.known().labels, return_counts=True)[1].min()
         counts = [*(m for m in (1, 2, 5, 10) if m <= smallest_class), "all"]
         summary["label_efficiency"] = low_label.label_efficiency(
@@ -152,15 +160,14 @@ def final(
 
     def draw(folder: Path) -> dict[str, str]:
         bank_features, log = bank.features[: len(known[0])], folder.parent / "metrics.jsonl"
-        draws = {
-            "views.png": lambda path: pictures.views(config, splits.train, path),
-            "neighbours.png": lambda path: pictures.neighbours(
-                config, bank_features, known[0], queries.features, test, path
-            ),
-            "curves.png": lambda path: figures.curves(read_metrics(log), path),
-        }
+        draws: dict[str, Callable[[Path], None]] = {"curves.png": lambda path: figures.curves(read_metrics(log), path)}
+        if modality.shown:
+            draws["views.png"] = lambda path: pictures.views(modality, config.seed, splits.train, path)
+            draws["neighbours.png"] = lambda path: pictures.neighbours(
+                modality, bank_features, known[0], queries.features, test, path
+            )
         if variables is not None:
-            draws |= pictures.tasks(config, experiment.method, variables, test)
+            draws |= pictures.tasks(modality, config.seed, experiment.method, variables, test)
         if "label_efficiency" in summary:
             table = summary["label_efficiency"]
             draws["label_efficiency.png"] = lambda path: figures.label_efficiency(table, path)
@@ -243,14 +250,3 @@ def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> f
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))
-
-
-def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
-    """Raw pixels as features: those of the dataset where it has images of one size, else of the evaluation view."""
-    found = []
-    for source in sources:
-        stored = source.columns.get("image")
-        images = pictures.evaluation_images(experiment.config, source) if stored is None else stored / np.float32(255)
-        found.append(np.asarray(images, np.float32).reshape(len(source), -1))
-    labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
-    return Encoded(np.concatenate(found), np.concatenate(labels))

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from ssl_jax import measure, parallel
-from ssl_jax.data import feed as feeds
-from ssl_jax.experiment import Experiment, batch_spec, to_json, zeros
+from ssl_jax.config import starts
+from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import collapse, spikes
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
-from ssl_jax.run.open import load_trunk
+from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
 from ssl_jax.run.saver import open_saver
 from ssl_jax.run.writer import open_writer
@@ -68,14 +68,14 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
-                trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
+                given = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
-            state, progress = _start(experiment, workdir, mesh, trunk)
-            del trunk  # its memory
+            state, progress = _start(experiment, workdir, mesh, given)
+            del given  # its memory
         start = int(state.step)
         with processes.refusing_together():
-            workdirs.write_config(workdir, stored, asked, resolved, start)
+            workdirs.write_config(workdir, stored, asked, resolved, start, experiment.modality.files)
             writer = open_writer(
                 workdir,
                 total_steps=experiment.plan.total_steps,
@@ -99,7 +99,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(signals.caught())
         explain = partial(nonfinite.explain, experiment, workdir=workdir)
-        online = measure.online(experiment, extract)
+        scored = measure.scorer(experiment, mesh)
+        online = measure.online(experiment, extract, scored)
         state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
         saver.wait()
         if progress["skipped"]:
@@ -109,7 +110,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         if test:
             writer.say("training is done; measuring once on test")
             with signals.leaving(experiment.plan.total_steps, asked_to_stop):
-                found, draw = measure.final(experiment, state, extract)
+                found, draw = measure.final(experiment, state, extract, scored)
+        rate = f"{experiment.modality.unit}_per_sec"
         summary = found | {
             "collapsed": progress["collapsed"],
             "loss_spikes": progress["loss_spikes"],
@@ -118,7 +120,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             **({"replaced": len(progress["unreadable"])} if progress["unreadable"] else {}),  # by process 0 alone
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
-            "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
+            rate: round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
             "input_wait": round(progress["waited"] / progress["train_seconds"], 4) if progress["images"] else None,
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
@@ -130,7 +132,9 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
 
 
 def best_metric(experiment: Experiment) -> str:
-    """The validation metric by which the best checkpoint is kept."""
+    """The validation metric by which the best checkpoint is kept, with a minus before it where less is better."""
+    if "score" in experiment.method.hooks and experiment.modality.score is not None:
+        return "-val_loss"
     return "val_top1" if "classify" in experiment.method.hooks else "val_knn_top1"
 
 
@@ -156,14 +160,10 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         on_nonfinite=config.train.on_nonfinite,
         several=at_once > 1,
     )
+    rate = f"{experiment.modality.unit}_per_sec"
     first = int(state.step) + 1
     unreadable = set(progress["unreadable"])
-    batches = feeds.batches(
-        experiment.feed,
-        experiment.splits.train,
-        data=config.data,
-        global_batch_size=plan.global_batch_size,
-        seed=config.seed,
+    batches = experiment.feed.batches(
         start_step=first - 1,
         total_steps=plan.total_steps,
         process=jax.process_index(),
@@ -211,7 +211,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
         images, seconds = (number - logged) * plan.global_batch_size, now - mark
-        line |= {"images_per_sec": images / seconds or None, "input_wait": waited / seconds if images else None}
+        line |= {rate: images / seconds or None, "input_wait": waited / seconds if images else None}
         for name, value in (("images", images), ("train_seconds", seconds), ("waited", waited)):
             progress[name] += value
         logged, waited = number, 0.0
@@ -312,20 +312,21 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     return line, report | {"dim": len(moments["mean"])} if moments is not None else {}
 
 
-def _trunk(experiment: Experiment, workdir: Path) -> tuple[Tree, Tree] | None:
+Given = dict[str, tuple[Tree, Tree]] | None
+
+
+def _given(experiment: Experiment, workdir: Path) -> Given:
     """What ``init_from`` gives a run that begins; one that goes on does not need it any more."""
-    if not experiment.config.init_from or checkpoint.latest(workdir) is not None:
+    init_from = starts(experiment.config)
+    if not init_from or checkpoint.latest(workdir) is not None:
         return None
-    return load_trunk(experiment.config.init_from, experiment.method, experiment.config, experiment.plan)
+    return load_given(init_from, experiment.method, experiment.modality, experiment.config, experiment.plan)
 
 
-def _start(
-    experiment: Experiment, workdir: Path, mesh, trunk: tuple[Tree, Tree] | None
-) -> tuple[TrainState, dict[str, Any]]:
+def _start(experiment: Experiment, workdir: Path, mesh, given: Given) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, the newest checkpoint's or a new one, and what the run knows of itself beside it."""
-    config, plan = experiment.config, experiment.plan
     method, tx, probe = experiment.method, experiment.tx, experiment.probe
-    key = jax.random.key(config.seed)
+    key = jax.random.key(experiment.config.seed)
     fresh = {
         "seconds": 0.0,
         "train_seconds": 0.0,
@@ -342,11 +343,11 @@ def _start(
     }
 
     if checkpoint.latest(workdir) is not None:
-        spec = batch_spec(config, plan, plan.global_batch_size)
+        spec = experiment.modality.spec(experiment.plan.global_batch_size)
         abstract = jax.eval_shape(make_init(method, tx, probe=probe), key, spec, None)
         found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
-    return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
+    return init_state(method, tx, key, batch, mesh, probe=probe, given=given), fresh

@@ -18,7 +18,7 @@ from ssl_jax.methods import colorization, split_brain
 from ssl_jax.models.pixels import PlaceClassifier
 from ssl_jax.models.split import Split, half_width, halves
 from ssl_jax.run import open as opened
-from ssl_jax.run.open import load_trunk
+from ssl_jax.run.open import load_given
 from ssl_jax.tasks import colours
 from ssl_jax.types import Plan
 
@@ -442,7 +442,7 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
     with pytest.raises(
         ValueError, match="init_from=runs/x holds another architecture: params/first/stage1_block0"
     ) as error:
-        load_trunk("runs/x", other, None, plan())
+        load_given({"encoder": "runs/x"}, other, None, Other.config, plan())
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,6 @@ import pytest
 import runs
 
 from ssl_jax import experiment, step, train
-from ssl_jax.data import feed as feeds
 from ssl_jax.run import signals
 
 EVERY = {"train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 4, "data__augment": "device"}
@@ -142,16 +141,15 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
     assert not [at for at in compiled if 1 < at < 5 or 5 < at < 20]
 
 
-def test_waiting_for_input_is_seen(monkeypatch, tmp_path):
+def test_waiting_for_input_is_seen(tmp_path):
     """A feed that takes longer than its step: the loop waits most of the time, and says so."""
-    original = feeds.batches
+    quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5}
+    built = experiment.build(runs.config("simclr", **quiet))
 
-    def slow(*arguments, **keywords):
-        for batch in original(*arguments, **keywords):
+    def slow(**keywords):
+        for batch in built.feed.batches(**keywords):
             time.sleep(0.2)
             yield batch
 
-    monkeypatch.setattr(feeds, "batches", slow)
-    quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5}
-    summary = train.fit(experiment.build(runs.config("simclr", **quiet)), tmp_path, test=False)
+    summary = train.fit(built._replace(feed=built.feed._replace(batches=slow)), tmp_path, test=False)
     assert summary["input_wait"] > 0.5

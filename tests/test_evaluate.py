@@ -339,7 +339,7 @@ def test_colour_for_a_run_on_grey_images_is_refused(workdirs, colour, tmp_path, 
     for arguments in (["--source", spec, "--evals=knn"], ["--evals=transfer", f"--eval.transfer.sources={spec}"]):
         assert evaluate.main([*common, *arguments, "--outdir", str(tmp_path / "out")]) == 2
         (line,) = capfd.readouterr().err.splitlines()
-        assert "its images are in colour and the encoder takes grey ones" in line
+        assert "these images are in colour and the encoder takes grey ones" in line
         assert not (tmp_path / "out").exists()
 
 

@@ -36,7 +36,7 @@ def batches(n, global_batch_size, process=0, process_count=1, seed=0):
     for step in range(count):
         rows = slice(step * global_batch_size + process * local, step * global_batch_size + (process + 1) * local)
         chosen = index[rows]
-        yield {"image": IMAGES[chosen], "label": chosen % 7, "index": chosen, "mask": mask[rows]}
+        yield {"inputs": IMAGES[chosen], "label": chosen % 7, "index": chosen, "mask": mask[rows]}
 
 
 def check(found, n):

@@ -306,7 +306,7 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
 def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
     method, variables, batch = variables_and_batch(case)
     trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))
-    started = jax.jit(method.init)(jax.random.key(7), batch, trunk)
+    started = jax.jit(method.init)(jax.random.key(7), batch, {"encoder": trunk})
     for got, want in zip(jax.tree.leaves(method.trunk(started)), jax.tree.leaves(trunk), strict=True):
         np.testing.assert_array_equal(got, want)
     if started.aux:

@@ -382,14 +382,14 @@ def test_encoders_refuse_wrong_fields(kwargs, message):
 
 def test_image_size_is_checked():
     cifar = models.make("resnet18", stem="cifar")
-    models.check_image_size(cifar, 8)
-    models.check_image_size("convnet", 8)
+    models.check_input(cifar, (8, 8, 3))
+    models.check_input("convnet", (8, 8, 3))
     with pytest.raises(
         ValueError, match=r"data.image_size=4 is too small for resnet18 with the cifar stem; use at least 8"
     ):
-        models.check_image_size(cifar, 4)
+        models.check_input(cifar, (4, 4, 3))
     with pytest.raises(ValueError, match="resnet50 with the imagenet stem; use at least 32"):
-        models.check_image_size("resnet50", 31)
+        models.check_input("resnet50", (31, 31, 3))
 
 
 def test_depth_follows_the_stages():

@@ -342,4 +342,4 @@ def test_drop_path_without_keys_is_refused():
 
 def test_image_size_is_checked():
     with pytest.raises(ValueError, match="too small for vit of 12 blocks with patches of 16 pixels; use at least 16"):
-        models.check_image_size("vit_ti", 15)
+        models.check_input("vit_ti", (15, 15, 3))

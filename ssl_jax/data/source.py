@@ -67,6 +67,15 @@ class Source:
         label = -1 if self.labels is None else self.labels[i]
         return {name: column[i] for name, column in self.columns.items()} | {"label": np.int32(label)}
 
+    def in_colour(self) -> Source:
+        """Grey images with three equal channels, for an encoder that takes colour; others as they are."""
+        if self.channels != 1:
+            return self
+        columns = dict(self.columns)
+        if "image" in columns:
+            columns["image"] = np.broadcast_to(columns["image"], (*columns["image"].shape[:-1], 3))  # no copy
+        return dataclasses.replace(self, columns=columns, channels=3)
+
     def take(self, indices: np.ndarray) -> Source:
         """The examples at ``indices``, in that order; the fingerprint is derived from this one's and the indices."""
         indices = np.asarray(indices, np.int64)
@@ -101,11 +110,8 @@ def with_channels(source: Source, channels: int) -> Source:
     if source.channels == channels:
         return source
     if channels < source.channels:
-        raise ValueError("its images are in colour and the encoder takes grey ones; give it grey images")
-    columns = dict(source.columns)
-    if "image" in columns:  # others are decoded to as many channels as the source has
-        columns["image"] = np.broadcast_to(columns["image"], (*columns["image"].shape[:3], channels))
-    return dataclasses.replace(source, columns=columns, channels=channels)
+        raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
+    return source.in_colour()
 
 
 class Splits(NamedTuple):

@@ -78,12 +78,12 @@ def make(
     target_parts = {"encoder": encoder, "projector": head}
     parts = target_parts | {"predictor": head}
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
-        params, state = init_parts(parts, key, images, trunk)
+        params, state = init_parts(parts, key, images, given)
         target, target_state = {k: params[k] for k in target_parts}, {k: state[k] for k in target_parts}
         if target_init == "fresh":
-            target, target_state = init_parts(target_parts, named_key(key, "target"), images, trunk)
+            target, target_state = init_parts(target_parts, named_key(key, "target"), images, given)
         return Variables(params, state | {"target": target_state}, aux={"target": target})
 
     def both_views(parts, params, state, views, axis):

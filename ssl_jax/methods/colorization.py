@@ -87,8 +87,8 @@ def make(
     parts = {"encoder": encoder, "head": head}
     trunk_features = make_encode({"encoder": encoder}, (0.0,), (1.0,))
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk, read=models.deepest)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given, read=models.deepest)
         # The uniform prior counts as much as one batch.
         return Variables(params, state, aux={"counts": jnp.full(len(bins), 1 / len(bins), jnp.float32)})
 

@@ -120,7 +120,7 @@ def make(
         each = flat.reshape(*c.shape[:3], len(asked), encoder.dim)
         return {k: each[:, : c.shape[1] - k, :, i] for i, k in enumerate(asked)}
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
         seen = jax.eval_shape(cut, images)
         one = jax.ShapeDtypeStruct((1, *seen.shape[3:]), seen.dtype)
@@ -128,7 +128,7 @@ def make(
         c = jax.ShapeDtypeStruct((1, context_dim), jnp.float32)
         modules = {"encoder": (encoder, one), "context": (context, grid), "predictor": (predictor, c)}
         made = {name: models.init(module, named_key(key, name), x) for name, (module, x) in modules.items()}
-        made |= {"encoder": trunk} if trunk else {}
+        made |= dict(given or {})
         return Variables({name: p for name, (p, _) in made.items()}, {name: s for name, (_, s) in made.items()})
 
     def loss(variables, batch, key, step, axis):

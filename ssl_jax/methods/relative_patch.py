@@ -134,8 +134,8 @@ def siamese(
     parts = {"encoder": encoder, "embed": linear(embed_dim, dtype=encoder.dtype)}
     encode = make_encode({"encoder": encoder}, mean, std)
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given)
         asked = jax.ShapeDtypeStruct((1, joined * embed_dim), jnp.float32)
         params["head"], state["head"] = models.init(head, named_key(key, "head"), asked)
         return Variables(params, state)

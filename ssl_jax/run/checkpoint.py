@@ -57,7 +57,7 @@ def latest(workdir: Workdir) -> int | None:
 
 
 def best(workdir: Workdir, metric: str) -> tuple[int, float]:
-    """(step, value) of the checkpoint with the highest value of a metric, the later one of equals.
+    """(step, value) of the checkpoint with the highest value of a metric, the later one of equals; "-NAME": lowest.
 
     Raises:
       ValueError: no checkpoint has it.
@@ -65,12 +65,21 @@ def best(workdir: Workdir, metric: str) -> tuple[int, float]:
     scores = {}
     for step in steps(workdir):
         record: Any = ocp.checkpointables_metadata(os.fspath(folder(workdir) / str(step))).custom_metadata
-        if metric in (record or {}).get("metrics", {}):
-            scores[step] = record["metrics"][metric]
+        height = height_of((record or {}).get("metrics"), metric)
+        if height > -math.inf:
+            scores[step] = height
     if not scores:
-        raise ValueError(f"no checkpoint under {folder(workdir)} has {metric}; was it measured when it was saved?")
+        name = metric.removeprefix("-")
+        raise ValueError(f"no checkpoint under {folder(workdir)} has {name}; was it measured when it was saved?")
     step = max(scores, key=lambda step: (scores[step], step))
-    return step, scores[step]
+    return step, -scores[step] if metric.startswith("-") else scores[step]
+
+
+def height_of(metrics: Mapping[str, float] | None, name: str | None) -> float:
+    """What the best checkpoint has most of: a metric or, with a minus before its name, little of it; else -inf."""
+    if name is None or (value := (metrics or {}).get(name.removeprefix("-"))) is None:
+        return -math.inf
+    return -value if name.startswith("-") else value
 
 
 def restore(

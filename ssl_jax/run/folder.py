@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -94,6 +95,7 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
             f"a new run with --config.init_from={workdir})"
         )
+    check_files(workdir, found["resolved"])
     then, now = _known_data(found), resolved["data"]
     if not same(then, now):
         why = f"{then.get('sizes')} then, {now.get('sizes')} now"
@@ -110,6 +112,21 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
             f"{classes}, since those count that occur; use another --workdir"
         )
     return found
+
+
+def check_files(workdir: Path, resolved: Mapping[str, Any]) -> None:
+    """Refuse a run whose modality's files (a tokenizer) are not those that it began with.
+
+    Raises:
+      ValueError: names the file.
+    """
+    for name, digest in resolved["data"].get("files", {}).items():
+        try:
+            same = hashlib.sha256((workdir / name).read_bytes()).hexdigest() == digest
+        except OSError as error:
+            raise ValueError(f"{workdir / name} cannot be read ({error.strerror}); put a copy of it back") from None
+        if not same:
+            raise ValueError(f"{workdir / name} is not what the run began with (sha256); put a copy of it back")
 
 
 def _known_data(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,11 +163,15 @@ def write_config(
     config: Mapping[str, Any],
     resolved: Mapping[str, Any],
     start: int,
+    files: Mapping[str, bytes],
 ) -> None:
-    """``config.json`` of a new run, or what a resumption after step ``start`` adds to it."""
+    """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds."""
     if jax.process_index() != 0:
         return
     if found is None:
+        for name, content in files.items():
+            with writing(workdir / name):
+                (workdir / name).write_bytes(content)
         write_json(workdir / "config.json", {"config": config, "resolved": resolved, "resumed": []})
         return
     changed = configs.differences(found["config"], config)[1]

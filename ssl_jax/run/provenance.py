@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import subprocess
@@ -21,9 +22,10 @@ VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in experiment.modality.files.items()}
     return {
         "plan": experiment.plan._asdict(),
-        "data": identity(experiment.splits),
+        "data": identity(experiment.splits) | ({"files": files} if files else {}),
         "devices": parallel.device_count(experiment.config.parallel.devices),
         **machine(),
     }

@@ -46,7 +46,8 @@ def open_saver(workdir: checkpoint.Workdir, *, keep: int = 3, best: str | None =
 
     Args:
       keep: how many of the newest checkpoints stay.
-      best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals).
+      best: name of a metric; the checkpoint with its highest value stays as well (the later one of equals), or, with
+        a minus before the name, the one with its lowest.
 
     Raises:
       OSError: (save, wait, close) a write failed, e.g. on a full disk; checkpoints written before stay.
@@ -144,7 +145,7 @@ class _Keep:
     best: str | None
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        scores = [(c.metrics or {}).get(self.best, -math.inf) for c in checkpoints]
+        scores = [checkpoint.height_of(c.metrics, self.best) for c in checkpoints]
         top = max(scores, default=-math.inf)
         stay = [i >= len(scores) - self.newest for i in range(len(scores))]
         if top > -math.inf:

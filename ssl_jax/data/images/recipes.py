@@ -14,8 +14,9 @@ the edge, where "edge" is .05 off and "reflect" .08.
 
 from __future__ import annotations
 
-import difflib
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from ssl_jax.names import hint, imported, is_imported
 
 
 class Crop(NamedTuple):
@@ -248,13 +249,19 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def get(name: str) -> Recipe:
-    """The recipe of that name.
+def get(name: str) -> Any:
+    """The recipe of that name, or what ``package.module:name`` names, which may be one for data that are no images.
 
     Raises:
       ValueError: no recipe has that name.
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
-    raise ValueError(f"no augmentation recipe {name!r}; did you mean {near[0]!r}? known: {', '.join(sorted(RECIPES))}")
+    if is_imported(name):
+        found = imported(name, "data.recipe")
+        if not isinstance(found, Recipe) and not hasattr(found, "modality"):
+            what = f"data.recipe={name!r} is a {type(found).__name__} and no recipe"
+            raise ValueError(f"{what}; see Recipe in ssl_jax/data/modality.py")
+        return found
+    meant = hint(name, RECIPES, cutoff=0.0)
+    raise ValueError(f"no augmentation recipe {name!r}; {meant}known: {', '.join(sorted(RECIPES))}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.readers.arrays import digits, npz
 from ssl_jax.data.source import Splits, named, split
+from ssl_jax.names import hint, imported, is_imported
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -35,7 +36,8 @@ def load(
       spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
         (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
-        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing); or
+        ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
@@ -90,10 +92,11 @@ def load(
         train, test = tfds.load(
             name, data_dir=data_dir, **roles, download=download, cache_dir=cache, memory_limit=memory_limit
         )
+    elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
+        train, test = imported(spec, "data.source")(data_dir=data_dir)
     else:
-        close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
+        meant = hint(spec, SCHEMES, cutoff=0.3)
+        raise ValueError(f"unknown data.source {spec!r}; {meant}use one of {', '.join(SCHEMES)}")
     try:
         train, test = named(train, test, unlabelled)
     except ValueError as error:

@@ -7,7 +7,6 @@ where they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.readers.
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
 from ssl_jax.data.source import Source, sha256
+from ssl_jax.names import nearest
 
 READ_BATCH = 512
 HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
@@ -91,8 +91,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _missing(root: Path, name: str) -> str:
     here = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    close = difflib.get_close_matches(name.partition(":")[0], here, n=1)
-    hint = f" (did you mean tfds:{close[0]}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
+    close = nearest(name.partition(":")[0], here)
+    hint = f" (did you mean tfds:{close}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
     return (
         f"dataset {name!r} is not in {root}{hint}; nothing is downloaded unless asked: "
         "--config.data.download=True would fetch it, --config.data.data_dir=<path> says where it lies"
@@ -103,8 +103,8 @@ def _download(tfds, name: str, root: Path) -> Path:
     try:
         builder = tfds.builder(name, data_dir=str(root))
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-        hint = f"; did you mean tfds:{close[0]}?" if close else ""
+        close = nearest(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"; did you mean tfds:{close}?" if close else ""
         raise ValueError(f"TFDS knows no dataset {name!r}{hint}") from error
     builder.download_and_prepare()
     return Path(builder.data_dir)
