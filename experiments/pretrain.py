@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs  # noqa: E402
+from ssl_jax.progress import phase  # noqa: E402
 from ssl_jax.run import processes  # noqa: E402
 from ssl_jax.run.writer import plain_warnings  # noqa: E402
 
@@ -54,11 +55,12 @@ def main(arguments: list[str]) -> int:
         return refuse(error)
 
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
-    import jax
+    with phase("loading the libraries"):
+        import jax
 
-    from ssl_jax import train
-    from ssl_jax.experiment import build
-    from ssl_jax.run import signals
+        from ssl_jax import train
+        from ssl_jax.experiment import build
+        from ssl_jax.run import signals
 
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
     command = shlex.join([sys.executable, sys.argv[0], *arguments])

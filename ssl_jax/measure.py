@@ -5,7 +5,10 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from ssl_jax.evals import knn, low_label, score
 from ssl_jax.evals.shared import figures, labels, pictures
 from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
+from ssl_jax.progress import phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables
@@ -43,6 +47,9 @@ class Encoded(NamedTuple):
 
 
 Extract = Callable[[Variables, Sequence[Source]], Encoded]
+Pictures = Mapping[str, Callable[[Path], None]]  # name -> draws it into a folder
+
+DRAWING = 20  # pictures are drawn during a run once so many times as long has passed as the last ones took
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -81,23 +88,30 @@ def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], 
 
 def online(
     experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
-) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out examples against a part of the train ones.
+) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
+    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``: held-out examples against some train ones.
 
-    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives.
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives. The
+    pictures are of features that were computed anyway.
     """
     config, splits = experiment.config.eval, experiment.splits
     bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
 
-    def measure(state: TrainState) -> dict[str, float | None]:
+    def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
+        drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
         own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
         own = {f"val_{name}": value for name, value in own.items()}
         if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None} | own
-        found = extract(variables_of(state), [queries])
-        neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
-        scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
-        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)})
+            return {"val_knn_top1": None, "val_probe_top1": None} | own, drawn
+        scores: dict[str, float | None] = {"val_knn_top1": None}
+        with phase("measuring on validation data"):
+            found = extract(variables_of(state), [queries])
+            if config.knn:
+                known = extract(variables_of(state), [bank])
+                scores["val_knn_top1"] = knn_top1(experiment, known, found)
+                drawn |= neighbours(experiment, known, bank, found, queries)
+            scores["val_probe_top1"] = probe_top1(experiment, state, found)
+        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
 
     return measure
 
@@ -107,8 +121,8 @@ def final(
     state: TrainState,
     extract: Extract,
     scored: Callable[[Variables, Source], dict[str, float]] | None = None,
-) -> tuple[dict[str, Any], Callable[[Path], dict[str, str]]]:
-    """The test metrics of a finished run: (summary, draw); ``draw(folder)`` makes its pictures, returns the missing.
+) -> tuple[dict[str, Any], Pictures]:
+    """The test metrics of a finished run, and its pictures.
 
     The bank is all that could be learned from: train and validation examples together.
     """
@@ -158,22 +172,63 @@ def final(
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    def draw(folder: Path) -> dict[str, str]:
-        bank_features, log = bank.features[: len(known[0])], folder.parent / "metrics.jsonl"
-        draws: dict[str, Callable[[Path], None]] = {"curves.png": lambda path: figures.curves(read_metrics(log), path)}
-        if modality.shown:
-            draws["views.png"] = lambda path: pictures.views(modality, config.seed, splits.train, path)
-            draws["neighbours.png"] = lambda path: pictures.neighbours(
-                modality, bank_features, known[0], queries.features, test, path
-            )
-        if variables is not None:
-            draws |= pictures.tasks(modality, config.seed, experiment.method, variables, test)
-        if "label_efficiency" in summary:
-            table = summary["label_efficiency"]
-            draws["label_efficiency.png"] = lambda path: figures.label_efficiency(table, path)
-        return figures.drawn(folder, draws)
+    drawn = dict(neighbours(experiment, bank, known[0], queries, test))
+    if variables is not None:
+        tasks = pictures.tasks(modality, config.seed, experiment.method, variables, test)
+        drawn |= {Path(file).stem: partial(_draw_into, file, draw) for file, draw in tasks.items()}
+    if "label_efficiency" in summary:
+        table = summary["label_efficiency"]
+        drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
+    return summary, drawn | {"curves": draw_curves}
 
-    return summary, draw
+
+def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Callable[..., None]:
+    """``draw(pictures, always=False)``: on process 0, into ``folder``, where the views are drawn at once.
+
+    A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
+    would take more than a small share of the run's time.
+    """
+    drew, took = -math.inf, 0.0
+
+    def draw(drawn: Pictures, always: bool = False) -> None:
+        nonlocal drew, took
+        began = time.perf_counter()
+        if jax.process_index() != 0 or not (always or began - drew >= DRAWING * took):
+            return
+        for name, picture in drawn.items():
+            try:
+                with phase(f"drawing {name}"):
+                    picture(folder)
+            except Exception as error:  # of a library, or of a file that is gone: the run is none the worse for it
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                say(f"WARNING: figures/{name} could not be drawn: {why}")
+        drew = time.perf_counter()
+        took = drew - began
+
+    if experiment.modality.shown and not (folder / "views.png").exists():
+        modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
+        draw({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+    return draw
+
+
+def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:
+    draw(folder / file)
+
+
+def draw_curves(folder: Path) -> None:
+    """``curves.png`` of the run in whose folder ``folder`` lies."""
+    figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+
+
+def neighbours(experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source) -> Pictures:
+    """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``, of pictures."""
+    modality = experiment.modality
+
+    def draw(folder: Path) -> None:
+        rows = bank.features[: len(known)]
+        pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
+
+    return {"neighbours": draw} if modality.shown else {}
 
 
 def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:

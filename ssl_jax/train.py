@@ -23,7 +23,8 @@ import numpy as np
 from ssl_jax import measure, parallel
 from ssl_jax.config import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
-from ssl_jax.online import collapse, spikes
+from ssl_jax.online import collapse, pace, spikes
+from ssl_jax.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.open import load_given
@@ -101,16 +102,18 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         explain = partial(nonfinite.explain, experiment, workdir=workdir)
         scored = measure.scorer(experiment, mesh)
         online = measure.online(experiment, extract, scored)
-        state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
-        saver.wait()
+        draw = measure.drawing(experiment, workdir / "figures", writer.say) if test else None
+        state = _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop)
+        with phase("writing the last checkpoint"):
+            saver.wait()
         if progress["skipped"]:
             writer.say(f"WARNING: {progress['skipped']} of {int(state.step)} steps were not finite and were skipped")
 
-        found, draw = {}, None
+        found, pictures = {}, {}
         if test:
             writer.say("training is done; measuring once on test")
-            with signals.leaving(experiment.plan.total_steps, asked_to_stop):
-                found, draw = measure.final(experiment, state, extract, scored)
+            with signals.leaving(experiment.plan.total_steps, asked_to_stop), phase("measuring once on test"):
+                found, pictures = measure.final(experiment, state, extract, scored)
         rate = f"{experiment.modality.unit}_per_sec"
         summary = found | {
             "collapsed": progress["collapsed"],
@@ -126,8 +129,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         }
         if jax.process_index() == 0:
             workdirs.write_json(summary_file, summary)
-            for name, why in (draw(workdir / "figures") if draw else {}).items():  # the run is none the worse for it
-                writer.say(f"WARNING: {name} is missing: {why}")
+        if draw:
+            draw(pictures, always=True)
     return summary
 
 
@@ -146,7 +149,7 @@ def _refusing():
         raise Refused(error) from error
 
 
-def _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop) -> TrainState:
+def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop) -> TrainState:
     """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
     at_once = config.train.get("steps_per_dispatch", 1)
@@ -181,21 +184,28 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
     began = mark = time.perf_counter()
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
     told = False  # which signs of collapse are left out
+    pacing, foretell = pace.Pace(), _foreteller(experiment, writer)
     stream = _ahead(_stacks(batches, first, at_once), place)
 
-    while True:
+    for calls in itertools.count(1):
         asked = time.perf_counter()
-        number, placed = next(stream, (0, None))
+        with phase("reading the first batches") if calls == 1 else contextlib.nullcontext():
+            number, placed = next(stream, (0, None))
         if placed is None:
             break
         if previous is not None and previous.is_ready():  # else the device had work to do in the meantime
             waited += time.perf_counter() - asked
-        state, metrics = step(state, placed)
+        with phase("compiling the train step") if calls == 1 else contextlib.nullcontext():
+            state, metrics = step(state, placed)
         if few_in_flight and previous is not None:
             jax.block_until_ready(previous)
-        if previous is None:  # images per second are those of the steps after compilation
-            jax.block_until_ready(metrics)
+        if calls == 1:  # images per second are those of the steps after compilation
+            with phase("making the first step"):
+                jax.block_until_ready(metrics)
             mark, logged = time.perf_counter(), number
+        elif calls == 3:  # what the run will take is told early
+            jax.block_until_ready(metrics)
+            foretell(number, pacing.trained(number - logged, time.perf_counter() - mark))
         previous = metrics["loss"]
         writer.tick(number)
 
@@ -214,6 +224,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         line |= {rate: images / seconds or None, "input_wait": waited / seconds if images else None}
         for name, value in (("images", images), ("train_seconds", seconds), ("waited", waited)):
             progress[name] += value
+        pacing = pacing.trained(number - logged, seconds)
         logged, waited = number, 0.0
         line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
@@ -235,19 +246,40 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
             if warning:
                 progress["collapsed"] = True
                 writer.say(f"WARNING: {warning}")
-        measured = online(state) if measures else {}
+        asked = time.perf_counter()
+        measured, pictures = online(state) if measures else ({}, {})
+        if measures:
+            pacing = pacing.measured(time.perf_counter() - asked)
+        foretell(number, pacing)
         scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
             writer.log(number, line | measured)
             progress["logged"] = number
         if saves or stop or (scores and config.train.checkpoint_every):
-            saver.save(state, dict(progress), scores)
+            with phase(f"saving the checkpoint of step {number}"):
+                saver.save(state, dict(progress), scores)
+        if draw and measures and not (stop or last):
+            draw(pictures)
         if stop and not last:
             saver.wait()
             raise signals.Interrupted(stop, number)
         mark = time.perf_counter()
     return state
+
+
+def _foreteller(experiment: Experiment, writer) -> Callable[[int, pace.Pace], None]:
+    """``foretell(step, pace)``: how long the run will take, shown from then on; once a line where that is very long."""
+    config, plan, said = experiment.config, experiment.plan, []
+    kind = {"network": config.model.name, "unit": experiment.modality.unit, "cpu": jax.default_backend() == "cpu"}
+
+    def foretell(number: int, pacing: pace.Pace) -> None:
+        writer.tick(number, pacing.left(number, plan.total_steps, config.train.eval_every))
+        if not said and (hint := pace.too_slow(pacing, plan.total_steps, plan.global_batch_size, **kind)):
+            said.append(hint)
+            writer.say(hint)
+
+    return foretell
 
 
 def _check_finite(
@@ -259,7 +291,8 @@ def _check_finite(
         progress["skipped"] = nonfinite.skipped(state)
     if bad < 0 or progress["nonfinite"]:
         return
-    said = explain(state, bad)
+    with phase(f"looking for what was not finite in step {bad + 1}"):
+        said = explain(state, bad)
     progress["nonfinite"] = bad + 1
     if on_nonfinite == "skip":
         writer.say(f"WARNING: step {bad + 1} was not finite and was skipped, as will be any other: {said}")
@@ -345,9 +378,11 @@ def _start(experiment: Experiment, workdir: Path, mesh, given: Given) -> tuple[T
     if checkpoint.latest(workdir) is not None:
         spec = experiment.modality.spec(experiment.plan.global_batch_size)
         abstract = jax.eval_shape(make_init(method, tx, probe=probe), key, spec, None)
-        found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
+        with phase("reading the newest checkpoint"):
+            found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
-    return init_state(method, tx, key, batch, mesh, probe=probe, given=given), fresh
+    with phase("compiling the initial state"):
+        return init_state(method, tx, key, batch, mesh, probe=probe, given=given), fresh

@@ -376,7 +376,8 @@ def own_pictures(place):
 def prepare(run, source, asked=None):
     """(what is said, the job) of a default run."""
     said = []
-    return said, _prepare(open_run(run), run / "evaluation", asked, {}, source, None, False, None, said.append)
+    job = _prepare(open_run(run), run / "evaluation", asked, {}, source, None, False, None, said.append)
+    return [line for line in said if "left out" in line], job  # beside what the source has to say
 
 
 def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_path):
@@ -405,7 +406,8 @@ def test_names_that_cannot_be_shown(colour, tmp_path, capfd):
         os.makedirs(os.path.join(root, name))
         for i in range(14):
             pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
-            Image.fromarray(pixels).save(open(os.path.join(root, name, b"%d \xe9.png" % i), "wb"), "png")  # noqa: SIM115
+            with open(os.path.join(root, name, b"%d \xe9.png" % i), "wb") as file:
+                Image.fromarray(pixels).save(file, "png")
     arguments = ["--workdir", str(colour), f"--source=folder:{os.fsdecode(root)}", "--evals=knn", "--eval.knn.k=3"]
     assert evaluate.main([*arguments, "--outdir", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())

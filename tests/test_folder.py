@@ -115,13 +115,14 @@ def test_links_out_of_a_class_bring_no_images_of_others(load, tmp_path):
     assert len(splits.test) == 4
 
 
-def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
+def test_unreadable_files_are_named_and_left_out(load, tmp_path):
     root = broken_folder(tmp_path / "x")
     splits = load(f"folder:{root}")
     assert sum(map(len, splits)) == 300
-    assert "3 of 303 images" in caplog.text
+    (said,) = splits.notes
+    assert "3 of 303 images" in said
     for name in ("a/cut.png", "b/empty.jpg", "b/text.gif"):
-        assert name in caplog.text
+        assert name in said
         assert name in splits.train.unreadable
     with pytest.raises(ValueError, match=r"3 of 303 images .* cannot be read \(a/cut.png.*max_unreadable=0.005"):
         load(f"folder:{root}", max_unreadable=0.005)
@@ -150,7 +151,7 @@ def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeyp
     assert [name for name, is_plain in plain.items() if not is_plain] == ["3.jpg"]
 
 
-def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch, caplog):
+def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch):
     where = tmp_path / "x" / "a"
     where.mkdir(parents=True)
     for i in range(10):
@@ -166,7 +167,7 @@ def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(
     for verify, unreadable in ((None, ("a/3.jpg",)), ("header", ("a/3.jpg",))):  # known to be so from then on
         parts = load(f"folder:{tmp_path}/x", verify=verify, max_unreadable=0.1)
         assert parts.train.unreadable == unreadable
-    assert "1 of 10 images" in caplog.text
+        assert "1 of 10 images" in parts.notes[0]
     checked = []
     monkeypatch.setattr(decode, "refuse_damage", checked.append)
     load(f"folder:{tmp_path}/x", max_unreadable=0.1)
@@ -343,7 +344,7 @@ def test_a_few_images_of_train_in_test_are_said(load, tmp_path):
 def test_images_without_class_folders_say_why_nothing_is_measured(load, tmp_path):
     folder(tmp_path / "x" / "train")
     folder(tmp_path / "x" / "test", classes=("",), n=5)
-    assert load(f"folder:{tmp_path}/x").notes == (
+    assert load(f"folder:{tmp_path}/x", test_split="test").notes == (
         "no test example has a label (the images lie in no folders of classes): what needs labels is not measured",
     )
     with pytest.raises(ValueError, match=r"data\.unlabelled=3 means nothing"):
@@ -359,15 +360,15 @@ def test_a_folder_written_in_this_moment_is_listed_again(load, tmp_path, touched
     assert touched["scandir"] == ["a"]
 
 
-def test_other_folders_beside_splits_are_remembered(load, tmp_path, caplog):
+def test_other_folders_beside_splits_are_remembered(load, tmp_path):
     folder(tmp_path / "x" / "train")
     folder(tmp_path / "x" / "test", n=3)
     folder(tmp_path / "x" / "spare")
     old(tmp_path)
     for _ in range(2):
-        caplog.clear()
-        assert sum(map(len, load(f"folder:{tmp_path}/x", verify="header"))) == 26
-        assert "spare is not used" in caplog.text
+        splits = load(f"folder:{tmp_path}/x", verify="header")
+        assert sum(map(len, splits)) == 26
+        assert splits.notes == (f"{tmp_path}/x: spare/ not used; data.train_split and data.test_split name what is",)
     assert len(load(f"folder:{tmp_path}/x", test_split="spare").test) == 20
 
 

@@ -288,7 +288,8 @@ def test_evaluator_of_a_collapsed_representation(tmp_path):
         ({"max_examples": 1}, "2 or more images"),
         ({"layers": "stage9"}, "known: features, stage1"),
         ({"t": 0}, "must be positive"),
-        ({"alpha_ranks": (4,)}, "a first and a last rank"),
+        ({"alpha_ranks": 4}, "alpha_ranks=4 must be a first and a last rank"),
+        ({"alpha_ranks": (4, "all")}, "a first and a last rank"),
         ({"alpha_ranks": (4, 4)}, r"alpha_ranks=\(4, 4\) must be"),
     ],
 )

@@ -20,7 +20,7 @@ from ssl_jax import config
 from ssl_jax.data import order, source
 from ssl_jax.data.images import decode, stream
 from ssl_jax.data.images.recipes import Recipe, View
-from ssl_jax.data.readers import folder, records, shards
+from ssl_jax.data.readers import folder, records, shards, tar_members
 
 
 def picture(suffix="png", h=9, w=13):
@@ -90,13 +90,19 @@ def test_what_is_no_image_is_passed_over(load, tmp_path):
         ("._a.png", b"resource fork"),
         (".png", picture()),
         ("notes.txt", b"text"),
-        ("0.seg.png", picture()),
+        ("a/0.seg.png", picture()),
         ("c.cls", b"1"),
     ]
     write_tar(tmp_path / "x.tar", [*odd, *kept, *others])
     splits = load(f"tar:{tmp_path}/x.tar")
     assert set(contents(splits)) == {data for _, data in kept}
     assert splits.train.labels is None
+    beside, passed = splits.notes[:2]
+    assert "lie beside folders (a, b, etc), which are no classes then" in beside
+    assert passed == (
+        f"{tmp_path}/x.tar: passed over 3 links that lead to no file, 3 neither file nor folder, 2 hidden, "
+        "1 .seg.png, 1 .txt"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.tar"]
 
 
@@ -108,23 +114,22 @@ def test_labels_that_are_missing_are_unknown(load, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["cls", "json"])
-def test_labels_of_other_names_than_the_images_are_told(load, tmp_path, caplog, suffix):
+def test_labels_of_other_names_than_the_images_are_told(load, tmp_path, suffix):
     label = b"1" * 2 if suffix == "cls" else b'{"label": 11}'
     parts = [[(f"img_{i}.png", picture()), (f"lab_{i}.{suffix}", label)] for i in range(20)]
     write_tar(tmp_path / "x" / "0.tar", itertools.chain(*parts))
     tars(tmp_path / "x", number=1)
     for _ in range(2):  # a listing that is known already, too
-        caplog.clear()
-        load(f"tar:{tmp_path}/x/0.tar")
-        (said,) = caplog.messages
+        said, passed = load(f"tar:{tmp_path}/x/0.tar").notes[:2]
+        assert passed == f"{tmp_path}/x/0.tar: passed over 20 .{suffix}"
         assert f"in 1 tar(s) no label belongs to an image, which are unlabelled (lab_0.{suffix} in 0.tar)" in said
         assert "\n" not in said
-    caplog.clear()
-    load(f"tar:{tmp_path}/x/x-000.tar")
-    assert caplog.text == ""
+    assert load(f"tar:{tmp_path}/x/x-000.tar").notes == ()
     write_tar(tmp_path / "y.tar", itertools.chain(*parts, [(f"img_3.{suffix}", label)]))  # one of them is right
-    assert len(load(f"tar:{tmp_path}/y.tar").train) == 14
-    assert caplog.text == ""
+    right = load(f"tar:{tmp_path}/y.tar")
+    assert len(right.train) == 14
+    assert f"{tmp_path}/y.tar: passed over 20 .{suffix}" in right.notes
+    assert not any("no label belongs" in note for note in right.notes)
 
 
 @pytest.mark.parametrize("name", ["{}/x-{{:03}}.tar", "{}-{{:03}}.tar", "in_{}_{{:03}}.tar"])
@@ -215,7 +220,7 @@ def test_compressed_tars_are_refused(load, tmp_path):
         load(f"arrayrecord:{tmp_path}/x")
 
 
-def test_unreadable_images_are_named_and_left_out(load, tmp_path, caplog):
+def test_unreadable_images_are_named_and_left_out(load, tmp_path):
     parts = [example(i, label=0) for i in range(299)]
     cut = parts[7][0][1]
     parts[7][0] = ("0007.png", cut[: len(cut) - 30])
@@ -223,7 +228,7 @@ def test_unreadable_images_are_named_and_left_out(load, tmp_path, caplog):
     splits = load(f"tar:{tmp_path}/x.tar")
     assert sum(map(len, splits)) == 298
     assert set(splits.train.unreadable) == {"x.tar/0007.png", "x.tar/empty.jpg", "x.tar/text.gif"}
-    assert "3 of 301 images" in caplog.text
+    assert "3 of 301 images" in splits.notes[0]
     with pytest.raises(ValueError, match=r"3 of 301 images .* cannot be read \(x.tar/0007.png.*max_unreadable=0.005"):
         load(f"tar:{tmp_path}/x.tar", max_unreadable=0.005)
     assert len(load(f"tar:{tmp_path}/x.tar", verify="header").train.unreadable) == 2
@@ -264,7 +269,7 @@ def test_shards_are_listed_and_checked_once(load, tmp_path, monkeypatch):
     header = load(f"tar:{tmp_path}/x", verify="header")
     assert full.train.fingerprint != header.train.fingerprint
     listed, checked = [], []
-    for seen, module, name in ((listed, shards, "_list_tar"), (checked, decode, "is_plain")):
+    for seen, module, name in ((listed, tar_members, "list_tar"), (checked, decode, "is_plain")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda file, seen=seen, real=real: seen.append(file) or real(file))
     assert load(f"tar:{tmp_path}/x").train.fingerprint == full.train.fingerprint

@@ -102,8 +102,49 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     assert len(said) == 3
     assert "metrics.jsonl is damaged: what was logged of steps 1 to 20 is missing" in said[0]
     assert f"{copy / 'summary.json'} is damaged" in said[1]
-    assert "curves.png is missing" in said[2]
+    assert said[2].startswith("WARNING: figures/curves could not be drawn: no metric to draw")
     assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
+
+
+def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp_path, monkeypatch, capfd):
+    """Views before it, curves and neighbours at every evaluation; one that cannot be drawn is named, the rest is."""
+    _, summary = finished("simclr")
+    seen = {}
+    folder = tmp_path / "run" / "figures"
+    opening = train.open_writer
+
+    def watched(*arguments, **keywords):
+        writer = opening(*arguments, **keywords)
+
+        def log(number, metrics):
+            writer.log(number, metrics)
+            seen[number] = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+        return writer._replace(log=log)
+
+    def broken(*_, **__):
+        raise RuntimeError("no font\nat all")
+
+    monkeypatch.setattr(train, "open_writer", watched)
+    monkeypatch.setattr(train.measure, "DRAWING", 0)
+    again = runs.fit(tmp_path / "run", "simclr")
+    assert again["params_fingerprint"] == summary["params_fingerprint"]
+    assert set(seen[2]) == set(seen[8]) == {"views"}
+    assert set(seen[10]) == {"views", "curves", "neighbours"}  # after the evaluation of step 8
+    assert seen[18]["curves"] > seen[10]["curves"]
+    assert seen[18]["neighbours"] > seen[10]["neighbours"]
+    assert seen[20]["views"] == seen[2]["views"]
+    assert "WARNING" not in capfd.readouterr().err
+
+    shutil.rmtree(folder)
+    (tmp_path / "run" / "summary.json").unlink()
+    monkeypatch.setattr(train.measure.figures, "neighbours", broken)
+    assert runs.fit(tmp_path / "run", "simclr") == summary | {k: again[k] for k in TIMES}
+    assert capfd.readouterr().err.count("WARNING: figures/neighbours could not be drawn: no font\n") == 1
+    assert {path.stem for path in folder.glob("*.png")} == {"views", "curves"}
+
+
+TIMES = ("seconds", "images_per_sec", "input_wait")
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path):

@@ -97,6 +97,7 @@ def join(first: Source, second: Source) -> Source:
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
         before=None,  # of a whole split alone
+        unreadable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
 
@@ -152,12 +153,25 @@ def same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def split(
-    train: Source, test: Source | None, *, spec: str, val_fraction: float, num_examples: int | None, seed: int
+    train: Source,
+    test: Source | None,
+    more: Source | None = None,
+    *,
+    spec: str,
+    val_fraction: float,
+    num_examples: int | None,
+    seed: int,
 ) -> Splits:
-    """Cut validation (and test, where there is none) from ``train``; see :func:`load` for the arguments."""
+    """Cut validation (and test, where there is none) from ``train``, to which the unlabelled ``more`` is added then.
+
+    See :func:`ssl_jax.data.readers.load` for the other arguments.
+    """
     if test is None:
         test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split")
     val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
+    if more is not None:
+        labels = None if train.labels is None else np.full(len(more), -1, np.int32)
+        train = join(train, dataclasses.replace(more, labels=labels))
     if num_examples is not None:
         if not num_examples >= 1:
             raise ValueError(f"data.num_examples={num_examples} must be at least 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -244,11 +245,7 @@ class Evaluator:
             raise ValueError(f"geometry needs 2 or more images; max_examples={max_examples}, {len(test)} test images")
         if not t > 0:
             raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
-        if alpha_ranks is not None and not (len(alpha_ranks) == 2 and 1 <= alpha_ranks[0] < alpha_ranks[1]):
-            raise ValueError(
-                f"eval.geometry.alpha_ranks={tuple(alpha_ranks)} must be a first and a last rank: (4, 100)"
-            )
-        self.alpha_ranks = dict(zip(("first", "last"), alpha_ranks or (), strict=False))
+        self.alpha_ranks = {} if alpha_ranks is None else _ranks(alpha_ranks)
         self.subset = test.take(np.sort(stratified_order(test.labels, len(test), seed)[:max_examples]))
         self.left_out: dict[str, str] = {}
         self.notes: dict[str, str] = {}
@@ -291,6 +288,13 @@ class Evaluator:
             if n - centred < h.shape[1]:
                 bound = f"{n} images in {h.shape[1]} dimensions: at most {n - centred}"
                 self.notes[prefix + name] = f"{bound}, to be compared at the same number of images only"
+
+
+def _ranks(given: Any) -> dict[str, int]:
+    match given:
+        case [int(first), int(last)] if 0 < first < last:
+            return {"first": first, "last": last}
+    raise ValueError(f"eval.geometry.alpha_ranks={given} must be a first and a last rank, as in 4,100")
 
 
 def _unit(x) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import re
 from collections.abc import Callable
@@ -40,7 +41,12 @@ def _open(file: Any):
     # Opened here, since Pillow leaves a path open where a plugin raises what it does not expect.
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
+            if is_heif(stream.read(12)):
+                _allow_heif()
+            stream.seek(0)
             image = Image.open(stream)
+        except Unreadable:
+            raise
         except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
             raise Unreadable(f"{type(error).__name__}: {error}") from error
         with image:
@@ -48,6 +54,25 @@ def _open(file: Any):
             if width * height > MAX_PIXELS:
                 raise Unreadable(f"{width} x {height} pixels is more than {MAX_PIXELS}")
             yield image
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC, as telephones write it."""
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed, with which Pillow reads HEIC."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _allow_heif() -> None:
+    if not reads_heif():
+        raise Unreadable("HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`")
+    import pillow_heif  # pyright: ignore[reportMissingImports]: optional
+
+    pillow_heif.register_heif_opener()
 
 
 def _orientation(image: Any) -> int:

@@ -140,15 +140,19 @@ def gaussian_blur(image, sigma, radius, *, border="zero"):
     taps = tf.range(radius + 1, dtype=tf.float32)
     weights = tf.exp(-tf.square(taps) / (2.0 * tf.square(tf.cast(sigma, tf.float32))))
     weights /= 2.0 * tf.reduce_sum(weights) - 1.0
-    return _blur_axis(_blur_axis(image, weights, 0, border), weights, 1, border)
+    mode = _PAD[border]
+    return _blur_axis(_blur_axis(image, weights, 0, mode), weights, 1, mode)
 
 
-def _blur_axis(image, weights, axis: int, border: Literal["zero", "reflect", "symmetric"]):
+_PAD: dict[str, Literal["CONSTANT", "REFLECT", "SYMMETRIC"]]
+_PAD = {"zero": "CONSTANT", "reflect": "REFLECT", "symmetric": "SYMMETRIC"}
+
+
+def _blur_axis(image, weights, axis: int, mode: Literal["CONSTANT", "REFLECT", "SYMMETRIC"]):
     """Shifted sums: a quarter of the time of a depthwise convolution at 32 pixels, the same at 224."""
     import tensorflow as tf
 
     radius, n = weights.shape[0] - 1, image.shape[axis]
-    mode = "CONSTANT" if border == "zero" else border.upper()
     padded = tf.pad(image, [[radius, radius] if i == axis else [0, 0] for i in range(3)], mode)
 
     def shifted(by):

@@ -71,6 +71,7 @@ def load(
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
     if scheme in ("digits", "folder") and unlabelled is not None:
         raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
+    more = None
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -78,14 +79,15 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test = folder.load(
+        train, test, more = folder.load(
             _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
         )
     elif scheme in ("tar", "arrayrecord") and name:
         from ssl_jax.data.readers import shards
 
         checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
-        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
+        checks |= {"memory_limit": memory_limit}
+        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
@@ -101,7 +103,7 @@ def load(
         train, test = named(train, test, unlabelled)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+    return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

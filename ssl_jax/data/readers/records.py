@@ -19,6 +19,7 @@ import numpy as np
 
 from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
+from ssl_jax.progress import counted
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
 BROKEN = (
@@ -102,7 +103,8 @@ def held(columns: Columns, memory_limit: int) -> Columns:
     if columns["length"].sum() > memory_limit:
         return columns
     encoded = np.empty(len(columns["path"]), object)
-    encoded[:] = [decode.contents({k: columns[k][i] for k in columns}) for i in range(len(encoded))]
+    rows = counted(range(len(encoded)), "reading into memory", len(encoded))
+    encoded[:] = [decode.contents({k: columns[k][i] for k in columns}) for i in rows]
     return {"encoded": encoded, "plain": columns["plain"]}
 
 

@@ -19,6 +19,7 @@ from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.names import nearest
+from ssl_jax.progress import counted
 
 READ_BATCH = 512
 HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
@@ -204,7 +205,8 @@ def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     ).map(lambda example: (example[image], example[label] if label else np.int64(-1)))
     images, labels, start = np.empty((n, *features[image].shape), np.uint8), np.full(n, -1, np.int64), 0
-    for image_batch, label_batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
+    parts = dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator()
+    for image_batch, label_batch in counted(parts, f"reading {split}", n, by=READ_BATCH):
         stop = start + len(image_batch)
         images[start:stop], labels[start:stop] = image_batch, label_batch
         start = stop

@@ -17,6 +17,7 @@ from ssl_jax import parallel
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals.shared import features
+from ssl_jax.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.types import Method, Variables
 
@@ -86,7 +87,7 @@ class Encode:
             found = features.extract(
                 lambda variables, inputs: compiled(variables, inputs, layers=tuple(layers)),
                 variables,
-                batches,
+                counted(batches, "encoding", len(source), self.modality.unit, by=split["global_batch_size"]),
                 place=lambda batch: parallel.place(batch, self.mesh),
             )
         index = found.pop("index")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ssl_jax.evals import Accuracy, Evaluator
 from ssl_jax.evals.shared import robustness
+from ssl_jax.progress import counted
 from ssl_jax.types import Variables
 
 
@@ -49,7 +50,8 @@ def run(
         for path in (home / name).glob("*.png") if jax.process_index() == 0 else ():
             path.unlink()  # of an earlier time
         try:
-            for metric, value in evaluator.run(variables, home / name if jax.process_index() == 0 else None):
+            found = evaluator.run(variables, home / name if jax.process_index() == 0 else None)
+            for metric, value in counted(found, f"{name}: measuring"):
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
