@@ -18,18 +18,19 @@ def source(values, names=40):
 
 
 class Pixels:
-    layers = {"features": 4}
+    def __init__(self):
+        self.layers = {"features": 4}
 
     def __call__(self, variables, source, *, layers=("features",), views=0):
         return {"features": source.columns["image"].reshape(-1, 4) / np.float32(255), "label": source.labels}
 
 
 def test_forty_classes_of_one_image_are_not_measured_and_it_is_said():
-    train, test = source(np.arange(32)), source(np.arange(32, 40))
+    train, test = source(np.arange(30)), source(np.arange(32, 40))
     for evaluator in (knn, linear_probe):
         with pytest.raises(ValueError, match="cannot be right: no class of the 8 labelled test examples has one"):
             evaluator.Evaluator(Pixels(), train=train, test=test)
-    told = list(measure.notes(Splits(train, source([33, 34]), test)))
+    told = list(measure.notes(Splits(train, source([30, 31]), test)))
     assert told == [f"{part}: no accuracy; none of its classes has a train example" for part in ("val", "test")]
 
 
