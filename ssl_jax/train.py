@@ -240,6 +240,8 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
             if not told and (left_out := collapse.unwatched(*size)):
                 writer.say(left_out)
             told, signs = True, collapse.watched(*size)
+            if not any(signs):
+                progress["collapsed"] = progress["collapsed"] or None  # nobody knows
             progress["suspicious"], warning = collapse.alarm(
                 progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps, signs=signs
             )
