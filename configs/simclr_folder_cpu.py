@@ -14,8 +14,8 @@ from configs.common import base
 def get_config():
     config = base()
     config.method.update({"name": "simclr", "temperature": 0.2, "projector_hidden": 256, "projector_dim": 128})
-    config.model.update({"name": "convnet", "widths": (64, 128, 256), "strides": (2, 2, 2), "residual": False})
-    config.model.update({"stem_width": 32, "stem_stride": 2})
+    config.model.update({"name": "convnet", "widths": (64, 128), "blocks": 2, "strides": (2, 2), "residual": False})
+    config.model.update({"stem_width": 32, "stem_kernel": 4, "stem_stride": 4})
     config.data.update({"source": "folder:PATH", "image_size": 64, "global_batch_size": 128, "recipe": "moco_v2"})
     config.data.update({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
     config.optim.update({"name": "sgd", "learning_rate": 0.4, "scale": "none", "weight_decay": 5e-4})

@@ -23,7 +23,7 @@ from ssl_jax.data.images import recipes
 from ssl_jax.data.modality import Modality
 from ssl_jax.names import hint, is_imported
 from ssl_jax.online.probe import online_probe
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
 
 
@@ -209,8 +209,16 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
+    arguments |= {"decoding": decoding(config), "unlabelled": config.data.get("unlabelled")}
     with phase(f"looking through {config.data.source}"):
-        return readers.load(config.data.source, **arguments, unlabelled=config.data.get("unlabelled"))
+        return readers.load(config.data.source, **arguments)
+
+
+def decoding(config: Config) -> source.Decoding:
+    """How the image files of a config are decoded."""
+    given = config.data.get("value_range")  # keys younger than some stored configs
+    value_range = given if given is None or given == "image" else (float(given[0]), float(given[1]))
+    return source.Decoding(value_range, config.data.get("max_pixels", source.DEFAULT_DECODING.max_pixels))
 
 
 def _plan_without_data(config: Config) -> Plan:

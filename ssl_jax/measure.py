@@ -23,7 +23,7 @@ from ssl_jax.evals import knn, low_label, score
 from ssl_jax.evals.shared import figures, labels, pictures
 from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables

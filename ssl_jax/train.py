@@ -24,7 +24,7 @@ from ssl_jax import measure, parallel
 from ssl_jax.config import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import collapse, pace, spikes
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.open import load_given
@@ -59,13 +59,12 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
       signals.Interrupted: SIGINT or SIGTERM; saved.
       NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; no checkpoint is from after it.
     """
-    workdir = Path(workdir)
     config = experiment.config
     asked, resolved = to_json(config), describe(experiment)
-    summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
             with processes.refusing_together():
+                workdir = workdirs.check(workdir)
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
@@ -91,6 +90,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             *workdirs.resume_notes(stored, asked, resolved, start),
         ):
             writer.say(line)
+        summary_file = workdir / "summary.json"
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 

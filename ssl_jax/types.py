@@ -14,6 +14,7 @@ import jax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
+Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 # The mapped device axis: None in the global view (jit), "data" under pmap; inside parallel.on_own_rows all of a mesh's.
 Axis = str | tuple[str, ...] | None
 Batch = Mapping[str, Any]

@@ -368,6 +368,44 @@ def test_where_no_box_fits(shape, crop, box):
     assert np.unique(boxes_of(crop, *shape, n=50), axis=0).tolist() == [list(box)]
 
 
+def test_a_box_has_at_least_one_pixel():
+    crops = [Crop(sampler=s) for s in device.SAMPLERS] + [Crop((0.001, 0.01), (0.3, 0.4), s) for s in device.SAMPLERS]
+    shapes = [(1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1)]
+    keys = jax.random.split(jax.random.key(0), 40)
+    made = jax.jit(lambda keys: [[device.sample_boxes(crop, keys, *shape) for shape in shapes] for crop in crops])(keys)
+    for boxes in made:
+        for shape, found in zip(shapes, boxes, strict=True):
+            parts_of(np.asarray(found), *shape)
+
+
+def test_the_one_pixel_is_the_view():
+    """As the host makes it."""
+    view = View(Crop(sampler="byol", interpolation="bicubic", antialias=False))
+    image = np.full((1, 1, 3), 77, np.uint8)
+    drawn = jax.tree.map(lambda x: x[0], device.draw(view, jax.random.split(jax.random.key(0), 1), image.shape, 20))
+    for taps in (False, True):
+        made = device.render(view, jnp.asarray(image), drawn, 20, taps=taps)
+        np.testing.assert_allclose(made, np.full((20, 20, 3), 77 / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [False, True])
+def test_a_strip_is_resized_along_its_length_first(taps):
+    """The same pixels, and between the two products as little as can be."""
+    image = np.random.default_rng(0).integers(0, 256, (2, 400, 3), np.uint8)
+    box = jnp.array([0, 0, 2, 400], jnp.int32)
+    line = device_ops.resize_taps if taps else device_ops.resize_matrix
+    rows, columns = (line(box[i], box[i + 2], n, 24, "bilinear", antialias=True) for i, n in enumerate((2, 400)))
+    made = device_ops.resize(jnp.asarray(image), rows, columns)
+    expected = host.resize(image / np.float32(255), (24, 24)).numpy()
+    np.testing.assert_allclose(made, expected.transpose(1, 2, 0), atol=1e-5)
+    shapes = [
+        var.aval.size
+        for eqn in jax.make_jaxpr(lambda x: device_ops.resize(x, rows, columns))(image).eqns
+        for var in eqn.outvars
+    ]
+    assert max(shapes) <= image.size  # where it was 400 * 24 * 3
+
+
 @pytest.mark.parametrize(
     ("op", "low", "high"),
     [

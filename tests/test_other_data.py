@@ -152,10 +152,13 @@ def test_two_parts_train_and_resume(tmp_path):
 
 
 def test_parts_go_through_their_examples_in_orders_of_their_own():
-    orders = [permutation(50, 0, 0, part) for part in (None, 0, 1)]
-    for order in orders:
+    """The first as a run of one part."""
+    whole, *parts = (permutation(50, 3, 1, part) for part in (None, 0, 1, 2))
+    for order in parts:
         assert sorted(order) == list(range(50))
-    assert all((a != b).any() for a, b in ((orders[0], orders[1]), (orders[1], orders[2])))
+    np.testing.assert_array_equal(parts[0], whole)
+    assert (parts[0] != parts[1]).any()
+    assert (parts[1] != parts[2]).any()
 
 
 # ------------------------------------------------------------------------------------------------------ own parts

@@ -7,10 +7,12 @@ import re
 import threading
 
 import jax
+import pictures
 import pytest
 from tqdm import tqdm
 
-from ssl_jax import progress
+from ssl_jax.data.readers import folder
+from ssl_jax.online import progress
 from ssl_jax.online.pace import Pace, too_slow
 
 
@@ -116,6 +118,20 @@ def test_only_the_first_process_speaks_and_a_bar_stays_whole(monkeypatch, capsys
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     progress.say("another")
     assert capsys.readouterr() == ("", "")
+
+
+def test_readers_count_what_they_check(load, monkeypatch, tmp_path):
+    pictures.folder(tmp_path / "mine", n=6)
+    seen = []
+
+    def counted(items, *said, **_):
+        seen.append(said)
+        return items
+
+    monkeypatch.setattr(folder, "counted", counted)
+    load(f"folder:{tmp_path / 'mine'}")
+    load(f"folder:{tmp_path / 'mine'}")  # known from before
+    assert seen == [("checking", 12, "files")]
 
 
 @pytest.mark.parametrize(

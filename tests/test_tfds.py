@@ -13,6 +13,7 @@ from PIL import Image
 from ssl_jax.data import readers, source
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records, tfds
+from ssl_jax.data.source import Decoding
 
 RNG = np.random.default_rng(0)
 
@@ -234,6 +235,8 @@ def test_cut_record_file(made_tfds, tmp_path):
         with pytest.raises(ValueError, match=r"not a whole (TF|Array)Record file"):
             records.record_index(file, "image", "label", tmp_path / "cache")
     file.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"holds an image that cannot be read: .* more than data.max_pixels=9"):
+        records.record_index(file, "image", "label", tmp_path / "cache", Decoding(max_pixels=9))
     for names in (("picture", "label"), ("image", "class")):
         with pytest.raises(ValueError, match=r"picture|class"):
             records.record_index(file, *names, tmp_path / "cache")

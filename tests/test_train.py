@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from experiments import pretrain
 from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.online import progress
 from ssl_jax.run import checkpoint, signals
 from ssl_jax.run.folder import lock
 from ssl_jax.run.writer import read_metrics
@@ -127,7 +130,35 @@ def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp
 
     monkeypatch.setattr(train, "open_writer", watched)
     monkeypatch.setattr(train.measure, "DRAWING", 0)
+    phases = []
+
+    def thread(target, name, daemon):
+        phases.append(name.removeprefix("progress of "))
+        return SimpleNamespace(start=lambda: None, join=lambda: None)
+
+    monkeypatch.setattr(progress, "threading", SimpleNamespace(Thread=thread, Event=threading.Event))
+    monkeypatch.setattr(progress, "FIRST", 5.0)
     again = runs.fit(tmp_path / "run", "simclr")
+    assert list(dict.fromkeys(phases)) == [
+        "looking through digits",
+        "compiling the initial state",
+        "drawing views",
+        "reading the first batches",
+        "compiling the train step",
+        "making the first step",
+        "saving the checkpoint of step 5",
+        "measuring on validation data",
+        "encoding",
+        "saving the checkpoint of step 8",
+        "drawing curves",
+        "drawing neighbours",
+        "saving the checkpoint of step 10",
+        "saving the checkpoint of step 15",
+        "saving the checkpoint of step 16",
+        "saving the checkpoint of step 20",
+        "writing the last checkpoint",
+        "measuring once on test",
+    ]
     assert again["params_fingerprint"] == summary["params_fingerprint"]
     assert set(seen[2]) == set(seen[8]) == {"views"}
     assert set(seen[10]) == {"views", "curves", "neighbours"}  # after the evaluation of step 8

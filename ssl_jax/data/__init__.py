@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 
-from ssl_jax.progress import phase
+from ssl_jax.online.progress import phase
 
 
 @functools.cache

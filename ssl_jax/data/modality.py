@@ -12,10 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ssl_jax.config import Config
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.source import Source
-from ssl_jax.types import Batch, Plan, Views, Vocab
+from ssl_jax.types import Batch, Config, Plan, Views, Vocab
 
 
 class Modality(NamedTuple):

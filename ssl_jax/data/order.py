@@ -22,7 +22,8 @@ def indices(n: int, global_batch_size: int, seed: int, step: int, part: int | No
     """The examples of batch ``step``, int64 ``[global_batch_size]``, out of ``n``. Needs no TensorFlow.
 
     Args:
-      part: of a batch of several parts, each of which goes through its own examples in an order of its own.
+      part: of a batch of several parts, each of which goes through its own examples in an order of its own, the first
+        (0) in that of a batch of one.
 
     Raises:
       ValueError: if there are fewer examples than rows.

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,32 @@ from ssl_jax.data import classes
 log = logging.getLogger(__name__)
 
 TEST_FRACTION = 0.2
+
+
+class Decoding(NamedTuple):
+    """How image files become 8 bits.
+
+    Attributes:
+      value_range: the values that become 0 and 255 where pixels have more than 8 bits: two numbers, or ``"image"``,
+        the least and the greatest of each image. None: 0 and 65535, and floating-point pixels are refused.
+      max_pixels: what has more is refused by its header, which can promise far more than a machine's memory holds; by
+        default where Pillow starts to warn.
+    """
+
+    value_range: tuple[float, float] | Literal["image"] | None = None
+    max_pixels: int = 89_478_485
+
+    @property
+    def reads(self) -> str:
+        """Part of a cache's key: which files can be decoded at all; empty where all is as by default."""
+        parts = (
+            "any values" if self.value_range is not None else "",
+            f"{self.max_pixels} pixels" if self.max_pixels != DEFAULT_DECODING.max_pixels else "",
+        )
+        return " ".join(filter(None, parts))
+
+
+DEFAULT_DECODING = Decoding()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +63,7 @@ class Source:
         are stored, and no names.
       fingerprint: sha256 that changes when the data do.
       channels: of the images that the records decode to.
+      decoding: how they are decoded.
       unreadable: relative paths of files that were left out because they cannot be decoded.
       notes: what a reader decided and what it passed over, one line each, to be printed to whoever uses the data.
       why_unlabelled: why no label is known, where none is; part of a sentence.
@@ -49,6 +76,7 @@ class Source:
     class_names: tuple[str, ...] | None
     fingerprint: str
     channels: int = 3
+    decoding: Decoding = DEFAULT_DECODING
     unreadable: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     why_unlabelled: str = ""
@@ -124,8 +152,9 @@ class Splits(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the dataset, each line once."""
-        return tuple(dict.fromkeys(note for part in self for note in part.notes))
+        """What is to be said of the dataset, each line once; in it names that are not UTF-8 are escaped."""
+        notes = dict.fromkeys(note for part in self for note in part.notes)
+        return tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
 
 
 def identity(splits: Splits) -> dict[str, Any]:

@@ -42,9 +42,9 @@ class Evaluator:
         sources = (sources,) if isinstance(sources, str) else tuple(sources)
         if not sources:
             raise ValueError("eval.transfer.sources is empty; name datasets, e.g. --eval.transfer.sources=tfds:cifar10")
-        data, called = {}, names.apart([_parts(spec) for spec in sources])
+        data, called = {}, names.apart([_parts(names.printable(spec)) for spec in sources])
         for name, spec in zip(called, sources, strict=True):
-            splits = readers.load(spec, data_dir=data_dir)
+            splits = readers.load(spec, data_dir=data_dir, decoding=train.decoding)
             for note in splits.notes:
                 print(names.printable(note))
             try:
@@ -55,7 +55,7 @@ class Evaluator:
                 probe = linear_probe.Evaluator(encode, train=bank, test=queries)
             except ValueError as error:
                 raise ValueError(f"eval.transfer.sources {spec}: {error}") from None
-            data[names.printable(name)] = spec, queries.fingerprint, (neighbours, probe)
+            data[name] = spec, queries.fingerprint, (neighbours, probe)
         self.targets = data
         self.notes = {f"transfer_{name}": f"of {names.printable(spec)}" for name, (spec, _, _) in data.items()}
         self.left_out: dict[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ssl_jax.progress import spoken
+from ssl_jax.online.progress import spoken
 
 DAY = 86_400.0
 SURE = 5.0  # seconds of measured steps, below which nothing is foretold of days

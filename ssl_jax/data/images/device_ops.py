@@ -17,6 +17,7 @@ from jax import lax
 from ssl_jax.types import Array
 
 LUMA = (0.2989, 0.587, 0.114)
+LONG = 16  # times the height, from which on the columns of an image are resized first
 
 
 def resize_matrix(
@@ -118,6 +119,8 @@ def resize(image: Array, rows: Any, columns: Any, *, dtype: Any = jnp.float32) -
       float32 ``[size, c, size]`` in [0, 1], column first.
     """
     h, w, c = image.shape
+    if w > LONG * h:  # the long side first, or what lies between the two products is many times the image
+        return jnp.transpose(resize(jnp.transpose(image, (1, 0, 2)), columns, rows, dtype=dtype), (2, 1, 0))
     if isinstance(rows, tuple):
         half = _weighted(image.reshape(h, w * c), *rows).T  # [w * c, y]
         out = _weighted(half.reshape(w, -1), *columns)  # [x, c * y]

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.config import Config
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import device, stream
 from ssl_jax.data.images.recipes import Recipe
 from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
+from ssl_jax.types import Config
 
 TABLE_LIMIT = 1 << 30  # of runs from before the key existed
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.config import Config
 from ssl_jax.data.images import device, feed, stream
 from ssl_jax.data.images.recipes import Recipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
+from ssl_jax.types import Config
 
 
 def make(recipe: Recipe, data: Config, channels: int) -> Modality:

@@ -35,8 +35,8 @@ from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import image_files, layout
-from ssl_jax.data.source import Source, sha256
-from ssl_jax.progress import counted
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, sha256
+from ssl_jax.online.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,15 @@ def load(
     test_split: str | None,
     verify: str | None,
     max_unreadable: float,
+    decoding: Decoding,
     cache_dir: Path,
 ) -> tuple[Source, Source | None, Source | None]:
     """Train, test and more unlabelled examples of an image folder; see :func:`ssl_jax.data.readers.load`."""
     if not root.is_dir():
         raise ValueError(f"image folder {str(root)!r} is not there; give data.source=folder:<path of a folder>")
     began, root = time.time_ns(), root.resolve()
-    file = cache_dir / "folders" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.npz"
+    known_by = os.fsencode(f"{root}:{decoding.reads}" if decoding.reads else root)
+    file = cache_dir / "folders" / f"{hashlib.sha256(known_by).hexdigest()[:32]}.npz"
     old = read_cache(file) or {}
     looked: dict[str, Listed] = {}
     tree = layout.Tree(str(root), _looker(root, _known(old), looked))
@@ -97,9 +99,10 @@ def load(
     paths = sorted(path for part in parts for path in part)
     full = verify == "full" or (verify is None and len(paths) <= FULL_UP_TO)
     passed = image_files.passed_over(str(root), *_passed(looked, found.unused))
-    index = build_index(root, paths, looked, old, full=full, file=file, began=began)
+    index = build_index(root, paths, looked, old, full=full, decoding=decoding, file=file, began=began)
     broken = [index.path[i] for i in np.flatnonzero(index.state == 0)]
-    notes = (*found.notes, *passed, *check_unreadable(str(root), broken, len(paths), max_unreadable))
+    why = lambda path: why_unreadable(root / path, full, decoding)  # noqa: E731
+    notes = (*found.notes, *passed, *check_unreadable(str(root), broken, len(paths), max_unreadable, why))
     rows = {path: i for i, path in enumerate(index.path)}
     train, test, more = _source(root, found.train, index, rows, None, full, found.why[0]), None, None
     if found.unlabelled:
@@ -251,11 +254,22 @@ def objects(values: list) -> np.ndarray:
     return array
 
 
-def check_unreadable(where: str, broken: list[str], n: int, max_unreadable: float) -> tuple[str, ...]:
-    """What is to be said of images that cannot be read; ValueError if more than ``max_unreadable`` of ``n`` are so."""
+def check_unreadable(
+    where: str, broken: list[str], n: int, max_unreadable: float, why: Callable[[str], str | None]
+) -> tuple[str, ...]:
+    """What is to be said of images that cannot be read; ValueError if more than ``max_unreadable`` of ``n`` are so.
+
+    Args:
+      why: what is wrong with an image of that name; asked of three.
+    """
     if not broken:
         return ()
-    count = f"{len(broken)} of {n} images in {where} cannot be read ({image_files.some(broken)})"
+    reasons: dict[str | None, list[str]] = {}
+    for name in sorted(broken)[:3]:
+        reasons.setdefault(why(name), []).append(name)
+    said = "; ".join(", ".join(named) + (f": {reason}" if reason else "") for reason, named in reasons.items())
+    more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
+    count = f"{len(broken)} of {n} images in {where} cannot be read ({said}{more})"
     if len(broken) > max_unreadable * n:
         raise ValueError(
             f"{count}, more than data.max_unreadable={max_unreadable:g} of them; remove or repair them, or raise it"
@@ -270,6 +284,7 @@ def build_index(
     old: Mapping[str, np.ndarray],
     *,
     full: bool,
+    decoding: Decoding = DEFAULT_DECODING,
     file: Path,
     began: int,
 ) -> Index:
@@ -281,6 +296,7 @@ def build_index(
       looked: the folders that they are in.
       old: the index as it was kept, empty if there was none.
       full: decode each file, else read its header alone.
+      decoding: how they are decoded.
       file: where the index is kept; a folder that cannot be written to costs only the next start its time.
       began: time before the folders were listed, nanoseconds.
     """
@@ -312,7 +328,7 @@ def build_index(
     todo = np.flatnonzero(~kept | (full & ~index.full))
     if len(todo):
         log.info("checking %d of %d images in %s (%s)", len(todo), n, root, "full" if full else "header")
-        checks = check_all(lambda i: Path(root, paths[i]), todo, full)
+        checks = check_all(lambda i: Path(root, paths[i]), todo, full, decoding)
         checks = counted(checks, "checking", len(todo), "files")
         for i, (state, plain, digest) in zip(todo, checks, strict=True):
             index.full[i], index.state[i], index.plain[i], index.digest[i] = full, state, plain, digest
@@ -364,22 +380,35 @@ def _stats(paths: list[str]) -> Iterator[tuple[int, int]]:
 Checked = tuple[int, bool, np.ndarray]
 
 
-def check_all(file_of: Callable[[int], Path | bytes], rows: Iterable[int], full: bool) -> Iterator[Checked]:
+def check_all(
+    file_of: Callable[[int], Path | bytes], rows: Iterable[int], full: bool, decoding: Decoding
+) -> Iterator[Checked]:
     """State, plain and digest of the image files ``file_of(row)``, as :class:`Index` has them."""
+
+    def one(i: int) -> Checked:
+        try:
+            return _check(file_of(i), full, decoding)
+        except (decode.Unreadable, OSError):
+            return 0, False, np.zeros(32, np.uint8)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        yield from pool.map(lambda i: _check(file_of, i, full), rows, chunksize=64)
+        yield from pool.map(one, rows, chunksize=64)
 
 
-def _check(file_of: Callable[[int], Path | bytes], i: int, full: bool) -> Checked:
-    digest = np.zeros(32, np.uint8)
+def _check(file: Path | bytes, full: bool, decoding: Decoding) -> Checked:
+    if not full:
+        return 1, decode.is_plain(file, decoding), np.zeros(32, np.uint8)
+    data = file if isinstance(file, bytes) else file.read_bytes()
+    decode.read(data, 3, decoding)
+    decode.refuse_damage(data)
+    plain = decode.is_plain(data, decoding) and decode.is_whole_to_tensorflow(data)
+    return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+
+
+def why_unreadable(file: Path | bytes, full: bool, decoding: Decoding) -> str | None:
+    """What is wrong with an image file; None if nothing is any more."""
     try:
-        file = file_of(i)
-        if not full:
-            return 1, decode.is_plain(file), digest
-        data = file if isinstance(file, bytes) else file.read_bytes()
-        decode.read(data)
-        decode.refuse_damage(data)
-        plain = decode.is_plain(data) and decode.is_whole_to_tensorflow(data)
-        return 2, plain, np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-    except (decode.Unreadable, OSError):
-        return 0, False, digest
+        _check(file, full, decoding)
+    except (decode.Unreadable, OSError) as error:
+        return str(error)
+    return None

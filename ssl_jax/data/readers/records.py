@@ -19,7 +19,8 @@ import numpy as np
 
 from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
-from ssl_jax.progress import counted
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding
+from ssl_jax.online.progress import counted
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
 BROKEN = (
@@ -33,7 +34,9 @@ BROKEN = (
 Columns = dict[str, Any]
 
 
-def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> dict[str, np.ndarray]:
+def record_index(
+    file: Path, image: str, label: str | None, cache_dir: Path, decoding: Decoding = DEFAULT_DECODING
+) -> dict[str, np.ndarray]:
     """Where the images of one file are, TFRecord or (by its suffix) ArrayRecord.
 
     Args:
@@ -41,6 +44,7 @@ def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> 
       image: name of the feature that holds an image file's bytes.
       label: name of the feature that holds an integer, or None.
       cache_dir: where the index is kept, by the file's path, size and times.
+      decoding: how the images are decoded.
 
     Returns:
       ``"offset"``, ``"length"`` and ``"label"`` (-1 if ``label`` is None), int64 ``[n]``; ``"plain"`` bool ``[n]``; of
@@ -49,17 +53,20 @@ def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> 
     Raises:
       ValueError: if the file is cut short or holds something else.
     """
-    return of_file(file, f"{image}:{label}", cache_dir / "records", lambda: _index(file, image, label))
+    what = f"{image}:{label}" + (f":{decoding.reads}" if decoding.reads else "")
+    return of_file(file, what, cache_dir / "records", lambda: _index(file, image, label, decoding))
 
 
-def _index(file: Path, image: str, label: str | None) -> dict[str, np.ndarray]:
+def _index(file: Path, image: str, label: str | None, decoding: Decoding) -> dict[str, np.ndarray]:
     kind = "ArrayRecord" if is_array_record(file) else "TFRecord"
     try:
         if kind == "ArrayRecord":
-            rows = [_row(data, 0, len(data), image, label) for data in array_records(file)]
+            rows = [_row(data, 0, len(data), image, label, decoding) for data in array_records(file)]
         else:
             with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                rows = [_row(data, start, stop, image, label) for start, stop in _records(data)]
+                rows = [_row(data, start, stop, image, label, decoding) for start, stop in _records(data)]
+    except decode.Refused as error:
+        raise ValueError(f"{file} holds an image that cannot be read: {error}") from error
     except (*BROKEN, decode.Unreadable) as error:
         raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
     offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -119,20 +126,22 @@ def _records(data: Any) -> Iterator[tuple[int, int]]:
         start += length + 4
 
 
-def _row(data: Any, start: int, stop: int, image: str, label: str | None) -> tuple[int, int, int, bool]:
+def _row(
+    data: Any, start: int, stop: int, image: str, label: str | None, decoding: Decoding
+) -> tuple[int, int, int, bool]:
     first, last, number = stretch(data, start, stop, (image,), () if label is None else (label,))
     if label is not None and number is None:
         raise KeyError(label)
-    return first, last - first, -1 if number is None else number, is_plain(data, first, last)
+    return first, last - first, -1 if number is None else number, is_plain(data, first, last, decoding)
 
 
-def is_plain(data: Any, first: int, last: int) -> bool:
+def is_plain(data: Any, first: int, last: int, decoding: Decoding) -> bool:
     """See ``decode.is_plain``; of an image file that lies at ``data[first:last]``."""
     head = bytes(data[first : min(last, first + HEAD)])
     try:
-        return decode.is_plain(head)
+        return decode.is_plain(head, decoding)
     except decode.Unreadable:
-        return decode.is_plain(bytes(data[first:last]))
+        return decode.is_plain(bytes(data[first:last]), decoding)
 
 
 def stretch(

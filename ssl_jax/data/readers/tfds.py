@@ -17,9 +17,9 @@ import numpy as np
 from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
-from ssl_jax.data.source import Source, sha256
+from ssl_jax.data.source import Decoding, Source, sha256
 from ssl_jax.names import nearest
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 
 READ_BATCH = 512
 HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
@@ -33,6 +33,7 @@ def load(
     train_split: str | None,
     test_split: str | None,
     download: bool,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
 ) -> tuple[Source, Source | None]:
@@ -57,7 +58,9 @@ def load(
     chosen = [_chosen(builder.info, s) for s in names]
     if len(names) == 2:
         _refuse_shared(f"tfds:{builder.info.full_name}", names, chosen, cache_dir)
-    sources = [_read(tfds, builder, s, c, memory_limit, cache_dir) for s, c in zip(names, chosen, strict=True)]
+    sources = [
+        _read(tfds, builder, s, c, memory_limit, cache_dir, decoding) for s, c in zip(names, chosen, strict=True)
+    ]
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
@@ -150,7 +153,7 @@ def _rows(part: Any) -> tuple[int, int]:
     return part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard
 
 
-def _read(tfds, builder, split: str, chosen: Any, memory_limit: int, cache_dir: Path) -> Source:
+def _read(tfds, builder, split: str, chosen: Any, memory_limit: int, cache_dir: Path, decoding: Decoding) -> Source:
     info = builder.info
     full_name = f"tfds:{info.full_name}"
     n = chosen.num_examples
@@ -161,12 +164,14 @@ def _read(tfds, builder, split: str, chosen: Any, memory_limit: int, cache_dir: 
         raise ValueError(f"{full_name}: images have {channels} channels; 1 or 3 can be used")
     if None not in shape and n * int(np.prod(shape)) <= memory_limit:
         if builder.info.file_format.value == "array_record":  # of which TFDS makes no tf.data.Dataset
-            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}")
+            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}", decoding)
             columns = _decoded_records(columns, shape)
         else:
             columns, labels = _decoded(tfds, builder, split, image, label, n)
     else:
-        columns, labels = _encoded(builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}")
+        columns, labels = _encoded(
+            builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}", decoding
+        )
     if len(labels) != n:
         raise ValueError(f"{full_name}:{split} has {len(labels)} examples on disk, its info says {n}; prepare it again")
     named = label and isinstance(info.features[label], tfds.features.ClassLabel)
@@ -179,6 +184,7 @@ def _read(tfds, builder, split: str, chosen: Any, memory_limit: int, cache_dir: 
         names,
         sha256(full_name, *within, labels, *(names or ())),
         channels,
+        decoding,
         why_unlabelled=why,
         by_content=hashed,
         before=sha256(full_name, split, str(n)),
@@ -223,13 +229,14 @@ def _decoded_records(columns: records.Columns, shape: tuple[int, ...]) -> record
 
 
 def _encoded(
-    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str
+    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str, decoding: Decoding
 ) -> tuple[records.Columns, np.ndarray]:
     """Image files as they lie in the records: their bytes if they fit in memory, else where they are on disk."""
     kind = builder.info.file_format.value
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"{what} lies in {kind} files; tfrecord and array_record can be read in part")
-    parts = [records.record_index(Path(part.filename), image, label, cache_dir) for part in chosen.file_instructions]
+    files = [Path(part.filename) for part in chosen.file_instructions]
+    parts = [records.record_index(file, image, label, cache_dir, decoding) for file in files]
     columns, labels = {name: [] for name in ("path", *parts[0])}, []
     columns.pop("label")
     for part, found in zip(chosen.file_instructions, parts, strict=True):

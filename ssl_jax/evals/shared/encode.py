@@ -17,7 +17,7 @@ from ssl_jax import parallel
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals.shared import features
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.types import Method, Variables
 

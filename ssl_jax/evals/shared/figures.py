@@ -369,7 +369,7 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name:
 def _wall(figure: Figure, width: float, height: float) -> Axes:
     """Axes without lines for images of size 1: one for all of them, since hundreds of axes take seconds to lay out."""
     axes = figure.add_subplot()
-    axes.set(xlim=(-0.05, width + 0.05), ylim=(height + 0.05, -0.05), aspect="equal", autoscale_on=False)
+    axes.set(xlim=(-0.05, width + 0.05), ylim=(height + 0.05, -0.05), aspect="equal", anchor="E", autoscale_on=False)
     axes.set_axis_off()
     return axes
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl_jax.evals import Accuracy, Evaluator
 from ssl_jax.evals.shared import robustness
-from ssl_jax.progress import counted
+from ssl_jax.online.progress import counted
 from ssl_jax.types import Variables
 
 
