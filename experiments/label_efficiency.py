@@ -9,17 +9,25 @@ deviation over seeds, for raw pixels, which have no seed, over label draws.
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
+
+from ssl_jax.run import command
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Label efficiency over seeds.")
-    parser.add_argument("--runs", nargs="+", required=True, help="workdirs of finished runs")
+    parser = command.Parser("Label efficiency over seeds.")
+    parser.add_path("--runs", nargs="+", required=True, help="workdirs of finished runs")
     options = parser.parse_args(arguments)
     tables = [json.loads((Path(run) / "summary.json").read_text())["label_efficiency"] for run in options.runs]
     rows = list(next(iter(tables[0].values())))
@@ -35,4 +43,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -59,13 +59,12 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
       signals.Interrupted: SIGINT or SIGTERM; saved.
       NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; no checkpoint is from after it.
     """
-    workdir = Path(workdir)
     config = experiment.config
     asked, resolved = to_json(config), describe(experiment)
-    summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
             with processes.refusing_together():
+                workdir = workdirs.check(workdir)
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
@@ -87,6 +86,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         stack.callback(writer.close)
         for line in (*experiment.notes, *workdirs.resume_notes(stored, asked, resolved, start)):
             writer.say(line)
+        summary_file = workdir / "summary.json"
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
