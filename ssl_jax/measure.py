@@ -5,7 +5,6 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -188,13 +187,17 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
     A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
     would take more than a small share of the run's time.
     """
-    drew, took = -math.inf, 0.0
+    drew, took = time.perf_counter(), 1.0  # a guess: the views are drawn while libraries load and programs compile
 
     def draw(drawn: Pictures, always: bool = False) -> None:
         nonlocal drew, took
         began = time.perf_counter()
-        if jax.process_index() != 0 or not (always or began - drew >= DRAWING * took):
-            return
+        if jax.process_index() == 0 and (always or began - drew >= DRAWING * took):
+            attempt(drawn)
+            drew = time.perf_counter()
+            took = drew - began
+
+    def attempt(drawn: Pictures) -> None:
         for name, picture in drawn.items():
             try:
                 with phase(f"drawing {name}"):
@@ -202,12 +205,10 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
             except Exception as error:  # of a library, or of a file that is gone: the run is none the worse for it
                 why = (str(error) or type(error).__name__).splitlines()[0]
                 say(f"WARNING: figures/{name} could not be drawn: {why}")
-        drew = time.perf_counter()
-        took = drew - began
 
-    if experiment.modality.shown and not (folder / "views.png").exists():
-        modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
-        draw({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+    modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
+    if jax.process_index() == 0 and modality.shown and not (folder / "views.png").exists():
+        attempt({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
     return draw
 
 
