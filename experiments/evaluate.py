@@ -30,7 +30,7 @@ from ssl_jax.run import command, folder, processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings
 
-DEFAULT = "knn,linear_probe,low_label,geometry,projection"
+DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
 
 
@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
         epilog="Options of an evaluator: --eval.NAME.OPTION=VALUE, several values with commas; --list shows them.",
     )
     parser.add_path("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
-    parser.add_argument("--evals", default=DEFAULT, help=f"evaluators, comma-separated; default: {DEFAULT}")
+    said = f"evaluators, comma-separated; default: those of {DEFAULT} that suit the data"
+    parser.add_argument("--evals", help=said)
     parser.add_path("--outdir", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the run found them")
@@ -51,10 +52,10 @@ def main(arguments: list[str]) -> int:
         given, rest = parser.parse_known_args(arguments)
         if given.list:
             return list_evaluators()
-        names = [name for name in given.evals.split(",") if name]
-        if not names:
+        names = None if given.evals is None else [name for name in given.evals.split(",") if name]
+        if names == []:
             raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
-        options = read_options(rest, names)
+        options = read_options(rest, names or list(evals.DEFAULT))
         if given.outdir:
             given.outdir = folder.check(given.outdir, "--outdir")
         if not given.workdir:
@@ -141,4 +142,5 @@ def list_evaluators() -> int:
 
 if __name__ == "__main__":
     plain_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
     sys.exit(main(sys.argv[1:]))

@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> int:
     for count in tables[0]:
         cells = []
         for row in rows:
-            means, spreads = np.array([table[count][row] for table in tables]).T
+            means, spreads = np.array([table[count][row] for table in tables], float).T
             spread = spreads[0] if row == "raw" else means.std()
-            cells.append(f"{100 * means.mean():.1f} ± {100 * spread:.1f}")
+            cells.append(f"{100 * means.mean():.1f}" + f" ± {100 * spread:.1f}" * bool(np.isfinite(spread)))
         print(f"| {count} | {' | '.join(cells)} |")
     return 0
 

@@ -119,10 +119,12 @@ def report(summary: dict, workdir: Path) -> None:
         print("\n  linear accuracy on test, mean +- standard deviation over draws of the labels")
         print("  " + "labels per class".ljust(18) + "".join(row.rjust(18) for row in rows))
         for count, cells in table.items():
-            print("  " + count.ljust(18) + "".join(f"{m:.3f} +- {s:.3f}".rjust(18) for m, s in cells.values()))
+            texts = [f"{mean:.3f}" + ("" if std is None else f" +- {std:.3f}") for mean, std in cells.values()]
+            print("  " + count.ljust(18) + "".join(text.rjust(18) for text in texts))
     print(f"\n  pictures: {workdir / 'figures'}")
 
 
 if __name__ == "__main__":
     plain_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
     sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,7 @@ from ssl_jax.run.open import open_run, read_run
 
 CONFIGS = runs.ROOT / "configs"
 EXPERIMENTS = runs.ROOT / "experiments"
-SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py")) + ["benchmarks/knn_memory", "benchmarks/probe_speed"]
+SCRIPTS = [*sorted(path.stem for path in EXPERIMENTS.glob("*.py")), "benchmarks/knn_memory", "benchmarks/probe_speed"]
 
 REFUSED = {
     "unknown key": (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate?"),

@@ -59,8 +59,13 @@ def check(workdir: str | os.PathLike[str], argument: str = "--workdir") -> Path:
 
 
 @contextlib.contextmanager
-def lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it."""
+def lock(workdir: str | os.PathLike[str], what: str = "run", option: str = "workdir") -> Iterator[None]:
+    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it.
+
+    Args:
+      what: would hold it.
+      option: by which another folder is named.
+    """
     if jax.process_index() != 0:
         yield
         return
@@ -75,11 +80,11 @@ def lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
         except BlockingIOError:
             who = path.read_text().strip() or "which does not say who it is"
             raise ValueError(
-                f"another run holds {path} ({who}); wait for it, stop it, or use another workdir"
+                f"another {what} holds {path} ({who}); wait for it, stop it, or use another {option}"
             ) from None
         except OSError as error:
             text = f"{workdir} cannot be made or written to ({error.strerror})"
-            raise ValueError(f"{text}; {advice(error)}, or use another workdir") from None
+            raise ValueError(f"{text}; {advice(error)}, or use another {option}") from None
         yield  # the file stays: removing it would race with the next holder
 
 

@@ -161,7 +161,7 @@ def refusing_together():
         own = error
     if jax.process_count() > 1:
         said = "" if own is None else f"{'write' if isinstance(own, OSError) else 'value'} {own}"
-        room = np.frombuffer(said.encode()[:SAID].ljust(SAID, b"\0"), np.uint8)
+        room = np.frombuffer(said.encode("utf-8", "backslashreplace")[:SAID].ljust(SAID, b"\0"), np.uint8)
         everywhere = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in process_allgather(room)]
         kind, _, text = next(filter(None, everywhere), "").partition(" ")
         if kind and own is None:
