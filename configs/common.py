@@ -20,8 +20,8 @@ def base() -> Config:
     config.data = data
     data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord: or npz:<path>
     data.data_dir = placeholder(str)  # where TFDS datasets lie; null: TFDS's own default
-    data.train_split = placeholder(str)
-    data.test_split = placeholder(str)
+    data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
+    data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train
     data.download = False
     data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import noise
 from PIL import Image
 
+from ssl_jax import config as configs
+from ssl_jax import experiment
 from ssl_jax.data.images import decode, opening
 from ssl_jax.data.readers import image_files, layout, split_names
 
@@ -98,6 +101,8 @@ def test_class_folders():
     for around in ("images/", "x/", "x/y/"):
         found = layout.read(tree("D", files(f"{around}cat", f"{around}dog")))
         assert set(found.train.values()) == set(both)
+        said = (f"D/{around[:-1]}: the classes are the folders in here (cat, dog)",)
+        assert found.notes == (() if around == "images/" else said)
     # A train is a vehicle, too.
     found = layout.read(tree("D", files("aeroplane", "car", "train")))
     assert shown(found.train) == {name: name for name in ("aeroplane", "car", "train")}
@@ -106,13 +111,14 @@ def test_class_folders():
     found = layout.read(tree("D", files("images", "masks")))
     assert shown(found.train) == {"images": None}
     assert found.why == (layout.FLAT, layout.FLAT)
-    assert found.notes == ("D: masks/ not used; data.train_split and data.test_split name what is",)
+    assert found.notes == ("D: masks/ not used: pictures of what is in others, by the name",)
 
 
 def test_an_accuracy_that_would_say_nothing_is_not_measured():
     found = layout.read(tree("D", [*files("cat"), "annotations/1.xml"]))
     assert shown(found.train) == {"cat": None}
     assert found.why == ("there is one class only, cat",) * 2
+    assert layout.read(tree("D", files("unlabeled"))).why[0] == layout.FLAT
     for names in (["Test", "val"], ["test", "stuff"], ["train", "stuff"]):
         found = layout.read(tree("D", files(*names)))
         assert shown(found.train) == dict.fromkeys(names)
@@ -370,7 +376,7 @@ def test_class_folders_in_tars_are_labels(load, tmp_path, around):
     assert labelled(splits) == right
     assert splits.train.class_names == ("cat", "dog")
     n = len(made)
-    assert splits.notes == (f"{tmp_path}/x: passed over {2 * n} system files, {n} .csv",)
+    assert splits.notes[-1:] == (f"{tmp_path}/x: passed over {2 * n} system files, {n} .csv",)
 
 
 def test_a_number_says_the_class_before_a_folder(load, tmp_path):
@@ -415,3 +421,29 @@ def test_tars_of_a_test_without_labels(load, tmp_path):
         f"{tmp_path}/x: extra not used; data.train_split and data.test_split name what is",
         f"{tmp_path}/x: passed over 1 .json",
     )
+
+
+def test_a_run_says_how_its_data_were_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write(tmp_path / "x", pictures("Train/cat", "Train/dog") | pictures("Test") | {"list.csv": b""})
+    config = configs.load(Path(__file__).parent.parent / "configs" / "simclr_digits.py")
+    config.data.update({"source": f"folder:{tmp_path}/x", "verify": "header", "global_batch_size": 8, "image_size": 16})
+    config.eval.knn_k = 2
+    assert experiment.build(config).notes[:3] == (
+        f"{tmp_path}/x: Test/ is not used: no label is known of its 10 images, by which they could be measured",
+        f"{tmp_path}/x: the test split is cut from Train/",
+        f"{tmp_path}/x: passed over 1 .csv",
+    )
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_names_that_are_not_utf8(load, tmp_path, kind):
+    odd = os.fsdecode(b"a\xff")
+    made = pictures(odd, "b") | {f"{odd}.m/{odd}.txt": b"", f"stuff{odd}/1.x{odd}": b""}
+    if kind == "folder":
+        write(tmp_path / "x", made)
+    else:
+        tar(tmp_path / "x" / "x.tar", made)
+    splits = load(f"{kind}:{tmp_path}/x", verify="header")
+    assert splits.train.class_names == (odd, "b")
+    assert all(note.encode() for note in splits.notes)

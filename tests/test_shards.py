@@ -20,7 +20,7 @@ from ssl_jax import config
 from ssl_jax.data import order, source
 from ssl_jax.data.images import decode, stream
 from ssl_jax.data.images.recipes import Recipe, View
-from ssl_jax.data.readers import folder, records, shards, tar_members
+from ssl_jax.data.readers import folder, records, shard_files, tar_members
 
 
 def picture(suffix="png", h=9, w=13):
@@ -441,4 +441,4 @@ def test_shards_are_shuffled_as_one(load, tmp_path):
 
 def test_suffixes_of_tfds():
     assert records.is_array_record(Path("made-train.array_record-00000-of-00002"))
-    assert shards._ends(Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])
+    assert shard_files.ends_in(Path("made-train.array_record-00000-of-00002"), shard_files.SUFFIXES["arrayrecord"])

@@ -484,7 +484,7 @@ def test_no_file_left(files):
 
 def test_cifar10_with_simclrs_recipe(data_dir):
     data = readers.load(
-        "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[:9]"
+        "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[1000:1009]"
     )
     kwargs = {"recipe": RECIPES["simclr_cifar"], "image_size": 32, "global_batch_size": 64}
     batches = take(3, data.train, **kwargs)

@@ -130,6 +130,19 @@ def join(first: Source, second: Source) -> Source:
     )
 
 
+def with_channels(source: Source, channels: int) -> Source:
+    """The same examples for an encoder of so many channels: grey images in three equal ones; colours are not lost.
+
+    Raises:
+      ValueError: the images are in colour and the encoder takes grey ones.
+    """
+    if source.channels == channels:
+        return source
+    if channels < source.channels:
+        raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
+    return source.in_colour()
+
+
 class Splits(NamedTuple):
     """What a run learns from, is tuned on, and is measured on once at the end."""
 
@@ -139,8 +152,9 @@ class Splits(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the dataset, each line once."""
-        return tuple(dict.fromkeys(note for part in self for note in part.notes))
+        """What is to be said of the dataset, each line once; in it names that are not UTF-8 are escaped."""
+        notes = dict.fromkeys(note for part in self for note in part.notes)
+        return tuple(note.encode("utf-8", "backslashreplace").decode() for note in notes)
 
 
 def identity(splits: Splits) -> dict[str, Any]:
@@ -253,7 +267,7 @@ def sha256(*parts: Any) -> str:
             digest.update(f"{part.dtype}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).data)
         else:
-            digest.update(f"{len(str(part))}:{part}".encode())
+            digest.update(f"{len(str(part))}:{part}".encode("utf-8", "surrogateescape"))  # any name of a file
     return digest.hexdigest()
 
 

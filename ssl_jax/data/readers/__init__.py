@@ -36,7 +36,8 @@ def load(
 
     Args:
       spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
-        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
+        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``,
+        see ``layout.py``),
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
         ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing); or
         ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).

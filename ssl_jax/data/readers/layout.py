@@ -92,7 +92,7 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     """
     asked = {name for name in (train_split, test_split) if name is not None}
     top, unused = ("", []) if asked & {_base(folder) for folder in tree.look("").folders} else _top(tree)
-    notes = [not_used(tree.where, [f"{name}/" for name in unused])] if unused else []
+    notes = _masks(tree, unused)
     # What is asked for is there, also where it holds no image, which is told then.
     full = _full(tree, top)
     there = {_base(f): f for f in tree.look(top).folders if f in full or _base(f) in asked}
@@ -102,6 +102,8 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
         train, unlabelled, masks, said = _part(tree, top, None)
         train, why, more = sensible(train, of_splits=True) if tree.given is None else (train, "", [])
         notes += said + [f"{at}: {note}" for note in more]
+        if top and known(train) and tree.given is None and _base(top).lower() not in WRAPPERS:
+            notes.append(f"{at}: the classes are the folders in here ({some([*known(train)])})")
         return Layout(train, None, unlabelled, (*unused, *masks), tuple(notes), (why, why))
     if tree.look(top).images:
         loose = some([*map(tree.name, tree.look(top).images)])
@@ -128,9 +130,7 @@ def part(tree: Tree, name: str) -> Part:
     """What is in a dataset that is the split ``name`` of another."""
     top, masks = _top(tree)
     classes, unlabelled, more, notes = _part(tree, top, split_names.parse(name)[0])
-    if masks:
-        notes.append(not_used(tree.where, [f"{mask}/" for mask in masks]))
-    return classes, unlabelled, masks + more, notes
+    return classes, unlabelled, masks + more, _masks(tree, masks) + notes
 
 
 def divide(
@@ -216,9 +216,9 @@ def sensible(classes: Classes, *, of_splits: bool = False) -> tuple[Classes, str
     """
     names = sorted(known(classes))
     like = [name for name in names if of_splits and split_names.role(name) is not None]
-    if not names:
-        return classes, FLAT, []
-    if len(names) == 1:
+    if not names or (of_splits and all(split_names.role(name) == "unlabelled" for name in names)):
+        return dict.fromkeys(classes), FLAT, []
+    if len(names) == 1 and not like:
         return dict.fromkeys(classes), f"there is one class only, {names[0]}", []
     if 2 * len(like) >= len(names):
         why = (
@@ -287,6 +287,12 @@ def _only(tree: Tree, where: str) -> tuple[str | None, list[str]]:
     return (full[0] if len(full) == 1 else None), []
 
 
+def _masks(tree: Tree, folders: Sequence[str]) -> list[str]:
+    """What is said of folders of masks."""
+    names = ", ".join(f"{name}/" for name in folders)
+    return [f"{tree.where}: {names} not used: pictures of what is in others, by the name"] if folders else []
+
+
 def _top(tree: Tree) -> tuple[str, list[str]]:
     """The folder that holds the splits or the classes: that which all else lies in; and folders of masks beside."""
     top, unused, (inner, masks) = "", [], _only(tree, "")
@@ -314,7 +320,7 @@ def _inside(tree: Tree, folder: str, role: str | None) -> tuple[str, list[str]]:
 def _part(tree: Tree, folder: str, role: str | None) -> Part:
     """The classes of the images of a split, more images without, folders that are not used, and what is said."""
     inner, unused = _inside(tree, folder, role)
-    notes = [not_used(tree.where, [f"{name}/" for name in unused])] if unused else []
+    notes = _masks(tree, unused)
     here, classes, unlabelled = tree.look(inner), {}, {}
     full = _full(tree, inner)
     around = _around(tree, full[0]) if full else set()
