@@ -100,7 +100,7 @@ def make(case: str, **plan):
         }
         | plan
     )
-    model, fields = ENCODERS.get(name, ("convnet", {"widths": (8, 16), "residual": False}))
+    model, fields = ENCODERS.get(name, ("convnet", {"widths": (4, 8), "residual": False}))
     encoder = models.make(model, **fields)
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
