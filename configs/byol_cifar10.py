@@ -5,7 +5,7 @@
 Cost: about 270 PFLOP; not yet run here. Needs an accelerator.
 Expected: 92.6 % online linear (solo-learn, 1000 epochs, batch 256); 86.8 % kNN after 200 epochs, 91.0 % after 800 in
 lightly. Published figures, not ours. BYOL's paper has no CIFAR-10 recipe: rate, decay, widths and tau are solo-learn's,
-with the paper's LARS (solo-learn's has another trust coefficient).
+with the paper's LARS (solo-learn's has another trust coefficient), and the encoder starts as torchvision's does.
 """
 
 from __future__ import annotations

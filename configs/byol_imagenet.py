@@ -15,7 +15,8 @@ from configs.common import base, imagenet
 def get_config():
     config = imagenet(base())
     config.method.update({"name": "byol", "tau": 0.996, "hidden": 4096, "projector_dim": 256})
-    config.model.update({"name": "resnet50", "dtype": "bfloat16"})
+    config.method.head_init = "haiku"
+    config.model.update({"name": "resnet50", "conv_init": "haiku", "dtype": "bfloat16"})
     config.data.recipe = "byol"
     config.optim.update({"name": "lars_byol", "learning_rate": 0.2, "weight_decay": 1.5e-6, "warmup_epochs": 10.0})
     config.train.epochs = 1000

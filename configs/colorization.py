@@ -16,7 +16,7 @@ from configs.common import base, cifar10
 def get_config():
     config = cifar10(base())
     config.method.update({"name": "colorization", "grid": 10, "neighbours": 5, "sigma": 5.0, "rebalance": 0.5})
-    config.method.temperature = 0.38
+    config.method.update({"temperature": 0.38, "subsample": "stride"})
     config.model.update({"name": "resnet18", "stem": "cifar"})
     config.data.update({"global_batch_size": 128, "recipe": "crop_flip"})
     config.optim.update({"name": "adamw", "learning_rate": 1e-3, "scale": "none", "weight_decay": 1e-3})

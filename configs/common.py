@@ -20,13 +20,18 @@ def base() -> Config:
     config.data = data
     data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord: or npz:<path>
     data.data_dir = placeholder(str)  # where TFDS datasets lie; null: TFDS's own default
-    data.train_split = placeholder(str)
-    data.test_split = placeholder(str)
+    data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
+    data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train
     data.download = False
+    data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
     data.max_unreadable = 0.01
+    data.max_pixels = 89_478_485  # larger images are refused, which a header can promise beyond all memory
+    # What becomes black and white where pixels have more than 8 bits: two numbers (0, 4095), or "image", the least and
+    # the greatest of each; null: 0 and 65535, and floating-point pixels are refused. 8 bits are taken as they are.
+    data.value_range = placeholder(object)
     data.memory_limit = 4 << 30  # bytes up to which a TFDS split is held in memory
     data.image_size = 32
     data.global_batch_size = 256
@@ -42,7 +47,8 @@ def base() -> Config:
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
     optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
-    optim.warmup_epochs = 0.0
+    optim.step_at = placeholder(tuple)  # of step: shares of the run at which the rate drops to a tenth; null: .6 and .8
+    optim.warmup_epochs = 0.0  # of cosine and step
     optim.momentum = 0.9
     optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4

@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/corrupted_images_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-A finished run of configs/autoencoder_cpu.py fits: with ``--config.method.autoencoder=WORKDIR`` its weights are used and
-all steps are the game's.
+A finished run of configs/autoencoder_cpu.py fits: with ``--config.init_from.autoencoder=WORKDIR
+--config.method.autoencoder_steps=0`` its weights are used and all steps are the game's.
 Cost: 3 epochs; about 10 minutes on two idle cores, by the processor time of the runs in docs/pretext_table.
 Expected: the whole run not yet run by us. After 182 steps of the game on an autoencoder of 200 steps (19 dB): accuracy
 of the discriminator 0.85 on test images and 0.94 to 1.00 on the training batches before; test kNN 0.22 on 2,000 images

@@ -17,7 +17,8 @@ def get_config():
     config = cifar10(base())
     config.method.update({"name": "moco", "temperature": 0.1, "momentum": 0.99, "queue_size": 4096})
     config.method.update({"projector_version": 1, "symmetric": False, "bn_groups": 8, "bn_strided": True})
-    config.model.update({"name": "resnet18", "stem": "cifar"})
+    # The demo replaces the stem of torchvision's network by a convolution as torch makes it.
+    config.model.update({"name": "resnet18", "stem": "cifar", "stem_init": "torch"})
     # The demo divides by the mean over images of each image's own deviation.
     config.data.update({"global_batch_size": 512, "recipe": "moco_cifar", "std": (0.2023, 0.1994, 0.2010)})
     config.optim.update({"name": "sgd", "learning_rate": 0.03, "weight_decay": 5e-4, "schedule": "cosine_by_epoch"})

@@ -17,6 +17,7 @@ def get_config():
     config = cifar10(base())
     config.method.update({"name": "simclr", "temperature": 0.5, "projector_layers": 3, "loss_scale": "official"})
     config.model.update({"name": "resnet18", "stem": "cifar", "conv_init": "simclr", "zero_init_residual": True})
+    config.model.project_first = True  # the official code projects the shortcut of stage 1, too
     # The official code does not normalise.
     config.data.update({"global_batch_size": 512, "recipe": "simclr_cifar", "mean": (0.0,), "std": (1.0,)})
     config.optim.update({"name": "lars_simclr", "learning_rate": 1.0, "weight_decay": 1e-4, "warmup_epochs": 10.0})

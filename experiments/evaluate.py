@@ -11,7 +11,6 @@ is kept, and the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
 from ssl_jax import evals
+from ssl_jax.names import hint
+from ssl_jax.online.progress import phase
 from ssl_jax.run import processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings
@@ -63,9 +64,10 @@ def main(arguments: list[str]) -> int:
         return refuse(error)
 
     # Imported now: asking for simulated devices must come before the first use of a device.
-    from ssl_jax.evaluate import evaluate
-    from ssl_jax.run.signals import Interrupted
-    from ssl_jax.train import NotFinite
+    with phase("loading the libraries"):
+        from ssl_jax.evaluate import evaluate
+        from ssl_jax.run.signals import Interrupted
+        from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}
@@ -103,9 +105,8 @@ def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]
         name, _, option = key.partition(".")
         known = list(FEATURES) if name == "features" else list(evals.options(name))
         if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            hint = f"did you mean --eval.{name}.{near[0]}? " if near else ""
-            raise ValueError(f"--eval.{name}.{option} is unknown; {hint}known: {', '.join(known)}")
+            meant = hint(option, known, form=f"--eval.{name}.{{}}")
+            raise ValueError(f"--eval.{name}.{option} is unknown; {meant}known: {', '.join(known)}")
         if name not in (*names, "features"):
             raise ValueError(f"--eval.{key} is given but {name} is not among --evals {','.join(names)}")
         if not text:

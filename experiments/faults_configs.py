@@ -91,6 +91,8 @@ SPECIAL = {
     "data.global_batch_size": ("1", "1000000000000", "65.5"),
     "data.val_fraction": ("1", "1.5", "0.99999"),
     "data.max_unreadable": ("1.5",),
+    "data.max_pixels": ("0",),
+    "data.value_range": ("5", "4,4", "4095,0", "0,1,2", "(0,'a')", "(0,1e999)", "x", "()", "{}", "true"),
     "data.num_examples": ("1", "0.5"),
     "seed": ("4294967296", "0.5"),
     "train.steps": ("0", "2147483648", "1e30"),

@@ -183,7 +183,7 @@ def giant(rng: Random) -> File:
 
 
 def bomb(rng: Random) -> File:
-    """A PNG of some kilobytes that holds more pixels than ``decode.MAX_PIXELS``, every one of them."""
+    """A PNG of some kilobytes that holds more pixels than ``Decoding.max_pixels``, every one of them."""
     side = int(rng.integers(9_500, 9_600))
     return ".png", png(side, side, 1, 0, zlib.compress(bytes(side * (1 + -(-side // 8)))))
 

@@ -157,11 +157,12 @@ def with_batch(config: configs.Config, batch: int) -> configs.Config:
 
 def _suits(config: configs.Config, batch: int) -> bool:
     """Whether the method can be made with such a batch."""
+    from ssl_jax.experiment import make_parts
     from ssl_jax.plan import program
 
     config = with_batch(config, max(batch, 1))
     try:
-        program.parts_of(config, program.plan_of(config))
+        make_parts(config, program.plan_of(config))
     except ValueError:
         return False
     return True

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs  # noqa: E402
+from ssl_jax.online.progress import phase  # noqa: E402
 from ssl_jax.run import processes  # noqa: E402
 from ssl_jax.run.writer import plain_warnings  # noqa: E402
 
@@ -54,17 +55,18 @@ def main(arguments: list[str]) -> int:
         return refuse(error)
 
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
-    import jax
+    with phase("loading the libraries"):
+        import jax
 
-    from ssl_jax import train
-    from ssl_jax.experiment import build
-    from ssl_jax.run import signals
+        from ssl_jax import train
+        from ssl_jax.experiment import build
+        from ssl_jax.run import signals
 
     workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         with processes.ending_together(), processes.refusing_together():
-            experiment = build(config)
+            experiment = build(config, folder=workdir)
     except ValueError as error:
         return refuse(error)
     except OSError as error:
@@ -108,12 +110,19 @@ def list_configs() -> int:
 def report(summary: dict, workdir: Path) -> None:
     """A finished run in a few lines."""
 
-    def shown(value):
-        return "not measured" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+    whys = summary.get("not_measured", {})  # older runs have none
+
+    def shown(key):
+        value = summary[key]
+        missing = f"not measured ({whys[key]})" if key in whys else "not measured"
+        return missing if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
     print(f"\n{workdir}")
-    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", "images_per_sec"):
-        print(f"  {key:16} {shown(summary[key])}")
+    rates = [key for key in summary if key.endswith("_per_sec")]
+    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", *rates):
+        print(f"  {key:16} {shown(key)}")
+    if "label_efficiency" in whys:
+        print(f"  {'label_efficiency':16} not measured ({whys['label_efficiency']})")
     table = summary.get("label_efficiency")
     if table:
         rows = list(next(iter(table.values())))

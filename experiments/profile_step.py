@@ -69,20 +69,17 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
     """Seconds of work in a step by kind."""
     import jax
 
-    from ssl_jax.data import feed
     from ssl_jax.experiment import build, zeros
     from ssl_jax.step import compile_step, init_state
 
     experiment = build(config)
-    plan, mesh = experiment.plan, parallel.make_mesh(parallel.device_count(config.parallel.devices))
+    mesh = parallel.make_mesh(parallel.device_count(config.parallel.devices))
     batch = parallel.place(zeros(experiment), mesh)
     state = init_state(experiment.method, experiment.tx, jax.random.key(0), batch, mesh, probe=experiment.probe)
     step = compile_step(experiment.method, experiment.tx, mesh, views=experiment.feed.views, probe=experiment.probe)
-    stream = feed.batches(
-        experiment.feed, experiment.splits.train, data=config.data, seed=0, global_batch_size=plan.global_batch_size
-    )
+    drawn = experiment.feed.batches()
     table = {} if experiment.feed.table is None else step.place({"table": experiment.feed.table})
-    batch = {**step.place(next(stream)), **table}
+    batch = {**step.place(next(drawn)), **table}
     names = sources(step.lower(state, batch).compile().as_text())
     for _ in range(2):
         state, metrics = step(state, batch)

@@ -140,7 +140,7 @@ def checkpoints(count: int, out: Path, seed: int) -> dict[str, Any]:
     import jax
 
     from ssl_jax import parallel
-    from ssl_jax.experiment import batch_spec, build
+    from ssl_jax.experiment import build
     from ssl_jax.run import checkpoint
     from ssl_jax.run.open import read_run
     from ssl_jax.step import make_init
@@ -151,7 +151,7 @@ def checkpoints(count: int, out: Path, seed: int) -> dict[str, Any]:
     config, _ = read_run(workdir)
     built = build(config)
     init = make_init(built.method, built.tx, probe=built.probe)
-    spec = batch_spec(config, built.plan, built.plan.global_batch_size)
+    spec = built.modality.spec(built.plan.global_batch_size)
     abstract = jax.eval_shape(init, jax.random.key(0), spec, None)
     place = parallel.replicated(parallel.make_mesh(1))
     known = checkpoint.steps(workdir)[-2:]

@@ -6,7 +6,6 @@ Everything here happens before a device is touched or a file written. Every refu
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import math
 import sys
@@ -15,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
-Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
+from ssl_jax.names import hint, nearest
+from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
 FREE_ON_RESUME = (
     *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite"),
     "data.data_dir",  # not init_from: another run's encoder is another experiment
+    "data.max_pixels",  # which images are read, their fingerprint says
     "data.table_limit",  # the views have the same bits wherever the images lie
 )
+
+RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
 POSITIVE = (
     *("optim.learning_rate", "data.image_size", "data.global_batch_size", "data.memory_limit"),
@@ -62,9 +66,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "see: python experiments/pretrain.py --list"
-        raise ValueError(f"config file {path} does not exist; {hint}")
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+        fix = f"did you mean {path.parent / near}?" if near else "see: python experiments/pretrain.py --list"
+        raise ValueError(f"config file {path} does not exist; {fix}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is not Python; its name must end in .py")
@@ -111,7 +115,11 @@ def _apply(config: Config, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"--config.{key} has no value; write --config.{key}=VALUE")
+    key = RENAMED.get(key, key)
     *parents, last = key.split(".")
+    if parents == ["init_from"]:
+        _give(config, last, text)
+        return
     node: Any = config
     for parent in parents:
         node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
@@ -125,6 +133,7 @@ def _apply(config: Config, override: str) -> None:
     kind = node.get_type(last)
     fields: Any = node._fields
     may_be_null = isinstance(fields[last], FieldReference)  # a placeholder
+    may_be_null |= key.startswith(("method.", "model.")) and _known_defaults(flatten(config)).get(key, "") is None
     value: Any = text if kind is str else literal(text)
     if may_be_null and text.lower() in ("none", "null"):
         value = None
@@ -142,6 +151,36 @@ def _apply(config: Config, override: str) -> None:
         node[last] = value
     except (TypeError, ValueError):
         raise ValueError(f"config.{key}={text} is not of type {kind.__name__}, e.g. {node[last]!r}") from None
+
+
+def _give(config: Config, part: str, source: str) -> None:
+    """``init_from.PART``: one of several networks that the run is given at its start."""
+    given = starts(config)
+    if source.lower() in ("none", "null"):
+        given.pop(part, None)
+    else:
+        given[part] = source
+    with config.unlocked():
+        del config["init_from"]
+        config.init_from = ConfigDict(given) if given else placeholder(str)
+
+
+def starts(config: Config) -> dict[str, str]:
+    """``init_from`` by part; a run or file by itself is the encoder's."""
+    given = config.init_from
+    return {} if not given else {"encoder": given} if isinstance(given, str) else dict(given)
+
+
+def modern(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys of today: ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once."""
+    method = dict(stored.get("method", {}))
+    if "autoencoder" not in method:
+        return dict(stored)
+    run, first = method.pop("autoencoder"), stored.get("init_from")
+    if run is None:
+        return {**stored, "method": method}
+    given = ({"encoder": first} if first else {}) | {"autoencoder": run}
+    return {**stored, "method": {**method, "autoencoder_steps": 0}, "init_from": given}
 
 
 def _drop_arguments(config: Config, part: str, name: str) -> None:
@@ -186,10 +225,10 @@ def known_keys(config: Config) -> list[str]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """One line for a key that does not exist, with the nearest that does."""
     known = list(known)
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.4)
+    near = nearest(key, known, cutoff=0.4)
     if not near:  # the right last word under another parent
-        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"--{key} is unknown" + (f"; did you mean --{near[0]}?" if near else f"; known: {', '.join(known)}")
+        near = next((k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]), None)
+    return f"--{key} is unknown" + (f"; did you mean --{near}?" if near else f"; known: {', '.join(known)}")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -229,6 +268,8 @@ def check(config: Config) -> None:
         _refuse(flat, "optim.weight_decay_end", flat["optim.weight_decay_end"] < 0, "must not be negative")
     if flat.get("data.table_limit") is not None:  # a key younger than some stored configs
         _refuse(flat, "data.table_limit", flat["data.table_limit"] < 0, "must not be negative")
+    _refuse(flat, "data.max_pixels", flat.get("data.max_pixels", 1) < 1, "must be positive")
+    _check_value_range(flat)
     _check_dispatch(flat)
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
@@ -238,9 +279,9 @@ def check(config: Config) -> None:
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             named = [str(c) for c in choices if c is not None]
-            near = difflib.get_close_matches(str(flat[key]), named, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"config.{key}={flat[key]!r} is unknown; {hint}known: {', '.join(named)}")
+            raise ValueError(
+                f"config.{key}={flat[key]!r} is unknown; {hint(flat[key], named)}known: {', '.join(named)}"
+            )
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
     for key in ("train.steps", "train.epochs"):  # steps are counted in int32
         _refuse(flat, key, flat[key] is not None and flat[key] >= 1 << 31, "must be below 2**31")
@@ -259,14 +300,26 @@ def check(config: Config) -> None:
 
 def _check_switches(flat: Mapping[str, Any]) -> None:
     """Arguments of the method and the model that are true or false by default are never anything else."""
+    for key, default in _defaults(flat).items():
+        wrong = isinstance(default, bool) and not isinstance(flat.get(key, default), bool)
+        _refuse(flat, key, wrong, "must be true or false")
+
+
+def _defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arguments of the method and the model are where a config does not name them."""
     from ssl_jax import methods, models
 
     encoder = models.make(flat["model.name"])
     defaults = {f"model.{k}": getattr(encoder, k) for k in models.arguments(flat["model.name"])}
-    defaults |= {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
-    for key, default in defaults.items():
-        wrong = isinstance(default, bool) and not isinstance(flat.get(key, default), bool)
-        _refuse(flat, key, wrong, "must be true or false")
+    return defaults | {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
+
+
+def _check_value_range(flat: Mapping[str, Any]) -> None:
+    key = "data.value_range"
+    given = flat.get(key)
+    pair = isinstance(given, list) and [isinstance(v, (int, float)) and not isinstance(v, bool) for v in given]
+    right = given is None or given == "image" or (pair == [True, True] and given[0] < given[1])
+    _refuse(flat, key, not right, "must be two numbers, the lower one first (0,4095), or 'image'")
 
 
 def _check_dispatch(flat: Mapping[str, Any]) -> None:
@@ -311,13 +364,25 @@ def _moved(key: str, old: Any, new: Any) -> bool:
     return key == "data.source" and len(schemes) == 1 and schemes <= {"folder", "tar", "arrayrecord", "npz"}
 
 
+def _known_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON would give it back; of a method or a model that there is not, nothing."""
+    try:
+        return flatten(_defaults(flat)) if {"method.name", "model.name"} <= set(flat) else {}
+    except ValueError:
+        return {}
+
+
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict, dict]:
     """What differs between a stored run's config and this one's.
+
+    An argument of the method or the model that one of them does not name has its default there, so that a run from
+    before an argument existed goes on where that is named with what it was.
 
     Returns:
       (refused, free): each ``{key: (stored value, new value)}``; ``free`` holds those that a resumption may change.
     """
-    old, new = flatten(stored), flatten(config)
-    changed = {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
+    old, new = flatten(modern(stored)), flatten(config)
+    before, after = (_known_defaults(flat) | flat for flat in (old, new))
+    changed = {k: (before.get(k), after.get(k)) for k in sorted(old | new) if before.get(k) != after.get(k)}
     free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free

@@ -26,8 +26,9 @@ from ssl_jax.data.images import recipes
 from ssl_jax.data.source import Splits
 from ssl_jax.evals import Accuracy, Fitted
 from ssl_jax.evals.shared import figures, pictures, report, robustness
-from ssl_jax.evals.shared.encode import CachedEncode
+from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.online.progress import counted
 from ssl_jax.run import checkpoint
 from ssl_jax.run.folder import read_summary
 from ssl_jax.run.open import Run, open_run
@@ -129,8 +130,12 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
     if source:
-        config.data.update({"source": source, "train_split": None, "test_split": None, "num_examples": None})
+        own = ("train_split", "test_split", "num_examples", "unlabelled")  # what the run said of its own data
+        config.data.update({"source": source} | {key: None for key in own if key in config.data})
     splits = load_splits(config)
+    run.modality.accepts(splits.test)
+    for note in splits.notes:
+        say(note)
     known = sources.join(splits.train, splits.val)
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
@@ -143,7 +148,9 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     max_dim = options.get("features", {}).get("max_dim")
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
-    encode = CachedEncode(run, mesh, place / "features", max_dim, config.seed, say)
+    plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
+    recipe = recipes.get(run.config.data.recipe)
+    encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings = {}, {}
     for name in names:
         given = _defaults(run.config, name, known) | options.get(name, {})
@@ -155,8 +162,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         except TypeError as error:
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
-    data = {part: getattr(splits, part).fingerprint for part in ("train", "val", "test")}
-    if not source and data != run.resolved["data"]["fingerprints"]:
+    data = sources.identity(splits)
+    if not source and not sources.same(run.resolved["data"], data):
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
 
     def job():
@@ -170,7 +177,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             "source": run.config.data.source,
             "evaluated_on": config.data.source,
             "sizes": {"train": len(known), "test": len(splits.test)},
-            "fingerprints": data,
+            "fingerprints": data["fingerprints"],
             "seed": run.config.seed,
             "step": run.step,
             "checkpoint": checkpoint.fingerprint(run.variables),
@@ -230,6 +237,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
     first = min((int(step) for step in kept if step.isdecimal()), default=None)
     return {
         "online": {name: value for name, value in found.items() if name.endswith("top1")},
+        "not_measured": found.get("not_measured") or {},
         "alarms": {
             "collapsed": bool(found.get("collapsed")),
             "loss_spikes": list(found.get("loss_spikes") or ()),
@@ -244,9 +252,10 @@ def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> l
     """The training curves, what the method sees and is asked, and nearest neighbours."""
     with suppress(ValueError, OSError):  # a run that logged nothing
         figures.curves(read_metrics(run.workdir / "metrics.jsonl"), folder / "curves.png")
-    pictures.views(config, bank, folder / "views.png")
-    pictures.neighbours(config, found[0], bank, found[1], queries, folder / "neighbours.png")
-    pictures.tasks(config, run.method, run.variables, queries, folder)
+    if run.modality.shown:
+        pictures.views(run.modality, config.seed, bank, folder / "views.png")
+        pictures.neighbours(run.modality, found[0], bank, found[1], queries, folder / "neighbours.png")
+    pictures.tasks(run.modality, config.seed, run.method, run.variables, queries, folder)
     return [
         report.Figure(path, title, caption, "pictures")
         for name, (title, caption) in PICTURES.items()
@@ -273,7 +282,8 @@ def _run(evaluators, variables: Variables, place: Path, settings: Options, say: 
         _reset_peak()
         entry: dict[str, Any] = {"settings": settings[name], "metrics": [], "skipped": None}
         try:
-            for metric, value in evaluator.run(variables, place / name if jax.process_index() == 0 else None):
+            found = evaluator.run(variables, place / name if jax.process_index() == 0 else None)
+            for metric, value in counted(found, f"{name}: measuring"):
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
@@ -326,7 +336,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         every = max(epoch, round(steps) // 20)  # the best of the epochs is kept, of at most some twenty of them
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         say(f"  {name}: {mine.method.name}, {round(steps)} steps")
-        experiment = build(mine, splits)
+        experiment = build(mine, splits, folder=run.workdir)
         parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
         summary = train.fit(experiment, place, test=False)
@@ -341,7 +351,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
 
 def plain_recipe(name: str) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
-    ops = [op for view in recipes.get(name).views for op in view.ops]
+    recipe = recipes.get(name)
+    if not isinstance(recipe, recipes.Recipe):  # data that are no images
+        return name
+    ops = [op for view in recipe.views for op in view.ops]
     return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
 
 

@@ -1,11 +1,12 @@
-"""From a config to the parts of a run: data, plan, encoder, method, optimizer, probe. And back, from a finished run.
+"""``build``: from a config to the parts of a run: data, plan, encoder, method, optimizer, probe.
 
-``build`` refuses what cannot run before anything is compiled or written.
+It refuses what cannot run before anything is compiled or written.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,38 +16,60 @@ import optax
 from ssl_jax import config as configs
 from ssl_jax import methods, models, optim, parallel
 from ssl_jax.config import Config
-from ssl_jax.data import feed as feeds
 from ssl_jax.data import readers, source
+from ssl_jax.data.feed import Feed
+from ssl_jax.data.images import modality as images
 from ssl_jax.data.images import recipes
+from ssl_jax.data.modality import Modality
+from ssl_jax.names import hint, is_imported
 from ssl_jax.online.probe import online_probe
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
 
 
-class Experiment(NamedTuple):
-    """The parts of a run.
+class Parts(NamedTuple):
+    """What a config makes of a plan.
 
     Attributes:
       notes: what was decided on the way (peak rate, a warmup cut short), one line each, to be printed.
-      feed: how the training examples reach the step.
     """
 
-    config: Config
-    plan: Plan
-    splits: source.Splits
     method: Method
     tx: optax.GradientTransformation
     schedule: optax.Schedule
     warmup_steps: int
     probe: Probe | None
     notes: tuple[str, ...]
-    feed: feeds.Feed
 
 
-def build(config: Config, splits: source.Splits | None = None) -> Experiment:
+class Experiment(NamedTuple):
+    """The parts of a run.
+
+    Attributes:
+      modality: what kind of data they are.
+      feed: how the training examples reach the step.
+      notes: what was decided on the way, what of the data is used first, one line each, to be printed.
+    """
+
+    config: Config
+    plan: Plan
+    splits: source.Splits
+    modality: Modality
+    feed: Feed
+    method: Method
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    warmup_steps: int
+    probe: Probe | None
+    notes: tuple[str, ...]
+
+
+def build(config: Config, splits: source.Splits | None = None, folder: Path | None = None) -> Experiment:
     """Check a config and make the parts of its run.
 
     Args:
       splits: data to use instead of ``config.data.source``.
+      folder: of the run, where it has begun and its modality keeps files there.
 
     Raises:
       ValueError: one line naming the value and the fix.
@@ -63,7 +86,9 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
             f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
         )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
-    make_method(config, _plan_without_data(config))  # wrong hyper-parameters are refused before data are read
+    recipe = recipes.get(data.recipe)
+    if isinstance(recipe, recipes.Recipe):  # wrong hyper-parameters are refused before data are read
+        make_method(config, _plan_without_data(config))
     splits = splits or load_splits(config)
     train = splits.train
     if batch_size > len(train):
@@ -71,45 +96,57 @@ def build(config: Config, splits: source.Splits | None = None) -> Experiment:
             f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
             f"use at most {len(train)}"
         )
-    for key in ("mean", "std"):
-        if len(data[key]) not in (1, train.channels):
-            raise ValueError(f"data.{key} has {len(data[key])} numbers for images of {train.channels} channel(s)")
+    modality = make_modality(config, train=train, folder=folder)
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
     if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
         raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
-    steps_per_epoch = len(train) // batch_size
+    feed = modality.feed(train, seed=config.seed, global_batch_size=batch_size, mode=config.parallel.mode)
     plan = Plan(
-        total_steps=_total_steps(config, steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        num_examples=len(train),
-        input_shape=(data.image_size, data.image_size, train.channels),
+        total_steps=_total_steps(config, feed.steps_per_epoch),
+        steps_per_epoch=feed.steps_per_epoch,
+        num_examples=feed.num_examples,
+        input_shape=modality.input_shape,
         global_batch_size=batch_size,
         num_classes=train.num_classes,
+        vocab=modality.vocab,
     )
-    schedule, warmup_steps, notes = make_schedule(config, plan)
-    feed = feeds.choose(train, data, mode=config.parallel.mode)
-    if config.train.get("steps_per_dispatch", 1) > 1 and feed.kind != "table":
+    if config.train.get("steps_per_dispatch", 1) > 1 and feed.table is None:
         raise ValueError(
             f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs images that lie on the device, and "
             f"those of {data.source} do not (data.table_limit={data.table_limit}, images in memory only); set it to 1"
         )
-    method = make_method(config, plan)
+    parts = make_parts(config, plan)
+    _check_given(config, parts.method)
     try:
-        _trace(method, config, plan)
+        _trace(parts.method, config, modality, plan)
     except (TypeError, ZeroDivisionError, IndexError) as error:  # an argument that no check foresaw
         raise _cannot_be(config, error) from None
-    return Experiment(
-        config=config,
-        plan=plan,
-        splits=splits,
-        method=method,
+    parts = parts._replace(notes=(*splits.notes, *parts.notes, *feed.notes))
+    return Experiment(config, plan, splits, modality, feed, **parts._asdict())
+
+
+def make_parts(config: Config, plan: Plan) -> Parts:
+    """Method, optimizer and probe of a config."""
+    schedule, warmup_steps, notes = make_schedule(config, plan)
+    return Parts(
+        method=make_method(config, plan),
         tx=make_tx(config, schedule, plan.total_steps),
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=(*notes, *feeds.describe(feed)),
-        feed=feed,
+        notes=notes,
     )
+
+
+def make_modality(
+    config: Config, *, train: source.Source | None = None, plan: Plan | None = None, folder: Path | None = None
+) -> Modality:
+    """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
+    recipe = recipes.get(config.data.recipe)
+    if not isinstance(recipe, recipes.Recipe):
+        return recipe.modality(config.data, train=train, plan=plan, folder=folder)
+    channels = plan.input_shape[-1] if train is None and plan is not None else train.channels
+    return images.make(recipe, config.data, channels)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -130,33 +167,58 @@ def _total_steps(config: Config, steps_per_epoch: int) -> int:
     return total
 
 
-def _trace(method: Method, config: Config, plan: Plan) -> None:
+def _check_given(config: Config, method: Method) -> None:
+    """Refuse ``init_from`` of parts that the method does not have, and a lack of those that it needs."""
+    given, known = configs.starts(config), ("encoder", *method.parts)
+    for part in given:
+        if part not in known:
+            raise ValueError(
+                f"init_from.{part} is no part of {config.method.name}; {hint(part, known)}known: {', '.join(known)}"
+            )
+    for part in (name for name, part in method.parts.items() if part.needed and name not in given):
+        raise ValueError(
+            f"method.name={config.method.name!r} needs init_from.{part}, the folder of a run; or let it be trained"
+        )
+
+
+def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> None:
     """Run the loss on shapes alone, so that a recipe that does not suit the method is refused before compilation."""
 
     def loss(variables, batch, key, step):
         return method.loss(variables, batch, key, step, None)[0]
 
-    variables, batch = variables_spec(method, config, plan), batch_spec(config, plan, plan.global_batch_size)
+    batch = modality.spec(plan.global_batch_size)
+    variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     jax.eval_shape(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":
         devices = parallel.device_count(config.parallel.devices)
-        split = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((devices, a.shape[0] // devices, *a.shape[1:]), a.dtype), batch
-        )
+
+        def split(a):
+            return jax.ShapeDtypeStruct((devices, a.shape[0] // devices, *a.shape[1:]), a.dtype)
 
         def mapped(variables, batch, key, step):
             return method.loss(variables, batch, key, step, parallel.DATA)[0]
 
-        over_devices = jax.vmap(mapped, (None, 0, None, None), axis_name=parallel.DATA)
-        jax.eval_shape(over_devices, variables, split, key, step)
+        variables = variables._replace(rows=jax.tree.map(split, variables.rows))
+        over_devices = jax.vmap(mapped, (Variables(None, None, None, 0), 0, None, None), axis_name=parallel.DATA)
+        jax.eval_shape(over_devices, variables, jax.tree.map(split, batch), key, step)
 
 
 def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    return readers.load(config.data.source, **arguments)
+    arguments |= {"decoding": decoding(config), "unlabelled": config.data.get("unlabelled")}
+    with phase(f"looking through {config.data.source}"):
+        return readers.load(config.data.source, **arguments)
+
+
+def decoding(config: Config) -> source.Decoding:
+    """How the image files of a config are decoded."""
+    given = config.data.get("value_range")  # keys younger than some stored configs
+    value_range = given if given is None or given == "image" else (float(given[0]), float(given[1]))
+    return source.Decoding(value_range, config.data.get("max_pixels", source.DEFAULT_DECODING.max_pixels))
 
 
 def _plan_without_data(config: Config) -> Plan:
@@ -174,12 +236,17 @@ def _plan_without_data(config: Config) -> Plan:
 def make_method(config: Config, plan: Plan) -> Method:
     """The method of a config around its encoder."""
     arguments = {part: {k: v for k, v in config[part].items() if k != "name"} for part in ("model", "method")}
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
     make = methods.get(config.method.name)
+    if methods.takes_images(make):
+        arguments["method"] |= {"mean": tuple(config.data.mean), "std": tuple(config.data.std)}
     try:
         encoder = models.make(config.model.name, **arguments["model"])
-        models.check_image_size(encoder, config.data.image_size)
-        return make(encoder, plan=plan, mean=mean, std=std, **arguments["method"])
+        models.check_input(encoder, plan.input_shape)
+        if is_imported(config.model.name):
+            dtype = np.float32 if plan.vocab is None else np.int32
+            inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
+            models.check_outputs(encoder, config.model.name, inputs)
+        return make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
         raise _cannot_be(config, error) from None
 
@@ -199,16 +266,21 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     notes = [f"peak learning rate {peak:g} (optim.learning_rate={o.learning_rate:g}, {rule})"]
     notes += [cut] if cut else []
     epochs = -(-plan.total_steps // plan.steps_per_epoch)  # the last one may be cut short
+    at = o.get("step_at")  # a key younger than some stored configs
+    if at and o.schedule != "step":
+        raise ValueError(f"optim.step_at={tuple(at)} is for optim.schedule='step', not {o.schedule!r}; set it to null")
     if o.schedule == "cosine":
         return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
-    if warmup:
-        raise ValueError(f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine'")
+    if warmup and o.schedule != "step":
+        raise ValueError(
+            f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine' or 'step'"
+        )
     schedules = {
         "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs),
-        "step": lambda: optim.step_decay(peak, plan.total_steps),
+        "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup),
         "constant": lambda: optim.constant(peak),
     }
-    return schedules[o.schedule](), 0, tuple(notes)
+    return schedules[o.schedule](), warmup, tuple(notes)
 
 
 def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optax.GradientTransformation:
@@ -226,20 +298,7 @@ def to_json(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def batch_spec(config: Config, plan: Plan, rows: int) -> dict[str, Any]:
-    """Shapes of a training batch of ``rows`` rows, as ``jax.ShapeDtypeStruct``."""
-    sizes = [view.size or config.data.image_size for view in recipes.get(config.data.recipe).views]
-    views = tuple(jax.ShapeDtypeStruct((rows, s, s, plan.input_shape[-1]), np.float32) for s in sizes)
-    ids = jax.ShapeDtypeStruct((rows,), np.int32)
-    return {"views": views, "label": ids, "index": ids}
-
-
 def zeros(experiment: Experiment, processes: int = 1) -> dict[str, Any]:
     """A training batch of zeros, this process's rows: what a state is initialised with."""
-    spec = batch_spec(experiment.config, experiment.plan, experiment.plan.global_batch_size // processes)
-    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
-
-
-def variables_spec(method: Method, config: Config, plan: Plan) -> Variables:
-    """Shapes of a method's variables, without computing them."""
-    return jax.eval_shape(method.init, jax.random.key(0), batch_spec(config, plan, plan.global_batch_size))
+    spec = experiment.modality.spec(experiment.plan.global_batch_size // processes)
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), dict(spec))

@@ -5,7 +5,10 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import features, figures, pictures
+from ssl_jax.evals import knn, low_label, score
+from ssl_jax.evals.shared import figures, pictures
+from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
+from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables
@@ -43,6 +47,9 @@ class Encoded(NamedTuple):
 
 
 Extract = Callable[[Variables, Sequence[Source]], Encoded]
+Pictures = Mapping[str, Callable[[Path], None]]  # name -> draws it into a folder
+
+DRAWING = 20  # pictures are drawn during a run once so many times as long has passed as the last ones took
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -52,61 +59,74 @@ def variables_of(state: TrainState) -> Variables:
 
 def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
     """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
-    config, method = experiment.config, experiment.method
-    devices = mesh.devices.size
-    batch_size = -(-pictures.EVAL_BATCH // devices) * devices
-    classify = method.hooks.get("classify")
-
-    @jax.jit
-    def encode(variables, images):
-        variables = parallel.gathered(variables)
-        found = {"features": method.encode(variables, images)["features"]}
-        return found | ({"logits": classify(variables, images)} if classify else {})
+    encode = Encode(experiment.method, experiment.modality, mesh)
+    layers = ("features", LOGITS) if "classify" in experiment.method.hooks else ("features",)
 
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
-        found = []
-        for source in sources:
-            batches = stream.eval_batches(
-                source,
-                image_size=config.data.image_size,
-                recipe_eval=recipes.get(config.data.recipe).evaluate,
-                global_batch_size=batch_size,
-                process=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            with jax.set_mesh(mesh):
-                rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
-            found.append([rows[name] for name in ("features", "label", "logits") if name in rows])
-        return Encoded(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        found = [encode(variables, source, layers=layers) for source in sources]
+        return Encoded(*(np.concatenate([rows[name] for rows in found]) for name in ("features", "label", *layers[1:])))
 
     return extract
 
 
-def online(experiment: Experiment, extract: Extract) -> Callable[[TrainState], dict[str, float | None]]:
-    """``measure(state) -> {"val_knn_top1", "val_probe_top1"}``: held-out images against a part of the train images.
+def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
+    """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
+    method, batches = experiment.method, experiment.modality.score
+    if "score" not in method.hooks or batches is None:
+        return None
+    size = experiment.plan.global_batch_size
+    split = {"global_batch_size": size, "process": jax.process_index(), "process_count": jax.process_count()}
+    key = jax.random.key(experiment.config.seed)
 
-    And ``"val_top1"`` where the method is itself a classifier.
-    """
-    config, splits = experiment.config.eval, experiment.splits
-    bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
-
-    def measure(state: TrainState) -> dict[str, float | None]:
-        if not experiment.plan.num_classes:
-            return {"val_knn_top1": None, "val_probe_top1": None}
-        found = extract(variables_of(state), [queries])
-        neighbours = knn_top1(experiment, extract(variables_of(state), [bank]), found) if config.knn else None
-        scores = {"val_knn_top1": neighbours, "val_probe_top1": probe_top1(experiment, state, found)}
-        return scores | ({} if found.logits is None else {"val_top1": top1(found)})
+    def measure(variables: Variables, source: Source) -> dict[str, float]:
+        with jax.set_mesh(mesh):
+            drawn = batches(source, **split)
+            return score.score(method, variables, drawn, key=key, place=lambda batch: parallel.place(batch, mesh))
 
     return measure
 
 
-def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """The test metrics of a finished run: (summary, draw), where ``draw(folder)`` makes its pictures.
+def online(
+    experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
+) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
+    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``: held-out examples against some train ones.
+
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives. The
+    pictures are of features that were computed anyway.
+    """
+    config, splits = experiment.config.eval, experiment.splits
+    bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
+
+    def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
+        drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
+        own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
+        own = {f"val_{name}": value for name, value in own.items()}
+        if not experiment.plan.num_classes:
+            return {"val_knn_top1": None, "val_probe_top1": None} | own, drawn
+        scores: dict[str, float | None] = {"val_knn_top1": None}
+        with phase("measuring on validation data"):
+            found = extract(variables_of(state), [queries])
+            if config.knn:
+                known = extract(variables_of(state), [bank])
+                scores["val_knn_top1"] = knn_top1(experiment, known, found)
+                drawn |= neighbours(experiment, known, bank, found, queries)
+            scores["val_probe_top1"] = probe_top1(experiment, state, found)
+        return scores | own | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
+
+    return measure
+
+
+def final(
+    experiment: Experiment,
+    state: TrainState,
+    extract: Extract,
+    scored: Callable[[Variables, Source], dict[str, float]] | None = None,
+) -> tuple[dict[str, Any], Pictures]:
+    """The test metrics of a finished run, and its pictures.
 
     The bank is all that could be learned from: train and validation examples together.
     """
-    config, splits = experiment.config, experiment.splits
+    config, splits, modality = experiment.config, experiment.splits, experiment.modality
     known = [splits.train, splits.val]
     if config.eval.max_bank:
         share = config.eval.max_bank / sum(len(s) for s in known)
@@ -126,16 +146,21 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
             "knn_centre": config.eval.knn_centre,
         },
     }
+    if scored:
+        own = scored(variables_of(state)._replace(rows=None), splits.test)
+        summary |= {f"test_{name}": value for name, value in own.items()}
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
+    summary["not_measured"] = not_measured(experiment, summary, bank, queries)
     if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
-            "raw": (pixels(experiment, known), pixels(experiment, [test])),
             "random": (extract(random, known), extract(random, [test])),
             "pretrained": (bank, queries),
         }
         table = {name: (a.features, b.features) for name, (a, b) in rows.items()}
+        if raw := experiment.modality.raw:
+            table = {"raw": (np.concatenate([raw(s) for s in known]), raw(test))} | table
         smallest_class = np.unique(bank.known().labels, return_counts=True)[1].min()
         counts = [*(m for m in (1, 2, 5, 10) if m <= smallest_class), "all"]
         summary["label_efficiency"] = low_label.label_efficiency(
@@ -147,20 +172,72 @@ def final(experiment: Experiment, state: TrainState, extract: Extract) -> tuple[
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    def draw(folder: Path) -> None:
-        pictures.views(config, splits.train, folder / "views.png")
-        train = known[0]
-        pictures.neighbours(
-            config, bank.features[: len(train)], train, queries.features, test, folder / "neighbours.png"
-        )
-        if variables is not None:
-            pictures.tasks(config, experiment.method, variables, test, folder)
-        if "label_efficiency" in summary:
-            figures.label_efficiency(summary["label_efficiency"], folder / "label_efficiency.png")
-        # Last: there is nothing to draw where metrics.jsonl was lost.
-        figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+    drawn = dict(neighbours(experiment, bank, known[0], queries, test))
+    if variables is not None:
+        drawn["tasks"] = partial(pictures.tasks, modality, config.seed, experiment.method, variables, test)
+    if "label_efficiency" in summary:
+        table = summary["label_efficiency"]
+        drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
+    return summary, drawn | {"curves": draw_curves}
 
-    return summary, draw
+
+def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Callable[..., None]:
+    """``draw(pictures, always=False)``: on process 0, into ``folder``, where the views are drawn at once.
+
+    A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
+    would take more than a small share of the run's time.
+    """
+    drew, took = -math.inf, 0.0
+
+    def draw(drawn: Pictures, always: bool = False) -> None:
+        nonlocal drew, took
+        began = time.perf_counter()
+        if jax.process_index() != 0 or not (always or began - drew >= DRAWING * took):
+            return
+        for name, picture in drawn.items():
+            try:
+                with phase(f"drawing {name}"):
+                    picture(folder)
+            except Exception as error:  # of a library, or of a file that is gone: the run is none the worse for it
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                say(f"WARNING: figures/{name} could not be drawn: {why}")
+        drew = time.perf_counter()
+        took = drew - began
+
+    if experiment.modality.shown and not (folder / "views.png").exists():
+        modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
+        draw({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+    return draw
+
+
+def draw_curves(folder: Path) -> None:
+    """``curves.png`` of the run in whose folder ``folder`` lies."""
+    figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+
+
+def neighbours(experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source) -> Pictures:
+    """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``, of pictures."""
+    modality = experiment.modality
+
+    def draw(folder: Path) -> None:
+        rows = bank.features[: len(known)]
+        pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
+
+    return {"neighbours": draw} if modality.shown else {}
+
+
+def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:
+    """Why each metric is None that is; ``bank`` and ``queries`` are what it would have been measured with."""
+    config, splits = experiment.config.eval, experiment.splits
+    whys = [
+        f"no {role} example has a label" + (f": {part.why_unlabelled}" if part.why_unlabelled else "")
+        for role, part, found in (("training", splits.train, bank), ("test", splits.test, queries))
+        if not len(found.known().labels)
+    ]
+    found = {name: "; ".join(whys) for name, value in summary.items() if value is None}
+    if "test_probe_top1" in found and not config.probe:
+        found["test_probe_top1"] = "eval.probe is false"
+    return found | ({"label_efficiency": "; ".join(whys)} if config.label_efficiency and whys else {})
 
 
 def subset(source: Source, limit: int | None) -> Source:
@@ -202,14 +279,3 @@ def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> f
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))
-
-
-def pixels(experiment: Experiment, sources: Sequence[Source]) -> Encoded:
-    """Raw pixels as features: those of the dataset where it has images of one size, else of the evaluation view."""
-    found = []
-    for source in sources:
-        stored = source.columns.get("image")
-        images = pictures.evaluation_images(experiment.config, source) if stored is None else stored / np.float32(255)
-        found.append(np.asarray(images, np.float32).reshape(len(source), -1))
-    labels = [np.full(len(s), -1, np.int32) if s.labels is None else s.labels for s in sources]
-    return Encoded(np.concatenate(found), np.concatenate(labels))

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.experimental.multihost_utils import global_array_to_host_local_array, host_local_array_to_global_array
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.online.collapse import projection_moments
@@ -34,30 +36,30 @@ def init_state(
     *,
     views: Views | None = None,
     probe: Probe | None = None,
-    trunk: tuple[Tree, Tree] | None = None,
+    given: Mapping[str, tuple[Tree, Tree]] | None = None,
 ) -> TrainState:
     """The state before the first step, built inside one jit so that every leaf is born where it belongs.
 
     Args:
       key: root of all random bits of the run; stored in the state and never advanced.
       batch: a global batch as the step will see it, placed on ``mesh``.
-      trunk: (params, model_state) of a pretrained encoder, for ``init_from``.
+      given: trained networks by part, as ``run.open.load_given`` reads them for ``init_from``.
     """
     init = make_init(method, tx, views=views, probe=probe)
     with jax.set_mesh(mesh):
-        shardings = parallel.state_shardings(jax.eval_shape(init, key, batch, trunk), mesh)
-        return jax.jit(init, out_shardings=shardings)(key, batch, trunk)
+        shardings = parallel.state_shardings(jax.eval_shape(init, key, batch, given), mesh)
+        return jax.jit(init, out_shardings=shardings)(key, batch, given)
 
 
 def make_init(
     method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, probe: Probe | None = None
 ):
-    """A pure ``init(key, batch, trunk) -> TrainState``, to be jitted or only traced for the shapes of a state."""
+    """A pure ``init(key, batch, given) -> TrainState``, to be jitted or only traced for the shapes of a state."""
 
-    def init(key, batch, trunk):
+    def init(key, batch, given):
         if views is not None:
             batch = views(batch, parallel.named_key(key, "views"), None)
-        variables = method.init(parallel.named_key(key, "init"), batch, trunk)
+        variables = method.init(parallel.named_key(key, "init"), batch, given)
         probe_state = None
         if probe is not None:
             _, out = jax.eval_shape(lambda v, b: method.loss(v, b, key, jnp.int32(0), None), variables, batch)
@@ -192,16 +194,31 @@ class Step:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if self.mode == "pmap":
-            return self._mapped(batch)(state, batch)
+            state, metrics = self._mapped(batch)(self._by_device(state), batch)
+            return self._whole(state), metrics
         with jax.set_mesh(self.mesh):
             return self.function(state, batch)
 
     def lower(self, state: TrainState, batch: Batch):
         """The lowered program, for cost analysis and ahead-of-time compilation."""
         if self.mode == "pmap":
-            return self._mapped(batch).lower(state, batch)
+            return self._mapped(batch).lower(self._by_device(state), batch)
         with jax.set_mesh(self.mesh):
             return self.function.lower(state, batch)
+
+    def _by_device(self, state: TrainState) -> TrainState:
+        """``rows`` as pmap has them, this process's ``[devices, b / devices, ...]``; elsewhere ``[b, ...]``."""
+        if state.rows is None:
+            return state
+        local = len(self.mesh.local_devices)
+        rows = global_array_to_host_local_array(state.rows, self.mesh, P(parallel.DATA))
+        return state.replace(rows=jax.tree.map(lambda a: a.reshape(local, -1, *a.shape[1:]), rows))
+
+    def _whole(self, state: TrainState) -> TrainState:
+        if state.rows is None:
+            return state
+        rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), state.rows)
+        return state.replace(rows=host_local_array_to_global_array(rows, self.mesh, P(parallel.DATA)))
 
     def _mapped(self, batch: Batch):
         if "table" in batch:

@@ -21,13 +21,15 @@ import jax
 import numpy as np
 
 from ssl_jax import measure, parallel
-from ssl_jax.data import feed as feeds
-from ssl_jax.experiment import Experiment, batch_spec, to_json, zeros
-from ssl_jax.online import collapse, spikes
+from ssl_jax.config import starts
+from ssl_jax.experiment import Experiment, to_json, zeros
+from ssl_jax.online import collapse, pace, spikes
+from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
-from ssl_jax.run.open import load_trunk
+from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
+from ssl_jax.run.saver import open_saver
 from ssl_jax.run.writer import open_writer
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState, Tree
@@ -67,14 +69,14 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
-                trunk = _trunk(experiment, workdir)  # refused, if it must be, before the folder is made
+                given = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
-            state, progress = _start(experiment, workdir, mesh, trunk)
-            del trunk  # its memory
+            state, progress = _start(experiment, workdir, mesh, given)
+            del given  # its memory
         start = int(state.step)
         with processes.refusing_together():
-            workdirs.write_config(workdir, stored, asked, resolved, start)
+            workdirs.write_config(workdir, stored, asked, resolved, start, experiment.modality.files)
             writer = open_writer(
                 workdir,
                 total_steps=experiment.plan.total_steps,
@@ -88,23 +90,27 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
-        saver = checkpoint.open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
+        saver = open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
         stack.callback(saver.close)
         progress |= {"config": asked, "resolved": resolved}
         extract = measure.extractor(experiment, mesh)
         asked_to_stop = stack.enter_context(signals.caught())
         explain = partial(nonfinite.explain, experiment, workdir=workdir)
-        online = measure.online(experiment, extract)
-        state = _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop)
-        saver.wait()
+        scored = measure.scorer(experiment, mesh)
+        online = measure.online(experiment, extract, scored)
+        draw = measure.drawing(experiment, workdir / "figures", writer.say) if test else None
+        state = _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop)
+        with phase("writing the last checkpoint"):
+            saver.wait()
         if progress["skipped"]:
             writer.say(f"WARNING: {progress['skipped']} of {int(state.step)} steps were not finite and were skipped")
 
-        found, draw = {}, None
+        found, pictures = {}, {}
         if test:
             writer.say("training is done; measuring once on test")
-            with signals.leaving(experiment.plan.total_steps, asked_to_stop):
-                found, draw = measure.final(experiment, state, extract)
+            with signals.leaving(experiment.plan.total_steps, asked_to_stop), phase("measuring once on test"):
+                found, pictures = measure.final(experiment, state, extract, scored)
+        rate = f"{experiment.modality.unit}_per_sec"
         summary = found | {
             "collapsed": progress["collapsed"],
             "loss_spikes": progress["loss_spikes"],
@@ -113,22 +119,21 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             **({"replaced": len(progress["unreadable"])} if progress["unreadable"] else {}),  # by process 0 alone
             "steps": experiment.plan.total_steps,
             "seconds": round(progress["seconds"], 1),
-            "images_per_sec": round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
+            rate: round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
             "input_wait": round(progress["waited"] / progress["train_seconds"], 4) if progress["images"] else None,
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:
             workdirs.write_json(summary_file, summary)
-            try:
-                if draw:
-                    draw(workdir / "figures")
-            except (ValueError, OSError) as error:  # the run is none the worse for it
-                writer.say(f"WARNING: not all pictures could be drawn: {error}")
+        if draw:
+            draw(pictures, always=True)
     return summary
 
 
 def best_metric(experiment: Experiment) -> str:
-    """The validation metric by which the best checkpoint is kept."""
+    """The validation metric by which the best checkpoint is kept, with a minus before it where less is better."""
+    if "score" in experiment.method.hooks and experiment.modality.score is not None:
+        return "-val_loss"
     return "val_top1" if "classify" in experiment.method.hooks else "val_knn_top1"
 
 
@@ -140,7 +145,7 @@ def _refusing():
         raise Refused(error) from error
 
 
-def _loop(experiment, mesh, state, progress, writer, saver, online, explain, asked_to_stop) -> TrainState:
+def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop) -> TrainState:
     """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
     at_once = config.train.get("steps_per_dispatch", 1)
@@ -154,14 +159,10 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         on_nonfinite=config.train.on_nonfinite,
         several=at_once > 1,
     )
+    rate = f"{experiment.modality.unit}_per_sec"
     first = int(state.step) + 1
     unreadable = set(progress["unreadable"])
-    batches = feeds.batches(
-        experiment.feed,
-        experiment.splits.train,
-        data=config.data,
-        global_batch_size=plan.global_batch_size,
-        seed=config.seed,
+    batches = experiment.feed.batches(
         start_step=first - 1,
         total_steps=plan.total_steps,
         process=jax.process_index(),
@@ -178,21 +179,28 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
     few_in_flight = jax.default_backend() == "cpu" and mesh.size > 1
     began = mark = time.perf_counter()
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
+    pacing, foretell = pace.Pace(), _foreteller(experiment, writer)
     stream = _ahead(_stacks(batches, first, at_once), place)
 
-    while True:
+    for calls in itertools.count(1):
         asked = time.perf_counter()
-        number, placed = next(stream, (0, None))
+        with phase("reading the first batches") if calls == 1 else contextlib.nullcontext():
+            number, placed = next(stream, (0, None))
         if placed is None:
             break
         if previous is not None and previous.is_ready():  # else the device had work to do in the meantime
             waited += time.perf_counter() - asked
-        state, metrics = step(state, placed)
+        with phase("compiling the train step") if calls == 1 else contextlib.nullcontext():
+            state, metrics = step(state, placed)
         if few_in_flight and previous is not None:
             jax.block_until_ready(previous)
-        if previous is None:  # images per second are those of the steps after compilation
-            jax.block_until_ready(metrics)
+        if calls == 1:  # images per second are those of the steps after compilation
+            with phase("making the first step"):
+                jax.block_until_ready(metrics)
             mark, logged = time.perf_counter(), number
+        elif calls == 3:  # what the run will take is told early
+            jax.block_until_ready(metrics)
+            foretell(number, pacing.trained(number - logged, time.perf_counter() - mark))
         previous = metrics["loss"]
         writer.tick(number)
 
@@ -208,9 +216,10 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
         line, report = _read_metrics(metrics)  # waits for the step
         now = time.perf_counter()
         images, seconds = (number - logged) * plan.global_batch_size, now - mark
-        line |= {"images_per_sec": images / seconds or None, "input_wait": waited / seconds if images else None}
+        line |= {rate: images / seconds or None, "input_wait": waited / seconds if images else None}
         for name, value in (("images", images), ("train_seconds", seconds), ("waited", waited)):
             progress[name] += value
+        pacing = pacing.trained(number - logged, seconds)
         logged, waited = number, 0.0
         line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
@@ -228,19 +237,40 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, explain, ask
             if warning:
                 progress["collapsed"] = True
                 writer.say(f"WARNING: {warning}")
-        measured = online(state) if measures else {}
+        asked = time.perf_counter()
+        measured, pictures = online(state) if measures else ({}, {})
+        if measures:
+            pacing = pacing.measured(time.perf_counter() - asked)
+        foretell(number, pacing)
         scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
         if logs or measures:
             writer.log(number, line | measured)
             progress["logged"] = number
         if saves or stop or (scores and config.train.checkpoint_every):
-            saver.save(state, dict(progress), scores)
+            with phase(f"saving the checkpoint of step {number}"):
+                saver.save(state, dict(progress), scores)
+        if draw and measures and not (stop or last):
+            draw(pictures)
         if stop and not last:
             saver.wait()
             raise signals.Interrupted(stop, number)
         mark = time.perf_counter()
     return state
+
+
+def _foreteller(experiment: Experiment, writer) -> Callable[[int, pace.Pace], None]:
+    """``foretell(step, pace)``: how long the run will take, shown from then on; once a line where that is very long."""
+    config, plan, said = experiment.config, experiment.plan, []
+    kind = {"network": config.model.name, "unit": experiment.modality.unit, "cpu": jax.default_backend() == "cpu"}
+
+    def foretell(number: int, pacing: pace.Pace) -> None:
+        writer.tick(number, pacing.left(number, plan.total_steps, config.train.eval_every))
+        if not said and (hint := pace.too_slow(pacing, plan.total_steps, plan.global_batch_size, **kind)):
+            said.append(hint)
+            writer.say(hint)
+
+    return foretell
 
 
 def _check_finite(
@@ -252,7 +282,8 @@ def _check_finite(
         progress["skipped"] = nonfinite.skipped(state)
     if bad < 0 or progress["nonfinite"]:
         return
-    said = explain(state, bad)
+    with phase(f"looking for what was not finite in step {bad + 1}"):
+        said = explain(state, bad)
     progress["nonfinite"] = bad + 1
     if on_nonfinite == "skip":
         writer.say(f"WARNING: step {bad + 1} was not finite and was skipped, as will be any other: {said}")
@@ -304,20 +335,21 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
 
 
-def _trunk(experiment: Experiment, workdir: Path) -> tuple[Tree, Tree] | None:
+Given = dict[str, tuple[Tree, Tree]] | None
+
+
+def _given(experiment: Experiment, workdir: Path) -> Given:
     """What ``init_from`` gives a run that begins; one that goes on does not need it any more."""
-    if not experiment.config.init_from or checkpoint.latest(workdir) is not None:
+    init_from = starts(experiment.config)
+    if not init_from or checkpoint.latest(workdir) is not None:
         return None
-    return load_trunk(experiment.config.init_from, experiment.method, experiment.config, experiment.plan)
+    return load_given(init_from, experiment.method, experiment.modality, experiment.config, experiment.plan)
 
 
-def _start(
-    experiment: Experiment, workdir: Path, mesh, trunk: tuple[Tree, Tree] | None
-) -> tuple[TrainState, dict[str, Any]]:
+def _start(experiment: Experiment, workdir: Path, mesh, given: Given) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, the newest checkpoint's or a new one, and what the run knows of itself beside it."""
-    config, plan = experiment.config, experiment.plan
     method, tx, probe = experiment.method, experiment.tx, experiment.probe
-    key = jax.random.key(config.seed)
+    key = jax.random.key(experiment.config.seed)
     fresh = {
         "seconds": 0.0,
         "train_seconds": 0.0,
@@ -334,11 +366,13 @@ def _start(
     }
 
     if checkpoint.latest(workdir) is not None:
-        spec = batch_spec(config, plan, plan.global_batch_size)
+        spec = experiment.modality.spec(experiment.plan.global_batch_size)
         abstract = jax.eval_shape(make_init(method, tx, probe=probe), key, spec, None)
-        found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
+        with phase("reading the newest checkpoint"):
+            found = checkpoint.restore(workdir, parallel.laid_out(abstract, mesh))
         if found is not None:
             state, record = found
             return state, {k: record["metadata"].get(k, v) for k, v in fresh.items()}
     batch = parallel.place(zeros(experiment, jax.process_count()), mesh)
-    return init_state(method, tx, key, batch, mesh, probe=probe, trunk=trunk), fresh
+    with phase("compiling the initial state"):
+        return init_state(method, tx, key, batch, mesh, probe=probe, given=given), fresh

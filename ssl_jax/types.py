@@ -14,14 +14,19 @@ import jax
 
 Array = jax.Array
 Tree = Any  # a pytree of arrays
+Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker can know
 # The mapped device axis: None in the global view (jit), "data" under pmap; inside parallel.on_own_rows all of a mesh's.
 Axis = str | tuple[str, ...] | None
 Batch = Mapping[str, Any]
 """Nested mapping of arrays, every leaf ``[rows of its part, ...]`` except ``"table"``.
 
-images: ``"image"`` uint8 ``[b, h, w, c]`` or ``"views"`` = (view, view, ...) float32, which may differ in size;
-``"label"`` int32 ``[b]`` (-1 where unknown) and ``"index"`` int32 ``[b]``. Evaluation adds ``"mask"`` bool ``[b]``.
-``"table"``: the whole uint8 dataset on the device, replicated, never donated.
+``"views"`` = (view, view, ...): what an encoder takes, images float32 ``[b, h, w, c]``, which may differ in size, or
+tokens int32 ``[b, t]``; ``"label"`` int32 ``[b]`` (-1 where unknown) and ``"index"`` int32 ``[b]``, the example of the
+source. Images of which the step makes views come as ``"image"`` uint8 ``[b, h, w, c]``. A modality may add leaves of
+its own (a language model's ``"tokens"``). A batch of two parts holds the second, of as many or more rows, under
+``"unlabelled"``: ``{"views", "label", "index", "unlabelled": {"views", "index"}}``. Batches of evaluation hold
+``"inputs"``, ``"label"``, ``"index"`` and ``"mask"`` bool ``[b]``, False where a row is padding.
+``"table"``: the whole dataset on the device, replicated, never donated.
 """
 
 
@@ -79,8 +84,20 @@ class LossOut(NamedTuple):
     outputs: Mapping[str, Array] = {}
 
 
+class Vocab(NamedTuple):
+    """How many tokens there are, and which are special; padding is 0 everywhere, None: there is no such token."""
+
+    size: int
+    pad: int = 0
+    unk: int | None = None
+    eos: int | None = None
+    cls: int | None = None
+    sep: int | None = None
+    mask: int | None = None
+
+
 class Plan(NamedTuple):
-    """What a method may need to know before anything is compiled."""
+    """What a method may need to know before anything is compiled; ``vocab`` is None where there are no tokens."""
 
     total_steps: int
     steps_per_epoch: int
@@ -88,6 +105,22 @@ class Plan(NamedTuple):
     input_shape: tuple[int, ...]
     global_batch_size: int
     num_classes: int | None = None
+    vocab: Vocab | None = None
+
+
+class Part(NamedTuple):
+    """A trained network that a run may be given at its start besides the encoder, as ``init_from.NAME``.
+
+    Attributes:
+      read: ``(variables) -> (params, model_state)``: where it lies in the method's own variables, whose structure and
+        shapes it must have.
+      check: ``(config)`` of the run that it comes from, as plain JSON values; raises a ValueError of one line.
+      needed: whether the method cannot do without.
+    """
+
+    read: Callable[[Variables], tuple[Tree, Tree]]
+    check: Callable[[Mapping[str, Any]], None] = lambda config: None
+    needed: bool = False
 
 
 def _keep_aux(variables: Variables, carry: Tree, step: Array) -> Tree:
@@ -102,16 +135,21 @@ class Method(NamedTuple):
     """A self-supervised method as pure functions; hyper-parameters live in its ``make()``.
 
     Attributes:
-      init: ``(key, batch, trunk=None) -> Variables``; ``batch`` after views; ``trunk`` (params, model_state), as
-        ``Method.trunk`` returns them, goes in before any target is copied from it.
+      init: ``(key, batch, given=None) -> Variables``; ``batch`` after views; ``given`` holds trained networks by name,
+        ``{"encoder": (params, model_state)}`` as ``Method.trunk`` returns them and those of ``parts``; they go in
+        before any target is copied from them. A method reads no file.
       loss: ``(variables, batch, key, step, axis) -> (scalar, LossOut)``.
       trunk: ``(variables) -> (params, model_state)`` of the network that is the product.
-      encode: ``(variables, images, max_dim=None) -> {"features": [b, d], stage: [b, c], ...}`` in inference mode,
+      encode: ``(variables, inputs, max_dim=None) -> {"features": [b, d], stage: [b, c], ...}`` in inference mode,
         global view; with ``max_dim`` stages keep places, on the finest grid with at most so many numbers.
       update_aux: ``(variables, carry, step) -> aux``, after the optimizer: NEW params and model_state, OLD aux; no
         collectives.
       wrap_tx: ``(tx) -> tx``: parts with their own rates, frozen parts, projected parameters.
-      hooks: optional, name -> ``f(variables, inputs)``.
+      hooks: optional, name -> ``f(variables, inputs)``: "classify" (logits ``[b, k]``), "reconstruct", "energy",
+        "show"; and "score": ``f(variables, batch, key, rows) -> ({name: (sum, count)}, rows)``, what the method makes
+        of held-out batches, in inference mode; rows whose ``"index"`` is -1 are padding and do not count. ``rows`` is
+        None at first. One name is "loss", by the least of which the best checkpoint is kept.
+      parts: what ``init`` may be given besides the encoder, by name.
     """
 
     init: Callable[..., Variables]
@@ -121,6 +159,7 @@ class Method(NamedTuple):
     update_aux: Callable[[Variables, Tree, Array], Tree] = _keep_aux
     wrap_tx: Callable[[Any], Any] = _same_tx
     hooks: Mapping[str, Callable[..., Any]] = {}
+    parts: Mapping[str, Part] = {}
 
 
 class Probe(NamedTuple):

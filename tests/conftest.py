@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("SSL_JAX_PROGRESS", "inf")  # lines of progress depend on the load of the machine
 # LLVM's, here and in the processes that tests start: compilation was most of the tests' time. Float32 sums are then
 # added one by one, which costs them digits.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")

@@ -188,10 +188,10 @@ def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_prob
 
 def leaves_of(state) -> dict[str, np.ndarray]:
     """{leaf name: array} of everything that training changes."""
-    from ssl_jax.run.checkpoint import _named
+    from ssl_jax.run.leaves import by_name
 
     parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
-    return {name: np.asarray(local_value(leaf)) for name, leaf in _named(parts).items()}
+    return {name: np.asarray(local_value(leaf)) for name, leaf in by_name(parts).items()}
 
 
 def local_rows(batch: dict) -> dict:

@@ -48,20 +48,13 @@ def fit(workdir, method: str = "simclr", **overrides):
     return fit(build(config(method, **overrides)), workdir)
 
 
-if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT ...]: a run that is killed after STEP
-    import jax
-
-    sys.path.insert(0, str(ROOT))
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def kill_after(last: int) -> None:
+    """From now on a run kills its process, as no handler can prevent, before it logs a step after ``last``."""
     from ssl_jax import train
 
-    open_writer, last = train.open_writer, int(sys.argv[3])
+    open_writer = train.open_writer
 
     def opening(*arguments, **keywords):
-        """A writer that kills its process, as no handler can prevent, before it logs a step after ``last``."""
         writer = open_writer(*arguments, **keywords)
 
         def log(step, metrics):
@@ -72,4 +65,15 @@ if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT
         return writer._replace(log=log)
 
     train.open_writer = opening
+
+
+if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT ...]: a run that is killed after STEP
+    import jax
+
+    sys.path.insert(0, str(ROOT))
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    kill_after(int(sys.argv[3]))
     fit(sys.argv[2], sys.argv[1], **dict(a.split("=") for a in sys.argv[4:]))

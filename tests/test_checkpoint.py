@@ -24,6 +24,7 @@ import pytest
 from ssl_jax import parallel
 from ssl_jax.run import checkpoint
 from ssl_jax.run.folder import lock
+from ssl_jax.run.saver import open_saver
 from ssl_jax.types import TrainState
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +84,7 @@ def assert_same_bits(a, b) -> None:
 
 
 def save_all(workdir, states, **options) -> None:
-    saver = checkpoint.open_saver(workdir, **options)
+    saver = open_saver(workdir, **options)
     for state in states:
         saver.save(state, {"config": {"lr": 0.1}})
     saver.close()
@@ -92,7 +93,7 @@ def save_all(workdir, states, **options) -> None:
 def test_checkpoints_leave_no_thread_and_no_open_file_behind(tmp_path):
     """A run of some hundred checkpoints would run out of files, of which a process has 1,024."""
     state = make_state(0, jax.random.key(0), width=4)
-    saver, counts = checkpoint.open_saver(tmp_path), []
+    saver, counts = open_saver(tmp_path), []
     for step in range(1, 25):
         saver.save(state.replace(step=jnp.int32(step)), {})
         if step in (4, 24):
@@ -126,7 +127,7 @@ def run_python(code: str, *args, expect: int | None = 0) -> subprocess.Completed
 
 def test_saves_and_restores_every_bit_on_other_devices(tmp_path):
     state = on_devices(5, 8)
-    saver = checkpoint.open_saver(tmp_path)
+    saver = open_saver(tmp_path)
     assert saver.save(state, {"config": {"sizes": (1, 2)}, "commit": "abc"}, {"val_knn_top1": 0.5}) == 5
     saver.close()
     saver.close()
@@ -152,7 +153,7 @@ def test_leaves_are_copied_out_before_save_returns(tmp_path):
         lambda s: s.replace(params=jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s.params), rows=s.rows * 3.0),
         donate_argnums=0,
     )
-    saver = checkpoint.open_saver(tmp_path)
+    saver = open_saver(tmp_path)
     saver.save(state, {})
     for _ in range(5):
         state = step(state)
@@ -169,12 +170,12 @@ def test_leaves_are_copied_out_before_save_returns(tmp_path):
 
 def test_keeps_the_newest_and_the_best(tmp_path):
     scores = {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: float("nan"), 6: 0.4}
-    saver = checkpoint.open_saver(tmp_path, keep=2, best="val_knn_top1")
+    saver = open_saver(tmp_path, keep=2, best="val_knn_top1")
     for step, score in list(scores.items())[:4]:
         saver.save(make_state(step, jax.random.key(0), 2), {}, None if score is None else {"val_knn_top1": score})
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 3, 4]
-    saver = checkpoint.open_saver(tmp_path, keep=2, best="val_knn_top1")  # the scores are on the disk
+    saver = open_saver(tmp_path, keep=2, best="val_knn_top1")  # the scores are on the disk
     for step in (5, 6):
         saver.save(make_state(step, jax.random.key(0), 2), {}, {"val_knn_top1": scores[step]})
     saver.close()
@@ -185,12 +186,12 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         checkpoint.best(tmp_path, "val_top1")
     assert checkpoint.restore_variables(tmp_path, 5)[1]["metrics"] == {}
     with pytest.raises(ValueError, match=r"train\.keep_checkpoints=0"):
-        checkpoint.open_saver(tmp_path, keep=0)
+        open_saver(tmp_path, keep=0)
 
 
 def test_saving_a_step_again(tmp_path):
     first, second = make_state(3, jax.random.key(0), 2), make_state(3, jax.random.key(1), 2)
-    saver = checkpoint.open_saver(tmp_path)
+    saver = open_saver(tmp_path)
     saver.save(first, {})
     saver.save(second, {})  # the same step of the same run: nothing to do
     saver.wait()
@@ -207,7 +208,7 @@ def test_no_checkpoint(tmp_path):
     assert checkpoint.restore(tmp_path, make_state(0, jax.random.key(0), 2)) is None
     with pytest.raises(ValueError, match="no checkpoint under"):
         checkpoint.restore_variables(tmp_path)
-    checkpoint.open_saver(tmp_path).close()
+    open_saver(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -323,9 +324,10 @@ def test_fingerprint_is_sha256_of_path_dtype_shape_and_bytes():
 def test_kill_during_an_asynchronous_save(tmp_path):
     code = """
         import os, signal, sys, jax
-        from ssl_jax import checkpoint
+        from ssl_jax.run import checkpoint
+        from ssl_jax.run.saver import open_saver
         from test_checkpoint import make_state
-        saver = checkpoint.open_saver(sys.argv[1])
+        saver = open_saver(sys.argv[1])
         saver.save(make_state(1, jax.random.key(1)), {})
         saver.wait()
         saver.save(make_state(2, jax.random.key(2), width=20_000), {})
@@ -345,9 +347,10 @@ def test_kill_during_an_asynchronous_save(tmp_path):
 def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
     code = """
         import os, resource, signal, sys, jax
-        from ssl_jax import checkpoint
+        from ssl_jax.run import checkpoint
+        from ssl_jax.run.saver import open_saver
         from test_checkpoint import make_state
-        saver = checkpoint.open_saver(sys.argv[1])
+        saver = open_saver(sys.argv[1])
         saver.save(make_state(1, jax.random.key(1), 2), {})
         saver.wait()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -410,13 +413,14 @@ def test_two_processes(tmp_path):
         jax.config.update("jax_num_cpu_devices", 2)
         process, port, workdir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
         jax.distributed.initialize(f"localhost:{port}", 2, process)
-        from ssl_jax import checkpoint
+        from ssl_jax.run import checkpoint
+        from ssl_jax.run.saver import open_saver
         from ssl_jax.run.folder import lock
         from test_checkpoint import flip_bit, data_file, on_devices
         from pathlib import Path
         seen = []
         with lock(workdir):
-            saver = checkpoint.open_saver(workdir, keep=2, best="v")
+            saver = open_saver(workdir, keep=2, best="v")
             for step in (2, 3):
                 saver.save(on_devices(step, 4), {"processes": 2}, {"v": -step})
             saver.close()
@@ -460,3 +464,104 @@ def test_two_processes(tmp_path):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "damaged_3"]
     restored, _ = checkpoint.restore(tmp_path, on_devices(0, 1))  # written by two, read by one
     assert_same_bits(restored, on_devices(2, 1))
+
+
+def small_checkpoint(tmp_path) -> Path:
+    save_all(tmp_path, [make_state(1, jax.random.key(1), 4)])
+    return tmp_path / "checkpoints" / "1"
+
+
+def test_every_file_cut_emptied_flipped_or_gone_is_damage_or_does_no_harm(tmp_path):
+    place, state = small_checkpoint(tmp_path), make_state(1, jax.random.key(1), 4)
+    rng, noticed = np.random.default_rng(0), set()
+    for number, file in enumerate(sorted(f for f in place.rglob("*") if f.is_file())):
+        good = file.read_bytes()
+        flipped = bytearray(good)
+        flipped[rng.integers(len(good))] ^= 1 << rng.integers(8)
+        ways = (None, good[: len(good) // 2], rng.bytes(len(good)), b"")
+        for bad in (bytes(flipped), ways[number % 4]):
+            if bad is None:
+                file.unlink()
+            else:
+                file.write_bytes(bad)
+            try:
+                assert_same_bits(checkpoint.restore(tmp_path, state)[0], state)
+            except ValueError as error:
+                noticed.add((file.name, str(error).startswith("no usable checkpoint under ")))
+            file.write_bytes(good)
+    assert {(name, True) for name in ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")} <= noticed
+    assert all(in_our_words for _, in_our_words in noticed)
+    assert checkpoint.steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("No module named 'zarr'"), "zarr"),
+        (MemoryError("12 GiB"), "12 GiB"),
+        (PermissionError(13, "Permission denied"), "denied"),
+        (OSError(116, "Stale file handle"), "Stale"),
+        (TypeError("restore() got an unexpected keyword argument"), "unexpected"),
+        (KeyboardInterrupt("Ctrl-C"), "Ctrl-C"),
+        (ValueError("PERMISSION_DENIED: Error reading \"x\" [tensorstore_spec='{}'] [os_error_code='13']"), "DENIED"),
+        (ValueError("FAILED_PRECONDITION: Error reading \"x\" [os_error_code='116']"), "FAILED_PRECONDITION"),
+    ],
+)
+def test_what_is_no_damage_is_raised_as_it_is_and_nothing_is_renamed(error, words, tmp_path, monkeypatch):
+    states = [make_state(step, jax.random.key(step), 4) for step in (1, 2)]
+    save_all(tmp_path, states)
+
+    def load(*args, **kw):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp, "load", load)
+    kind = OSError if isinstance(error, ValueError) else type(error)
+    for read in (lambda: checkpoint.restore(tmp_path, states[0]), lambda: checkpoint.restore_variables(tmp_path)):
+        with pytest.raises(kind, match=words) as raised:
+            read()
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 200
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
+
+
+def test_a_cause_that_is_no_damage_is_found_behind_what_looks_like_it(tmp_path, monkeypatch):
+    small_checkpoint(tmp_path)
+
+    def load(*args, **kw):
+        try:
+            raise OSError(5, "Input/output error")
+        except OSError as error:
+            raise ValueError("Failed to interpret path as a V0 Orbax PyTree") from error
+
+    monkeypatch.setattr(checkpoint.ocp, "load", load)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.restore_variables(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
+    place, opened = small_checkpoint(tmp_path), Path.open
+
+    def refuse(path, *args, **kw):
+        if path.name == "manifest.ocdbt":
+            raise PermissionError(13, "Permission denied", str(path))  # the tests may run as root, who may
+        return opened(path, *args, **kw)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"manifest\.ocdbt"):
+        checkpoint.restore(tmp_path, make_state(1, jax.random.key(1), 4))
+    assert place.is_dir()
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "st*r", "q? 50%", "ünï 日本", 'it\'s "q" & $x; {y}#', "-x"])
+def test_any_name_of_a_folder(name, tmp_path):
+    state = make_state(1, jax.random.key(1), 4)
+    for other in ("exp1", "star", "qx 50%"):  # what a pattern would find, too
+        save_all(tmp_path / other, [make_state(1, jax.random.key(2), 4)])
+    workdir = tmp_path / name
+    saver = open_saver(workdir, keep=1, best="v")
+    for step, value in ((1, 0.5), (2, 0.1), (3, 0.2)):
+        saver.save(state.replace(step=jnp.int32(step)), {}, {"v": value})
+    saver.close()
+    assert checkpoint.steps(workdir) == [1, 3]
+    assert checkpoint.best(workdir, "v") == (1, 0.5)
+    assert_same_bits(checkpoint.restore(workdir, state, step=1)[0], state)

@@ -213,6 +213,18 @@ def test_what_may_differ_on_resume():
     assert configs.differences(old, configs.load(path)) == ({}, {})
 
 
+def test_a_run_from_before_an_argument_goes_on_where_it_is_named_with_what_it_was():
+    path = CONFIGS / "moco_cifar10.py"
+    old = configs.load(path).to_dict()
+    del old["model"]["stem_init"], old["optim"]["step_at"]
+    refused, _ = configs.differences(old, configs.load(path))
+    assert refused == {"model.stem_init": (None, "torch")}
+    assert configs.differences(old, configs.load(path, ["model.stem_init=None"])) == ({}, {})
+    del old["method"]["bn_strided"]  # False where nothing is said
+    refused, _ = configs.differences(old, configs.load(path, ["model.stem_init=None", "method.bn_strided=False"]))
+    assert refused == {}
+
+
 def test_steps_without_warmup_trouble():
     from ssl_jax.experiment import build
 

@@ -151,7 +151,7 @@ def test_solarize():
     np.testing.assert_array_equal(np.rint(ours * 255).astype(np.uint8), expected)
 
 
-@pytest.mark.parametrize(("border", "mode"), [("zero", "constant"), ("reflect", "mirror")])
+@pytest.mark.parametrize(("border", "mode"), [("zero", "constant"), ("reflect", "mirror"), ("symmetric", "reflect")])
 def test_blur(torchvision, images, border, mode):
     for r, radius in enumerate((1, 3, 8)):
         for s, sigma in enumerate((0.1, 0.5, 1.0, 2.0)):

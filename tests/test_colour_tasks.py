@@ -18,7 +18,7 @@ from ssl_jax.methods import colorization, split_brain
 from ssl_jax.models.pixels import PlaceClassifier
 from ssl_jax.models.split import Split, half_width, halves
 from ssl_jax.run import open as opened
-from ssl_jax.run.open import load_trunk
+from ssl_jax.run.open import load_given
 from ssl_jax.tasks import colours
 from ssl_jax.types import Plan
 
@@ -166,6 +166,16 @@ def test_the_task_is_the_mean_colour_of_cells():
     np.testing.assert_array_equal(found.coloured, [1, 0, 1, 0, 1])
     np.testing.assert_allclose(found.lightness, in_lab[..., :1].repeat(3, -1) / 50 - 1, atol=1e-12)
     np.testing.assert_allclose(found.member.sum(-1), 1, atol=1e-12)
+
+
+def test_the_task_may_be_the_colour_of_every_fourth_pixel():
+    images = coloured_and_grey()
+    ask = functools.partial(colorization.task, size=4, bins=BINS, neighbours=1, sigma=5.0)
+    found = in_float64(lambda x: ask(x, subsample="stride"), images)
+    corners = in_float64(lambda x: ask(x, subsample="mean"), images[:, ::4, ::4])
+    np.testing.assert_array_equal(found.nearest, corners.nearest)
+    np.testing.assert_array_equal(found.coloured, corners.coloured)
+    assert (found.nearest != in_float64(ask, images).nearest).any()
 
 
 def weighted_case():
@@ -432,7 +442,7 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
     with pytest.raises(
         ValueError, match="init_from=runs/x holds another architecture: params/first/stage1_block0"
     ) as error:
-        load_trunk("runs/x", other, None, plan())
+        load_given({"encoder": "runs/x"}, other, None, Other.config, plan())
     assert "\n" not in str(error.value)
 
 
@@ -477,6 +487,7 @@ MLP, VIT = models.make("mlp"), models.make("vit", patch_size=4, width=16, depth=
         ("colorization", {"temperature": 0.0}, "temperature=0.0 must be positive; the paper has 0.38"),
         ("split_brain", {"temperature": -1.0}, "temperature=-1.0 must be positive"),
         ("colorization", {"rebalance": 1.5}, "rebalance=1.5"),
+        ("colorization", {"subsample": "max"}, "subsample='max' is not one of mean, stride"),
         ("colorization", {"size": 10}, "image_size=10 .* use a multiple of 4: 8"),
         ("split_brain", {"size": 20, "chosen": encoder(widths=(8, 16, 16, 16))}, "image_size=20 .* multiple of 8: 16"),
         ("colorization", {"width": 12}, "square images and these are 8 x 12"),

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from scipy import ndimage
 
 import ssl_jax
+from ssl_jax import config as configs
 from ssl_jax import methods, models, train
-from ssl_jax.experiment import build
+from ssl_jax.experiment import build, to_json
 from ssl_jax.methods import corrupted_images as spot
 from ssl_jax.models.repair import RepairLayer, enlarge
 from ssl_jax.step import make_init, make_train_step
@@ -358,6 +359,13 @@ def config(method="corrupted_images", steps=2, **arguments):
     return found
 
 
+def given(there):
+    """A config that takes the autoencoder of a run."""
+    found = config(autoencoder_steps=0)
+    configs._apply(found, f"init_from.autoencoder={there}")
+    return found
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run of ``autoencoder`` of two steps."""
@@ -371,12 +379,12 @@ def test_weights_of_a_finished_run_come_in_bit_for_bit_and_stay(finished, tmp_pa
     there = tmp_path / "autoencoder"
     shutil.copytree(finished, there)
     source, _, _ = ssl_jax.load(there)
-    train.fit(build(config(autoencoder=str(there))), tmp_path / "spot", test=False)
+    train.fit(build(given(there)), tmp_path / "spot", test=False)
     shutil.rmtree(there)
     variables, encode, stored = ssl_jax.load(tmp_path / "spot")
     assert_same(variables.params["autoencoder"], source.params)
     assert_same(variables.model_state["autoencoder"], source.model_state)
-    assert stored.method.autoencoder == str(there)
+    assert stored.init_from.autoencoder == str(there)
     features = encode(variables, np.zeros((2, 8, 8, 1), np.uint8))["features"]
     assert features.shape == (2, 16)
 
@@ -390,18 +398,38 @@ def test_weights_of_a_finished_run_come_in_bit_for_bit_and_stay(finished, tmp_pa
         ),
         ({"model.blocks": 2}, r"another architecture: model_state/encoder/.* is nothing there and"),
         ({"data.mean": (0.5,)}, r"had data.mean=\(0.0,\) and this run has \(0.5,\); use the same"),
-        ({"method.autoencoder": "/nowhere"}, r"method.autoencoder=/nowhere: no checkpoint under /nowhere"),
+        ({"init_from.autoencoder": "/nowhere"}, r"init_from.autoencoder: /nowhere holds no run"),
     ],
 )
-def test_a_run_that_does_not_fit_is_refused_before_compilation(finished, change, words):
-    wrong = config(autoencoder=str(finished))
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(finished, change, words, tmp_path):
+    wrong = given(finished)
     for key, value in change.items():
         part, name = key.split(".")
         with wrong.unlocked():
             wrong[part][name] = value
-    with pytest.raises(ValueError, match=words) as error:
-        build(wrong)
+    with pytest.raises(train.Refused, match=words) as error:
+        train.fit(build(wrong), tmp_path / "spot")
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "spot").exists()
+
+
+def test_the_key_of_older_runs_means_the_same(finished):
+    """``method.autoencoder=RUN`` in a stored config or a command."""
+    now = given(finished)
+    then = config(autoencoder=str(finished))
+    assert configs.differences(to_json(then), now) == ({}, {})
+    said = config(autoencoder_steps=0)
+    configs._apply(said, f"method.autoencoder={finished}")
+    assert configs.starts(said) == {"autoencoder": str(finished)}
+
+
+def test_what_is_not_given_or_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"needs init_from.autoencoder, the folder of a run"):
+        build(config(autoencoder_steps=0))
+    wrong = config()
+    configs._apply(wrong, "init_from.autoencodr=runs/x")
+    with pytest.raises(ValueError, match=r"init_from.autoencodr is no part of corrupted_images; did you mean 'autoen"):
+        build(wrong)
 
 
 @pytest.mark.parametrize(
@@ -412,11 +440,10 @@ def test_a_run_that_does_not_fit_is_refused_before_compilation(finished, change,
         ({"name": "autoencoder", "loss": "mse"}, "spatial=None"),
     ],
 )
-def test_a_run_of_another_kind_is_refused(method, words, monkeypatch):
-    record = {"metadata": {"config": {"method": method, "data": {"mean": [0.5], "std": [0.25]}}}}
-    monkeypatch.setattr("ssl_jax.run.checkpoint.restore_variables", lambda workdir: ({}, record))
+def test_a_run_of_another_kind_is_refused(method, words):
+    stored = {"method": method, "data": {"mean": [0.5], "std": [0.25]}}
     with pytest.raises(ValueError, match=words) as error:
-        jax.eval_shape(make(autoencoder="there").init, KEY, batch_of())
+        make().parts["autoencoder"].check(stored)
     assert "\n" not in str(error.value)
 
 
@@ -426,7 +453,7 @@ def test_a_run_of_another_kind_is_refused(method, words, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"autoencoder_steps": 0}, "autoencoder_steps=0 leaves the autoencoder untrained; use 1 or more"),
+        ({"autoencoder_steps": -1}, "autoencoder_steps=-1 must not be negative; 0 takes init_from.autoencoder"),
         ({"drop": 0.0}, "drop=0.0 must be between 0 and 1"),
         ({"drop": 1.0}, "drop=1.0 must be between 0 and 1"),
         ({"mask_weight": -0.1}, "mask_weight=-0.1 must not be negative"),

@@ -118,7 +118,7 @@ def test_a_compiled_step_can_be_run():
     rng = np.random.default_rng(0)
     batch = jax.tree.map(
         lambda a: rng.random(a.shape).astype(a.dtype) if a.dtype == np.float32 else np.zeros(a.shape, a.dtype),
-        experiment.batch_spec(asked, program.plan_of(asked), 32),
+        experiment.make_modality(asked, plan=program.plan_of(asked)).spec(32),
     )
     with jax.set_mesh(mesh):
         state, metrics = compiled(program.initial(asked, mesh), parallel.place(batch, mesh))

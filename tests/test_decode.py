@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pictures import noise
 from PIL import Image, PngImagePlugin
 
 from ssl_jax.data.images import decode
+from ssl_jax.data.source import Decoding
 
 RNG = np.random.default_rng(0)
 
@@ -174,14 +176,14 @@ def test_odd_sampling_of_colours_is_read():
     decode.refuse_damage(bytes(odd))
 
 
-def test_bombs_are_refused_by_their_header(tmp_path, monkeypatch):
-    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4) * 2 + b"\x08\x02\0\0\0" + b"\x8d\xe3\x14\xc4"
-    with pytest.raises(decode.Unreadable):
+def test_bombs_are_refused_by_their_header(tmp_path):
+    chunk = b"IHDR" + (60_000).to_bytes(4) * 2 + b"\x08\x02\0\0\0"
+    header = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + bytes(3) + b"\1IDAT\0"
+    with pytest.raises(decode.Unreadable, match=r"3600000000 pixels are more than data.max_pixels=89478485; raise it"):
         decode.is_plain(header)
     Image.fromarray(noise(10, 10)).save(tmp_path / "x.png")
-    monkeypatch.setattr(decode, "MAX_PIXELS", 99)
-    with pytest.raises(decode.Unreadable, match="10 x 10 pixels is more than 99"):
-        decode.read(tmp_path / "x.png")
+    with pytest.raises(decode.Unreadable, match=r"10 x 10 pixels are more than data.max_pixels=99; raise it"):
+        decode.read(tmp_path / "x.png", decoding=Decoding(max_pixels=99))
 
 
 def test_text_chunk_bombs_do_not_stop_the_index(tmp_path):

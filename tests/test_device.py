@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from jax.sharding import PartitionSpec as P
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy import stats
 
 from ssl_jax import parallel
@@ -155,7 +155,7 @@ def test_grayscale_and_solarize(images):
 
 
 @pytest.mark.parametrize("taps", [False, True])
-@pytest.mark.parametrize("border", ["zero", "reflect"])
+@pytest.mark.parametrize("border", ["zero", "reflect", "symmetric"])
 @pytest.mark.parametrize("radius", [0, 1, 3, 11])
 def test_blur(images, border, radius, taps):
     for sigma in (0.1, 0.7, 2.0):
@@ -163,6 +163,20 @@ def test_blur(images, border, radius, taps):
             ours = device_ops.gaussian_blur(inside(image), jnp.float32(sigma), radius, border=border, taps=taps)
             theirs = host_ops.gaussian_blur(tf.constant(image), sigma, radius, border=border)
             np.testing.assert_allclose(outside(ours), theirs, atol=2e-6)
+
+
+def test_the_blur_of_moco_is_pillows_up_to_the_border():
+    """A picture that is bright at its border tells what lies outside: Pillow's boxes go on with the last pixel."""
+    ramp = np.abs(np.linspace(-1, 1, 48)) ** 3
+    image = np.broadcast_to(np.maximum(ramp[:, None], ramp[None])[..., None], (48, 48, 3)).astype(np.float32)
+    pillow = Image.fromarray((image * 255).round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(2.0))
+
+    def worst(border):
+        ours = outside(device_ops.gaussian_blur(inside(image), jnp.float32(2.0), 8, border=border))
+        return np.abs(ours - np.asarray(pillow) / 255.0).max()
+
+    (blur,) = (op for op in recipes.get("moco_v2").views[0].ops if isinstance(op, Blur))
+    assert worst(blur.border) < 0.02 < 0.05 < worst("reflect")
 
 
 # ---------------------------------------------------------------------------------------------------- whole views
@@ -352,6 +366,44 @@ def test_mean_areas(sampler, mean):
 def test_where_no_box_fits(shape, crop, box):
     """The largest centred box of an allowed aspect ("torch"), the whole image ("tf")."""
     assert np.unique(boxes_of(crop, *shape, n=50), axis=0).tolist() == [list(box)]
+
+
+def test_a_box_has_at_least_one_pixel():
+    crops = [Crop(sampler=s) for s in device.SAMPLERS] + [Crop((0.001, 0.01), (0.3, 0.4), s) for s in device.SAMPLERS]
+    shapes = [(1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1)]
+    keys = jax.random.split(jax.random.key(0), 40)
+    made = jax.jit(lambda keys: [[device.sample_boxes(crop, keys, *shape) for shape in shapes] for crop in crops])(keys)
+    for boxes in made:
+        for shape, found in zip(shapes, boxes, strict=True):
+            parts_of(np.asarray(found), *shape)
+
+
+def test_the_one_pixel_is_the_view():
+    """As the host makes it."""
+    view = View(Crop(sampler="byol", interpolation="bicubic", antialias=False))
+    image = np.full((1, 1, 3), 77, np.uint8)
+    drawn = jax.tree.map(lambda x: x[0], device.draw(view, jax.random.split(jax.random.key(0), 1), image.shape, 20))
+    for taps in (False, True):
+        made = device.render(view, jnp.asarray(image), drawn, 20, taps=taps)
+        np.testing.assert_allclose(made, np.full((20, 20, 3), 77 / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [False, True])
+def test_a_strip_is_resized_along_its_length_first(taps):
+    """The same pixels, and between the two products as little as can be."""
+    image = np.random.default_rng(0).integers(0, 256, (2, 400, 3), np.uint8)
+    box = jnp.array([0, 0, 2, 400], jnp.int32)
+    line = device_ops.resize_taps if taps else device_ops.resize_matrix
+    rows, columns = (line(box[i], box[i + 2], n, 24, "bilinear", antialias=True) for i, n in enumerate((2, 400)))
+    made = device_ops.resize(jnp.asarray(image), rows, columns)
+    expected = host.resize(image / np.float32(255), (24, 24)).numpy()
+    np.testing.assert_allclose(made, expected.transpose(1, 2, 0), atol=1e-5)
+    shapes = [
+        var.aval.size
+        for eqn in jax.make_jaxpr(lambda x: device_ops.resize(x, rows, columns))(image).eqns
+        for var in eqn.outvars
+    ]
+    assert max(shapes) <= image.size  # where it was 400 * 24 * 3
 
 
 @pytest.mark.parametrize(

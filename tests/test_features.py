@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
+from ssl_jax.data.source import from_arrays
 from ssl_jax.evals.shared import features
+from ssl_jax.evals.shared.encode import CachedEncode
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = np.random.default_rng(0).random((100, 4, 4, 3)).astype(np.float32)
@@ -36,7 +40,7 @@ def batches(n, global_batch_size, process=0, process_count=1, seed=0):
     for step in range(count):
         rows = slice(step * global_batch_size + process * local, step * global_batch_size + (process + 1) * local)
         chosen = index[rows]
-        yield {"image": IMAGES[chosen], "label": chosen % 7, "index": chosen, "mask": mask[rows]}
+        yield {"inputs": IMAGES[chosen], "label": chosen % 7, "index": chosen, "mask": mask[rows]}
 
 
 def check(found, n):
@@ -181,3 +185,29 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match="GB free"):
         features.cached(tmp_path / "x", SHAPES, 25_000, Computing(), print)
     assert not (tmp_path / "x").exists()
+
+
+def test_labels_are_those_of_the_data_not_of_the_cache(tmp_path):
+    """Only that an image could not be read is of the cache."""
+
+    class Encode:
+        mesh, modality, max_dim, seed = parallel.make_mesh(1), SimpleNamespace(input_shape=(8, 8, 1)), None, 0
+
+        def layers_of(self, variables):
+            return {"features": 2}
+
+        def __call__(self, variables, source, *, layers, views):
+            rows.append(len(source))
+            label = source.labels.copy()
+            label[3] = -1  # as that of an example that cannot be read
+            return {"features": np.zeros((len(source), 2), np.float32), "label": label}
+
+    rows, variables = [], {"w": np.ones(2, np.float32)}
+    source = from_arrays(np.zeros((9, 8, 8), np.uint8), np.arange(9) % 3)
+    other = dataclasses.replace(source, labels=(np.arange(9, dtype=np.int32) + 1) % 3)
+    encode = CachedEncode(Encode(), variables, "recipe", tmp_path, print)
+    for data in (source, other):
+        found = encode(variables, data)["label"]
+        assert found.dtype == np.int32
+        assert found.tolist() == [-1 if i == 3 else k for i, k in enumerate(data.labels)]
+    assert rows == [9]  # the features came from the cache

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
-from ssl_jax.data import feed as feeds
 from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.images.feed import feed
 from ssl_jax.data.images.recipes import Recipe
 from ssl_jax.data.source import Source, from_arrays
 from ssl_jax.step import compile_step
@@ -51,38 +51,40 @@ def part(**changes):
     ).data
 
 
+KINDS = {  # the lines of the module's table: config, parallel.mode
+    "views": ({"augment": "host"}, "jit"),
+    "table": ({}, "jit"),
+    "rows": ({}, "pmap"),
+    "crops": ({}, "jit"),
+}
+
+
+def feed_of(source, recipe="simclr_cifar", mode="jit", seed=3, **changes):
+    return feed(source, recipes.get(recipe), part(**changes), seed=seed, global_batch_size=ROWS, mode=mode)
+
+
 def take(kind, source, start=0, stop=5, recipe="simclr_cifar", **split):
-    feed = feeds.choose(source, part())._replace(kind=kind)
-    return list(
-        feeds.batches(
-            feed,
-            source,
-            data=part(recipe=recipe),
-            seed=3,
-            global_batch_size=ROWS,
-            start_step=start,
-            total_steps=stop,
-            **split,
-        )
-    )
+    changes, mode = KINDS[kind]
+    found = feed_of(source, recipe, mode, **changes)
+    return list(found.batches(start_step=start, total_steps=stop, **split))
 
 
 def test_which_way(images, in_memory, encoded):
-    assert feeds.choose(in_memory, part(augment="host")) == feeds.Feed("views")
-    fits = feeds.choose(in_memory, part(table_limit=images.nbytes))
-    assert fits.kind == "table"
+    host = feed_of(in_memory, augment="host")
+    assert (host.views, host.table, host.notes) == (None, None, ())
+    fits = feed_of(in_memory, table_limit=images.nbytes)
     assert fits.table is in_memory.columns["image"]
-    for source, mode, kind, limit in (
-        (in_memory, "jit", "rows", images.nbytes - 1),
-        (in_memory, "pmap", "rows", 1 << 30),
-        (encoded, "jit", "crops", 1 << 30),
+    assert fits.notes == ("augmentation on the device, where the 23 training images lie (0.00442 MB)",)
+    assert (fits.steps_per_epoch, fits.num_examples) == (N // ROWS, N)
+    for source, mode, said, limit in (
+        (in_memory, "jit", "the host sends the images", images.nbytes - 1),
+        (in_memory, "pmap", "the host sends the images", 1 << 30),
+        (encoded, "jit", "the host decodes, crops and resizes", 1 << 30),
     ):
-        feed = feeds.choose(source, part(table_limit=limit), mode=mode)
-        assert feed.kind == kind
-        assert feed.table is None
-        assert feed.views is not None
-    said = [feeds.describe(feeds.Feed(kind, None, images if kind == "table" else None)) for kind in ("views", "table")]
-    assert said == [(), ("augmentation on the device, where the 23 training images lie (0.00442 MB)",)]
+        found = feed_of(source, mode=mode, table_limit=limit)
+        assert found.notes == (f"augmentation on the device; {said}",)
+        assert found.table is None
+        assert found.views is not None
 
 
 @pytest.mark.parametrize("kind", ["table", "rows", "crops"])
@@ -119,9 +121,7 @@ def test_cropped_on_the_host_as_host_augmentation_does(encoded):
 
 
 def test_endless(in_memory):
-    feed = feeds.choose(in_memory, part())
-    stream = feeds.batches(feed, in_memory, data=part(), seed=0, global_batch_size=ROWS)
-    assert len(list(itertools.islice(stream, 10))) == 10
+    assert len(list(itertools.islice(feed_of(in_memory).batches(), 10))) == 10
 
 
 def test_a_table_is_refused_under_pmap(images):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from ssl_jax.evals import geometry
@@ -49,6 +50,24 @@ def test_curves(tmp_path):
     assert "note" not in series
     with pytest.raises(ValueError, match="no metric to draw"):
         figures.curves([{"step": 1, "loss": None}], tmp_path / "none.png")
+
+
+def test_curves_smooth_what_is_noisy_but_no_learning_rate(tmp_path, monkeypatch):
+    steps = np.arange(1, 101)
+    rate, loss = np.where(steps < 50, 0.4, 0.04), np.random.default_rng(0).normal(size=100)
+    drawn = {}
+    plot = Axes.plot
+
+    def recorded(axes, x, y, **style):
+        if "label" in style:
+            drawn[style["label"]] = np.asarray(y)
+        return plot(axes, x, y, **style)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    records = [{"step": s, "learning_rate": r, "train_loss": v} for s, r, v in zip(steps, rate, loss, strict=True)]
+    figures.curves(records, tmp_path / "curves.png")
+    np.testing.assert_array_equal(drawn["learning_rate"], rate)
+    assert drawn["train_loss"].std() < 0.6 * loss.std()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -152,5 +171,5 @@ def test_projection_shows_unknown_labels_grey(tmp_path):
 
 
 def test_no_global_state():
-    code = "import sys; from ssl_jax.evals import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys; from ssl_jax.evals.shared import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
 from pictures import folder, noise
 from PIL import Image
 
-from ssl_jax.data import readers
+from ssl_jax.data import readers, source
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder as folders
 
@@ -114,13 +115,14 @@ def test_links_out_of_a_class_bring_no_images_of_others(load, tmp_path):
     assert len(splits.test) == 4
 
 
-def test_unreadable_files_are_named_and_left_out(load, tmp_path, caplog):
+def test_unreadable_files_are_named_and_left_out(load, tmp_path):
     root = broken_folder(tmp_path / "x")
     splits = load(f"folder:{root}")
     assert sum(map(len, splits)) == 300
-    assert "3 of 303 images" in caplog.text
+    (said,) = splits.notes
+    assert "3 of 303 images" in said
     for name in ("a/cut.png", "b/empty.jpg", "b/text.gif"):
-        assert name in caplog.text
+        assert name in said
         assert name in splits.train.unreadable
     with pytest.raises(ValueError, match=r"3 of 303 images .* cannot be read \(a/cut.png.*max_unreadable=0.005"):
         load(f"folder:{root}", max_unreadable=0.005)
@@ -149,7 +151,7 @@ def test_what_tensorflow_alone_refuses_is_read_by_pillow(load, tmp_path, monkeyp
     assert [name for name, is_plain in plain.items() if not is_plain] == ["3.jpg"]
 
 
-def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch, caplog):
+def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(load, tmp_path, monkeypatch):
     where = tmp_path / "x" / "a"
     where.mkdir(parents=True)
     for i in range(10):
@@ -165,11 +167,11 @@ def test_a_jpeg_with_damaged_codes_is_named_also_where_an_older_check_passed_it(
     for verify, unreadable in ((None, ("a/3.jpg",)), ("header", ("a/3.jpg",))):  # known to be so from then on
         parts = load(f"folder:{tmp_path}/x", verify=verify, max_unreadable=0.1)
         assert parts.train.unreadable == unreadable
-    assert "1 of 10 images" in caplog.text
+        assert "1 of 10 images" in parts.notes[0]
     checked = []
     monkeypatch.setattr(decode, "refuse_damage", checked.append)
     load(f"folder:{tmp_path}/x", max_unreadable=0.1)
-    assert not checked
+    assert checked == [(where / "3.jpg").read_bytes()]  # once more, for what is wrong with it
 
 
 def test_one_percent_is_the_default_limit(load, tmp_path):
@@ -232,12 +234,14 @@ def test_a_second_start_lists_nothing(load, tmp_path, touched):
         calls.clear()
     second = load(f"folder:{root}", verify="header")
     assert touched["scandir"] == touched["open"] == []
-    assert not any(name.endswith(".png") for name in touched["stat"])
-    assert len(touched["stat"]) < 10 + 10  # ten folders, and a few looks at the root
+    files = [name for name in touched["stat"] if name.endswith(".png")]
+    assert len(files) == 90
+    assert len(touched["stat"]) - len(files) < 10 + 10  # ten folders, and a few looks at the root
     for a, b in zip(first, second, strict=True):
         assert a.fingerprint == b.fingerprint
         assert a.columns["path"].tolist() == b.columns["path"].tolist()
     # Full verification looks at every file, but lists none.
+    touched["stat"].clear()
     load(f"folder:{root}", verify="full")
     assert touched["scandir"] == []
     assert len([name for name in touched["stat"] if name.endswith(".png")]) == 90
@@ -289,6 +293,64 @@ def test_a_file_repaired_in_place_is_seen(load, tmp_path):
     assert load(f"folder:{root}", verify="header").train.unreadable == ()
 
 
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_a_file_of_the_same_size_in_the_place_of_another_is_other_data(load, tmp_path, verify):
+    root = old(folder(tmp_path / "x"))
+    first = source.identity(load(f"folder:{root}", verify=verify))
+    assert first["of"] == ("content" if verify == "full" else "times")
+    load(f"folder:{root}", verify="full")  # what a full check once found does not change what a header tells
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify)))
+    file = root / "a" / "003.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20] + bytes(255 - b for b in whole[-20:-12]) + whole[-12:])
+    assert file.stat().st_size == len(whole)
+    os.utime(root / "a", ns=(10**18, 10**18))
+    changed = source.identity(load(f"folder:{root}", verify=verify, max_unreadable=0.1))
+    assert not source.same(first, changed)
+    assert verify == "full" or changed["before"]["test"] == first["before"]["test"]
+    file.write_bytes(whole)
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify))) == (verify == "full")
+    os.utime(file, ns=(10**18, 10**18))
+    assert source.same(first, source.identity(load(f"folder:{root}", verify=verify)))
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+@pytest.mark.parametrize("kind", ["link", "copy", "link to a class"])
+def test_train_images_as_test_are_refused(load, tmp_path, verify, kind):
+    root = folder(tmp_path / "x" / "train").parent
+    if kind == "copy":
+        shutil.copytree(root / "train", root / "test")
+    elif kind == "link":
+        (root / "test").symlink_to("train", target_is_directory=True)
+    else:
+        (root / "test").mkdir()
+        (root / "test" / "a").symlink_to("../train/a", target_is_directory=True)
+    if kind == "copy" and verify == "header":  # other files; what they hold is not known
+        load(f"folder:{root}", verify=verify)
+        return
+    n = 10 if kind == "link to a class" else 20
+    with pytest.raises(ValueError, match=f"{n} of {n} examples of test/ are in train/, too.*must not be trained on"):
+        load(f"folder:{root}", verify=verify)
+
+
+def test_a_few_images_of_train_in_test_are_said(load, tmp_path):
+    root = folder(tmp_path / "x" / "train").parent
+    folder(root / "test", n=3)
+    shutil.copy(root / "train" / "a" / "003.png", root / "test" / "a" / "copy.png")
+    said = "1 of 7 examples of test/ are in train/, too, byte for byte; what is measured on them is memory"
+    assert load(f"folder:{root}").notes == (f"WARNING: {root}: {said}",)
+
+
+def test_images_without_class_folders_say_why_nothing_is_measured(load, tmp_path):
+    folder(tmp_path / "x" / "train")
+    folder(tmp_path / "x" / "test", classes=("",), n=5)
+    assert load(f"folder:{tmp_path}/x", test_split="test").notes == (
+        "no test example has a label (the images lie in no folders of classes): what needs labels is not measured",
+    )
+    with pytest.raises(ValueError, match=r"data\.unlabelled=3 means nothing"):
+        load(f"folder:{tmp_path}/x", unlabelled=3)
+
+
 def test_a_folder_written_in_this_moment_is_listed_again(load, tmp_path, touched):
     root = old(folder(tmp_path / "x"))
     os.utime(root / "a" / "003.png")
@@ -298,15 +360,15 @@ def test_a_folder_written_in_this_moment_is_listed_again(load, tmp_path, touched
     assert touched["scandir"] == ["a"]
 
 
-def test_other_folders_beside_splits_are_remembered(load, tmp_path, caplog):
+def test_other_folders_beside_splits_are_remembered(load, tmp_path):
     folder(tmp_path / "x" / "train")
     folder(tmp_path / "x" / "test", n=3)
     folder(tmp_path / "x" / "spare")
     old(tmp_path)
     for _ in range(2):
-        caplog.clear()
-        assert sum(map(len, load(f"folder:{tmp_path}/x", verify="header"))) == 26
-        assert "spare is not used" in caplog.text
+        splits = load(f"folder:{tmp_path}/x", verify="header")
+        assert sum(map(len, splits)) == 26
+        assert splits.notes == (f"{tmp_path}/x: spare/ not used; data.train_split and data.test_split name what is",)
     assert len(load(f"folder:{tmp_path}/x", test_split="spare").test) == 20
 
 

@@ -11,7 +11,7 @@ import runs
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel, train
-from ssl_jax.experiment import build
+from ssl_jax.experiment import build, make_parts
 from ssl_jax.plan import cost, program
 from ssl_jax.run import checkpoint
 from ssl_jax.step import compile_step
@@ -133,6 +133,6 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_pmap_refuses_a_mesh_with_groups():
-    method, tx, _ = program.parts_of(config := runs.config("simclr"), program.plan_of(config))
+    parts = make_parts(config := runs.config("simclr"), program.plan_of(config))
     with pytest.raises(ValueError, match=r"parallel\.fsdp is for parallel\.mode=jit"):
-        compile_step(method, tx, parallel.make_mesh(8, 4), mode="pmap")
+        compile_step(parts.method, parts.tx, parallel.make_mesh(8, 4), mode="pmap")

@@ -100,6 +100,19 @@ def test_alpha_req(alpha):
         geometry.alpha_req(x, first=15, last=15)
 
 
+def test_alpha_of_the_ranks_of_the_authors_code():
+    """Least squares of log e on log k over ranks 4 to 100, weights 1 / k, written out."""
+    e = np.sort(np.random.default_rng(0).exponential(size=150) * np.arange(1.0, 151) ** -1.2)[::-1]
+    k = np.arange(4, 101)
+    x, y, w = np.log(k), np.log(e[3:100]), 1 / k
+    centred = x - (w * x).sum() / w.sum()
+    slope = (w * centred * y).sum() / (w * centred**2).sum()
+    assert geometry.power_law(e, first=4, last=100)[0] == pytest.approx(-slope, rel=1e-9)
+    evaluator = geometry.Evaluator(Encoded(), train=data(), test=data(), alpha_ranks=(4, 100))
+    assert geometry.power_law(e, **evaluator.alpha_ranks)[0] == pytest.approx(-slope, rel=1e-9)
+    assert geometry.Evaluator(Encoded(), train=data(), test=data()).alpha_ranks == {}
+
+
 def test_isotropic_features_have_full_rank_and_a_flat_spectrum():
     gaussian = np.random.default_rng(0).normal(size=(20000, 16)).astype(np.float32)
     assert geometry.rankme(gaussian) == pytest.approx(16, rel=1e-2)
@@ -275,6 +288,9 @@ def test_evaluator_of_a_collapsed_representation(tmp_path):
         ({"max_examples": 1}, "2 or more images"),
         ({"layers": "stage9"}, "known: features, stage1"),
         ({"t": 0}, "must be positive"),
+        ({"alpha_ranks": 4}, "alpha_ranks=4 must be a first and a last rank"),
+        ({"alpha_ranks": (4, "all")}, "a first and a last rank"),
+        ({"alpha_ranks": (4, 4)}, r"alpha_ranks=\(4, 4\) must be"),
     ],
 )
 def test_evaluator_refuses(options, words):

@@ -75,6 +75,64 @@ def test_evaluation_box():
         np.testing.assert_allclose(ours, image[y : y + side, x : x + side], atol=1e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_centre_of_a_strip_is_cut_out_before_it_is_resized(monkeypatch, interpolation):
+    """The same pixels, and nothing on the way is much larger than image and view; ordinary images keep their bits."""
+    how = Eval("resize_crop", 28 / 32, interpolation)
+    resized = record_sizes(monkeypatch)
+    for shape in ((1, 2000), (2000, 1), (3, 500), (500, 3), (40, 800)):
+        image = np.random.default_rng(0).random((*shape, 3)).astype(np.float32)
+        out = host.evaluate(how, 28, **whole(image)).numpy()
+        assert max(resized) <= 28 * 800  # where it was 32 * 64000
+        resized.clear()
+        with monkeypatch.context() as before:
+            before.setattr(host, "LONG", 10**9)
+            np.testing.assert_allclose(out, host.evaluate(how, 28, **whole(image)), atol=1e-3)
+        resized.clear()
+    for height, width in ((40, 57), (600, 40), (9, 144)):
+        image = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+        least = min(height, width)
+        after = (32 * height // least, 32 * width // least)
+        full = clipped(tf.image.resize(image, after, interpolation, antialias=min(height, width) > 32).numpy())
+        top, left = (round((side - 28) / 2) for side in after)
+        np.testing.assert_array_equal(host.evaluate(how, 28, **whole(image)), full[top : top + 28, left : left + 28])
+
+
+def record_sizes(monkeypatch):
+    """Pixels that each resize makes on its way: rows first, then columns."""
+    seen = []
+    resize, window = tf.image.resize, tf.raw_ops.ScaleAndTranslate
+
+    def of_resize(image, size, *a, **kw):
+        seen.append(max(int(size[0]) * int(image.shape[1]), int(size[0]) * int(size[1])))
+        return resize(image, size, *a, **kw)
+
+    def of_window(images, size, **kw):
+        seen.append(max(int(size[0]) * int(images.shape[2]), int(size[0]) * int(size[1])))
+        return window(images=images, size=size, **kw)
+
+    monkeypatch.setattr(tf.image, "resize", of_resize)
+    monkeypatch.setattr(tf.raw_ops, "ScaleAndTranslate", of_window)
+    return seen
+
+
+def test_what_is_very_wide_is_resized_on_its_side(monkeypatch):
+    image = np.random.default_rng(0).random((2, 300, 3)).astype(np.float32)
+    expected = host.resize(tf.constant(image), (20, 20)).numpy()
+    monkeypatch.setattr(host, "MOST", 20 * 299)
+    resized = record_sizes(monkeypatch)
+    np.testing.assert_allclose(host.resize(tf.constant(image), (20, 20)), expected, atol=1e-5)
+    assert resized == [20 * 20]
+
+
+def test_evaluation_box_of_byol():
+    """Its side is cut to whole pixels: 37 of 43, of which 87.5 % are 37.625, where SimCLR has 38."""
+    image = np.random.default_rng(0).random((43, 50, 1)).astype(np.float32)
+    for name, (y, x, side) in {"byol": (3, 7, 37), "simclr": (3, 6, 38)}.items():
+        ours = host.evaluate(recipes.get(name).evaluate, side, **whole(image))
+        np.testing.assert_allclose(ours, image[y : y + side, x : x + side], atol=1e-6)
+
+
 def test_evaluation_whole():
     image = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(host.evaluate(recipes.get("simclr_cifar").evaluate, 32, **whole(image)), image)
@@ -213,6 +271,37 @@ def test_every_recipe(name, channels):
         assert out[0].tobytes() == out[1].tobytes()
         if view.crop is not None:
             assert len({x.tobytes() for x in out}) == 3
+
+
+TINY = ((1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1))
+
+
+def test_every_shape_has_a_box_and_an_evaluation_view():
+    """At least one pixel, inside the image, for the boxes of every recipe, and some that are smaller still."""
+    crops = {view.crop for recipe in recipes.RECIPES.values() for view in recipe.views if view.crop is not None}
+    crops = {Crop(crop.area, crop.aspect, crop.sampler) for crop in crops}
+    crops |= {Crop((0.001, 0.01), (0.3, 0.4), sampler) for sampler in ("torch", "tf", "byol")}
+    shapes = tf.constant([(*shape, 3) for shape in TINY])
+    for crop in crops:
+
+        def box(i, crop=crop):
+            return host.sample_box(crop, tf.stack([i, i * 7 + 1]), shapes[i % len(TINY)])
+
+        found = next(iter(tf.data.Dataset.range(40 * len(TINY)).map(box).batch(40 * len(TINY)))).numpy()
+        for k, shape in enumerate(TINY):
+            parts_of(found[k :: len(TINY)], *shape)
+    for how in {recipe.evaluate for recipe in recipes.RECIPES.values()} | {Eval("centre_crop", 0.3)}:
+        for shape in TINY:
+            image = np.full((*shape, 3), 0.5, np.float32)
+            np.testing.assert_allclose(host.evaluate(how, 24, **whole(image)), np.full((24, 24, 3), 0.5), atol=1e-5)
+
+
+def test_a_view_of_one_pixel():
+    for view in recipes.get("byol").views:
+        made = host.augment(
+            view._replace(ops=()), tf.constant([0, 0]), 20, **whole(np.full((1, 1, 3), 0.3, np.float32))
+        )
+        np.testing.assert_allclose(made, np.full((20, 20, 3), 0.3), atol=1e-6)
 
 
 def test_eager_and_mapped_views_are_the_same():

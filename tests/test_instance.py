@@ -12,7 +12,8 @@ import optax
 import pytest
 from numeric import numeric_gradient
 
-from ssl_jax import methods, models
+from ssl_jax import config as configs
+from ssl_jax import experiment, methods, models
 from ssl_jax.data.images import recipes
 from ssl_jax.losses import estimate_log_z, instance, instance_nce, instance_softmax
 from ssl_jax.methods import instance_discrimination
@@ -317,9 +318,20 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, words):
 def test_the_recipe_is_the_scripts():
     (view,) = recipes.get("npid_cifar").views
     assert (view.crop, view.size) == (recipes.Crop((0.2, 1.0)), None)
-    grey, jitter = view.ops  # and no flip
+    jitter, grey = view.ops  # in this order, and no flip
     assert grey == recipes.Gray(0.2)
     assert jitter == recipes.Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch")
+
+
+def test_the_schedule_is_the_scripts():
+    """lr * .1 ** ((epoch - 80) // 40) from epoch 80 on: nothing at 80, a tenth at 120 and again at 160."""
+    config = configs.load("configs/instance_discrimination.py")
+    plan = Plan(200 * 390, 390, 50_000, (32, 32, 3), 128, 10)
+    schedule, warmup, _ = experiment.make_schedule(config, plan)
+    for epoch in (0, 79, 80, 119, 120, 159, 160, 199):
+        want = 0.03 * (0.1 ** ((epoch - 80) // 40) if epoch >= 80 else 1)
+        np.testing.assert_allclose([schedule(epoch * 390), schedule(epoch * 390 + 389)], want, rtol=1e-6)
+    assert warmup == 0
 
 
 def test_a_larger_bank_is_allowed():

@@ -16,6 +16,7 @@ import pytest
 from ssl_jax import methods, models
 from ssl_jax.parallel import replicated
 from ssl_jax.run import checkpoint
+from ssl_jax.run.saver import open_saver
 from ssl_jax.types import Variables
 
 TOLERANCE = 1e-9
@@ -117,7 +118,7 @@ def test_saved_and_restored_a_run_goes_on_as_if_nothing_had_happened(case, tmp_p
         return state
 
     state = train(begin(), range(3))
-    saver = checkpoint.open_saver(tmp_path)
+    saver = open_saver(tmp_path)
     saver.save(state, {})
     saver.close()
     abstract = jax.eval_shape(lambda: jax.tree.map(jnp.copy, state))
@@ -305,7 +306,7 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
 def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
     method, variables, batch = variables_and_batch(case)
     trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))
-    started = jax.jit(method.init)(jax.random.key(7), batch, trunk)
+    started = jax.jit(method.init)(jax.random.key(7), batch, {"encoder": trunk})
     for got, want in zip(jax.tree.leaves(method.trunk(started)), jax.tree.leaves(trunk), strict=True):
         np.testing.assert_array_equal(got, want)
     if started.aux:
@@ -319,6 +320,7 @@ def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
         ("simclr", {"temperature": 0.0}, "temperature=0.0 must be positive"),
         ("simclr", {"loss_scale": "double"}, "loss_scale='double'"),
         ("byol", {"tau": 1.5}, "tau=1.5"),
+        ("byol", {"head_init": "he"}, "head_init='he' is not one of lecun, haiku"),
         ("byol", {"tau_schedule": "linear"}, "tau_schedule='linear'"),
         ("moco", {"queue_size": 100}, "queue_size=100 is not a multiple of the 64 keys"),
         ("moco", {"bn_groups": 5}, "bn_groups=5"),

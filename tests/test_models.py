@@ -293,6 +293,43 @@ def test_initial_weights():
     assert not np.any(simclr["norm2"]["scale"])
     assert np.all(torchvision["norm2"]["scale"] == 1)
     assert np.all(simclr["norm1"]["scale"] == 1)
+    kernel = np.asarray(init(make(conv_init="haiku"))["conv1"]["kernel"])  # truncated, and not corrected for it
+    np.testing.assert_allclose(kernel.std(), 0.8796 / np.sqrt(9 * 64), rtol=0.01)
+    limit = 2 / np.sqrt(9 * 64)
+    assert 0.99 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)
+    kernel = np.asarray(init(make(conv_init="torch"))["conv1"]["kernel"])  # uniform
+    np.testing.assert_allclose(kernel.std(), np.sqrt(1 / (3 * 9 * 64)), rtol=0.01)
+    assert 0.99 / np.sqrt(9 * 64) < np.abs(kernel).max() <= 1 / np.sqrt(9 * 64)
+
+
+def test_stems_start_as_the_authors_do():
+    """BYOL's, .073 where torchvision's has .025; and that of MoCo's CIFAR-10 demo, alone in torchvision's network."""
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+
+    def started(**fields):
+        return models.init(models.ResNet(blocks=(1,), **fields), jax.random.key(0), x)[0]
+
+    for conv_init, std in {"haiku": 0.0725, "torchvision": 0.0253}.items():
+        kernel = started(conv_init=conv_init)["stem_conv"]["kernel"]  # 9,408 numbers: 4 deviations are 3 %
+        np.testing.assert_allclose(np.std(kernel), std, rtol=0.03)
+    demo, plain = started(stem="cifar", stem_init="torch"), started(stem="cifar")
+    assert 0.97 / np.sqrt(27) < np.abs(demo["stem_conv"]["kernel"]).max() <= 1 / np.sqrt(27)
+    np.testing.assert_array_equal(demo["stage1_block0"]["conv1"]["kernel"], plain["stage1_block0"]["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(("name", "more"), [("resnet18", 64 * 64 + 2 * 64), ("resnet50", 0)])
+def test_the_first_shortcut_may_be_projected(name, more):
+    """As in SimCLR's TensorFlow code, where every first block projects; stage 1 of ResNet-50 does so anyway."""
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    plain, projected = (
+        jax.eval_shape(partial(models.init, models.make(name, stem="cifar", **fields), x=x), jax.random.key(0))[0]
+        for fields in ({}, {"project_first": True})
+    )
+    assert count(projected) == count(plain) + more
+    assert ("shortcut_conv" in plain["stage1_block0"]) == (more == 0)
+    for stage in range(1, 5):
+        assert "shortcut_conv" in projected[f"stage{stage}_block0"]
+        assert "shortcut_conv" not in projected[f"stage{stage}_block1"]
 
 
 def test_grouped_encoder_is_the_same_under_a_mapped_axis(float64):
@@ -329,7 +366,11 @@ def test_make_names_what_is_wrong(name, kwargs, message):
     ("kwargs", "message"),
     [
         ({"name": "resnet18", "stem": "tiny"}, "stem='tiny' is unknown; use imagenet or cifar"),
-        ({"name": "convnet", "conv_init": "he"}, "conv_init='he' is unknown; use torchvision or simclr"),
+        (
+            {"name": "convnet", "conv_init": "he"},
+            "conv_init='he' is unknown; use one of torchvision, simclr, haiku, torch",
+        ),
+        ({"name": "resnet18", "stem_init": "he"}, "conv_init='he' is unknown"),
         ({"name": "convnet", "blocks": (1, 1)}, "different numbers of stages"),
     ],
 )
@@ -341,14 +382,14 @@ def test_encoders_refuse_wrong_fields(kwargs, message):
 
 def test_image_size_is_checked():
     cifar = models.make("resnet18", stem="cifar")
-    models.check_image_size(cifar, 8)
-    models.check_image_size("convnet", 8)
+    models.check_input(cifar, (8, 8, 3))
+    models.check_input("convnet", (8, 8, 3))
     with pytest.raises(
         ValueError, match=r"data.image_size=4 is too small for resnet18 with the cifar stem; use at least 8"
     ):
-        models.check_image_size(cifar, 4)
+        models.check_input(cifar, (4, 4, 3))
     with pytest.raises(ValueError, match="resnet50 with the imagenet stem; use at least 32"):
-        models.check_image_size("resnet50", 31)
+        models.check_input("resnet50", (31, 31, 3))
 
 
 def test_depth_follows_the_stages():
@@ -456,6 +497,7 @@ def test_heads_start_as_the_papers_say():
     weights = lambda head: np.asarray(models.init(head, jax.random.key(0), x)[0]["dense0"]["kernel"])  # noqa: E731
     np.testing.assert_allclose(weights(heads.simclr_projector(256)).std(), 0.01, rtol=0.02)
     np.testing.assert_allclose(weights(heads.byol_mlp(hidden=256)).std(), 1 / 16, rtol=0.02)
+    np.testing.assert_allclose(weights(heads.byol_mlp(hidden=256, init="haiku")).std(), 0.8796 / 16, rtol=0.02)
     moco = models.init(heads.moco_projector(256), jax.random.key(0), x)[0]["dense0"]
     for a in moco.values():  # uniform: standard deviation is the limit over sqrt(3)
         assert 0.95 / 16 < np.abs(a).max() <= 1 / 16

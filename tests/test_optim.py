@@ -11,7 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax import optim
+from ssl_jax import config as configs
+from ssl_jax import experiment, optim
+from ssl_jax.models.context import GRUContext
+from ssl_jax.types import Plan
 
 STEPS = 8
 DECAY, MOMENTUM, ETA = 1e-2, 0.9, 1e-3
@@ -305,6 +308,13 @@ def test_masks_by_path():
     }
 
 
+def test_a_bias_of_another_name_is_a_weight():
+    context = jax.eval_shape(GRUContext(4).init, jax.random.key(0), jnp.zeros((1, 3, 1, 2)), train=False)["params"]
+    mask = optim.not_bias_or_norm(context)
+    assert mask["bias_n"] is True
+    assert mask["input"] == {"bias": False, "kernel": True}
+
+
 # Schedules
 
 
@@ -342,6 +352,29 @@ def test_step_decay_is_optax(x64):
         close(schedule(t), oracle(t))
     with pytest.raises(ValueError, match=r"120.* is not a fraction"):
         optim.step_decay(0.03, 200, at=(120, 160))
+
+
+@pytest.mark.parametrize("name", ["relative_patch", "jigsaw", "triplet"])
+def test_pretext_rates_drop_as_published(x64, name):
+    """Kolesnikov et al.: a linear warmup, then a tenth at 15 and again at 25 of 35 epochs, decay of kernels alone."""
+    config = configs.load(f"configs/{name}.py")
+    plan = Plan(35 * 40, 40, 40 * 256, (32, 32, 3), config.data.global_batch_size)
+    schedule, warmup, _ = experiment.make_schedule(config, plan)
+    peak = 0.1 * config.data.global_batch_size / 256
+    assert warmup == 5 * 40
+    for t in (0, 1, 199, 200, 599, 600, 999, 1000, 1399):
+        want = peak * t / 200 if t < 200 else peak * 0.1 ** ((t >= 600) + (t >= 1000))
+        close(schedule(t), want)
+    assert config.optim.decay_bias_and_norm is False
+
+
+def test_steps_are_for_the_schedule_of_steps():
+    config = configs.load("configs/simclr_digits.py")
+    config.optim.step_at = (0.5,)
+    with pytest.raises(ValueError, match=r"optim.step_at=\(0.5,\) is for optim.schedule='step', not 'cosine'"):
+        experiment.make_schedule(config, Plan(40, 10, 100, (8, 8, 1), 10))
+    with pytest.raises(ValueError, match="warmup_steps=40 is not in"):
+        optim.step_decay(1.0, 40, warmup_steps=40)
 
 
 def test_tau_rises_from_tau0_to_one(x64):

@@ -246,6 +246,34 @@ def test_grey_patches_hold_the_luma(rate):
     assert abs(grey.mean() - rate) < 0.05
 
 
+def test_whole_images_may_be_greyed_before_they_are_cut():
+    """All patches of an image or none, each image by its own draw: the same as to grey the image and then to cut it."""
+    images = random_images(400, 12)
+    grid = patches.Grid(3, 3, 1, 0, 0)
+    cut = patches.cut(KEY, jnp.asarray(images), grid)
+    out = np.asarray(patches.guard_colour(KEY, cut, "grey", 0.66, of="image"))
+    luma = (images @ np.array([0.2989, 0.587, 0.114], np.float32))[..., None].repeat(3, -1)
+    greyed = np.asarray(patches.cut(KEY, jnp.asarray(luma), grid))
+    grey = np.isclose(out, greyed, atol=1e-6).all((1, 2, 3, 4))
+    np.testing.assert_array_equal(out[~grey], np.asarray(cut)[~grey])
+    assert abs(grey.mean() - 0.66) < 4 * (0.66 * 0.34 / 400) ** 0.5
+
+
+def test_pixels_of_the_small_side_are_uniform():
+    """Of patches of 96, sides of 10 to 94, as often as numbers of pixels from 100 to 95^2 have them as their root."""
+    number = 40_000
+    sides = np.asarray(patches.small_sides(KEY, number, 10, 96))
+    assert (sides.min(), sides.max()) == (10, 94)
+    edges = np.array([10, 30, 50, 70, 85, 95])
+    share = np.diff(edges**2) / (95**2 - 10**2)
+    found = np.histogram(sides, edges)[0] / number
+    np.testing.assert_array_less(np.abs(found - share), 4 * (share * (1 - share) / number) ** 0.5)
+    assert set(np.unique(patches.small_sides(KEY, 100, 2, 3))) == {2}  # of a patch that cannot be smaller
+    images = random_images(20).reshape(20, 16, 8, 8, 3)
+    out = np.asarray(patches.blur(KEY, jnp.asarray(images), 1.0, draw="pixels"))
+    assert not (out == images).all((2, 3, 4)).any()  # the whole side is never drawn
+
+
 def test_blur_is_shrinking_and_enlarging():
     """Every patch is what Pillow makes of it for one small side, and all sides occur."""
     images = random_images(20).reshape(20, 16, 8, 8, 3)[:, :8]
@@ -428,6 +456,8 @@ def test_jigsaw_learns_where_tiles_lie():
         ("relative_patch", {"colour": "drop", "channels": 1}, "needs images of 3 channels and these have 1"),
         ("relative_patch", {"colour": "sepia"}, "colour='sepia' is not one of keep, grey, drop"),
         ("relative_patch", {"blur_rate": 1.5}, "blur_rate=1.5"),
+        ("relative_patch", {"colour_of": "grid"}, "colour_of='grid' is not one of patch, image"),
+        ("jigsaw", {"blur_draw": "area"}, "blur_draw='area' is not one of side, pixels"),
         ("jigsaw", {"grid": 4}, "grid=4 is not 2 or 3"),
         ("jigsaw", {"permutations": 25}, "permutations=25 but 4 tiles have 24 orders; use 2 to 24"),
         ("jigsaw", {"permutations": 1}, "permutations=1"),

@@ -82,7 +82,11 @@ def test_flavours():
     }
     for name, want in expected.items():
         assert {(op.flavour, op.additive) for op in of_kind(name, Jitter)} == {want}, name
-    for name, want in {"simclr": ("tenth", "zero"), "byol": ("tenth", "zero"), "moco_v2": ("sigma", "reflect")}.items():
+    for name, want in {
+        "simclr": ("tenth", "zero"),
+        "byol": ("tenth", "zero"),
+        "moco_v2": ("sigma", "symmetric"),
+    }.items():
         assert {(op.support, op.border) for op in of_kind(name, Blur)} == {want}, name
 
 
@@ -99,7 +103,8 @@ def test_evaluation():
         "cifar": ("resize", 1.0, "bilinear", True),
     }
     for name, want in expected.items():
-        assert tuple(recipes.get(name).evaluate) == want, name
+        assert recipes.get(name).evaluate[:4] == want, name
+        assert recipes.get(name).evaluate.truncate == (name == "byol"), name  # SimCLR's code rounds
 
 
 def test_digits_are_never_mirrored():

@@ -192,6 +192,20 @@ def test_every_number_is_there():
     assert row["Settings"]["text"] == "k = 200, 20, centre = True"
 
 
+def test_why_a_number_is_missing_stands_beside_it():
+    runs = {name: evaluation() for name in ("one", "two")}
+    for run in runs.values():
+        run["online"] = {"test_probe_top1": None}
+        run["not_measured"] = {"test_probe_top1": "no test example has a label"}
+    for shown in ({"one": runs["one"]}, runs):
+        page = Page(report.html(shown, {}))
+        for table in (name for name in page.tables if name.startswith(("Main", "All"))):
+            (*_, cell) = [
+                cell for row in page.tables[table] for cell in row if cell["note"] == "no test example has a label"
+            ]
+            assert cell["text"] == "not measured"
+
+
 def test_answer_first():
     page = Page(report.html({"one": RUNS["one"]}, {}))
     assert page.text("h1") == "simclr on cifar10: kNN 60.7 % (59.7 to 61.7), linear 65.2 % on test"

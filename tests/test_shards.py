@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ssl_jax import config
 from ssl_jax.data import order, source
 from ssl_jax.data.images import decode, stream
 from ssl_jax.data.images.recipes import Recipe, View
-from ssl_jax.data.readers import folder, records, shards
+from ssl_jax.data.readers import folder, records, shard_files, tar_members
 
 
 def picture(suffix="png", h=9, w=13):
@@ -89,13 +90,19 @@ def test_what_is_no_image_is_passed_over(load, tmp_path):
         ("._a.png", b"resource fork"),
         (".png", picture()),
         ("notes.txt", b"text"),
-        ("0.seg.png", picture()),
+        ("a/0.seg.png", picture()),
         ("c.cls", b"1"),
     ]
     write_tar(tmp_path / "x.tar", [*odd, *kept, *others])
     splits = load(f"tar:{tmp_path}/x.tar")
     assert set(contents(splits)) == {data for _, data in kept}
     assert splits.train.labels is None
+    beside, passed = splits.notes[:2]
+    assert "lie beside folders (a, b, etc), which are no classes then" in beside
+    assert passed == (
+        f"{tmp_path}/x.tar: passed over 3 links that lead to no file, 3 neither file nor folder, 2 hidden, "
+        "1 .seg.png, 1 .txt"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.tar"]
 
 
@@ -107,23 +114,22 @@ def test_labels_that_are_missing_are_unknown(load, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["cls", "json"])
-def test_labels_of_other_names_than_the_images_are_told(load, tmp_path, caplog, suffix):
+def test_labels_of_other_names_than_the_images_are_told(load, tmp_path, suffix):
     label = b"1" * 2 if suffix == "cls" else b'{"label": 11}'
     parts = [[(f"img_{i}.png", picture()), (f"lab_{i}.{suffix}", label)] for i in range(20)]
     write_tar(tmp_path / "x" / "0.tar", itertools.chain(*parts))
     tars(tmp_path / "x", number=1)
     for _ in range(2):  # a listing that is known already, too
-        caplog.clear()
-        load(f"tar:{tmp_path}/x/0.tar")
-        (said,) = caplog.messages
+        said, passed = load(f"tar:{tmp_path}/x/0.tar").notes[:2]
+        assert passed == f"{tmp_path}/x/0.tar: passed over 20 .{suffix}"
         assert f"in 1 tar(s) no label belongs to an image, which are unlabelled (lab_0.{suffix} in 0.tar)" in said
         assert "\n" not in said
-    caplog.clear()
-    load(f"tar:{tmp_path}/x/x-000.tar")
-    assert caplog.text == ""
+    assert load(f"tar:{tmp_path}/x/x-000.tar").notes == ()
     write_tar(tmp_path / "y.tar", itertools.chain(*parts, [(f"img_3.{suffix}", label)]))  # one of them is right
-    assert len(load(f"tar:{tmp_path}/y.tar").train) == 14
-    assert caplog.text == ""
+    right = load(f"tar:{tmp_path}/y.tar")
+    assert len(right.train) == 14
+    assert f"{tmp_path}/y.tar: passed over 20 .{suffix}" in right.notes
+    assert not any("no label belongs" in note for note in right.notes)
 
 
 @pytest.mark.parametrize("name", ["{}/x-{{:03}}.tar", "{}-{{:03}}.tar", "in_{}_{{:03}}.tar"])
@@ -148,7 +154,7 @@ def test_patterns(load, tmp_path):
         "x-*[12].tar": made[10:30],
         "x-00{0,3}.tar": made[:10] + made[30:],
         "x-003.tar": made[30:],
-        "x-{000..001}.{tar,tar}": made[:20],
+        "{x-000,x-0{01..01}}.tar": made[:20],
     }.items():
         splits = load(f"tar:x/{pattern}", data_dir=str(tmp_path))
         assert set(contents(splits)) == set(part), pattern
@@ -214,7 +220,7 @@ def test_compressed_tars_are_refused(load, tmp_path):
         load(f"arrayrecord:{tmp_path}/x")
 
 
-def test_unreadable_images_are_named_and_left_out(load, tmp_path, caplog):
+def test_unreadable_images_are_named_and_left_out(load, tmp_path):
     parts = [example(i, label=0) for i in range(299)]
     cut = parts[7][0][1]
     parts[7][0] = ("0007.png", cut[: len(cut) - 30])
@@ -222,7 +228,7 @@ def test_unreadable_images_are_named_and_left_out(load, tmp_path, caplog):
     splits = load(f"tar:{tmp_path}/x.tar")
     assert sum(map(len, splits)) == 298
     assert set(splits.train.unreadable) == {"x.tar/0007.png", "x.tar/empty.jpg", "x.tar/text.gif"}
-    assert "3 of 301 images" in caplog.text
+    assert "3 of 301 images" in splits.notes[0]
     with pytest.raises(ValueError, match=r"3 of 301 images .* cannot be read \(x.tar/0007.png.*max_unreadable=0.005"):
         load(f"tar:{tmp_path}/x.tar", max_unreadable=0.005)
     assert len(load(f"tar:{tmp_path}/x.tar", verify="header").train.unreadable) == 2
@@ -263,9 +269,9 @@ def test_shards_are_listed_and_checked_once(load, tmp_path, monkeypatch):
     header = load(f"tar:{tmp_path}/x", verify="header")
     assert full.train.fingerprint != header.train.fingerprint
     listed, checked = [], []
-    for seen, module, name in ((listed, shards, "_list_tar"), (checked, decode, "is_plain")):
+    for seen, module, name in ((listed, tar_members, "list_tar"), (checked, decode, "is_plain")):
         real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda file, seen=seen, real=real: seen.append(file) or real(file))
+        monkeypatch.setattr(module, name, lambda file, *a, seen=seen, real=real: seen.append(file) or real(file, *a))
     assert load(f"tar:{tmp_path}/x").train.fingerprint == full.train.fingerprint
     assert load(f"tar:{tmp_path}/x", verify="header").train.fingerprint == header.train.fingerprint
     assert listed == checked == []
@@ -288,6 +294,56 @@ def test_the_same_shards_elsewhere_are_the_same_data(load, tmp_path):
         assert not refused
         assert free
         assert config.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": "npz:x"}})[0]
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_a_shard_of_the_same_size_in_the_place_of_another_is_other_data(load, tmp_path, verify):
+    tars(tmp_path / "x")
+    first = source.identity(load(f"tar:{tmp_path}/x", verify=verify))
+    assert first["of"] == ("content" if verify == "full" else "times")
+    file = tmp_path / "x" / "x-002.tar"
+    whole, times = file.read_bytes(), file.stat()
+    at = whole.index(b"IEND") - 8  # pixels, as they lie there
+    file.write_bytes(whole[:at] + bytes([255 - whole[at]]) + whole[at + 1 :])
+    changed = source.identity(load(f"tar:{tmp_path}/x", verify=verify, max_unreadable=0.1))
+    assert not source.same(first, changed)
+    file.write_bytes(whole)
+    assert source.same(first, source.identity(load(f"tar:{tmp_path}/x", verify=verify))) == (verify == "full")
+    os.utime(file, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    again = source.identity(load(f"tar:{tmp_path}/x", verify=verify))
+    assert source.same(first, again)
+    older = {"sizes": first["sizes"], "fingerprints": first.get("before", first["fingerprints"])}
+    assert source.same(older, again)
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (5, 25, 45)])
+@pytest.mark.parametrize("kind", ["tar", "arrayrecord"])
+def test_classes_are_the_labels_that_occur(load, tmp_path, kind, values):
+    """In train or in test, numbered as one; 255 can mean that there is none."""
+    for split, labels in (("train", [*values[:2], 255]), ("test", values)):
+        made = [(picture(), labels[i % 3]) for i in range(12)]
+        if kind == "tar":
+            files = [((f"{i}.png", data), (f"{i}.cls", b"%d " % label)) for i, (data, label) in enumerate(made)]
+            write_tar(tmp_path / "x" / f"{split}-0.tar", itertools.chain(*files))
+        else:
+            write_array_record(tmp_path / "x" / f"{split}-0.array_record", made)
+    splits = load(f"{kind}:{tmp_path}/x", unlabelled=255)
+    assert splits.train.class_names == splits.test.class_names == tuple(map(str, values))
+    assert splits.test.labels.tolist() == [0, 1, 2] * 4
+    assert sorted(np.concatenate([splits.train.labels, splits.val.labels])) == [-1] * 4 + [0] * 4 + [1] * 4
+    assert splits.notes[-1].startswith("WARNING: 4 of 12 test examples are of 1 class without an example to learn from")
+
+
+@pytest.mark.parametrize("verify", ["full", "header"])
+def test_train_shards_as_test_are_refused(load, tmp_path, verify):
+    tars(tmp_path / "x" / "train")
+    (tmp_path / "x" / "test").mkdir()
+    for k in range(2):
+        (tmp_path / "x" / "test" / f"{k}.tar").symlink_to(f"../train/x-00{k}.tar")
+    with pytest.raises(ValueError, match=r"24 of 24 examples of test are in train, too.*must not be trained on"):
+        load(f"tar:{tmp_path}/x", verify=verify)
+    with pytest.raises(ValueError, match=r"names .*x-000.tar twice, which would be in train and in test"):
+        load(f"tar:{tmp_path}/x/train/x-{{000,001,000}}.tar", verify=verify)
 
 
 # --- ArrayRecord
@@ -384,5 +440,5 @@ def test_shards_are_shuffled_as_one(load, tmp_path):
 
 
 def test_suffixes_of_tfds():
-    assert records.is_array_record(source.Path("made-train.array_record-00000-of-00002"))
-    assert shards._ends(source.Path("made-train.array_record-00000-of-00002"), shards.SUFFIXES["arrayrecord"])
+    assert records.is_array_record(Path("made-train.array_record-00000-of-00002"))
+    assert shard_files.ends_in(Path("made-train.array_record-00000-of-00002"), shard_files.SUFFIXES["arrayrecord"])

@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,9 +21,11 @@ import runs
 from PIL import Image
 
 import ssl_jax
+from experiments import pretrain
 from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.online import progress
 from ssl_jax.run import checkpoint, signals
 from ssl_jax.run.folder import lock
 from ssl_jax.run.writer import read_metrics
@@ -101,8 +105,77 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     assert len(said) == 3
     assert "metrics.jsonl is damaged: what was logged of steps 1 to 20 is missing" in said[0]
     assert f"{copy / 'summary.json'} is damaged" in said[1]
-    assert "not all pictures could be drawn" in said[2]
+    assert said[2].startswith("WARNING: figures/curves could not be drawn: no metric to draw")
     assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
+
+
+def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp_path, monkeypatch, capfd):
+    """Views before it, curves and neighbours at every evaluation; one that cannot be drawn is named, the rest is."""
+    _, summary = finished("simclr")
+    seen = {}
+    folder = tmp_path / "run" / "figures"
+    opening = train.open_writer
+
+    def watched(*arguments, **keywords):
+        writer = opening(*arguments, **keywords)
+
+        def log(number, metrics):
+            writer.log(number, metrics)
+            seen[number] = {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+        return writer._replace(log=log)
+
+    def broken(*_, **__):
+        raise RuntimeError("no font\nat all")
+
+    monkeypatch.setattr(train, "open_writer", watched)
+    monkeypatch.setattr(train.measure, "DRAWING", 0)
+    phases = []
+
+    def thread(target, name, daemon):
+        phases.append(name.removeprefix("progress of "))
+        return SimpleNamespace(start=lambda: None, join=lambda: None)
+
+    monkeypatch.setattr(progress, "threading", SimpleNamespace(Thread=thread, Event=threading.Event))
+    monkeypatch.setattr(progress, "FIRST", 5.0)
+    again = runs.fit(tmp_path / "run", "simclr")
+    assert list(dict.fromkeys(phases)) == [
+        "looking through digits",
+        "compiling the initial state",
+        "drawing views",
+        "reading the first batches",
+        "compiling the train step",
+        "making the first step",
+        "saving the checkpoint of step 5",
+        "measuring on validation data",
+        "encoding",
+        "saving the checkpoint of step 8",
+        "drawing curves",
+        "drawing neighbours",
+        "saving the checkpoint of step 10",
+        "saving the checkpoint of step 15",
+        "saving the checkpoint of step 16",
+        "saving the checkpoint of step 20",
+        "writing the last checkpoint",
+        "measuring once on test",
+    ]
+    assert again["params_fingerprint"] == summary["params_fingerprint"]
+    assert set(seen[2]) == set(seen[8]) == {"views"}
+    assert set(seen[10]) == {"views", "curves", "neighbours"}  # after the evaluation of step 8
+    assert seen[18]["curves"] > seen[10]["curves"]
+    assert seen[18]["neighbours"] > seen[10]["neighbours"]
+    assert seen[20]["views"] == seen[2]["views"]
+    assert "WARNING" not in capfd.readouterr().err
+
+    shutil.rmtree(folder)
+    (tmp_path / "run" / "summary.json").unlink()
+    monkeypatch.setattr(train.measure.figures, "neighbours", broken)
+    assert runs.fit(tmp_path / "run", "simclr") == summary | {k: again[k] for k in TIMES}
+    assert capfd.readouterr().err.count("WARNING: figures/neighbours could not be drawn: no font\n") == 1
+    assert {path.stem for path in folder.glob("*.png")} == {"views", "curves"}
+
+
+TIMES = ("seconds", "images_per_sec", "input_wait")
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path):
@@ -320,11 +393,17 @@ def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
         runs.fit(tmp_path / "none", "supervised", init_from=str(tmp_path / "nothing"))
 
 
-def test_a_run_without_labels_measures_what_it_can(tmp_path):
+def test_a_run_without_labels_measures_what_it_can(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "mine.npz", train_images=images)
     summary = runs.fit(tmp_path / "run", "simclr", data__source=f"npz:{tmp_path / 'mine.npz'}", data__num_examples=None)
     assert summary["test_knn_top1"] is None
     assert summary["test_probe_top1"] is None
+    why = "no training example has a label: there is no train_labels in mine.npz"
+    why += "; " + why.replace("no training", "no test")
+    assert summary["not_measured"] == {"test_knn_top1": why, "test_probe_top1": why}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["not_measured"] == summary["not_measured"]
+    pretrain.report(summary, tmp_path / "run")
+    assert f"  test_knn_top1    not measured ({why})\n" in capsys.readouterr().out
     assert all(line.get("val_knn_top1") is None for line in lines(tmp_path / "run"))
     assert (tmp_path / "run" / "figures" / "views.png").is_file()

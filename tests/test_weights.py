@@ -21,7 +21,8 @@ from experiments import pretrain
 from ssl_jax import experiment, train
 from ssl_jax.interop import weights
 from ssl_jax.run import checkpoint, processes
-from ssl_jax.run.open import _named, load_trunk
+from ssl_jax.run.leaves import by_name
+from ssl_jax.run.open import load_given
 
 RNG = np.random.default_rng(0)
 PARAMS = {"conv": {"kernel": RNG.normal(size=(3, 3, 1, 4)).astype(np.float32)}, "scale": np.float32(2.5)}
@@ -283,12 +284,13 @@ def test_not_finite_and_unknown_numbers_in_safetensors(tmp_path):
 @pytest.mark.parametrize("method", ["supervised", "moco"])
 def test_a_file_gives_the_trunk_that_the_workdir_gives(method, workdir, exported, tmp_path):
     params, state = weights.read(exported)
-    named = {f"params/{k}": v for k, v in _named(params).items()}
-    named |= {f"model_state/{k}": v for k, v in _named(state).items()}
+    named = {f"params/{k}": v for k, v in by_name(params).items()}
+    named |= {f"model_state/{k}": v for k, v in by_name(state).items()}
     np.savez(tmp_path / "x.npz", **named)
     made = experiment.build(runs.config(method))
     want, *found = (
-        load_trunk(str(path), made.method, made.config, made.plan) for path in (workdir, exported, tmp_path / "x.npz")
+        load_given({"encoder": str(path)}, made.method, made.modality, made.config, made.plan)["encoder"]
+        for path in (workdir, exported, tmp_path / "x.npz")
     )
     for trunk in found:
         same(trunk, want)

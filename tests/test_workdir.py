@@ -46,6 +46,49 @@ def test_a_damaged_config_is_refused_naming_the_file_and_the_way_out(content, tm
     assert "\n" not in str(error.value)
 
 
+NOW = {"sizes": {"train": 9}, "fingerprints": {"train": "abc"}, "of": "content"}
+OLDER = {"sizes": {"train": 9}, "fingerprints": {"train": "size"}}  # from when no content was looked at
+
+
+def stored(tmp_path, then, now, resumed=(), classes=(3, 3)):
+    """What the run that knew ``then`` of its data, and went on with ``resumed``, gives one that knows ``now``."""
+    resolved = [{"plan": {"num_classes": k}, "data": data} for k, data in zip(classes, (then, now), strict=True)]
+    found = {"config": WHOLE["config"], "resolved": resolved[0]}
+    found["resumed"] = [{"step": 1, "changed": {}, "resolved": {"data": data}} for data in resumed]
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    return folder.stored(tmp_path, WHOLE["config"], resolved[1]), resolved[1]
+
+
+def warnings(found, resolved):
+    machine = dict.fromkeys(("devices", "processes", "platform", "cores", "cpu", "versions", "commit"))
+    lines = folder.resume_notes(found, WHOLE["config"], resolved | machine, 3)
+    return [line for line in lines if line.startswith("WARNING")]
+
+
+def test_a_run_on_changed_data_is_refused(tmp_path):
+    assert stored(tmp_path, NOW, NOW)
+    with pytest.raises(ValueError, match=r"the data at s are not those that the run in .* began with \(\{'train': 9"):
+        stored(tmp_path, NOW, NOW | {"fingerprints": {"train": "abd"}})
+    times = NOW | {"of": "times"}
+    with pytest.raises(ValueError, match=r"; sizes and times of files are all that is known of them, which `cp -a`"):
+        stored(tmp_path, times, times | {"fingerprints": {"train": "abd"}})
+    with pytest.raises(ValueError, match="was made with 4 classes, and the labels at s are 3, since those count"):
+        stored(tmp_path, NOW, NOW, classes=(4, 3))
+
+
+def test_an_older_run_goes_on_and_knows_its_data_from_then_on(tmp_path):
+    now = NOW | {"before": {"train": "size"}}
+    found, resolved = stored(tmp_path, OLDER, now)
+    (said,) = warnings(found, resolved)
+    assert said.endswith("and these are the same; from now on their content count")
+    with pytest.raises(ValueError, match="are not those"):
+        stored(tmp_path, OLDER, now | {"before": {"train": "other size"}})
+    found, resolved = stored(tmp_path, OLDER, now, resumed=[now])
+    assert warnings(found, resolved) == []
+    with pytest.raises(ValueError, match="are not those"):  # of the same names and sizes
+        stored(tmp_path, OLDER, now | {"fingerprints": {"train": "other"}}, resumed=[now])
+
+
 @pytest.mark.parametrize("content", ["", '{"steps": 20, "par', "[]", '{"steps": 20}'])
 def test_a_part_of_a_summary_is_none(content, tmp_path):
     assert folder.read_summary(tmp_path) is None

@@ -132,6 +132,8 @@ def test_lines_reach_the_disk_before_a_kill(tmp_path):
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     out = writer.open_writer(tmp_path, total_steps=100, resume_step=10)
     out.say("devices: 1")
+    out.log(10, {"val_probe_top1": 0.5})  # nothing is known of the time yet
+    out.tick(11, 125.4)
     out.log(11, {"train_loss": 0.123456})
     out.log(12, {"train_loss": 0.2})  # too soon after the last line
     out.log(13, {"val_knn_top1": 0.75})
@@ -139,17 +141,20 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     out.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "devices: 1"
-    assert lines[1].startswith("step 11/100 train_loss=0.1235 eta 0:0")
-    assert lines[2].startswith("step 13/100 val_knn_top1=0.75")
-    assert lines[3:] == ["step 100/100 train_loss=nan"]
-    assert len(writer.read_metrics(tmp_path / "metrics.jsonl")) == 4
+    assert lines[1:] == [
+        "step 10/100 val_probe_top1=0.5",
+        "step 11/100 train_loss=0.1235 eta 2 min 5 s",
+        "step 13/100 val_knn_top1=0.75 eta 2 min 5 s",
+        "step 100/100 train_loss=nan",
+    ]
+    assert len(writer.read_metrics(tmp_path / "metrics.jsonl")) == 5
 
 
 def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):
     out = writer.open_writer(tmp_path, total_steps=20, resume_step=5, progress=True)
     out.log(6, {"train_loss": 2.5, "images_per_sec": 1234.5})
     out.log(7, {"val_knn_top1": 0.5})
-    out.tick(8)
+    out.tick(8, 70)
     out.say("a message")
     out.log(9, {"train_loss": 1.5, "images_per_sec": 1234.5})
     out.close()
@@ -157,7 +162,7 @@ def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):
     assert "a message\n" in err
     last = err.replace("\n", "\r").rstrip("\r").split("\r")[-1]
     assert "9/20" in last
-    assert "loss=1.5 img/s=1234 kNN=0.5" in last
+    assert "eta 1 min 10 s loss=1.5 img/s=1234 kNN=0.5" in last
 
 
 def test_tensorboard_only_when_asked(tmp_path, monkeypatch):
@@ -195,7 +200,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     out = writer.open_writer(tmp_path / "run", total_steps=2, tensorboard=True, progress=True)
     out.log(1, {"train_loss": 1.0})
-    out.tick(2)
+    out.tick(2, 5.0)
     out.say("hello")
     out.close()
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,6 @@ from benchmark import Benchmark
 
 from ssl_jax import config as configs
 from ssl_jax import experiment, parallel, train
-from ssl_jax.data import feed
 from ssl_jax.step import compile_step, init_state
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simclr_digits.py"
@@ -36,7 +35,7 @@ def overhead(quick: bool) -> Benchmark:
     step = compile_step(built.method, built.tx, mesh, views=built.feed.views, probe=built.probe)
     first = parallel.place(experiment.zeros(built), mesh)
     state = init_state(built.method, built.tx, jax.random.key(0), first, mesh, probe=built.probe)
-    batches = feed.batches(built.feed, built.splits.train, data=config.data, seed=0, global_batch_size=BATCH)
+    batches = built.feed.batches()
     batch = {**step.place(next(batches)), **step.place({"table": built.feed.table})}
     state, metrics = jax.block_until_ready(step(state, batch))
 

@@ -18,8 +18,8 @@ import numpy as np
 from benchmark import Benchmark
 
 from configs.common import base
-from ssl_jax.data import feed, readers, source
-from ssl_jax.data.images import stream
+from ssl_jax.data import readers, source
+from ssl_jax.data.images import feed, recipes, stream
 from ssl_jax.data.images.recipes import Crop, Eval, Flip, Recipe, View
 
 JPEG_HEIGHT, JPEG_WIDTH, SIZE = 375, 500, 224
@@ -43,10 +43,8 @@ def uint8(quick: bool) -> Benchmark:
     config = base().data
 
     def ours():
-        stream = feed.batches(
-            feed.Feed("rows"), examples, data=config, seed=0, global_batch_size=batch, total_steps=steps
-        )
-        return sum(int(found["image"][:, 0, 0, 0].sum()) for found in stream)
+        rows = feed.feed(examples, recipes.get(config.recipe), config, seed=0, global_batch_size=batch, mode="pmap")
+        return sum(int(found["image"][:, 0, 0, 0].sum()) for found in rows.batches(total_steps=steps))
 
     def torch_peer():
         import torch

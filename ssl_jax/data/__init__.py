@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import warnings
 
+from ssl_jax.online.progress import phase
+
 
 @functools.cache
 def tensorflow():
@@ -18,7 +20,7 @@ def tensorflow():
       ValueError: if TensorFlow is not installed.
     """
     try:
-        with warnings.catch_warnings():
+        with phase("loading TensorFlow"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside TensorFlow's own imports
             import tensorflow as tf
     except ImportError as error:

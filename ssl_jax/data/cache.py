@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +38,18 @@ def write_cache(file: Path, arrays: dict[str, np.ndarray]) -> None:
         os.replace(part, file)
     except OSError as error:
         log.warning("the index of the dataset could not be kept (%s); it is built again next time", error)
+
+
+def of_file(file: Path, what: str, folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """``make()``, ``what`` there is to know of a file; made again when it changes.
+
+    The file is known again by path, size and its two times: a copy over it may keep the one that is shown.
+    """
+    stat = file.stat()
+    key = f"{what}:{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    kept = folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
+    found = read_cache(kept)
+    if found is None:
+        found = make()
+        write_cache(kept, found)
+    return found

@@ -18,8 +18,12 @@ import numpy as np
 FOREVER = 1 << 62
 
 
-def indices(n: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+def indices(n: int, global_batch_size: int, seed: int, step: int, part: int | None = None) -> np.ndarray:
     """The examples of batch ``step``, int64 ``[global_batch_size]``, out of ``n``. Needs no TensorFlow.
+
+    Args:
+      part: of a batch of several parts, each of which goes through its own examples in an order of its own, the first
+        (0) in that of a batch of one.
 
     Raises:
       ValueError: if there are fewer examples than rows.
@@ -30,12 +34,13 @@ def indices(n: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
             f"use a number from 1 to {n}"
         )
     epoch, batch = divmod(int(step), n // global_batch_size)
-    return permutation(n, int(seed), epoch)[batch * global_batch_size : (batch + 1) * global_batch_size]
+    return permutation(n, int(seed), epoch, part)[batch * global_batch_size : (batch + 1) * global_batch_size]
 
 
 @functools.lru_cache(maxsize=4)
-def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(n)
+def permutation(n: int, seed: int, epoch: int, part: int | None = None) -> np.ndarray:
+    words = [seed, epoch] if part is None else [seed, epoch, part]
+    order = np.random.default_rng(np.random.SeedSequence(words)).permutation(n)
     order.flags.writeable = False
     return order
 

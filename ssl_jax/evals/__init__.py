@@ -5,7 +5,6 @@ An evaluator never imports ``train``. One that trains (fine-tuning, the papers' 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ssl_jax.data.source import Source, Splits
+from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Variables
 
 
@@ -94,11 +94,7 @@ def get(name: str) -> type[Evaluator]:
     Raises:
       ValueError: there is none; the message lists those there are.
     """
-    known = names()
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"evaluator {name!r} is unknown; {hint}known: {', '.join(known)}")
+    refuse_unknown(name, names(), "evaluator ")
     return _module(name).Evaluator
 
 

@@ -7,7 +7,6 @@ mode gets the one that is best on held-out train data.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit
+from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Variables
 
 # What sets the modes apart. No weight decay for the linear classifier: SimCLR's linear evaluation (Chen et al. 2020,
@@ -127,10 +127,7 @@ class Evaluator:
         self.fit = fit
         modes = modes.split(",") if isinstance(modes, str) else modes
         for mode in modes:
-            if mode not in MODES:
-                near = difflib.get_close_matches(str(mode), MODES, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"finetune.modes={mode!r} is unknown; {hint}known: {', '.join(MODES)}")
+            refuse_unknown(mode, MODES, "finetune.modes=")
         rates = np.atleast_1d(learning_rate).tolist()
         for name, value, right, meaning in (
             ("epochs", epochs, epochs >= 1, "1 or more"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +87,9 @@ def alpha_req(x, *, first: int = 1, last: int | None = None) -> float:
     """Decay exponent of the covariance spectrum of the rows of ``x [n, d]``: alpha of :func:`power_law`.
 
     A good representation has alpha near 1, a collapsed one a large alpha, isotropic features 0.
+
+    Differs from the reference code: all ranks are fitted; the authors' code fits ranks 4 to 100, so that their numbers
+    are those of ``first=4, last=100`` (the paper names no ranks).
     """
     return power_law(spectrum(x), first=first, last=last)[0]
 
@@ -210,6 +214,8 @@ class Evaluator:
       layers: what is measured.
       t: of :func:`uniformity`.
       seed: of the choice of the images.
+      alpha_ranks: first and last rank that alpha-ReQ is fitted to, as far as there are so many; None: all. The
+        authors' code has (4, 100).
     """
 
     def __init__(
@@ -223,6 +229,7 @@ class Evaluator:
         layers: Sequence[str] = ("features",),
         t: float = 2.0,
         seed: int = 0,
+        alpha_ranks: Sequence[int] | None = None,
     ):
         del train  # nothing is learned
         self.encode, self.test, self.t, self.views = encode, test, t, views
@@ -236,6 +243,7 @@ class Evaluator:
             raise ValueError(f"geometry needs 2 or more images; max_examples={max_examples}, {len(test)} test images")
         if not t > 0:
             raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
+        self.alpha_ranks = {} if alpha_ranks is None else _ranks(alpha_ranks)
         self.subset = test.take(np.sort(stratified_order(test.labels, len(test), seed)[:max_examples]))
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
@@ -245,7 +253,7 @@ class Evaluator:
             h, views = whole[layer], several[layer]
             eigenvalues, energies = spectrum(h), energy_histograms(views[:, 0], views[:, 1])
             try:
-                alpha, scale = power_law(eigenvalues)
+                alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
             except ValueError:  # a collapsed representation has no spectrum to speak of
                 alpha, scale = float("nan"), float("nan")
             prefix = "" if layer == "features" else f"{layer}_"
@@ -265,6 +273,13 @@ class Evaluator:
             if outdir is not None:
                 figures.energy(energies, outdir / f"{prefix}energy.png")
                 figures.spectrum(eigenvalues, alpha, scale, outdir / f"{prefix}spectrum.png")
+
+
+def _ranks(given: Any) -> dict[str, int]:
+    match given:
+        case [int(first), int(last)] if 0 < first < last:
+            return {"first": first, "last": last}
+    raise ValueError(f"eval.geometry.alpha_ranks={given} must be a first and a last rank, as in 4,100")
 
 
 def _unit(x) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from ssl_jax import parallel
 from ssl_jax.data.source import Source
 from ssl_jax.evals import Accuracy, Encode
 from ssl_jax.evals.linear_probe import check_labels, labelled
+from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Array, Variables
 
 QUERY_TILE = 128  # queries of a block that are compared at a time
@@ -230,10 +230,7 @@ class Evaluator:
             if not isinstance(number, int | float) or not number > 0:
                 raise ValueError(f"eval.knn.temperature={number} must be positive; the literature uses 0.07 or 0.1")
         for layer in self.layers:
-            if layer not in encode.layers:
-                near = difflib.get_close_matches(str(layer), encode.layers, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"eval.knn.layers={layer!r} is unknown; {hint}known: {', '.join(encode.layers)}")
+            refuse_unknown(layer, encode.layers, "eval.knn.layers=")
         self.votes = list(itertools.product(ks, temperatures))
         if not self.votes or not self.layers:
             raise ValueError("eval.knn.k, temperature and layers must each name one or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ssl_jax import parallel
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit, finetune
 from ssl_jax.evals.shared import protocols
+from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Array, Tree, Variables
 
 GRID = tuple(10.0 ** (exponent / 2) for exponent in range(0, -13, -1))  # 1 to 1e-6
@@ -435,7 +435,4 @@ def check_labels(name: str, train: Source, test: Source) -> tuple[np.ndarray, np
 
 
 def _known(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"linear_probe.{option}={value!r} is unknown; {hint}known: {', '.join(known)}")
+    refuse_unknown(value, known, f"linear_probe.{option}=")

@@ -40,7 +40,9 @@ class Evaluator:
             raise ValueError("eval.transfer.sources is empty; name datasets, e.g. --eval.transfer.sources=tfds:cifar10")
         self.targets = {}
         for spec in sources:
-            splits = readers.load(spec, data_dir=data_dir)
+            splits = readers.load(spec, data_dir=data_dir, decoding=train.decoding)
+            for note in splits.notes:
+                print(note)
             bank, test = source.join(splits.train, splits.val), splits.test
             try:
                 neighbours = knn.Evaluator(encode, train=bank, test=test, k=min(k, len(bank)), temperature=temperature)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from flax import linen as nn
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
+from ssl_jax.names import imported, is_imported, refuse_unknown
 from ssl_jax.parallel import named_key
 from ssl_jax.types import Array, Axis, Batch, Tree, Variables
 
@@ -24,16 +24,14 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Callable:
-    """``make`` of ``ssl_jax/methods/<name>.py``.
+    """``make`` of ``ssl_jax/methods/<name>.py``, or what ``package.module:make`` names.
 
     Raises:
       ValueError: there is no such file; the message lists those there are.
     """
-    known = names()
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"method.name={name!r} is unknown; {hint}known: {', '.join(known)}")
+    if is_imported(name):
+        return imported(name, "method.name")
+    refuse_unknown(name, names(), "method.name=")
     return importlib.import_module(f"ssl_jax.methods.{name}").make
 
 
@@ -41,6 +39,11 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     """The hyper-parameters that ``method.*`` may hold for this method."""
     parameters = inspect.signature(get(name)).parameters
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
+
+
+def takes_images(make: Callable) -> bool:
+    """Whether a method normalises images, by the ``mean`` and ``std`` of the config."""
+    return {"mean", "std"} <= inspect.signature(make).parameters.keys()
 
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
@@ -82,6 +85,7 @@ def view_by_view(x: Array, n: int) -> list[Array]:
 
 
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
+Given = Mapping[str, tuple[Tree, Tree]] | None  # what a run starts from, as ``Method.init`` gets it
 Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
 
 
@@ -90,13 +94,12 @@ def _features(outputs: Mapping[str, Array]) -> Array:
 
 
 def init_parts(
-    parts: Parts, key: Array, images: Array, trunk: tuple[Tree, Tree] | None = None, *, read: Read = _features
+    parts: Parts, key: Array, images: Array, given: Given = None, *, read: Read = _features
 ) -> tuple[Tree, Tree]:
-    """(params, model_state) of every part; ``trunk`` replaces the encoder's, ``read`` is as in ``run_parts``."""
+    """(params, model_state) of every part; those in ``given`` are taken as they are, ``read`` as in ``run_parts``."""
     params, state, x = {}, {}, images
     for name, module in parts.items():
-        given = trunk if name == "encoder" else None
-        params[name], state[name] = given or models.init(module, named_key(key, name), x)
+        params[name], state[name] = (given or {}).get(name) or models.init(module, named_key(key, name), x)
         out, _ = models.forward(module, params[name], state[name], x, train=False)  # dead code under jit, for its shape
         x = read(out) if name == "encoder" else out
     return params, state

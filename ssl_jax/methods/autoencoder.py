@@ -80,8 +80,8 @@ def reconstruction(
         raise ValueError(f"method.loss={loss!r} is not one of bce, mse")
     parts = encoder_decoder(encoder, plan.input_shape, latent_dim=latent_dim, widths=decoder_widths, spatial=spatial)
 
-    def init(key, batch, trunk=None):
-        return Variables(*init_parts(parts, key, batch["views"][0], trunk, read=models.deepest))
+    def init(key, batch, given=None):
+        return Variables(*init_parts(parts, key, batch["views"][0], given, read=models.deepest))
 
     def run(variables, images, *, train, axis=None):
         images = normalize(images, mean, std)

@@ -3,19 +3,20 @@
     L = mean over places of -sum_q z_q log softmax(g(f(L)))_q,    gradient of a place times w_q*,
     w_q ~ 1 / ((1 - m) p_q + m / Q),    E_p[w] = 1
 
-The network sees the lightness of an image in Lab and classifies, for every 4 x 4 pixels, their mean (a, b) into Q bins
-of side 10. z is soft: the K nearest bins by a Gaussian of their distance, q* the nearest. Dull colours are so common
-that no network would dare another, so rare ones weigh more: p counts the bins of all batches so far, and m = .5 mixes
-it with the uniform. The weights act on gradients; the loss that is reported is without them. It need not fall below the
-entropy of p, since w makes the network say rare colours more often than they are. The metric ``prior_gain`` is fair: by
-how many nats of weighted loss the network is better than one that sees nothing and knows p and w; ``rare_accuracy`` is
-weighted, too. With m = 1 nothing is weighted. Images without any colour (all |a|, |b| up to 5) count nowhere.
-Predictions are shown as annealed means, T = .38.
+The network sees the lightness of an image in Lab and classifies, for every 4 x 4 pixels, their mean (a, b), or that of
+one of them, into Q bins of side 10. z is soft: the K nearest bins by a Gaussian of their distance, q* the nearest. Dull
+colours are so common that no network would dare another, so rare ones weigh more: p counts the bins of all batches so
+far, and m = .5 mixes it with the uniform. The weights act on gradients; the loss that is reported is without them. It
+need not fall below the entropy of p, since w makes the network say rare colours more often than they are. The metric
+``prior_gain`` is fair: by how many nats of weighted loss the network is better than one that sees nothing and knows p
+and w; ``rare_accuracy`` is weighted, too. With m = 1 nothing is weighted. Images without any colour (all |a|, |b| up to
+5) count nowhere. Predictions are shown as annealed means, T = .38.
 
 Reference: Zhang, Isola and Efros, "Colorful Image Colorization", 2016, section 2 (arXiv:1603.08511).
 Differs from the reference code: its 313 bins cannot be derived again, ours are those of ``colours.ab_bins``; p is
 counted while training instead of before, from coloured images alone, without smoothing; K = 5 as in the paper, the code
-has 10; the lightness comes in three equal channels, so the trunk fits whatever takes colour images.
+has 10; the lightness comes in three equal channels, so the trunk fits whatever takes colour images. The code asks for
+the colour of every fourth pixel (``subsample="stride"``), by default we ask for the mean of the cell (``"mean"``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
 
 COLOURED = 5.0  # what |a| or |b| must exceed somewhere in an image with colour
 PAPER = {"sigma": 5, "temperature": 0.38}
+SUBSAMPLE = {"mean": colours.pool, "stride": colours.every}
 
 
 def make(
@@ -52,6 +54,7 @@ def make(
     rebalance: float = 0.5,
     temperature: float = 0.38,
     head_width: int = 64,
+    subsample: str = "mean",
 ) -> Method:
     """Colorization by ``encoder``, which sees lightness only, in training and in ``encode``.
 
@@ -63,6 +66,7 @@ def make(
       rebalance: 1 - m: the part of p in the weights; 0 weighs all colours alike.
       temperature: T; 1 shows mean colours, towards 0 the likeliest.
       head_width: channels of the head between the encoder's last map and the logits.
+      subsample: the colour of 4 x 4 pixels: their "mean" or, "stride", that of the upper left one.
 
     Raises:
       ValueError: an argument outside its meaning, images without colour, or an encoder without a fitting map.
@@ -77,12 +81,14 @@ def make(
             raise ValueError(f"method.{name}={value} must be positive; the paper has {PAPER[name]}")
     if not 0 <= rebalance <= 1:
         raise ValueError(f"method.rebalance={rebalance} must be in [0, 1]; the paper has 0.5")
+    if subsample not in SUBSAMPLE:
+        raise ValueError(f"method.subsample={subsample!r} is not one of {', '.join(SUBSAMPLE)}")
     head = PlaceClassifier(size, len(bins), head_width, norm=encoder.norm, dtype=encoder.dtype)
     parts = {"encoder": encoder, "head": head}
     trunk_features = make_encode({"encoder": encoder}, (0.0,), (1.0,))
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk, read=models.deepest)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given, read=models.deepest)
         # The uniform prior counts as much as one batch.
         return Variables(params, state, aux={"counts": jnp.full(len(bins), 1 / len(bins), jnp.float32)})
 
@@ -93,7 +99,7 @@ def make(
         return out["head"].astype(compute_dtype(out["head"])), out, state
 
     def loss(variables, batch, key, step, axis):
-        asked = task(batch["views"][0], size, bins, neighbours=neighbours, sigma=sigma)
+        asked = task(batch["views"][0], size, bins, neighbours=neighbours, sigma=sigma, subsample=subsample)
         logits, out, state = predict(variables, asked.lightness, train=True, axis=axis)
         counts = variables.aux["counts"].astype(logits.dtype)
         prior = counts / counts.sum()
@@ -161,9 +167,9 @@ class Task(NamedTuple):
     coloured: Array
 
 
-def task(images: Array, size: int, bins: np.ndarray, *, neighbours: int, sigma: float) -> Task:
+def task(images: Array, size: int, bins: np.ndarray, *, neighbours: int, sigma: float, subsample: str = "mean") -> Task:
     """Take the colour from sRGB images ``[b, h, w, 3]`` and ask for it at ``size`` x ``size`` places."""
-    ab = colours.pool(colours.rgb_to_lab(images)[..., 1:], size)
+    ab = SUBSAMPLE[subsample](colours.rgb_to_lab(images)[..., 1:], size)
     member, nearest = colours.soft_encode(ab, bins, neighbours=neighbours, sigma=sigma)
     return Task(grey(images), member, nearest, (jnp.abs(ab).max((1, 2, 3)) > COLOURED).astype(ab.dtype))
 

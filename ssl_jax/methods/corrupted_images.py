@@ -24,14 +24,14 @@ repaired ones alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
 from jax import lax
 
 from ssl_jax import models, parallel
@@ -43,7 +43,7 @@ from ssl_jax.models.decoder import encoder_decoder, last_map
 from ssl_jax.models.heads import linear
 from ssl_jax.models.repair import MaskHead, RepairLayer, enlarge
 from ssl_jax.parallel import named_key, row_keys
-from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
+from ssl_jax.types import Array, Axis, LossOut, Method, Part, Plan, Variables
 
 REAL, REPAIRED = 0, 1
 
@@ -54,7 +54,6 @@ def make(
     plan: Plan,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
-    autoencoder: str | None = None,
     autoencoder_steps: int | None = None,
     latent_dim: int | None = None,
     decoder_widths: Sequence[int] | None = None,
@@ -67,10 +66,9 @@ def make(
     """The game around ``encoder``, which is also the architecture of the autoencoder's own encoder.
 
     Args:
-      autoencoder: workdir of a run of the method ``autoencoder`` with ``spatial=True`` and ``loss="mse"``, of which the
-        weights are used (the folder must stay until this run has ended); None: it is trained first, in this run.
-      autoencoder_steps: for how many steps then; None: a third of the run. Each role starts the schedule of the rate
-        when it begins to move.
+      autoencoder_steps: in which the autoencoder is trained first; None: a third of the run; 0: it is given as
+        ``init_from.autoencoder``, a run of the method ``autoencoder`` with ``spatial=True`` and ``loss="mse"``. Each
+        role starts the schedule of the rate when it begins to move.
       latent_dim: channels of the code; None: 128.
       decoder_widths: as in ``autoencoder``; together they double the encoder's last map to the size of the images.
       drop: the chance of a place to be dropped; 0.7 in the paper's code.
@@ -80,15 +78,11 @@ def make(
       repair_rate: learning rate of the repair layers as a multiple of the optimizer's.
 
     Raises:
-      ValueError: an argument outside its meaning, or networks that do not fit the images. From ``init``: an
-        ``autoencoder`` that is no such run.
+      ValueError: an argument outside its meaning, or networks that do not fit the images.
     """
     steps = max(1, plan.total_steps // 3) if autoencoder_steps is None else autoencoder_steps
-    if steps < 1:
-        raise ValueError(
-            f"method.autoencoder_steps={steps} leaves the autoencoder untrained; use 1 or more, or a finished run as "
-            "method.autoencoder"
-        )
+    if steps < 0:
+        raise ValueError(f"method.autoencoder_steps={steps} must not be negative; 0 takes init_from.autoencoder")
     if not 0 < drop < 1:
         raise ValueError(f"method.drop={drop} must be between 0 and 1; the paper's code has 0.7")
     for name, value in {"mask_weight": mask_weight, "reconstruction_weight": reconstruction_weight}.items():
@@ -119,12 +113,12 @@ def make(
     layers = {f"layer{k}": RepairLayer(encoder.norm, dtype=encoder.dtype) for k in range(count)}
     heads = {"classifier": linear(2, dtype=encoder.dtype), "mask": MaskHead(dtype=encoder.dtype)}
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
         own = ae.init(named_key(key, "autoencoder"), batch)
-        if autoencoder:
-            own = load(autoencoder, own, mean, std)
-        params, state = init_parts({"encoder": encoder}, key, images, trunk)
+        if "autoencoder" in (given or {}):
+            own = Variables(*given["autoencoder"])
+        params, state = init_parts({"encoder": encoder}, key, images, given)
         outputs, _ = models.forward(encoder, params["encoder"], state["encoder"], images, train=False)
         for name, x in {"classifier": outputs["features"], "mask": models.deepest(outputs)}.items():
             params[name], state[name] = models.init(heads[name], named_key(key, name), x)
@@ -213,7 +207,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         images = batch["views"][0]
         value, out = play(variables, images, key, axis)
-        if autoencoder:
+        if not steps:
             return value, out
         # Both stages are computed and one is chosen: XLA for CPUs has gradients of convolutions inside a conditional
         # that take 30 times as long. A gradient that was not chosen is zero in every digit.
@@ -247,6 +241,9 @@ def make(
             rows[name] = enlarge(rows[name], images.shape[1] // kept.shape[1])[..., None].astype(images.dtype)
         return {name: jnp.clip(row, 0, 1) for name, row in rows.items()}
 
+    def own_autoencoder(variables):
+        return variables.params["autoencoder"], variables.model_state["autoencoder"]
+
     return Method(
         init=init,
         loss=loss,
@@ -254,6 +251,7 @@ def make(
         encode=make_encode({"encoder": encoder}, mean, std),
         wrap_tx=wrap_tx,
         hooks={"show": show},
+        parts={"autoencoder": Part(own_autoencoder, partial(check_autoencoder, mean=mean, std=std), needed=not steps)},
     )
 
 
@@ -295,40 +293,20 @@ def if_asked(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.GradientTransformation(tx.init, update)
 
 
-def load(workdir: str, like: Variables, mean: Sequence[float], std: Sequence[float]) -> Variables:
-    """The newest weights of a run of ``autoencoder``, in the structure of ``like``.
+def check_autoencoder(config: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse the config of a run that made another autoencoder than this method needs.
 
     Raises:
-      ValueError: no such run, one of another method or form, on images of another normalisation, or of another
-        architecture.
+      ValueError: a run of another method or form, or on images of another normalisation.
     """
-    from ssl_jax.run import checkpoint
-
-    try:
-        tree, record = checkpoint.restore_variables(workdir)
-    except ValueError as error:
-        raise ValueError(f"method.autoencoder={workdir}: {error}") from None
-    config = record["metadata"]["config"]
     form = {k: config["method"].get(k) for k in ("name", "spatial", "loss")}
     if form != {"name": "autoencoder", "spatial": True, "loss": "mse"}:
         raise ValueError(
-            f"method.autoencoder={workdir} is a run of {form['name']!r} with spatial={form['spatial']} and "
-            f"loss={form['loss']!r}; use one of 'autoencoder' with spatial=True and loss='mse'"
+            f"it is a run of {form['name']!r} with spatial={form['spatial']} and loss={form['loss']!r}; use one of "
+            "'autoencoder' with spatial=True and loss='mse'"
         )
     for name, mine in {"mean": mean, "std": std}.items():
-        if list(mine) != config["data"][name]:
+        if list(mine) != list(config["data"][name]):
             raise ValueError(
-                f"method.autoencoder={workdir} had data.{name}={tuple(config['data'][name])} and this run has "
-                f"{tuple(mine)}; use the same"
+                f"it had data.{name}={tuple(config['data'][name])} and this run has {tuple(mine)}; use the same"
             )
-    have: dict[str, Any] = flatten_dict({k: tree[k] for k in ("params", "model_state")}, sep="/")
-    leaves, structure = jax.tree_util.tree_flatten_with_path({"params": like.params, "model_state": like.model_state})
-    want = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    for name in sorted(have.keys() | want.keys()):
-        there, here = (named[name].shape if name in named else "nothing" for named in (have, want))
-        if there != here:
-            raise ValueError(
-                f"method.autoencoder={workdir} holds another architecture: {name} is {there} there and {here} here; "
-                "use its model, latent_dim and decoder_widths"
-            )
-    return Variables(**jax.tree.unflatten(structure, [jnp.asarray(have[name], a.dtype) for name, a in want.items()]))

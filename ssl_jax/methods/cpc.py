@@ -70,7 +70,9 @@ def make(
       context_dim: width of c.
       context_layers: blocks of the masked convolution; the GRU has one layer.
       negatives: number drawn for each prediction among the encodings of the same step in the global batch; None: all.
-      temperature: T; 10 as in the paper's appendix, which scales by .1.
+      temperature: T; 1 in the paper, which scales nothing. 10 is the scale of .1 in the pseudo-code that Hénaff et al.
+        give of it for images ("Data-Efficient Image Recognition with Contrastive Predictive Coding", arXiv:1905.09272,
+        appendix), there of predictions of 64 numbers.
       colour: what happens to ``colour_rate`` of the patches: "grey", "drop" two of three channels, or "keep" them.
 
     Raises:
@@ -86,7 +88,7 @@ def make(
     skip = overlapping if skip is None else skip
     _check(encoder, plan, form, patch_size, stride, patch_jitter, steps, skip)
     if temperature <= 0:
-        raise ValueError(f"method.temperature={temperature} must be positive; the paper has 10")
+        raise ValueError(f"method.temperature={temperature} must be positive; use 10, or the paper's 1")
     asked = range(skip + 1, steps + 1)
     rows, columns = grid_shape(form, plan.input_shape, patch_size, stride)
     fewest = (rows - steps) * columns * plan.global_batch_size
@@ -118,7 +120,7 @@ def make(
         each = flat.reshape(*c.shape[:3], len(asked), encoder.dim)
         return {k: each[:, : c.shape[1] - k, :, i] for i, k in enumerate(asked)}
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
         seen = jax.eval_shape(cut, images)
         one = jax.ShapeDtypeStruct((1, *seen.shape[3:]), seen.dtype)
@@ -126,7 +128,7 @@ def make(
         c = jax.ShapeDtypeStruct((1, context_dim), jnp.float32)
         modules = {"encoder": (encoder, one), "context": (context, grid), "predictor": (predictor, c)}
         made = {name: models.init(module, named_key(key, name), x) for name, (module, x) in modules.items()}
-        made |= {"encoder": trunk} if trunk else {}
+        made |= dict(given or {})
         return Variables({name: p for name, (p, _) in made.items()}, {name: s for name, (_, s) in made.items()})
 
     def loss(variables, batch, key, step, axis):

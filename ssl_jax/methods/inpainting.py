@@ -104,9 +104,9 @@ def make(
             blank = random_region(key, images, fraction, axis=axis)
         return task(images, blank, fill=mean, overlap=overlap, overlap_weight=overlap_weight)
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
-        params, state = init_parts(parts, key, images, trunk, read=models.deepest)
+        params, state = init_parts(parts, key, images, given, read=models.deepest)
         if adversarial:
             seen = jax.eval_shape(lambda a: a[:, inner, inner], images)
             key = parallel.named_key(key, "discriminator")

@@ -83,8 +83,8 @@ def make(
     parts = {"encoder": encoder, "projector": head}
     encode = make_encode(parts, mean, std)
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given)
         aux = {"bank": random_bank(named_key(key, "bank"), size, projector_dim)}
         if negatives:
             aux["log_z"] = jnp.float32(-jnp.inf)  # not estimated yet

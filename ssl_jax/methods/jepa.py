@@ -184,9 +184,9 @@ def make(
     )
     tau_at = optim.linear(tau, 1.0, plan.total_steps)
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
-        encoder_params, state = trunk or models.init(encoder, named_key(key, "encoder"), images)
+        encoder_params, state = (given or {}).get("encoder") or models.init(encoder, named_key(key, "encoder"), images)
         blocks = jax.eval_shape(lambda key: multi_block(key, 1, layout), key)
         inputs = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), blocks._asdict())
         tokens = jax.ShapeDtypeStruct((1, layout.max_context, encoder.dim), images.dtype)

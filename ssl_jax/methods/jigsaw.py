@@ -10,7 +10,8 @@ Reference: Noroozi and Favaro 2016, "Unsupervised Learning of Visual Representat
 sections 3 and 4, algorithm 1 (arXiv:1603.09246); several permutations per image: Kolesnikov et al. 2019, section 3
 (arXiv:1901.09005).
 Differs from the reference code: the sets are greedy in the smallest distance, then in the sum of distances; the
-published ones are greedy in the mean, which leaves pairs 2 apart in a set of 100, where this one has 6.
+published ones are greedy in the mean, which leaves pairs 2 apart in a set of 100, where this one has 6. Colour is taken
+from patches by default, in the code from images, as in ``relative_patch``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def make(
     jitter: int = 2,
     colour: str = "grey",
     colour_rate: float = 0.66,
+    colour_of: str = "patch",
     blur_rate: float = 0.0,
+    blur_draw: str = "side",
     embed_dim: int = 1000,
     hidden: int = 4096,
 ) -> Method:
@@ -57,7 +60,9 @@ def make(
       gap: pixels between the cells of the grid; the tiles' border lines do not meet.
       jitter: a tile lies 0 to so many pixels into its cell; 11 in the paper, of cells of 75.
       colour: what happens to ``colour_rate`` of the tiles: "grey", "drop" two of three channels, or "keep" them.
+      colour_of: "patch": each tile by its own draw; "image": all tiles of an image or none.
       blur_rate: share of the tiles that are shrunk and enlarged again.
+      blur_draw: how far: "side", the small side is uniform, or "pixels", their number is.
       embed_dim: width of a tile's embedding.
       hidden: width of the head's hidden layer.
 
@@ -71,7 +76,9 @@ def make(
         raise ValueError(f"method.per_image={per_image} asks nothing; use 1 or more")
     tiles = grid * grid
     orders = permutation_set(tiles, permutations or {4: 24, 9: 72}[tiles])
-    guards = patches.make_guards(plan, colour=colour, colour_rate=colour_rate, blur_rate=blur_rate)
+    guards = patches.make_guards(
+        plan, colour=colour, colour_rate=colour_rate, colour_of=colour_of, blur_rate=blur_rate, blur_draw=blur_draw
+    )
 
     def questions(key, z, axis):
         labels = draw(key, len(z), per_image, len(orders), axis=axis)

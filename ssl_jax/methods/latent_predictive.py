@@ -93,8 +93,8 @@ def make(
     last = "projector" if joint else "encoder"
     tau_at = optim.tau_schedule(tau, plan.total_steps)
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given)
         if latent != "none":
             # Codes start small beside y, which has length 1: all near enough to be somebody's nearest.
             scale = 0.3 if latent == "discrete" else 1.0

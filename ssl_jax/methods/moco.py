@@ -81,8 +81,8 @@ def make(
     head = moco_projector(encoder.dim, version=projector_version, out_dim=projector_dim, dtype=encoder.dtype)
     parts = {"encoder": encoder.clone(norm=norm), "projector": head}
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given)
         queue = l2_normalize(jax.random.normal(named_key(key, "queue"), (queue_size, projector_dim)))
         aux = {"target": params, "queue": queue, "pointer": jnp.int32(0)}
         return Variables(params, state | {"target": state}, aux=aux)

@@ -9,7 +9,9 @@ off single patches (the sky is above), not off the relation.
 
 Reference: Doersch et al. 2015, "Unsupervised Visual Representation Learning by Context Prediction", sections 3 and 3.1
 (arXiv:1505.05192); all pairs of a 3 x 3 grid: Kolesnikov et al. 2019, section 3 (arXiv:1901.09005).
-Differs from the reference code: no dropout in the head; every BatchNorm has scale and shift.
+Differs from the reference code: no dropout in the head; every BatchNorm has scale and shift; by default
+(``colour_of="patch"``) each patch loses its colour by its own draw, where Kolesnikov et al. make the whole image grey
+before they cut it (``"image"``); grey is luma, theirs the mean of the channels.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def make(
     jitter: int = 2,
     colour: str = "grey",
     colour_rate: float = 0.66,
+    colour_of: str = "patch",
     blur_rate: float = 0.0,
+    blur_draw: str = "side",
     embed_dim: int = 1000,
     hidden: int = 4096,
     control: bool = False,
@@ -52,7 +56,9 @@ def make(
         default suits 32-pixel images, whose patches have 8.
       jitter: a patch lies 0 to so many pixels into its cell, in both directions.
       colour: what happens to ``colour_rate`` of the patches: "grey", "drop" two of three channels, or "keep" them.
+      colour_of: "patch": each by its own draw; "image": all patches of an image or none.
       blur_rate: share of the patches that are shrunk and enlarged again; the paper has 1/3.
+      blur_draw: how far: "side", the small side is uniform, or, as in the paper, "pixels", their number is.
       embed_dim: width of a patch's embedding; two of them go into the head.
       hidden: width of the head's hidden layer.
       control: pair every neighbour with the centre of another image.
@@ -61,7 +67,9 @@ def make(
       ValueError: an argument outside its meaning, or images too small for the grid and the encoder.
     """
     grid = patches.make_grid(encoder, plan, 3, gap=gap, jitter=jitter)
-    guards = patches.make_guards(plan, colour=colour, colour_rate=colour_rate, blur_rate=blur_rate)
+    guards = patches.make_guards(
+        plan, colour=colour, colour_rate=colour_rate, colour_of=colour_of, blur_rate=blur_rate, blur_draw=blur_draw
+    )
 
     def questions(key, z, axis):
         centre = z[:, CENTRE]
@@ -126,8 +134,8 @@ def siamese(
     parts = {"encoder": encoder, "embed": linear(embed_dim, dtype=encoder.dtype)}
     encode = make_encode({"encoder": encoder}, mean, std)
 
-    def init(key, batch, trunk=None):
-        params, state = init_parts(parts, key, batch["views"][0], trunk)
+    def init(key, batch, given=None):
+        params, state = init_parts(parts, key, batch["views"][0], given)
         asked = jax.ShapeDtypeStruct((1, joined * embed_dim), jnp.float32)
         params["head"], state["head"] = models.init(head, named_key(key, "head"), asked)
         return Variables(params, state)

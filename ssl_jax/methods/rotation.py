@@ -47,8 +47,8 @@ def make(
     _check_square(plan.input_shape)
     parts = {"encoder": encoder, "classifier": linear(4, dtype=encoder.dtype)}
 
-    def init(key, batch, trunk=None):
-        return Variables(*init_parts(parts, key, batch["views"][0], trunk))
+    def init(key, batch, given=None):
+        return Variables(*init_parts(parts, key, batch["views"][0], given))
 
     def loss(variables, batch, key, step, axis):
         images, turns = rotations(one_view(batch, mean, std))

@@ -67,8 +67,8 @@ def make(
     parts = {"encoder": encoder, "projector": projector}
     scale = {"paper": 1.0, "official": 2.0}[loss_scale]
 
-    def init(key, batch, trunk=None):
-        return Variables(*init_parts(parts, key, batch["views"][0], trunk))
+    def init(key, batch, given=None):
+        return Variables(*init_parts(parts, key, batch["views"][0], given))
 
     def loss(variables, batch, key, step, axis):
         images = side_by_side(two_views(batch, mean, std))

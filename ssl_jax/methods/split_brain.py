@@ -66,9 +66,9 @@ def make(
     }
     features = make_encode({"encoder": trunk_net}, (0.0,), (1.0,))
 
-    def init(key, batch, trunk=None):
+    def init(key, batch, given=None):
         images = batch["views"][0]
-        params, state = init_parts({"encoder": trunk_net}, key, images, trunk)
+        params, state = init_parts({"encoder": trunk_net}, key, images, given)
         out, _ = models.forward(trunk_net, params["encoder"], state["encoder"], images, train=False)  # for its shape
         seen = halves(models.deepest(out))[0]
         for name, head in heads.items():

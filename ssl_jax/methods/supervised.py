@@ -83,8 +83,8 @@ def make(
     def depth(path) -> int:
         return models.depth(path, stages=encoder.stages)
 
-    def init(key, batch, trunk=None):
-        return Variables(*init_parts(parts, key, batch["views"][0], trunk))
+    def init(key, batch, given=None):
+        return Variables(*init_parts(parts, key, batch["views"][0], given))
 
     def loss(variables, batch, key, step, axis):
         def forward(still, params, state, images):

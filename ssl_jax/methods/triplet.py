@@ -85,8 +85,8 @@ def make(
         z = z.astype(compute_dtype(z))
         return l2_normalize(z) if normalize else z
 
-    def init(key, batch, trunk=None):
-        return Variables(*init_parts(parts, key, batch["views"][0], trunk))
+    def init(key, batch, given=None):
+        return Variables(*init_parts(parts, key, batch["views"][0], given))
 
     def loss(variables, batch, key, step, axis):
         images = side_by_side(two_views(batch, mean, std))

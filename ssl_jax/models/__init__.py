@@ -1,4 +1,4 @@
-"""Encoders and heads: linen modules that take images and return every stage's feature map by name.
+"""Encoders and heads: linen modules that return every stage's feature map by name; what an encoder is.
 
 ``make`` builds an encoder by name, ``init`` its variables, ``forward`` runs it or a head.
 """
@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -25,18 +25,22 @@ from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.vit import ViT
+from ssl_jax.names import hint, imported, is_imported
 from ssl_jax.types import Array, Axis, Tree
 
 __all__ = [
     "ENCODERS",
     "BatchNorm",
     "ConvNet",
+    "Encoder",
     "LayerNorm",
     "MLPEncoder",
     "ResNet",
     "ViT",
     "arguments",
-    "check_image_size",
+    "check_encoder",
+    "check_input",
+    "check_outputs",
     "deepest",
     "depth",
     "forward",
@@ -45,6 +49,43 @@ __all__ = [
     "make",
     "pooled",
 ]
+
+
+class Encoder(Protocol):
+    """What every encoder is, ours or a user's: a linen module with these fields and this call.
+
+    Called ``(x, *, train, axis)`` on inputs ``[b, *input_shape]`` it returns ``{"features": [b, d], stage: array,
+    ...}``, its stages by name in order. One with state that goes from batch to batch takes it as ``rows=`` and returns
+    the new one as ``"rows"``. Parameters are called ``stem_*`` and ``stage1_*``, ``stage2_*``, ..., so that rates by
+    depth and freezing know them.
+
+    Attributes:
+      stages: how many there are.
+      dim: d.
+      label: what messages call it.
+      min_size: the least side of an image in pixels, or number of tokens.
+      norm: makes a normalisation, for heads that are to have the encoder's; None where it has none.
+      frozen_stages: of the lowest so many parts (the stem is one) statistics stay as they are.
+      dtype: of the computation; None: that of the inputs.
+      by_token: names of the parameters whose rows are tokens, for another vocabulary; an encoder of images has none.
+    """
+
+    stages: int
+    frozen_stages: int
+    norm: Any
+    dtype: Any
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def min_size(self) -> int: ...
+
+    def __call__(self, x: Any, *, train: bool, axis: Axis = None) -> Mapping[str, Array]: ...
+
 
 ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
@@ -68,7 +109,7 @@ def make(name: str, **kwargs: Any) -> nn.Module:
     """The encoder called ``name``, e.g. ``make("resnet18", stem="cifar", dtype="bfloat16")``.
 
     Args:
-      name: a key of ``ENCODERS``.
+      name: a key of ``ENCODERS``, or ``package.module:Name`` of a module or function that makes one.
       **kwargs: fields of its module; lists become tuples and ``dtype`` may be a string or None.
 
     Returns:
@@ -78,30 +119,55 @@ def make(name: str, **kwargs: Any) -> nn.Module:
       ValueError: an unknown name or argument; says the nearest known one.
     """
     fields = arguments(name)
-    maker = ENCODERS[name]
+    maker = _maker(name)
     for argument in kwargs:
         if argument not in (*fields, "norm"):
-            hint = _nearest(argument, fields)
-            raise ValueError(f"{name} has no argument {argument!r}{hint}; known: {', '.join(fields)}")
+            raise ValueError(f"{name} has no argument {argument!r}; {hint(argument, fields)}known: {', '.join(fields)}")
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if kwargs.get("dtype") is not None:
         kwargs["dtype"] = jnp.dtype(kwargs["dtype"])
-    return maker(**kwargs)
+    encoder = maker(**kwargs)
+    if is_imported(name):
+        check_encoder(encoder, name)
+    return encoder
 
 
 def arguments(name: str) -> list[str]:
     """Fields of the encoder called ``name`` that a config may set (``norm``, a function, only code can)."""
-    if name not in ENCODERS:
-        raise ValueError(f"model {name!r} is unknown{_nearest(name, ENCODERS)}; known: {', '.join(ENCODERS)}")
-    maker = ENCODERS[name]
+    maker = _maker(name)
     module: Any
     module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
+    if not dataclasses.is_dataclass(module):
+        return [k for k in inspect.signature(module).parameters if k not in fixed]
     return [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", "norm", *fixed}]
 
 
-def _nearest(word: str, known: Any) -> str:
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+def _maker(name: str) -> Any:
+    if is_imported(name):
+        return imported(name, "model.name")
+    if name not in ENCODERS:
+        raise ValueError(f"model {name!r} is unknown; {hint(name, ENCODERS)}known: {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def check_encoder(encoder: Any, name: str) -> None:
+    """Refuse what is no :class:`Encoder`.
+
+    Raises:
+      ValueError: names all that is missing.
+    """
+    wanted = ("stages", "dim", "label", "min_size", "norm", "frozen_stages", "dtype")
+    missing = [f"the attribute {word}" for word in wanted if not hasattr(encoder, word)]
+    if not isinstance(encoder, nn.Module):
+        missing.insert(0, "flax.linen.Module as a base")
+    else:
+        taken = inspect.signature(type(encoder).__call__).parameters
+        missing += [f"the keyword {word}= of its call" for word in ("train", "axis") if word not in taken]
+    if missing:
+        raise ValueError(
+            f"model.name={name!r} is no encoder: it lacks {', '.join(missing)}; see Encoder in "
+            "ssl_jax/models/__init__.py"
+        )
 
 
 def init(module: nn.Module, key: Array, x: Any, **inputs: Any) -> tuple[Tree, Tree]:
@@ -184,10 +250,34 @@ def depth(path: Any, *, stages: int = 4) -> int:
     return stages + 1
 
 
-def check_image_size(encoder: str | nn.Module, image_size: int) -> None:
-    """Raise ValueError if images of ``image_size`` are too small for an encoder, given as a module or by name."""
+def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
+    """Refuse inputs that are too small for an encoder, given as a module or by name.
+
+    Raises:
+      ValueError: an image whose side, or a text whose tokens, are fewer than ``encoder.min_size``.
+    """
     encoder = make(encoder) if isinstance(encoder, str) else encoder
-    if image_size < encoder.min_size:
+    size = input_shape[0]
+    if size < encoder.min_size:
+        what = f"data.image_size={size} is" if len(input_shape) == 3 else f"inputs of {size} tokens are"
+        raise ValueError(f"{what} too small for {encoder.label}; use at least {encoder.min_size}")
+
+
+def check_outputs(encoder: nn.Module, name: str, inputs: Any) -> None:
+    """Refuse an encoder that does not return what :class:`Encoder` says, on shapes alone.
+
+    Args:
+      inputs: ``jax.ShapeDtypeStruct`` of a batch.
+    """
+    run = partial(encoder.init_with_output, train=False, axis=None)
+    found, _ = jax.eval_shape(run, jax.random.key(0), inputs)
+    shapes = {k: v.shape for k, v in found.items()} if isinstance(found, Mapping) else {}
+    if shapes.get("features") != (inputs.shape[0], encoder.dim):
+        said = f"its outputs are {shapes}" if shapes else "it does not return a mapping"
         raise ValueError(
-            f"data.image_size={image_size} is too small for {encoder.label}; use at least {encoder.min_size}"
+            f"model.name={name!r} must return 'features' of shape [b, {encoder.dim}], its dim; {said} for "
+            f"b={inputs.shape[0]}"
         )
+    words = [k for k in shapes if k not in ("features", "rows")]
+    if not any(re.fullmatch(r"stage\d+", word) for word in words):
+        raise ValueError(f"model.name={name!r} must return its stages as 'stage1', 'stage2', ...; it returns {words}")

@@ -27,7 +27,7 @@ class ConvNet(nn.Module):
       stem_width: channels of the stem; default ``widths[0]``.
       stem_kernel, stem_stride: of the first convolution. Kernel = stride cuts the image into patches.
       residual: blocks with a shortcut.
-      conv_init: "torchvision" or "simclr".
+      conv_init: as in ``ResNet``.
       norm: makes the normalisation.
       frozen_stages: what runs in inference mode even with ``train``, as in ``ResNet``.
       remat: what the backward pass computes again, see ``remat.py``.

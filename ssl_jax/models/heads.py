@@ -26,8 +26,13 @@ def torch_bias(fan_in: int) -> Callable[..., Array]:
 
 # Uniform in +-1/sqrt(fan_in): the default weights of torch.nn.Linear.
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# Truncated normal, standard deviation 1/sqrt(fan_in): the default weights of haiku.Linear.
-haiku_kernel = nn.initializers.lecun_normal()
+# Truncated normal of standard deviation 1/sqrt(fan_in): the default weights of flax's Dense, and of TensorFlow's
+# variance_scaling_initializer.
+lecun_kernel = nn.initializers.lecun_normal()
+# A normal of standard deviation 1/sqrt(fan_in) cut at twice that, which leaves .8796/sqrt(fan_in) and is not corrected
+# for it: the default weights of haiku's Linear and Conv2D.
+haiku_kernel = nn.initializers.variance_scaling(0.87962566103423978**2, "fan_in", "truncated_normal")
+KERNEL_INITS = {"lecun": lecun_kernel, "haiku": haiku_kernel}
 
 
 class MLP(nn.Module):
@@ -51,7 +56,7 @@ class MLP(nn.Module):
     hidden_norm: bool = True
     out_bias: bool = True
     out_norm: Any = None
-    kernel_init: Callable[..., Array] = haiku_kernel
+    kernel_init: Callable[..., Array] = lecun_kernel
     bias_init: Callable[[int], Callable[..., Array]] = zero_bias
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = None
@@ -112,13 +117,21 @@ def simclr_projector(
 
 
 def byol_mlp(
-    *, hidden: int = 4096, out_dim: int = 256, norm: Callable[..., nn.Module] = BatchNorm, dtype: Any = None
+    *,
+    hidden: int = 4096,
+    out_dim: int = 256,
+    init: str = "lecun",
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: Any = None,
 ) -> MLP:
     """BYOL's projector and predictor: Dense, BN, ReLU, Dense without bias; nothing after it.
 
+    Args:
+      init: of the weights: "lecun" or, as in BYOL's code, "haiku", see ``KERNEL_INITS``.
+
     Reference: Grill et al. 2020 (BYOL), section 3.3 and appendix C.
     """
-    return MLP((hidden, out_dim), out_bias=False, norm=norm, dtype=dtype)
+    return MLP((hidden, out_dim), out_bias=False, kernel_init=KERNEL_INITS[init], norm=norm, dtype=dtype)
 
 
 def moco_projector(dim: int, *, version: int = 2, out_dim: int = 128, dtype: Any = None) -> MLP:
@@ -144,5 +157,5 @@ def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dt
       init: standard deviation of the normal that its weights start from, 0 for zeros; None: truncated normal,
         1/sqrt(fan_in).
     """
-    kernel_init = haiku_kernel if init is None else nn.initializers.normal(init)
+    kernel_init = lecun_kernel if init is None else nn.initializers.normal(init)
     return MLP((out_dim,), out_bias=use_bias, kernel_init=kernel_init, dtype=dtype)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from ssl_jax.models.convolution import Conv
+from ssl_jax.models.heads import haiku_kernel, torch_kernel
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.remat import remat
 from ssl_jax.types import Array, Axis
@@ -16,15 +17,19 @@ from ssl_jax.types import Array, Axis
 CONV_INITS = {
     # Normal, standard deviation sqrt(2 / fan_out): torchvision's ResNets (He et al. 2015, equation 14).
     "torchvision": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-    # Truncated normal, standard deviation sqrt(1 / fan_in): SimCLR's TensorFlow code, and haiku's (BYOL).
+    # Truncated normal, standard deviation sqrt(1 / fan_in): SimCLR's TensorFlow code.
     "simclr": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+    # The same but for truncation, which takes an eighth of the deviation: haiku's, and so BYOL's code.
+    "haiku": haiku_kernel,
+    # Uniform in +-1 / sqrt(fan_in): torch.nn.Conv2d's own, where no network sets another.
+    "torch": torch_kernel,
 }
 
 
 def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Module:
     """A square convolution without bias, padded alike on both sides as torch pads (TensorFlow's SAME is lopsided)."""
     if init not in CONV_INITS:
-        raise ValueError(f"conv_init={init!r} is unknown; use {' or '.join(CONV_INITS)}")
+        raise ValueError(f"conv_init={init!r} is unknown; use one of {', '.join(CONV_INITS)}")
     pad = (kernel - 1) // 2 if kernel > stride else 0
     return Conv(
         features,
@@ -51,6 +56,7 @@ class BasicBlock(nn.Module):
     norm: Callable[..., nn.Module]
     conv_init: str = "torchvision"
     zero_init_residual: bool = False
+    project: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -71,6 +77,7 @@ class Bottleneck(nn.Module):
     norm: Callable[..., nn.Module]
     conv_init: str = "torchvision"
     zero_init_residual: bool = False
+    project: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -90,8 +97,8 @@ def _last(zero: bool) -> dict[str, Any]:
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Array, width: int, train: bool, axis: Axis) -> Array:
-    """The input itself, or its 1 x 1 projection where stride or width change (option B)."""
-    if block.stride == 1 and x.shape[-1] == width:
+    """The input itself, or its 1 x 1 projection where stride or width change (option B) or the block says so."""
+    if block.stride == 1 and x.shape[-1] == width and not block.project:
         return x.astype(block.dtype or x.dtype)
     x = conv(width, 1, block.stride, init=block.conv_init, dtype=block.dtype, name="shortcut_conv")(x)
     return block.norm(name="shortcut_norm")(x, train=train, axis=axis)
@@ -106,7 +113,11 @@ class ResNet(nn.Module):
       width: multiplier of every channel count (SimCLR's 1x, 2x, 4x).
       stem: "imagenet" (7 x 7 stride 2, max-pool 3 x 3 stride 2) or "cifar" (3 x 3 stride 1, no pool).
       zero_init_residual: start the last BatchNorm scale of every block at zero, so blocks start as the identity.
-      conv_init: "torchvision" or "simclr", see ``CONV_INITS``.
+      conv_init: "torchvision", "simclr", "haiku" (BYOL's code) or "torch", see ``CONV_INITS``.
+      stem_init: the same of the stem alone; None: ``conv_init``. MoCo's CIFAR-10 demo puts a convolution as torch makes
+        it, "torch", into torchvision's network.
+      project_first: project the shortcut of every stage's first block, also where its shape does not change, that is
+        in stage 1 of ResNet-18 and 34. SimCLR's and BYOL's code do; the paper and torchvision do not.
       norm: makes the normalisation; ``encoder.clone(norm=partial(encoder.norm, groups=8))`` groups it.
       frozen_stages: what runs in inference mode even with ``train``, its BatchNorms use and keep their running
         statistics: 0 nothing, 1 the stem, k + 1 stem and stages 1 to k. Gradients are the caller's to stop.
@@ -117,7 +128,8 @@ class ResNet(nn.Module):
     [b, h, w, c], "features": [b, dim]}``; "stem" is before the max-pool, "features" float32 or better.
 
     Reference: He et al. 2016, table 1; the cifar stem: Chen et al. 2020 (SimCLR), appendix B.9.
-    Differs from the reference code: SimCLR pads its max-pool as TensorFlow's SAME does, this one as torch does.
+    Differs from the reference code: SimCLR pads its max-pool as TensorFlow's SAME does, BYOL its stem and every
+    convolution with stride, too, where this one pads both sides alike, as torch does.
     """
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
@@ -126,6 +138,8 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     zero_init_residual: bool = False
     conv_init: str = "torchvision"
+    stem_init: str | None = None
+    project_first: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
     remat: str | None = None
@@ -162,7 +176,8 @@ class ResNet(nn.Module):
         if self.stem not in stems:
             raise ValueError(f"stem={self.stem!r} is unknown; use imagenet or cifar")
         kernel, stride = stems[self.stem]
-        x = conv(self._channels(0), kernel, stride, init=self.conv_init, dtype=self.dtype, name="stem_conv")(x)
+        init = self.stem_init or self.conv_init
+        x = conv(self._channels(0), kernel, stride, init=init, dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
@@ -172,7 +187,9 @@ class ResNet(nn.Module):
             learns = train and k >= self.frozen_stages
             for i in range(count):
                 stride = 2 if k > 1 and i == 0 else 1
-                module = block(self._channels(k - 1), stride, self.norm, name=f"stage{k}_block{i}", **kwargs)
+                project = self.project_first and i == 0
+                name = f"stage{k}_block{i}"
+                module = block(self._channels(k - 1), stride, self.norm, project=project, name=name, **kwargs)
                 x = module(x, learns, axis)
             outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}

@@ -62,7 +62,10 @@ class Block(nn.Module):
 
 
 def residual_std(block: int, scaled: bool) -> float:
-    """.02, or ``scaled`` .02 / sqrt(2 k) in block k = 1, 2, ... (I-JEPA, BEiT)."""
+    """.02, or ``scaled`` .02 / sqrt(2 k) in block k = 1, 2, ..., as BEiT has it.
+
+    I-JEPA's networks are made so, too, but its training script draws every Linear again at .02 before it starts.
+    """
     return 0.02 / (2 * block) ** 0.5 if scaled else 0.02
 
 

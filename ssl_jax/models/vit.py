@@ -15,6 +15,7 @@ from ssl_jax.models.remat import remat
 from ssl_jax.models.transformer import Block, branch_scales, mean_token, residual_std
 from ssl_jax.types import Array, Axis
 
+PATCH_INITS = {"glorot": nn.initializers.xavier_uniform(), "normal": nn.initializers.normal(0.02)}
 MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
 
 
@@ -41,8 +42,8 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
     Raises:
       ValueError: ``dim`` is not a multiple of 4.
 
-    Reference: Vaswani et al. 2017, section 3.5, for each of two coordinates, the column first, as in the code of
-    MoCo v3, MAE and I-JEPA.
+    Reference: Vaswani et al. 2017, section 3.5, for each of two coordinates, the column first, as in the code of MAE
+    and I-JEPA. MoCo v3's has the row first: its network is this one with the halves of the vector exchanged.
     """
     if dim % 4:
         raise ValueError(f"a width of {dim} does not hold sine and cosine of two coordinates; use a multiple of 4")
@@ -62,6 +63,8 @@ class ViT(nn.Module):
       drop_path: probability with which the last block's branches are left out for an example; 0 for the first block,
         linear between. Training then needs ``keys``.
       depth_scaled_init: smaller first weights in deeper blocks, see :func:`residual_std`.
+      patch_init: of the weights that embed patches: "glorot" (uniform; MAE, MoCo v3) or "normal" (deviation .02;
+        I-JEPA, DeiT, DINO).
       norm: what methods make their heads with; the network itself has only LayerNorm.
       frozen_stages: what runs in inference mode even with ``train`` (no drop-path): 0 or 1 nothing or the stem, k + 1
         stem and blocks 1 to k.
@@ -82,8 +85,7 @@ class ViT(nn.Module):
       ValueError: sizes that do not fit; drop-path without keys.
 
     Reference: Dosovitskiy et al. 2021 (arXiv:2010.11929), table 1; Ti and S: Touvron et al. 2021 (DeiT), table 1.
-    Differs from the reference code: positions are fixed and added to patches only, and patches are embedded with Glorot
-    uniform weights (MAE, MoCo v3).
+    Differs from the reference code: positions are fixed and added to patches only; normals are not truncated.
     """
 
     patch_size: int = 16
@@ -94,6 +96,7 @@ class ViT(nn.Module):
     cls_token: bool = False
     drop_path: float = 0.0
     depth_scaled_init: bool = False
+    patch_init: str = "glorot"
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
     remat: str | None = None
@@ -142,6 +145,8 @@ class ViT(nn.Module):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"model.drop_path={self.drop_path} must be in [0, 1); DeiT uses 0.1")
+        if self.patch_init not in PATCH_INITS:
+            raise ValueError(f"model.patch_init={self.patch_init!r} is not one of {', '.join(PATCH_INITS)}")
 
     @nn.compact
     def __call__(
@@ -163,8 +168,8 @@ class ViT(nn.Module):
         positions = jnp.broadcast_to(positions[None], (*x.shape[:2], self.width))
         if patches is not None:
             x, positions = (jnp.take_along_axis(a, patches[:, :, None], axis=1) for a in (x, positions))
-        glorot = nn.initializers.xavier_uniform()
-        x = nn.Dense(self.width, kernel_init=glorot, dtype=self.dtype, name="stem_patches")(x)
+        init = PATCH_INITS[self.patch_init]
+        x = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="stem_patches")(x)
         x = x + positions.astype(x.dtype)
 
         def tokens(x: Array) -> Array:

@@ -1,1 +1,1 @@
-"""What runs in every step beside the method: the probe, the collapse alarm; and what watches the loss."""
+"""What runs beside the method: the probe and the collapse alarm in every step; jumps of the loss, pace, progress."""

@@ -16,13 +16,13 @@ every micro-step.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ssl_jax.names import hint
 from ssl_jax.optim.schedules import Schedule
 from ssl_jax.types import Array, Tree
 
@@ -32,10 +32,11 @@ OPTIMIZERS = ("sgd", "adamw", "lars_simclr", "lars_byol", "larc")
 
 
 def not_bias_or_norm(params: Tree) -> Tree:
-    """True for weights, False for every bias and for the scales of norms: False where the path ends in bias or scale.
+    """True for weights, False for biases and the scales of norms: False where the path ends in ``bias`` or ``scale``.
 
     Decided by name and not by the number of dimensions, so that a one-dimensional weight (a class token's, say) stays
-    in and a two-dimensional bias stays out. Flax names a norm's parameters ``scale`` and ``bias``.
+    in and a two-dimensional bias stays out. Flax names a norm's parameters ``scale`` and ``bias``. A bias of another
+    name is a weight to it: the one there is, ``bias_n`` of ``GRUContext``, is decayed.
 
     Args:
       params: tree of parameters.
@@ -280,8 +281,8 @@ def make(
       ValueError: an unknown name, a clip_norm that is not positive, or nesterov with another optimizer than sgd.
     """
     if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(str(name), OPTIMIZERS, n=1, cutoff=0.0)
-        raise ValueError(f"unknown optimizer {name!r}; did you mean {near[0]!r}? known: {', '.join(OPTIMIZERS)}")
+        meant = hint(name, OPTIMIZERS, cutoff=0.0)
+        raise ValueError(f"unknown optimizer {name!r}; {meant}known: {', '.join(OPTIMIZERS)}")
     if nesterov and name != "sgd":
         raise ValueError(f"nesterov=True works with optimizer 'sgd' only, not {name!r}; set nesterov=False")
     if clip_norm is not None and not clip_norm > 0:

@@ -78,31 +78,39 @@ def cosine_by_epoch(peak: float, steps_per_epoch: int, epochs: int, *, first_epo
     return schedule
 
 
-def step_decay(peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8), factor: float = 0.1) -> Schedule:
-    """Constant, multiplied by ``factor`` at given fractions of the run; MoCo v1's (epochs 120 and 160 of 200).
+def step_decay(
+    peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8), factor: float = 0.1, warmup_steps: int = 0
+) -> Schedule:
+    """Constant, multiplied by ``factor`` at given fractions of the run.
+
+    The default is that of MoCo v1 and of instance discrimination, epochs 120 and 160 of 200. Kolesnikov et al. 2019
+    have epochs 15 and 25 of 35, behind a warmup of 5.
 
     Args:
       peak: first value.
       total_steps: length of the run.
       at: fractions of the run in (0, 1); epoch e of E is e / E.
       factor: what the value is multiplied by at each.
+      warmup_steps: W, a linear rise from 0 before step W.
 
     Returns:
       step -> value.
 
     Raises:
-      ValueError: a fraction outside (0, 1).
+      ValueError: a fraction outside (0, 1), or W not in [0, total_steps).
     """
     for fraction in at:
         if not 0 < fraction < 1:
             raise ValueError(f"step_decay at={tuple(at)}: {fraction} is not a fraction in (0, 1); use epoch / epochs")
+    if not 0 <= warmup_steps < max(total_steps, 1):
+        raise ValueError(f"warmup_steps={warmup_steps} is not in [0, total_steps={total_steps}); use 0")
     boundaries = [round(fraction * total_steps) for fraction in at]
 
     def schedule(step):
         value = jnp.full_like(_as_float(step), peak)
         for boundary in boundaries:
             value = jnp.where(jnp.asarray(step) >= boundary, value * factor, value)
-        return value
+        return jnp.where(_as_float(step) < warmup_steps, peak * _as_float(step) / max(warmup_steps, 1), value)
 
     return schedule
 

@@ -11,16 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.config import Config
-from ssl_jax.data.images import device, recipes
-from ssl_jax.experiment import batch_spec, make_method, make_schedule, make_tx
-from ssl_jax.online.probe import online_probe
+from ssl_jax.experiment import make_modality, make_parts
 from ssl_jax.step import compile_step, init_state, make_init
-from ssl_jax.types import Method, Plan, Probe, TrainState
+from ssl_jax.types import Plan, TrainState
 
 EXAMPLES = {"tfds:imagenet2012": 1_281_167, "tfds:cifar10": 50_000, "tfds:fashion_mnist": 60_000, "digits": 1_438}
 
@@ -60,16 +57,6 @@ def plan_of(config: Config) -> Plan:
     )
 
 
-def parts_of(config: Config, plan: Plan) -> tuple[Method, optax.GradientTransformation, Probe | None]:
-    """(method, optimizer, online probe) of a config."""
-    tx = make_tx(config, make_schedule(config, plan)[0], plan.total_steps)
-    return (
-        make_method(config, plan),
-        tx,
-        online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-    )
-
-
 def compile_ahead(config: Config, mesh: Mesh) -> Any:
     """The compiled train step (``jax.stages.Compiled``) of a config on a mesh.
 
@@ -78,16 +65,16 @@ def compile_ahead(config: Config, mesh: Mesh) -> Any:
     plan = plan_of(config)
     if plan.global_batch_size % mesh.size:
         raise ValueError(f"data.global_batch_size={plan.global_batch_size} is not divisible by {mesh.size} devices")
-    views = None
-    if config.data.augment == "device":
-        views = device.views(recipes.get(config.data.recipe), config.data.image_size)
+    modality = make_modality(config, plan=plan)
+    if modality.sent is None:
+        raise ValueError(f"data.recipe={config.data.recipe} does not say what its batches are without its data")
+    spec = modality.spec(plan.global_batch_size)
     with parallel.compiling_for(mesh.devices.flat[0].platform):
-        method, tx, probe = parts_of(config, plan)
-        spec = batch_spec(config, plan, plan.global_batch_size)
-        state = jax.eval_shape(make_init(method, tx, probe=probe), jax.random.key(0), spec, None)
-        if views is not None:
-            spec["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in spec["views"])
-        step = compile_step(method, tx, mesh, views=views, probe=probe, mode=config.parallel.mode)
+        parts = make_parts(config, plan)
+        init = make_init(parts.method, parts.tx, probe=parts.probe)
+        state = jax.eval_shape(init, jax.random.key(0), spec, None)
+        spec, views = modality.sent(plan.global_batch_size)
+        step = compile_step(parts.method, parts.tx, mesh, views=views, probe=parts.probe, mode=config.parallel.mode)
         spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=parallel.sharded(mesh)), spec)
         return step.lower(parallel.laid_out(state, mesh), spec).compile()
 
@@ -95,9 +82,11 @@ def compile_ahead(config: Config, mesh: Mesh) -> Any:
 def initial(config: Config, mesh: Mesh) -> TrainState:
     """A state for the compiled step, on a mesh of devices that are here."""
     plan = plan_of(config)
-    method, tx, probe = parts_of(config, plan)
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), batch_spec(config, plan, plan.global_batch_size))
-    return init_state(method, tx, jax.random.key(config.seed), parallel.place(zeros, mesh), mesh, probe=probe)
+    parts = make_parts(config, plan)
+    spec = make_modality(config, plan=plan).spec(plan.global_batch_size)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
+    key = jax.random.key(config.seed)
+    return init_state(parts.method, parts.tx, key, parallel.place(zeros, mesh), mesh, probe=parts.probe)
 
 
 def topology(name: str, fsdp: int = 1) -> Mesh:

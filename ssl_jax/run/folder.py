@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 
 from ssl_jax import config as configs
+from ssl_jax.data.source import same
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import METRICS, advice, writing
 
@@ -88,12 +90,43 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
             f"a new run with --config.init_from={workdir})"
         )
-    if found["resolved"]["data"] != resolved["data"]:
+    check_files(workdir, found["resolved"])
+    then, now = _known_data(found), resolved["data"]
+    if not same(then, now) or then.get("files") != now.get("files"):
+        why = f"{then.get('sizes')} then, {now.get('sizes')} now"
+        if then.get("of") == now.get("of") == "times":
+            why += "; sizes and times of files are all that is known of them, which `cp -a` and `rsync -a` keep"
         raise ValueError(
-            f"the data at {config['data']['source']} are not those that the run in {workdir} began with "
-            f"({found['resolved']['data']['sizes']} then, {resolved['data']['sizes']} now); use another --workdir"
+            f"the data at {config['data']['source']} are not those that the run in {workdir} began with ({why}); "
+            "use another --workdir"
+        )
+    before, classes = (of["plan"].get("num_classes") for of in (found["resolved"], resolved))
+    if before != classes:  # of a run from when labels 1, 2, 3 were four classes
+        raise ValueError(
+            f"the run in {workdir} was made with {before} classes, and the labels at {config['data']['source']} are "
+            f"{classes}, since those count that occur; use another --workdir"
         )
     return found
+
+
+def check_files(workdir: Path, resolved: Mapping[str, Any]) -> None:
+    """Refuse a run whose modality's files (a tokenizer) are not those that it began with.
+
+    Raises:
+      ValueError: names the file.
+    """
+    for name, digest in resolved["data"].get("files", {}).items():
+        try:
+            same = hashlib.sha256((workdir / name).read_bytes()).hexdigest() == digest
+        except OSError as error:
+            raise ValueError(f"{workdir / name} cannot be read ({error.strerror}); put a copy of it back") from None
+        if not same:
+            raise ValueError(f"{workdir / name} is not what the run began with (sha256); put a copy of it back")
+
+
+def _known_data(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run knew of its data when it was last started; of an older run that is more than at its first start."""
+    return [found, *found.get("resumed", [])][-1]["resolved"]["data"]
 
 
 def resume_notes(
@@ -105,6 +138,11 @@ def resume_notes(
     yield f"continuing after step {start}"
     for key, (old, new) in configs.differences(found["config"], config)[1].items():
         yield f"config.{key} was {old!r}, is now {new!r}"
+    if "of" not in _known_data(found) and "before" in resolved["data"]:
+        yield (
+            "WARNING: when the run began names and sizes were all that was kept of its data, and these are the same; "
+            f"from now on their {resolved['data']['of']} count"
+        )
     before = found["resolved"]
     for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
         if before.get(key) != resolved[key]:
@@ -120,11 +158,15 @@ def write_config(
     config: Mapping[str, Any],
     resolved: Mapping[str, Any],
     start: int,
+    files: Mapping[str, bytes],
 ) -> None:
-    """``config.json`` of a new run, or what a resumption after step ``start`` adds to it."""
+    """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds."""
     if jax.process_index() != 0:
         return
     if found is None:
+        for name, content in files.items():
+            with writing(workdir / name):
+                (workdir / name).write_bytes(content)
         write_json(workdir / "config.json", {"config": config, "resolved": resolved, "resumed": []})
         return
     changed = configs.differences(found["config"], config)[1]

@@ -17,7 +17,6 @@ import numpy as np
 from jax.extend import core
 
 from ssl_jax import parallel
-from ssl_jax.data import feed as feeds
 from ssl_jax.experiment import Experiment
 from ssl_jax.run import checkpoint
 from ssl_jax.step import gradients
@@ -96,17 +95,9 @@ def skipped(state: TrainState) -> int:
 
 def regenerate(experiment: Experiment, state: TrainState) -> dict[str, Any]:
     """The whole global batch that a state's next step sees, after views."""
-    feed, config, step = experiment.feed, experiment.config, int(state.step)
-    drawn = feeds.batches(
-        feed,
-        experiment.splits.train,
-        data=config.data,
-        global_batch_size=experiment.plan.global_batch_size,
-        seed=config.seed,
-        start_step=step,
-        total_steps=step + 1,
-    )
-    batch, views = dict(next(iter(drawn))), feed.views
+    feed, step = experiment.feed, int(state.step)
+    batch = dict(next(iter(feed.batches(start_step=step, total_steps=step + 1))))
+    views = feed.views
     if views is None:
         return batch
     if feed.table is not None:

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ssl_jax import config as configs
 from ssl_jax.config import Config
-from ssl_jax.data.images import recipes, stream
-from ssl_jax.experiment import make_method, to_json, variables_spec
+from ssl_jax.data.modality import Modality
+from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import weights
-from ssl_jax.run import checkpoint, provenance
-from ssl_jax.run.folder import read_config
+from ssl_jax.run import checkpoint, folder, provenance
+from ssl_jax.run.leaves import by_name
 from ssl_jax.run.processes import without_tpu
-from ssl_jax.types import Array, Method, Plan, Tree, Variables
+from ssl_jax.types import Array, Method, Plan, Tree, Variables, Vocab
 
 
 def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -31,8 +32,8 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     path = Path(workdir) / "config.json"
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
-    stored = read_config(path)
-    return ConfigDict(stored["config"]), stored["resolved"]
+    stored = folder.read_config(path)
+    return ConfigDict(configs.modern(stored["config"])), stored["resolved"]
 
 
 def load(workdir: str | Path):
@@ -42,8 +43,9 @@ def load(workdir: str | Path):
       workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
 
     Returns:
-      (variables, encode, config): ``encode(variables, images)`` takes images ``[b, h, w, c]``, uint8 or float in
-      [0, 1], of any size, resizes them as evaluation does and returns ``{"features": [b, d], stage: [b, c], ...}``.
+      (variables, encode, config): ``encode(variables, inputs)`` takes what the modality prepares, images
+      ``[b, h, w, c]`` in uint8 or float in [0, 1], of any size, which it resizes as evaluation does, and returns
+      ``{"features": [b, d], stage: [b, c], ...}``.
 
     Example:
       >>> variables, encode, config = ssl_jax.load("runs/simclr_digits")    # doctest: +SKIP
@@ -53,19 +55,12 @@ def load(workdir: str | Path):
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
     run = open_run(workdir)
-    config, plan, method, variables = run.config, run.plan, run.method, run.variables
-    evaluation = recipes.get(config.data.recipe).evaluate
-    compiled = jax.jit(method.encode)
+    compiled = jax.jit(run.method.encode)
 
-    def encode(variables: Variables, images: np.ndarray | Array) -> Mapping[str, Array]:
-        images = stream.evaluation_view(np.asarray(images), evaluation, config.data.image_size)
-        if images.shape[-1] != plan.input_shape[-1]:
-            raise ValueError(
-                f"images have {images.shape[-1]} channel(s) and this encoder takes {plan.input_shape[-1]}; convert them"
-            )
-        return compiled(variables, jnp.asarray(images))
+    def encode(variables: Variables, inputs: np.ndarray | Array) -> Mapping[str, Array]:
+        return compiled(variables, jnp.asarray(run.modality.prepare(inputs)))
 
-    return variables, encode, config
+    return run.variables, encode, run.config
 
 
 class Run(NamedTuple):
@@ -78,6 +73,7 @@ class Run(NamedTuple):
     config: Config
     resolved: dict[str, Any]
     plan: Plan
+    modality: Modality
     method: Method
     variables: Variables
     step: int
@@ -95,60 +91,85 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     """
     without_tpu()
     config, resolved = read_run(workdir)
-    plan = Plan(**resolved["plan"] | {"input_shape": tuple(resolved["plan"]["input_shape"])})
-    method = make_method(_self_contained(config), plan)
+    folder.check_files(Path(workdir), resolved)
+    plan = stored_plan(resolved)
+    modality = make_modality(config, plan=plan, folder=Path(workdir))
+    method = make_method(config, plan)
     tree, record = checkpoint.restore_variables(workdir, step)
-    variables = _fit_into(variables_spec(method, config, plan), tree, workdir)
-    return Run(Path(workdir), config, resolved, plan, method, variables, record["step"], record["metadata"])
+    variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
+    return Run(Path(workdir), config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
 
 
-def _self_contained(config: Config) -> Config:
-    """A config that does not ask for the weights which another run gave this one at its start."""
-    config = ConfigDict(to_json(config))
-    if "autoencoder" in config.method:
-        del config.method["autoencoder"]
-    return config
+def stored_plan(resolved: Mapping[str, Any]) -> Plan:
+    """The plan of a run as its ``config.json`` tells it."""
+    plan = dict(resolved["plan"])
+    vocab = plan.get("vocab")
+    plan |= {"input_shape": tuple(plan["input_shape"]), "vocab": None if vocab is None else Vocab(*vocab)}
+    return Plan(**plan)
 
 
-def load_trunk(init_from: str | Path, method: Method, config: Config, plan: Plan) -> tuple[Tree, Tree]:
-    """(params, model_state) for ``init_from``, checked leaf by leaf against this run's encoder.
+def variables_spec(method: Method, modality: Modality, plan: Plan) -> Variables:
+    """Shapes of a method's variables, without computing them."""
+    return jax.eval_shape(method.init, jax.random.key(0), modality.spec(plan.global_batch_size))
+
+
+def load_given(
+    init_from: Mapping[str, str], method: Method, modality: Modality, config: Config, plan: Plan
+) -> dict[str, tuple[Tree, Tree]]:
+    """What ``init_from`` gives a method at its start, checked leaf by leaf against its own variables.
 
     Args:
-      init_from: the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`).
+      init_from: part -> the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`). "encoder"
+        takes the trunk of that run, another part all of it.
+
+    Returns:
+      part -> (params, model_state).
 
     Raises:
-      ValueError: the other encoder is of another architecture; names the first parameter that differs.
+      ValueError: no such run or file; another architecture, naming the first parameter that differs.
     """
-    if weights.is_weights(init_from):
-        trunk, fix = weights.read(init_from), f"use weights of this model ({config.model.name})"
-    else:
-        other = open_run(init_from)
-        trunk = other.method.trunk(other.variables)
-        fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
-        fix += f"(there: {other.config.method.name})"
-    want = dict(zip(("params", "model_state"), method.trunk(variables_spec(method, config, plan)), strict=True))
-    there, here = _named({"params": trunk[0], "model_state": trunk[1]}), _named(want)
+    spec = variables_spec(method, modality, plan)
+    given = {}
+    for part, source in init_from.items():
+        key = "init_from" if part == "encoder" else f"init_from.{part}"
+        want = method.trunk(spec) if part == "encoder" else method.parts[part].read(spec)
+        fix = f"use weights of this model ({config.model.name})"
+        if weights.is_weights(source):
+            found = weights.read(source)
+        else:
+            try:
+                other = open_run(source)
+                if part == "encoder":
+                    found = other.method.trunk(other.variables)
+                else:
+                    method.parts[part].check(to_json(other.config))
+                    found = other.variables.params, other.variables.model_state
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+            fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
+            fix += f"(there: {other.config.method.name})"
+        given[part] = _fitted(found, want, f"{key}={source}", fix)
+    return given
+
+
+def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: str) -> tuple[Tree, Tree]:
+    """Trees of arrays in the structure that is wanted, where names, shapes and dtypes are alike."""
+    there, here = (by_name(dict(zip(("params", "model_state"), pair, strict=True))) for pair in (found, want))
     for name in sorted(there.keys() | here.keys(), key=lambda name: (name.startswith("model_state/"), name)):
         have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
         if have != need:
-            raise ValueError(
-                f"init_from={init_from} holds another architecture: {name} is {have} there and {need} here; {fix}"
-            )
+            raise ValueError(f"{said} holds another architecture: {name} is {have} there and {need} here; {fix}")
     # In this run's own structure: a module without variables leaves no trace in a file.
-    found = jax.tree.unflatten(jax.tree.structure(want), [jnp.asarray(there[name]) for name in here])
-    return found["params"], found["model_state"]
-
-
-def _named(tree: Tree) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    structure = jax.tree.structure(dict(zip(("params", "model_state"), want, strict=True)))
+    trees = jax.tree.unflatten(structure, [jnp.asarray(there[name]) for name in here])
+    return trees["params"], trees["model_state"]
 
 
 def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> Variables:
     """Checkpointed arrays in the structure that the method gives its variables."""
-    arrays = _named(dict(tree))
+    arrays = by_name(dict(tree))
     leaves = []
-    for name, leaf in _named(spec).items():
+    for name, leaf in by_name(spec).items():
         have = np.shape(arrays[name]) if name in arrays else "missing"
         if have != leaf.shape:
             raise ValueError(f"checkpoint in {workdir}: {name} is {have}, this config's is {leaf.shape}")
@@ -165,13 +186,14 @@ def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
       What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"}, the last one
-      ``checkpoint.fingerprint`` of {"params", "model_state"}.
+      ``checkpoint.fingerprint`` of {"params", "model_state"}; "files" of a modality that has some, name -> text.
 
     Raises:
       ValueError: no such run, or the file cannot be written.
     """
-
     run = run if isinstance(run, Run) else open_run(run)
     params, model_state = run.method.trunk(run.variables)
     about = {"version": provenance.version("ssl_jax"), "commit": run.resolved.get("commit"), "step": run.step}
+    if files := {name: content.decode() for name, content in run.modality.files.items()}:
+        about["files"] = files
     return weights.write(path, params, model_state, about | {"config": to_json(run.config)})

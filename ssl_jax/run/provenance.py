@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 
 from ssl_jax import parallel
+from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
@@ -20,12 +22,11 @@ VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
-    config, splits = experiment.config, experiment.splits
-    fingerprints = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in experiment.modality.files.items()}
     return {
         "plan": experiment.plan._asdict(),
-        "data": {"sizes": {name: len(getattr(splits, name)) for name in fingerprints}, "fingerprints": fingerprints},
-        "devices": parallel.device_count(config.parallel.devices),
+        "data": identity(experiment.splits) | ({"files": files} if files else {}),
+        "devices": parallel.device_count(experiment.config.parallel.devices),
         **machine(),
     }
 

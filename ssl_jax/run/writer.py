@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ssl_jax.online.progress import spoken
+
 METRICS = "metrics.jsonl"
 
 
@@ -29,13 +31,14 @@ class Writer(NamedTuple):
 
     Attributes:
       log: ``(step, metrics)``: scalars (Python, NumPy or JAX) by name.
-      tick: ``(step)``: moves the bar without writing a line.
+      tick: ``(step, left=None)``: moves the bar without writing a line; ``left`` are the seconds to the end, as far as
+        they are known, which bar and lines show from then on.
       say: ``(text)``: a message for the human that does not break the bar.
       close: ends the bar and closes the files. Safe to call twice.
     """
 
     log: Callable[[int, Mapping[str, Any]], None]
-    tick: Callable[[int], None]
+    tick: Callable[..., None]
     say: Callable[[str], None]
     close: Callable[[], None]
 
@@ -68,7 +71,7 @@ def open_writer(
       OSError: (log and close, too) a file could not be written; names it.
     """
     if jax.process_index() != 0:
-        return Writer(lambda step, metrics: None, lambda step: None, lambda text: None, lambda: None)
+        return Writer(lambda step, metrics: None, lambda step, left=None: None, lambda text: None, lambda: None)
     start = resume_step or 0
     workdir = Path(workdir)
     path = workdir / METRICS
@@ -79,8 +82,7 @@ def open_writer(
         file = path.open("a", encoding="utf-8")
     bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
     shown: dict[str, float] = {}
-    last = {"time": -math.inf, "step": start, "clock": time.monotonic()}
-    ticked = False
+    spoke, to_go = -math.inf, None
 
     def log(step: int, metrics: Mapping[str, Any]) -> None:
         values = {name: _number(value) for name, value in metrics.items()}
@@ -94,29 +96,28 @@ def open_writer(
             board.flush()
         shown.update({name: value for name, value in values.items() if value is not None})
         if bar is not None:
-            bar.set_postfix_str(summary(shown), refresh=False)
             tick(step)
         else:
             plain(int(step), {name: value for name, value in values.items() if metrics[name] is not None})
 
     def plain(step: int, values: Mapping[str, Any]) -> None:
+        nonlocal spoke
         now = time.monotonic()
         evaluated = any(name.startswith(("val_", "test_")) for name in values)
-        if not evaluated and step < total_steps and now - last["time"] < every:
+        if not evaluated and step < total_steps and now - spoke < every:
             return
-        speed = (step - last["step"]) / max(now - last["clock"], 1e-9)
-        left = f" eta {_duration((total_steps - step) / speed)}" if speed > 0 and step < total_steps else ""
+        left = f" eta {spoken(to_go)}" if to_go is not None and step < total_steps else ""
         text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
-        last["time"] = now
+        spoke = now
         say(f"step {step}/{total_steps} {text}{left}")
 
-    def tick(step: int) -> None:
-        nonlocal ticked
-        if not ticked:  # the first step, which compiles, says nothing of the time that the others take
-            ticked = True
-            last.update({"step": step, "clock": time.monotonic()})
-        if bar is not None and step > bar.n:
-            bar.update(int(step) - bar.n)
+    def tick(step: int, left: float | None = None) -> None:
+        nonlocal to_go
+        to_go = to_go if left is None else left
+        if bar is not None:
+            eta = "" if to_go is None else f"eta {spoken(to_go)} "
+            bar.set_postfix_str(eta + summary(shown), refresh=False)
+            bar.update(max(0, int(step) - bar.n))
 
     def say(text: str) -> None:
         if bar is not None:
@@ -225,7 +226,7 @@ def advice(error: OSError) -> str:
 
 def plain_warnings() -> None:
     """Warnings of this package are shown as its other messages are, one line without a place in the code."""
-    before, here = warnings.formatwarning, os.path.dirname(__file__)
+    before, here = warnings.formatwarning, os.path.dirname(os.path.dirname(__file__))
 
     def plain(message, category, filename, lineno, line=None):
         if issubclass(category, UserWarning) and filename.startswith(here + os.sep):
@@ -249,16 +250,12 @@ def _short(value: Any) -> str:
     return "nan" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
-
-
 def _bar(total_steps: int, start: int) -> Any:
     from tqdm import tqdm  # here, so that a machine without it can still write plain lines
 
-    return tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr)
+    # Without tqdm's own estimate of what is left, in which the first step, which compiles, is one of many.
+    shape = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    return tqdm(total=total_steps, initial=start, bar_format=shape, dynamic_ncols=True, file=sys.stderr)
 
 
 def _open_tensorboard(workdir: Path, start: int) -> Any:

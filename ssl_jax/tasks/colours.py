@@ -71,6 +71,11 @@ def pool(images: Array, size: int) -> Array:
     return images.reshape(b, size, h // size, size, w // size, c).mean((2, 4))
 
 
+def every(images: Array, size: int) -> Array:
+    """The upper left pixel of square cells: ``[b, k size, k size, c] -> [b, size, size, c]``."""
+    return images[:, :: images.shape[1] // size, :: images.shape[2] // size]
+
+
 @functools.cache
 def ab_bins(grid: float) -> np.ndarray:
     """Centres ``[Q, 2]``, float64, of the square cells of side ``grid`` in which 8-bit sRGB has colours.

@@ -23,6 +23,8 @@ from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis, Plan
 
 COLOURS = ("keep", "grey", "drop")
+OF = ("patch", "image")
+DRAWS = ("side", "pixels")
 
 
 class Grid(NamedTuple):
@@ -74,7 +76,9 @@ def make_grid(encoder, plan: Plan, side: int, *, gap: int, jitter: int) -> Grid:
     return Grid(side, patch, jitter, gap, (height - side * cell - (side - 1) * gap) // 2)
 
 
-def make_guards(plan: Plan, *, colour: str, colour_rate: float, blur_rate: float):
+def make_guards(
+    plan: Plan, *, colour: str, colour_rate: float, blur_rate: float, colour_of: str = "patch", blur_draw: str = "side"
+):
     """``guards(key, patches, axis) -> patches``: colour and blur as the arguments of ``method`` say.
 
     Raises:
@@ -82,6 +86,9 @@ def make_guards(plan: Plan, *, colour: str, colour_rate: float, blur_rate: float
     """
     if colour not in COLOURS:
         raise ValueError(f"method.colour={colour!r} is not one of {', '.join(COLOURS)}")
+    for name, value, known in (("colour_of", colour_of, OF), ("blur_draw", blur_draw, DRAWS)):
+        if value not in known:
+            raise ValueError(f"method.{name}={value!r} is not one of {', '.join(known)}")
     for name, rate in {"colour_rate": colour_rate, "blur_rate": blur_rate}.items():
         if not 0 <= rate <= 1:
             raise ValueError(f"method.{name}={rate} is no share of the patches; use 0 to 1")
@@ -92,8 +99,8 @@ def make_guards(plan: Plan, *, colour: str, colour_rate: float, blur_rate: float
         )
 
     def guards(key: Array, patches: Array, axis: Axis = None) -> Array:
-        patches = guard_colour(named_key(key, "colour"), patches, colour, colour_rate, axis=axis)
-        return blur(named_key(key, "blur"), patches, blur_rate, axis=axis)
+        patches = guard_colour(named_key(key, "colour"), patches, colour, colour_rate, of=colour_of, axis=axis)
+        return blur(named_key(key, "blur"), patches, blur_rate, draw=blur_draw, axis=axis)
 
     return guards
 
@@ -110,12 +117,16 @@ def cut(key: Array, images: Array, grid: Grid, *, axis: Axis = None) -> Array:
     return jax.vmap(one)(row_keys(key, len(images), axis), images)
 
 
-def guard_colour(key: Array, patches: Array, colour: str, rate: float, *, axis: Axis = None) -> Array:
-    """``rate`` of all patches ``[b, n, p, p, 3]`` lose their colour, each patch by its own draw.
+def guard_colour(
+    key: Array, patches: Array, colour: str, rate: float, *, of: str = "patch", axis: Axis = None
+) -> Array:
+    """``rate`` of all patches ``[b, n, p, p, 3]``, or of all images, lose their colour.
 
     Args:
       colour: "grey": luma in every channel. "drop": one channel stays, the two others become its mean with Gaussian
         noise of a hundredth of its standard deviation. "keep": nothing.
+      of: "patch", each by its own draw; or "image", all patches of an image by one: to cut a grey image is to make all
+        its patches grey.
     """
     if colour == "keep":
         return patches
@@ -138,20 +149,26 @@ def guard_colour(key: Array, patches: Array, colour: str, rate: float, *, axis: 
         hit, key = jax.random.bernoulli(named_key(key, "hit"), rate), named_key(key, "colour")
         return jnp.where(hit, change(key, patch), patch)
 
-    keys = jax.vmap(lambda key: jax.random.split(key, number))(row_keys(key, len(patches), axis))
-    return jax.vmap(jax.vmap(one))(keys, patches)
+    keys = row_keys(key, len(patches), axis)
+    if of == "image":
+        return jax.vmap(jax.vmap(one, (None, 0)))(keys, patches)
+    return jax.vmap(jax.vmap(one))(jax.vmap(lambda key: jax.random.split(key, number))(keys), patches)
 
 
-def blur(key: Array, patches: Array, rate: float, *, axis: Axis = None) -> Array:
+def blur(key: Array, patches: Array, rate: float, *, draw: str = "side", axis: Axis = None) -> Array:
     """``rate`` of all patches ``[b, n, p, p, c]`` are shrunk and enlarged again, each by its own draw.
 
-    The small side is uniform from a tenth of the patch (100 pixels of 96 x 96), at least 2, to the whole.
+    Args:
+      draw: "side": the small side is uniform from a tenth of the patch (100 pixels of 96 x 96), at least 2, to the
+        whole. "pixels": the number of pixels is uniform, from the same tenth to the side less one, so that few patches
+        lose much; as Doersch et al. have it, in the paper and in the code.
     """
     if not rate:
         return patches
     number, size = patches.shape[1:3]
     eye = jnp.eye(size, dtype=patches.dtype)
-    sides = range(max(2, round(size / 9.6)), size + 1)
+    least = max(2, round(size / 9.6))
+    sides = range(least, size + 1)
     there_and_back = [
         jax.image.resize(jax.image.resize(eye, (side, size), "bilinear"), (size, size), "bilinear") for side in sides
     ]
@@ -159,11 +176,20 @@ def blur(key: Array, patches: Array, rate: float, *, axis: Axis = None) -> Array
 
     def draws(key):
         hit, side = jax.random.split(key)
-        chosen = jax.random.randint(side, (number,), 1, len(table), jnp.int32)
+        if draw == "side":
+            chosen = jax.random.randint(side, (number,), 1, len(table), jnp.int32)
+        else:
+            chosen = 1 + small_sides(side, number, least, size) - least
         return jnp.where(jax.random.bernoulli(hit, rate, (number,)), chosen, jnp.zeros_like(chosen))
 
     matrix = table[jax.vmap(draws)(row_keys(key, len(patches), axis))]
     return jnp.einsum("bnij,bnjkc,bnlk->bnilc", matrix, patches, matrix, precision=lax.Precision.HIGHEST)
+
+
+def small_sides(key: Array, number: int, least: int, size: int) -> Array:
+    """Whole sides, int32 ``[number]``, of squares whose pixels are uniform from ``least**2`` to ``(size - 1)**2``."""
+    pixels = jax.random.uniform(key, (number,), jnp.float32, least**2, max(least, size - 1) ** 2)
+    return jnp.floor(jnp.sqrt(pixels)).astype(jnp.int32)
 
 
 def standardize(patches: Array) -> Array:

@@ -186,7 +186,7 @@ def sample_boxes(crop: Crop, keys: Array, height: int, width: int) -> Array:
       height: of the images, and width, in pixels.
 
     Returns:
-      int32 ``[b, 4]``: y, x, height, width.
+      int32 ``[b, 4]``: y, x, height, width; at least one pixel.
     """
     sampler = {"torch": _boxes_torch, "tf": _boxes_tf, "byol": _boxes_byol}[crop.sampler]
     return jnp.stack(sampler(crop, keys, height, width), axis=-1)
@@ -199,8 +199,8 @@ def _boxes_torch(crop: Crop, keys: Array, height: int, width: int):
     w, h = _sides(crop, u[:, :tries], u[:, tries : 2 * tries], height, width)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     any_fits, (h, w) = _first(fits, h, w)
-    h = jnp.where(any_fits, h, min(height, round(width / crop.aspect[0])))
-    w = jnp.where(any_fits, w, min(width, round(height * crop.aspect[1])))
+    h = jnp.where(any_fits, h, min(height, max(1, round(width / crop.aspect[0]))))
+    w = jnp.where(any_fits, w, min(width, max(1, round(height * crop.aspect[1]))))
     y = jnp.where(any_fits, _below(u[:, -2], height - h + 1), (height - h) // 2)
     x = jnp.where(any_fits, _below(u[:, -1], width - w + 1), (width - w) // 2)
     return y, x, h, w
@@ -210,7 +210,7 @@ def _boxes_byol(crop: Crop, keys: Array, height: int, width: int):
     """One try; sides that are too long are cut to the image."""
     u = _uniform(keys, "Crop", 4)
     w, h = _sides(crop, u[:, 0], u[:, 1], height, width)
-    w, h = jnp.minimum(w, width), jnp.minimum(h, height)
+    w, h = jnp.clip(w, 1, width), jnp.clip(h, 1, height)
     return _below(u[:, 2], height - h + 1), _below(u[:, 3], width - w + 1), h, w
 
 

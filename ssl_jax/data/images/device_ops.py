@@ -17,6 +17,7 @@ from jax import lax
 from ssl_jax.types import Array
 
 LUMA = (0.2989, 0.587, 0.114)
+LONG = 16  # times the height, from which on the columns of an image are resized first
 
 
 def resize_matrix(
@@ -118,6 +119,8 @@ def resize(image: Array, rows: Any, columns: Any, *, dtype: Any = jnp.float32) -
       float32 ``[size, c, size]`` in [0, 1], column first.
     """
     h, w, c = image.shape
+    if w > LONG * h:  # the long side first, or what lies between the two products is many times the image
+        return jnp.transpose(resize(jnp.transpose(image, (1, 0, 2)), columns, rows, dtype=dtype), (2, 1, 0))
     if isinstance(rows, tuple):
         half = _weighted(image.reshape(h, w * c), *rows).T  # [w * c, y]
         out = _weighted(half.reshape(w, -1), *columns)  # [x, c * y]
@@ -271,7 +274,8 @@ def blur_matrix(size: int, sigma: Array, radius: int, border: str = "zero") -> A
     """Gaussian blur of a line of pixels as a band matrix, float32 ``[size, size]``, column o the weights of output o.
 
     B[i, o] = g(|i - o|) = exp(-(i - o)^2 / 2 sigma^2) / sum, zero beyond the radius. With border "reflect" what falls
-    outside comes back: + g(i + o) for i > 0 and + g(2 (size - 1) - i - o) for i < size - 1.
+    outside comes back: + g(i + o) for i > 0 and + g(2 (size - 1) - i - o) for i < size - 1; with "symmetric" one pixel
+    later, + g(i + o + 1) + g(2 size - 1 - i - o).
     """
     taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     scale = -0.5 / (sigma * sigma)
@@ -286,6 +290,8 @@ def blur_matrix(size: int, sigma: Array, radius: int, border: str = "zero") -> A
     if border == "reflect":
         band += jnp.where(i > 0, weight(i + o), 0.0)
         band += jnp.where(i < size - 1, weight(2 * (size - 1) - i - o), 0.0)
+    elif border == "symmetric":
+        band += weight(i + o + 1) + weight(2 * size - 1 - i - o)
     return band
 
 
@@ -321,7 +327,7 @@ def _gaussian(sigma: Array, radius: int) -> Array:
 def _shifted_sum(x: Array, weights: Array, radius: int, border: str, dim: int) -> Array:
     """sum_k weights_k x shifted by k - radius along ``dim``, ``[n, m]``; a loop for the reason of :func:`_weighted`."""
     pads = [(radius, radius) if d == dim else (0, 0) for d in range(2)]
-    padded = jnp.pad(x, pads, mode="reflect" if border == "reflect" else "constant")
+    padded = jnp.pad(x, pads, mode="constant" if border == "zero" else border)
 
     def add(k, total):
         return total + weights[k] * lax.dynamic_slice_in_dim(padded, k, x.shape[dim], dim)

@@ -2,6 +2,9 @@
 
 The box is drawn before the image is decoded, so that only the box need be decoded. All randomness is stateless: each
 operation draws from the view's seed and its own name, so adding an operation leaves the draws of the others alone.
+
+Images of any shape: a box has at least one pixel, and what lies between an image and its view is never much larger than
+the two, however long and thin the image is.
 """
 
 from __future__ import annotations
@@ -11,6 +14,9 @@ import zlib
 
 from ssl_jax.data.images import host_ops, randaugment
 from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, RandAugment, Solarize, View
+
+LONG = 16  # times the short side: from there on evaluation cuts out the centre before it resizes
+MOST = 1 << 24  # pixels between the two halves of a resize, rows and then columns; where it is more, columns come first
 
 
 def augment(view: View, seed, image_size: int, *, shape, crop):
@@ -53,17 +59,25 @@ def evaluate(recipe: Eval, image_size: int, *, shape, crop):
     if recipe.kind == "resize":
         image = resize(crop(_whole(shape)), (size, size), **how)
     elif recipe.kind == "centre_crop":
-        side = _round(recipe.fraction * tf.cast(tf.minimum(shape[0], shape[1]), tf.float32))
+        side = recipe.fraction * tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
+        side = tf.maximum(1, tf.cast(side, tf.int32) if recipe.truncate else _round(side))
         box = tf.stack([(shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2, side, side])
         image = resize(crop(box), (size, size), **how)
     elif recipe.kind == "resize_crop":
         short = round(size / recipe.fraction)
         least = tf.minimum(shape[0], shape[1])
-        height, width = short * shape[0] // least, short * shape[1] // least
-        image = resize(crop(_whole(shape)), (height, width), **how)
-        top = _round(tf.cast(height - size, tf.float32) / 2.0)
-        left = _round(tf.cast(width - size, tf.float32) / 2.0)
-        image = image[top : top + size, left : left + size]
+        # Long strips come to more pixels than int32 counts.
+        full = [short * tf.cast(side, tf.int64) // tf.cast(least, tf.int64) for side in (shape[0], shape[1])]
+        corner = [tf.cast(tf.round(tf.cast(side - size, tf.float64) / 2.0), tf.int64) for side in full]
+
+        def resize_then_crop():
+            (height, width), (top, left) = ([tf.cast(x, tf.int32) for x in pair] for pair in (full, corner))
+            return resize(crop(_whole(shape)), (height, width), **how)[top : top + size, left : left + size]
+
+        def crop_then_resize():
+            return _resized_window(crop, shape, full, corner, size, **how)
+
+        image = tf.cond(tf.maximum(shape[0], shape[1]) > LONG * least, crop_then_resize, resize_then_crop)
     else:
         raise ValueError(f"no evaluation view {recipe.kind!r}; known: centre_crop, resize, resize_crop")
     return _fixed(image, size)
@@ -91,10 +105,57 @@ def resize(image, size, interpolation="bilinear", *, antialias=True):
         # (to 1e-3 for bicubic: the plain op rounds positions to 1/1024 of a pixel).
         now = tf.shape(image)
         shrinks = tf.logical_or(now[0] > size[0], now[1] > size[1])
-        out = tf.cond(shrinks, lambda: tf.image.resize(image, size, interpolation, antialias=True), plain)
+
+        def antialiased():
+            return tf.image.resize(image, size, interpolation, antialias=True)
+
+        def turned():
+            on_its_side = tf.transpose(image, (1, 0, 2))
+            return tf.transpose(tf.image.resize(on_its_side, size[::-1], interpolation, antialias=True), (1, 0, 2))
+
+        between = tf.cast(size[0], tf.int64) * tf.cast(now[1], tf.int64)
+        wide = tf.logical_and(now[1] > now[0], between > MOST)
+        out = tf.cond(shrinks, lambda: tf.cond(wide, turned, antialiased), plain)
     else:
         out = plain()
     return tf.clip_by_value(out, 0.0, 1.0)
+
+
+def _resized_window(crop, shape, full, corner, size: int, interpolation: str, *, antialias: bool):
+    """A window of what an image would be after a resize, made of the pixels under it alone.
+
+    Equal to the slice of :func:`resize` up to rounding (1e-4; bicubic without antialiasing 1e-3).
+
+    Args:
+      crop: see :func:`augment`.
+      shape: of the image.
+      full: (height, width) of the whole resized image, int64 scalars.
+      corner: (top, left) of the window in it.
+      size: side of the window.
+    """
+    import tensorflow as tf
+
+    starts, lengths, scales, shifts = [], [], [], []
+    for side, after, begin in zip((shape[0], shape[1]), full, corner, strict=True):
+        # In float64: a position in a long image has no exact place in float32, its distance from the window has.
+        scale = tf.cast(after, tf.float64) / tf.cast(side, tf.float64)
+        begin = tf.cast(begin, tf.float64)
+        reach = 2.0 * tf.maximum(1.0 / scale, 1.0) + 1.0  # bicubic's kernel, and the pixel's own half
+        start = tf.maximum(0, tf.cast(tf.floor(begin / scale - reach), tf.int32))
+        stop = tf.minimum(side, tf.cast(tf.math.ceil((begin + size) / scale + reach), tf.int32))
+        starts.append(start)
+        lengths.append(stop - start)
+        scales.append(tf.cast(scale, tf.float32))
+        shifts.append(tf.cast(tf.cast(start, tf.float64) * scale - begin, tf.float32))
+    out = tf.raw_ops.ScaleAndTranslate(
+        images=crop(tf.stack([*starts, *lengths]))[None],
+        size=[size, size],
+        scale=tf.stack(scales),
+        translation=tf.stack(shifts),
+        kernel_type={"bilinear": "triangle", "bicubic": "keyscubic"}[interpolation],
+        antialias=antialias,
+    )
+    return tf.clip_by_value(out[0], 0.0, 1.0)
 
 
 def sample_box(crop: Crop, seed, shape):
@@ -106,7 +167,7 @@ def sample_box(crop: Crop, seed, shape):
       shape: int32 ``[3]``.
 
     Returns:
-      int32 ``[4]``: y, x, height, width.
+      int32 ``[4]``: y, x, height, width; at least one pixel.
     """
     samplers = {"torch": _box_torch, "tf": _box_tf, "byol": _box_byol}
     if crop.sampler not in samplers:
@@ -126,8 +187,8 @@ def _box_torch(crop: Crop, seed, shape):
     first = tf.argmax(tf.cast(fits, tf.int32), output_type=tf.int32)
     any_fits = tf.reduce_any(fits)
     # width / height of the image clipped to the allowed range: the whole image where its own aspect is allowed
-    fallback_w = tf.minimum(full_w, _round(tf.cast(full_h, tf.float32) * crop.aspect[1]))
-    fallback_h = tf.minimum(full_h, _round(tf.cast(full_w, tf.float32) / crop.aspect[0]))
+    fallback_w = tf.clip_by_value(_round(tf.cast(full_h, tf.float32) * crop.aspect[1]), 1, full_w)
+    fallback_h = tf.clip_by_value(_round(tf.cast(full_w, tf.float32) / crop.aspect[0]), 1, full_h)
     h = tf.where(any_fits, heights[first], fallback_h)
     w = tf.where(any_fits, widths[first], fallback_w)
     y = tf.where(any_fits, _below(u[-2], full_h - h + 1), (full_h - h) // 2)
@@ -141,7 +202,7 @@ def _box_byol(crop: Crop, seed, shape):
 
     u = _uniform(seed, "Crop", 4)
     w, h = _sides(crop, u[0], u[1], shape)
-    w, h = tf.minimum(w, shape[1]), tf.minimum(h, shape[0])
+    w, h = tf.clip_by_value(w, 1, shape[1]), tf.clip_by_value(h, 1, shape[0])
     return tf.stack([_below(u[2], shape[0] - h + 1), _below(u[3], shape[1] - w + 1), h, w])
 
 

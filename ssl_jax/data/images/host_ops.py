@@ -127,7 +127,8 @@ def gaussian_blur(image, sigma, radius, *, border="zero"):
       image: float32 ``[h, w, c]``, h and w static.
       sigma: standard deviation in pixels, scalar.
       radius: taps on each side of the centre, static int; 0 changes nothing.
-      border: "zero" (what lies outside is black, so borders darken) or "reflect" (needs h, w > radius).
+      border: "zero" (what lies outside is black, so borders darken), "reflect" (needs h, w > radius) or "symmetric"
+        (the mirror stands behind the last pixel, which is seen twice; needs h, w >= radius).
 
     Returns:
       float32 ``[h, w, c]``.
@@ -139,11 +140,15 @@ def gaussian_blur(image, sigma, radius, *, border="zero"):
     taps = tf.range(radius + 1, dtype=tf.float32)
     weights = tf.exp(-tf.square(taps) / (2.0 * tf.square(tf.cast(sigma, tf.float32))))
     weights /= 2.0 * tf.reduce_sum(weights) - 1.0
-    mode = "REFLECT" if border == "reflect" else "CONSTANT"
+    mode = _PAD[border]
     return _blur_axis(_blur_axis(image, weights, 0, mode), weights, 1, mode)
 
 
-def _blur_axis(image, weights, axis: int, mode: Literal["CONSTANT", "REFLECT"]):
+_PAD: dict[str, Literal["CONSTANT", "REFLECT", "SYMMETRIC"]]
+_PAD = {"zero": "CONSTANT", "reflect": "REFLECT", "symmetric": "SYMMETRIC"}
+
+
+def _blur_axis(image, weights, axis: int, mode: Literal["CONSTANT", "REFLECT", "SYMMETRIC"]):
     """Shifted sums: a quarter of the time of a depthwise convolution at 32 pixels, the same at 224."""
     import tensorflow as tf
 

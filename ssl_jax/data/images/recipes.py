@@ -6,12 +6,17 @@ formulas that share parameter names but not results: contrast about the mean of 
 mean of the grey image, saturation as a scale of S in HSV against a blend with the grey image.
 
 Differs from the reference code: none of these recipes subtracts a mean; mean and std belong to the method's config.
+Every image draws its own blur; SimCLR's code draws one sigma for all images that a core blurs at once, and leaves to
+each image whether it is blurred. Pillow's blur, the one of ``moco_v2``, is three box filters, each of which goes on
+beyond the edge with the last pixel; the Gaussian here with its border "symmetric" is nearest to that, within .02 up to
+the edge, where "edge" is .05 off and "reflect" .08.
 """
 
 from __future__ import annotations
 
-import difflib
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from ssl_jax.names import hint, imported, is_imported
 
 
 class Crop(NamedTuple):
@@ -78,13 +83,14 @@ class Blur(NamedTuple):
       sigma: range of the standard deviation in pixels of the view.
       support: taps on each side of the centre: "tenth" (view // 20: the kernel is a tenth of the view, 3 taps at 32 and
         23 at 224 pixels, however large sigma is) or "sigma" (as far as the Gaussian reaches: 4 * the largest sigma).
-      border: "zero" (TensorFlow's SAME: darkens the border) or "reflect".
+      border: what lies outside: "zero" (TensorFlow's SAME: darkens the border), or the image mirrored, "reflect" at the
+        middle of its last pixel (torchvision), "symmetric" behind it (nearest to Pillow).
     """
 
     p: float
     sigma: tuple[float, float] = (0.1, 2.0)
     support: Literal["tenth", "sigma"] = "tenth"
-    border: Literal["zero", "reflect"] = "zero"
+    border: Literal["zero", "reflect", "symmetric"] = "zero"
 
 
 class Solarize(NamedTuple):
@@ -144,12 +150,14 @@ class Eval(NamedTuple):
       fraction: share of the short side that is kept; 224 / 256.
       interpolation: "bilinear" or "bicubic".
       antialias: low-pass filter when shrinking.
+      truncate: the side of a centred box in whole pixels is the next below (BYOL's code) and not the nearest.
     """
 
     kind: Literal["resize", "centre_crop", "resize_crop"] = "resize"
     fraction: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
+    truncate: bool = False
 
 
 class Recipe(NamedTuple):
@@ -190,10 +198,11 @@ _MOCO_CROP = Crop(area=(0.2, 1.0))
 _MOCO_JITTER = Jitter(0.4, 0.4, 0.4, 0.1, flavour="torch")
 _MOCO_V1 = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch"), Flip()))
 # Pillow's blur has no kernel limit: "sigma". On 32-pixel images a 3-tap kernel in its place cost MoCo 6 points of kNN.
-_MOCO_V2 = View(_MOCO_CROP, (_MOCO_JITTER, Gray(), Blur(0.5, support="sigma", border="reflect"), Flip()))
+_MOCO_V2 = View(_MOCO_CROP, (_MOCO_JITTER, Gray(), Blur(0.5, support="sigma", border="symmetric"), Flip()))
 _MOCO_CIFAR = View(Crop(area=(0.08, 1.0)), (Flip(), _MOCO_JITTER, Gray()))
 
-_NPID_CIFAR = View(_MOCO_CROP, (Gray(), Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch")))
+# Colour first, then grey, as the last version of the script has it; its first, and MoCo v1, had them the other way.
+_NPID_CIFAR = View(_MOCO_CROP, (Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch"), Gray()))
 
 _RANDAUGMENT = View(_MOCO_CROP, (RandAugment(), Flip()))
 
@@ -206,7 +215,7 @@ RECIPES: dict[str, Recipe] = {
     # Chen et al. 2020, appendix B.9: strength .5, no blur; 32-pixel images are evaluated whole.
     "simclr_cifar": Recipe((_SIMCLR_CIFAR, _SIMCLR_CIFAR), Eval("resize", 1.0, "bicubic", antialias=False)),
     # Grill et al. 2020, appendix B and table 6.
-    "byol": Recipe(_BYOL, _TF_EVAL),
+    "byol": Recipe(_BYOL, _TF_EVAL._replace(truncate=True)),
     # The asymmetric CIFAR pair of solo-learn, in torchvision's formulas; BYOL itself has no CIFAR variant.
     "byol_cifar": Recipe(_BYOL_CIFAR, Eval("resize", 1.0, "bicubic")),
     # He et al. 2020 and Chen et al. 2020b.
@@ -240,13 +249,19 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def get(name: str) -> Recipe:
-    """The recipe of that name.
+def get(name: str) -> Any:
+    """The recipe of that name, or what ``package.module:name`` names, which may be one for data that are no images.
 
     Raises:
       ValueError: no recipe has that name.
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
-    raise ValueError(f"no augmentation recipe {name!r}; did you mean {near[0]!r}? known: {', '.join(sorted(RECIPES))}")
+    if is_imported(name):
+        found = imported(name, "data.recipe")
+        if not isinstance(found, Recipe) and not hasattr(found, "modality"):
+            what = f"data.recipe={name!r} is a {type(found).__name__} and no recipe"
+            raise ValueError(f"{what}; see Recipe in ssl_jax/data/modality.py")
+        return found
+    meant = hint(name, RECIPES, cutoff=0.0)
+    raise ValueError(f"no augmentation recipe {name!r}; {meant}known: {', '.join(sorted(RECIPES))}")

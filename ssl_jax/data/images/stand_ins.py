@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ssl_jax.data.images import decode
-from ssl_jax.data.readers import folder
+from ssl_jax.data.readers import image_files
 from ssl_jax.data.source import Source
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def check(source: Source, broken: set[int], max_unreadable: float, error: Except
     """Refuse to go on once more than a fraction of the train examples broke."""
     n = len(source)
     if len(broken) > max_unreadable * n:
-        some = folder.some(names(source, *broken))
+        some = image_files.some(names(source, *broken))
         raise ValueError(
             f"{len(broken)} of {n} train examples cannot be read any more ({some}), more than "
             f"data.max_unreadable={max_unreadable:g} of them; is their disk still there? repair them, or raise it"
@@ -64,7 +64,7 @@ def opens(source: Source, i: int) -> bool:
     if "image" in source.columns:
         return True
     try:
-        decode.read(decode.contents(source.record(i)), source.channels)
+        decode.read(decode.contents(source.record(i)), source.channels, source.decoding)
     except (decode.Unreadable, OSError):
         return False
     return True

@@ -155,6 +155,7 @@ def _stream(source: Source, images_of: Any, local: int, *, whole: bool = False) 
                 data,
                 columns["plain"][index] if uniform is None else uniform,
                 source.channels,
+                source.decoding,
                 whole=whole,
                 careful=careful,
             )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ssl_jax.data.cache import default_cache_dir
+from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import Splits, split
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Splits, named, split
+from ssl_jax.names import hint, imported, is_imported
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
 
@@ -25,16 +27,20 @@ def load(
     seed: int = 0,
     verify: str | None = None,
     max_unreadable: float = 0.01,
+    decoding: Decoding = DEFAULT_DECODING,
     cache_dir: str | None = None,
     memory_limit: int = 4 << 30,
+    unlabelled: int | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
     Args:
       spec: ``digits`` (scikit-learn's 8x8 digits), ``tfds:<name>`` (``name[/config][:version]``), ``folder:<path>``
-        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``),
+        (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``,
+        see ``layout.py``),
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
-        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing).
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing); or
+        ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
@@ -46,9 +52,11 @@ def load(
       verify: how the images of a folder or of shards are checked when their index is built: ``full`` (decode all),
         ``header``; default ``full`` up to 100,000 files.
       max_unreadable: fraction of unreadable files above which a folder or shards are refused.
+      decoding: how image files become 8 bits, and how large they may be.
       cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
+      unlabelled: an integer label that means "no label", beside -1.
 
     Returns:
       Splits of three sources.
@@ -65,6 +73,9 @@ def load(
     roles = {"train_split": train_split, "test_split": test_split}
     if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
+    if scheme in ("digits", "folder") and unlabelled is not None:
+        raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
+    more = None
     if scheme == "digits" and not name:
         train, test = digits(), None
     elif scheme == "npz" and name:
@@ -72,25 +83,43 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test = folder.load(
-            _path(name, data_dir), **roles, verify=verify, max_unreadable=max_unreadable, cache_dir=cache
+        train, test, more = folder.load(
+            _path(name, data_dir),
+            **roles,
+            verify=verify,
+            max_unreadable=max_unreadable,
+            decoding=decoding,
+            cache_dir=cache,
         )
     elif scheme in ("tar", "arrayrecord") and name:
         from ssl_jax.data.readers import shards
 
-        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "cache_dir": cache}
-        train, test = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
+        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "decoding": decoding}
+        checks |= {"cache_dir": cache, "memory_limit": memory_limit}
+        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
         train, test = tfds.load(
-            name, data_dir=data_dir, **roles, download=download, cache_dir=cache, memory_limit=memory_limit
+            name,
+            data_dir=data_dir,
+            **roles,
+            download=download,
+            decoding=decoding,
+            cache_dir=cache,
+            memory_limit=memory_limit,
         )
+    elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
+        train, test = imported(spec, "data.source")(data_dir=data_dir)
     else:
-        close = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.3)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown data.source {spec!r}{hint}; use one of {', '.join(SCHEMES)}")
-    return split(train, test, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+        meant = hint(spec, SCHEMES, cutoff=0.3)
+        raise ValueError(f"unknown data.source {spec!r}; {meant}use one of {', '.join(SCHEMES)}")
+    try:
+        train, test = named(train, test, unlabelled)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    train, test, more = levels.told(train, test, more, decoding, cache)
+    return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.data.source import Source, from_arrays
+from ssl_jax.data import overlap
+from ssl_jax.data.source import Source, as_stored, from_arrays
 
 
 def digits() -> Source:
@@ -40,10 +44,10 @@ def npz(path: Path) -> tuple[Source, Source | None]:
             f"it must hold train_images and may hold {', '.join(known[1:])}"
         )
     try:
-        train = from_arrays(arrays["train_images"], arrays.get("train_labels"))
+        train = _stored(arrays, "train", path)
         if "test_images" not in arrays:
             return train, None
-        test = from_arrays(arrays["test_images"], arrays.get("test_labels"), train.class_names)
+        test = _stored(arrays, "test", path, labelled=train.labels is not None and bool((train.labels >= 0).any()))
         if test.columns["image"].shape[1:] != train.columns["image"].shape[1:]:
             raise ValueError(
                 f"train images are {train.columns['image'].shape[1:]}, test images "
@@ -51,4 +55,14 @@ def npz(path: Path) -> tuple[Source, Source | None]:
             )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return train, test
+    notes = overlap.check(_digests(train), _digests(test), str(path), ("train_images", "test_images"))
+    return train, dataclasses.replace(test, notes=notes)
+
+
+def _stored(arrays: dict[str, np.ndarray], split: str, path: Path, labelled: bool = False) -> Source:
+    found = as_stored(arrays[f"{split}_images"], arrays.get(f"{split}_labels"), labelled=labelled)
+    return dataclasses.replace(found, why_unlabelled=f"there is no {split}_labels in {path.name}")
+
+
+def _digests(source: Source) -> Iterator[bytes]:
+    return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in source.columns["image"])

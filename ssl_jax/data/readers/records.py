@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.cache import read_cache, write_cache
+from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding
+from ssl_jax.online.progress import counted
 
 HEAD = 1 << 16  # bytes that nearly always hold an image's header
 BROKEN = (
@@ -32,14 +34,17 @@ BROKEN = (
 Columns = dict[str, Any]
 
 
-def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> dict[str, np.ndarray]:
+def record_index(
+    file: Path, image: str, label: str | None, cache_dir: Path, decoding: Decoding = DEFAULT_DECODING
+) -> dict[str, np.ndarray]:
     """Where the images of one file are, TFRecord or (by its suffix) ArrayRecord.
 
     Args:
       file: path of the file.
       image: name of the feature that holds an image file's bytes.
       label: name of the feature that holds an integer, or None.
-      cache_dir: where the index is kept, by the file's path, size and time.
+      cache_dir: where the index is kept, by the file's path, size and times.
+      decoding: how the images are decoded.
 
     Returns:
       ``"offset"``, ``"length"`` and ``"label"`` (-1 if ``label`` is None), int64 ``[n]``; ``"plain"`` bool ``[n]``; of
@@ -48,31 +53,40 @@ def record_index(file: Path, image: str, label: str | None, cache_dir: Path) -> 
     Raises:
       ValueError: if the file is cut short or holds something else.
     """
-    stat = file.stat()
-    key = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{image}:{label}"
-    cached = cache_dir / "records" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    found = read_cache(cached)
-    if found is None:
-        kind = "ArrayRecord" if is_array_record(file) else "TFRecord"
-        try:
-            if kind == "ArrayRecord":
-                rows = [_row(data, 0, len(data), image, label) for data in array_records(file)]
-            else:
-                with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    rows = [_row(data, start, stop, image, label) for start, stop in _records(data)]
-        except (*BROKEN, decode.Unreadable) as error:
-            raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
-        offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
-        found = {
-            "offset": np.array(offset, np.int64),
-            "length": np.array(length, np.int64),
-            "label": np.array(number, np.int64),
-            "plain": np.array(plain, bool),
-        }
+    what = f"{image}:{label}" + (f":{decoding.reads}" if decoding.reads else "")
+    return of_file(file, what, cache_dir / "records", lambda: _index(file, image, label, decoding))
+
+
+def _index(file: Path, image: str, label: str | None, decoding: Decoding) -> dict[str, np.ndarray]:
+    kind = "ArrayRecord" if is_array_record(file) else "TFRecord"
+    try:
         if kind == "ArrayRecord":
-            found["record"] = np.arange(len(rows))
-        write_cache(cached, found)
-    return found
+            rows = [_row(data, 0, len(data), image, label, decoding) for data in array_records(file)]
+        else:
+            with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                rows = [_row(data, start, stop, image, label, decoding) for start, stop in _records(data)]
+    except decode.Refused as error:
+        raise ValueError(f"{file} holds an image that cannot be read: {error}") from error
+    except (*BROKEN, decode.Unreadable) as error:
+        raise ValueError(f"{file} is not a whole {kind} file of images ({error}); prepare it again") from error
+    offset, length, number, plain = zip(*rows, strict=True) if rows else ((), (), (), ())
+    found = {
+        "offset": np.array(offset, np.int64),
+        "length": np.array(length, np.int64),
+        "label": np.array(number, np.int64),
+        "plain": np.array(plain, bool),
+    }
+    return found | ({"record": np.arange(len(rows))} if kind == "ArrayRecord" else {})
+
+
+def file_digest(file: Path, cache_dir: Path) -> str:
+    """The sha256 of all of a file, kept by its path, size and times."""
+
+    def make() -> dict[str, np.ndarray]:
+        with open(file, "rb") as opened:
+            return {"sha256": np.array(hashlib.file_digest(opened, "sha256").hexdigest())}
+
+    return str(of_file(file, "sha256", cache_dir / "digests", make)["sha256"])
 
 
 def is_array_record(file: Path) -> bool:
@@ -96,7 +110,8 @@ def held(columns: Columns, memory_limit: int) -> Columns:
     if columns["length"].sum() > memory_limit:
         return columns
     encoded = np.empty(len(columns["path"]), object)
-    encoded[:] = [decode.contents({k: columns[k][i] for k in columns}) for i in range(len(encoded))]
+    rows = counted(range(len(encoded)), "reading into memory", len(encoded))
+    encoded[:] = [decode.contents({k: columns[k][i] for k in columns}) for i in rows]
     return {"encoded": encoded, "plain": columns["plain"]}
 
 
@@ -111,20 +126,22 @@ def _records(data: Any) -> Iterator[tuple[int, int]]:
         start += length + 4
 
 
-def _row(data: Any, start: int, stop: int, image: str, label: str | None) -> tuple[int, int, int, bool]:
+def _row(
+    data: Any, start: int, stop: int, image: str, label: str | None, decoding: Decoding
+) -> tuple[int, int, int, bool]:
     first, last, number = stretch(data, start, stop, (image,), () if label is None else (label,))
     if label is not None and number is None:
         raise KeyError(label)
-    return first, last - first, -1 if number is None else number, is_plain(data, first, last)
+    return first, last - first, -1 if number is None else number, is_plain(data, first, last, decoding)
 
 
-def is_plain(data: Any, first: int, last: int) -> bool:
+def is_plain(data: Any, first: int, last: int, decoding: Decoding) -> bool:
     """See ``decode.is_plain``; of an image file that lies at ``data[first:last]``."""
     head = bytes(data[first : min(last, first + HEAD)])
     try:
-        return decode.is_plain(head)
+        return decode.is_plain(head, decoding)
     except decode.Unreadable:
-        return decode.is_plain(bytes(data[first:last]))
+        return decode.is_plain(bytes(data[first:last]), decoding)
 
 
 def stretch(

@@ -1,48 +1,44 @@
 """Sharded datasets as sources: tar files as WebDataset writes them, and ArrayRecord files of ``tf.train.Example``.
 
-``tar:PATH``: the files of a tar whose names agree up to the first dot of the base name are an example: one image
-(``0001.jpg``, any suffix of ``folder.SUFFIXES``) and its class as ``0001.cls`` (an integer as text) or ``"label"`` in
-``0001.json``. Other files, links and devices are passed over. Nothing is extracted: an image is read again from where
-it lies in the tar, so what names there are in it does not matter.
+``tar:PATH``: files whose names agree up to the first dot are an example, see :mod:`tar_members`. Where no file says a
+class, the folders inside are classes, as on disk (:mod:`layout`). Nothing is extracted: an image is read again from
+where it lies in the tar, so what names there are in it does not matter.
 
 ``arrayrecord:PATH``: the image file's bytes are feature ``"image"`` or ``"image/encoded"``, its class the integer
 ``"label"`` or ``"image/class/label"``.
 
 PATH is a folder, one file, or a pattern with ``*``, ``?``, ``[...]``, ``{a,b}`` or ``{000..099}``. Shards in
-sub-folders ``train/`` and ``test/`` (``val/``, ``validation/``), or with one of these words in their names
-(``x-train-0000.tar``), are splits. What is in a shard is listed once and checked once, both cached by the shard's path,
-size and modification time, so a start only looks at the shards themselves. Examples are read one by one, in any order,
-so the order of an epoch is a permutation of them all and knows nothing of shards.
+sub-folders ``train/`` and ``test/``, or with one of these words in their names (``x-train-0000.tar``), are splits, and
+so are such folders inside tars; :mod:`split_names` knows the words. What is in a shard is listed once and checked once,
+both cached by the shard's path, size and modification time, so a start only looks at the shards themselves. Examples
+are read one by one, in any order, so the order of an epoch is a permutation of them all and knows nothing of shards.
 """
 
 from __future__ import annotations
 
-import glob
+import dataclasses
 import hashlib
 import json
 import logging
 import os
+import posixpath
 import re
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode
-from ssl_jax.data.readers import folder, records
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.readers import folder, image_files, layout, records, shard_files, split_names, tar_members
+from ssl_jax.data.source import Decoding, Source, sha256
+from ssl_jax.online.progress import counted
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {"tar": (".tar",), "arrayrecord": (".array_record", ".arrayrecord")}
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # of the same five
-SPLITS = ("train", *folder.TESTS)
 IMAGES, LABELS = ("image", "image/encoded"), ("label", "image/class/label")
-BLOCK = 512  # bytes, of which a tar is made
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,110 +51,187 @@ def load(
     test_split: str | None,
     verify: str | None,
     max_unreadable: float,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
-) -> tuple[Source, Source | None]:
-    """Train and test of a sharded dataset; see :func:`ssl_jax.data.source.load`. Test is None if there is none.
+) -> tuple[Source, Source | None, Source | None]:
+    """Train, test and more unlabelled examples of a sharded dataset; see :func:`ssl_jax.data.readers.load`.
 
     Args:
       kind: ``"tar"`` or ``"arrayrecord"``.
       path: of a folder or file, or a pattern.
     """
-    shards = _shards(kind, path)
+    where = str(path)
+    shards, passed = shard_files.find(kind, path)
     groups: dict[str, list[Path]] = {}
     for split, shard in shards:
         groups.setdefault(split, []).append(shard)
-    chosen = folder.choose_splits(str(path), [name for name in groups if name], train_split, test_split)
-    if chosen == ("", None):
-        parts = [[shard for _, shard in shards]]
+    names = [name for name in groups if name]
+    # Where no shard is of a split, the folders inside a tar may be.
+    inside = kind == "tar" and not names
+    chosen = None if inside else split_names.choose(where, names, train_split, test_split)
+    if chosen is None:
+        chosen, groups = split_names.Chosen("", (), ()), {"": [shard for _, shard in shards]}
     elif "" in groups:
-        names = folder.some([shard.name for shard in groups[""]])
-        raise ValueError(f"{path} has shards of no split ({names}) beside {chosen[0]}; move or rename them")
+        loose = image_files.some([shard.name for shard in groups[""]])
+        raise ValueError(f"{where} has shards of no split ({loose}) beside {chosen.train}; move or rename them")
+    parts = (chosen.train, *chosen.tests, *chosen.unlabelled)
+    images = _Images.of_shards(
+        [(name, shard, _listed(kind, shard, cache_dir)) for name in parts for shard in groups[name]]
+    )
+    if not len(images.shard):
+        ends = f"; images in a tar end in {', '.join(image_files.SUFFIXES)}" if kind == "tar" else ""
+        raise ValueError(f"{where} holds no image{ends}")
+    given = {i: str(label) for i, label in enumerate(images.column("label").tolist()) if label >= 0}
+    by_folder = kind == "tar" and not given
+    trees = {name: _tree(f"{where}/{name}", images, name, None if by_folder else given) for name in parts}
+    if chosen.train:
+        found = layout.divide(
+            where,
+            chosen,
+            lambda name: layout.part(trees[name], name),
+            lambda name: dict.fromkeys(images.of(name)),
+            asked=test_split is not None,
+            check=by_folder,
+        )
+        others = sorted(set(names) - set(found.used))
+        notes = [*found.notes, *([layout.not_used(where, others)] if others else [])]
     else:
-        parts = [groups[name] for name in chosen if name is not None]
-    listed = [[_listed(kind, shard, cache_dir) for shard in part] for part in parts]
-    _say_strays(str(path), parts, listed)
-    n = sum(len(found["offset"]) for part in listed for found in part)
-    if not n:
-        ends = f"; images in a tar end in {', '.join(folder.SUFFIXES)}" if kind == "tar" else ""
-        raise ValueError(f"{path} holds no image{ends}")
+        found = layout.read(trees[""]._replace(where=where), train_split, test_split)
+        like = [name for name in names if split_names.parse(name)[0]]
+        said = f"{where}: no shard is named for training, so all are learned from, also {', '.join(like)}"
+        notes = [*found.notes, *([said] if like else [])]
+    kept = [np.array(sorted(part), np.int64) for part in (found.train, found.test or {}, found.unlabelled)]
+    n = sum(map(len, kept))
     full = verify == "full" or (verify is None and n <= folder.FULL_UP_TO)
-    for part, tables in zip(parts, listed, strict=True):
-        for shard, table in zip(part, tables, strict=True):
-            table |= _checked(shard, table, full, cache_dir)
-    broken = [name for part, tables in zip(parts, listed, strict=True) for name in _unreadable(part, tables)]
-    folder.check_unreadable(str(path), broken, n, max_unreadable)
-    sources, names = [], None
-    for part, tables in zip(parts, listed, strict=True):
-        source = _source(kind, part, tables, names, full, memory_limit)
-        names = source.class_names
-        sources.append(source)
-    return sources[0], sources[1] if len(sources) == 2 else None
+    used = sorted({int(k) for rows in kept for k in np.unique(images.shard[rows])})
+    for k in used:
+        images.tables[k].update(_checked(images.shards[k], images.tables[k], full, decoding, cache_dir))
+    notes += _said(where, [images.shards[k] for k in used], [images.tables[k] for k in used], passed)
+    broken = [found for rows in kept for found in _unreadable(images, rows)]
+
+    def why(name: str) -> str | None:
+        _, k, i = next(found for found in broken if found[0] == name)
+        data = _contents(images.shards[k], images.tables[k], i, full, decoding)
+        return folder.why_unreadable(data, full, decoding)
+
+    notes += folder.check_unreadable(where, [name for name, _, _ in broken], n, max_unreadable, why)
+    if len(kept[2]) and sum(images.column("length", kept[i]).sum() for i in (0, 2)) > memory_limit:
+        memory_limit = -1  # the two are joined, so both are held or neither
+
+    def source(rows: np.ndarray, classes: layout.Classes, names: tuple[str, ...] | None, why: str) -> Source:
+        found = _source(kind, images, rows, full, memory_limit)
+        if not by_folder:
+            return found
+        readable = rows[images.column("state", rows) > 0]
+        labels, names = layout.numbered(where, [classes[i] for i in readable.tolist()], layout.known(classes), names)
+        return _with_classes(found, labels, names, f"no .cls or .json file says a class, and {why}")
+
+    train, test, more = source(kept[0], found.train, None, found.why[0]), None, None
+    if found.unlabelled:
+        more = source(kept[2], found.unlabelled, None, "")
+        notes.append(layout.more_unlabelled(where, len(more)))
+    if found.test is not None:
+        test = source(kept[1], found.test, train.class_names, found.why[1])
+        learned = _held(images, np.sort(np.concatenate([kept[0], kept[2]])), full)
+        notes += overlap.check(learned, _held(images, kept[1], full), where, (found.used[0], found.tested))
+    return dataclasses.replace(train, notes=tuple(notes)), test, more
 
 
-# --- which files
+def _held(images: _Images, rows: np.ndarray, full: bool) -> Iterator[bytes]:
+    """What the readable images of a split hold; where that is not known, where they lie."""
+    for k, inside in images.by_shard(rows):
+        table, real = images.tables[k], os.path.realpath(images.shards[k])
+        for i in inside[table["state"][inside] > 0]:
+            where = f"{real} {table['offset'][i]} {table['record'][i] if 'record' in table else ''}"
+            yield table["digest"][i].tobytes() if full else os.fsencode(where)
 
 
-def _shards(kind: str, path: Path) -> list[tuple[str, Path]]:
-    """(split or "", absolute path) of every shard, in order."""
-    suffixes = SUFFIXES[kind]
-    if path.is_dir():
-        found = sorted(p for pattern in ("*", "*/*") for p in path.glob(pattern) if not _hidden(p.relative_to(path)))
-        found = [p for p in found if _ends(p, (*suffixes, *(COMPRESSED if kind == "tar" else ())))]
-        root = path
-    elif path.is_file():
-        found, root = [path], path.parent
-    else:
-        found = [p for pattern in _expanded(str(path)) for p in _matching(pattern)]
-        root = Path(os.path.commonpath([p.parent for p in found])) if found else path
-    if not found:
-        raise ValueError(f"{str(path)!r} holds no file that ends in {suffixes[0]}; give a folder, a file or a pattern")
-    for file in found:
-        if kind == "tar" and _ends(file, COMPRESSED):
-            raise _compressed(file)
-        if not _ends(file, suffixes):
-            raise ValueError(f"{file} does not end in {' or '.join(suffixes)}; leave it out or rename it")
-    return [(_split(file.relative_to(root)), file.absolute()) for file in found]
+class _Images(NamedTuple):
+    """The images of shards, numbered one after the other."""
+
+    splits: list[str]  # of each shard
+    shards: list[Path]
+    tables: list[Arrays]
+    shard: np.ndarray  # of each image
+    first: np.ndarray  # image of each shard
+
+    @classmethod
+    def of_shards(cls, listed: list[tuple[str, Path, Arrays]]) -> _Images:
+        splits, shards, tables = (list(part) for part in zip(*listed, strict=True))
+        sizes = [len(table["offset"]) for table in tables]
+        return cls(splits, shards, tables, np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes]))
+
+    def of(self, split: str) -> list[int]:
+        return np.flatnonzero(np.array([name == split for name in self.splits])[self.shard]).tolist()
+
+    def by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(shard, rows of its table) of images in order."""
+        ends = np.searchsorted(rows, self.first)
+        for k in range(len(self.shards)):
+            if ends[k] < ends[k + 1]:
+                yield k, rows[ends[k] : ends[k + 1]] - self.first[k]
+
+    def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        rows = np.arange(len(self.shard)) if rows is None else rows
+        parts = [self.tables[k][name][inside] for k, inside in self.by_shard(rows)]
+        return np.concatenate(parts) if parts else self.tables[0][name][:0]
 
 
-def _compressed(file: Path) -> ValueError:
-    return ValueError(f"{file} is compressed, which has no random access; decompress it (gunzip, tar files stay)")
+def _tree(where: str, images: _Images, split: str, given: Mapping[int, str] | None) -> layout.Tree:
+    """The folders that the names of the images of a split are in; images by number."""
+    rows = np.array(images.of(split), np.int64)
+    folders: dict[str, set[str]] = {"": set()}
+    inside: dict[str, list[int]] = {}
+    for k, of_table in images.by_shard(rows):
+        stem = re.sub(r"\.tar$", "", images.shards[k].name, flags=re.IGNORECASE)
+        for i in of_table.tolist():
+            parts = os.fsdecode(images.tables[k]["name"].item(i)).split("/")[:-1]
+            parts = [part for part in parts if part not in ("", ".", "..")]
+            if parts and parts[0] == stem and re.search(r"\d", stem):  # x-000/ in x-000.tar says nothing
+                parts = parts[1:]
+            at = "/".join(parts)
+            inside.setdefault(at, []).append(int(images.first[k]) + i)
+    for at in list(inside):
+        while at:
+            above = posixpath.dirname(at)
+            folders.setdefault(above, set()).add(at)
+            at = above
+    listed = {at: _Folder(at, sorted(folders.get(at, ())), inside.get(at, [])) for at in {*folders, *inside}}
+
+    def name(i: int) -> str:
+        k = images.shard[i]
+        return f"{os.fsdecode(images.tables[k]['name'].item(i - images.first[k]))} in {images.shards[k].name}"
+
+    return layout.Tree(where, listed.__getitem__, strict=False, name=name, given=given)
 
 
-def _ends(file: Path, suffixes: tuple[str, ...]) -> bool:
-    # TFDS writes x.array_record-00000-of-00002.
-    return re.sub(r"-\d+-of-\d+$", "", file.name.lower()).endswith(suffixes)
+class _Folder(NamedTuple):
+    inode: str
+    folders: list[str]
+    images: list[int]
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _said(where: str, shards: list[Path], tables: list[Arrays], passed: Mapping[str, int]) -> list[str]:
+    """What is to be said of what lies in shards."""
 
+    def named(column: str) -> list[str]:
+        pairs = zip(shards, tables, strict=True)
+        return [f"{os.fsdecode(name)} in {shard.name}" for shard, table in pairs for name in table.get(column, ())]
 
-def _split(relative: Path) -> str:
-    if len(relative.parts) > 1:
-        return relative.parts[0]
-    return next((word for word in re.split(r"[^a-z]+", relative.name.lower()) if word in SPLITS), "")
-
-
-def _expanded(pattern: str) -> Iterator[str]:
-    """``x{a,b}`` as ``xa`` and ``xb``; ``x{08..10}`` as ``x08``, ``x09`` and ``x10``."""
-    brace = re.search(r"\{([^{}]*)\}", pattern)
-    if brace is None:
-        yield pattern
-        return
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", brace[1])
-    words: Any = brace[1].split(",")
-    if numbers:
-        words = (f"{i:0{len(numbers[1])}}" for i in range(int(numbers[1]), int(numbers[2]) + 1))
-    for word in words:
-        yield from _expanded(pattern[: brace.start()] + word + pattern[brace.end() :])
-
-
-def _matching(pattern: str) -> list[Path]:
-    found = sorted(Path(name) for name in glob.glob(pattern))
-    if not found:
-        raise ValueError(f"no file matches {pattern!r}; give a folder, a file or a pattern such as x-{{000..099}}.tar")
-    return found
+    notes = []
+    if strays := named("stray"):
+        notes.append(
+            f"{where}: in {len(strays)} tar(s) no label belongs to an image, which are unlabelled "
+            f"({image_files.some(strays)}); a label has the name of its image up to the first dot"
+        )
+    if shared := named("shared"):
+        notes.append(
+            f"{where}: in {sum(len(table.get('shared', ())) > 0 for table in tables)} tar(s) the names of images are "
+            f"alike up to the first dot ({', '.join(shared[:2])}); each image is taken as an example of its own"
+        )
+    inside = [json.loads(table["passed"].item()) for table in tables if "passed" in table]
+    return [*notes, *image_files.passed_over(where, image_files.total([passed, *inside]))]
 
 
 # --- what is in a file
@@ -178,98 +251,13 @@ def _cached(file: Path, what: str, cache_dir: Path, make: Callable[[], Arrays]) 
 def _listed(kind: str, shard: Path, cache_dir: Path) -> Arrays:
     """``"offset"``, ``"length"``, ``"label"`` (-1 if unknown) and ``"name"`` of the images of one shard.
 
-    Also ``"stray"``: of a tar in which there are labels, but for none of its images, a file of a label.
+    Of a tar also what :func:`tar_members.list_tar` says.
     """
-    make = _list_tar if kind == "tar" else _list_array_record
-    return _cached(shard, "tar 2" if kind == "tar" else kind, cache_dir, lambda: make(shard))
-
-
-def _list_tar(shard: Path) -> Arrays:
-    try:
-        with open(shard, "rb") as stream:
-            if stream.read(5).startswith(MAGIC):
-                raise _compressed(shard)
-            stream.seek(0)
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                images, labels, named = _members(tar, stream, shard)
-                _check_end(stream, tar.offset, os.path.getsize(shard))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"{shard} is not a whole tar file ({error}); make it again") from error
-    return {
-        "name": np.array([os.fsencode(name) for name, _, _ in images.values()], "S"),
-        "offset": np.array([offset for _, offset, _ in images.values()], np.int64),
-        "length": np.array([length for _, _, length in images.values()], np.int64),
-        "label": np.array([labels.get(key, -1) for key in images], np.int64),
-        "stray": np.array([] if images.keys() & labels.keys() else [os.fsencode(name) for name in named], "S"),
-    }
-
-
-def _say_strays(where: str, parts: list[list[Path]], listed: list[list[Arrays]]) -> None:
-    """Say where labels lie beside images of other names: by a mistake all of them might count as unlabelled."""
-    strays = [
-        f"{os.fsdecode(name)} in {shard.name}"
-        for part, tables in zip(parts, listed, strict=True)
-        for shard, table in zip(part, tables, strict=True)
-        for name in table.get("stray", ())
-    ]
-    if strays:
-        log.warning(
-            "%s: in %d tar(s) no label belongs to an image, which are unlabelled (%s); a label has the name of its "
-            "image up to the first dot",
-            *(where, len(strays), folder.some(strays)),
-        )
-
-
-def _members(
-    tar: tarfile.TarFile, stream: Any, shard: Path
-) -> tuple[dict[str, tuple[str, int, int]], dict[str, int], list[str]]:
-    """Key -> (name, offset, length) of the image, key -> class, and the name of the first file of a class."""
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
-    named: list[str] = []
-    for member in tar:
-        head, _, base = member.name.rpartition("/")
-        stem, dot, suffix = base.partition(".")
-        # Hidden files are those that macOS adds (._0001.jpg). A sparse file does not lie in one piece.
-        if not member.isreg() or member.issparse() or not stem:
-            continue
-        key, suffix = f"{head}/{stem}", (dot + suffix).lower()
-        if suffix in folder.SUFFIXES:
-            if key in images:
-                raise ValueError(f"{shard} holds {images[key][0]!r} and {member.name!r}; keep one image for each key")
-            images[key] = (member.name, member.offset_data, member.size)
-        elif suffix in (".cls", ".json"):
-            stream.seek(member.offset_data)
-            label = _label(stream.read(member.size), suffix, f"{member.name} in {shard}")
-            if label is not None and labels.setdefault(key, label) != label:
-                raise ValueError(f"{member.name} in {shard} says class {label}, another file {labels[key]}; keep one")
-            if label is not None and not named:
-                named.append(member.name)
-    return images, labels, named
-
-
-def _label(data: bytes, suffix: str, where: str) -> int | None:
-    try:
-        value = int(data) if suffix == ".cls" else json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict) and value.get("label") is None:
-        return None
-    value = value["label"] if isinstance(value, dict) else value
-    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 31:
-        want = "an integer" if suffix == ".cls" else 'an object in which "label" is an integer'
-        raise ValueError(f"{where} is {data[:40]!r}; write {want} (0, 1, ...; -1 if unknown)")
-    return value
-
-
-def _check_end(stream: Any, offset: int, size: int) -> None:
-    """A tar ends in zeros; without them it is cut short, and with more behind them, tarfile would not read it."""
-    stream.seek(offset)
-    if size < offset + BLOCK:
-        raise tarfile.ReadError(f"cut short at byte {size}")
-    while part := stream.read(1 << 20):
-        if part.strip(b"\0"):
-            raise tarfile.ReadError(f"neither a member nor zeros from byte {offset} on; tars joined by cat?")
+    if kind == "arrayrecord":
+        return _cached(shard, kind, cache_dir, lambda: _list_array_record(shard))
+    # What can be read depends on what is installed.
+    rules = f"tar 3 {' '.join(image_files.suffixes())}"
+    return _cached(shard, rules, cache_dir, lambda: tar_members.list_tar(shard))
 
 
 def _list_array_record(shard: Path) -> Arrays:
@@ -295,30 +283,32 @@ def _list_array_record(shard: Path) -> Arrays:
 # --- what can be read
 
 
-def _checked(shard: Path, table: Arrays, full: bool, cache_dir: Path) -> Arrays:
+def _checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_dir: Path) -> Arrays:
     """``"state"``, ``"plain"`` and ``"digest"`` as in :class:`folder.Index`."""
 
     def check() -> Arrays:
         n = len(table["offset"])
         log.info("checking %d images in %s (%s)", n, shard, "full" if full else "header")
-        found = list(folder.check_all(lambda i: _contents(shard, table, i, full), range(n), full))
+        checks = folder.check_all(lambda i: _contents(shard, table, i, full, decoding), range(n), full, decoding)
+        found = list(counted(checks, f"checking {shard.name}", n))
         return {
             "state": np.array([state for state, _, _ in found], np.int8),
             "plain": np.array([plain for _, plain, _ in found], bool),
             "digest": np.array([digest for _, _, digest in found], np.uint8).reshape(n, 32),
         }
 
-    return _cached(shard, f"full {folder.CHECK}" if full else "header", cache_dir, check)
+    what = f"full {folder.CHECK}" if full else "header"
+    return _cached(shard, f"{what} {decoding.reads}".rstrip(), cache_dir, check)
 
 
-def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
+def _contents(shard: Path, table: Arrays, i: int, full: bool, decoding: Decoding) -> bytes:
     """The bytes of an image, of a long one the head alone where that holds its header."""
     where = {name: table[name][i] for name in ("offset", "length", "record") if name in table}
     head = where | {"length": min(where["length"], records.HEAD)}
     if not full and "record" not in where and head != where:
         data = decode.contents({"path": str(shard), **head})
         try:
-            decode.is_plain(data)
+            decode.is_plain(data, decoding)
         except decode.Unreadable:
             pass
         else:
@@ -326,36 +316,41 @@ def _contents(shard: Path, table: Arrays, i: int, full: bool) -> bytes:
     return decode.contents({"path": str(shard), **where})
 
 
-def _unreadable(part: list[Path], tables: list[Arrays]) -> list[str]:
+def _unreadable(images: _Images, rows: np.ndarray) -> list[tuple[str, int, int]]:
+    """Name, shard and row in it of every image that cannot be read."""
     return [
-        f"{shard.name}/{os.fsdecode(table['name'][i])}"
-        for shard, table in zip(part, tables, strict=True)
-        for i in np.flatnonzero(table["state"] == 0)
+        (f"{images.shards[k].name}/{os.fsdecode(images.tables[k]['name'].item(i))}", k, int(i))
+        for k, inside in images.by_shard(rows)
+        for i in inside[images.tables[k]["state"][inside] == 0]
     ]
 
 
-def _source(
-    kind: str, part: list[Path], tables: list[Arrays], names: tuple[str, ...] | None, full: bool, memory_limit: int
-) -> Source:
-    kept = [np.flatnonzero(table["state"] > 0) for table in tables]
-
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([table[name][rows] for table, rows in zip(tables, kept, strict=True)])
-
-    columns: dict[str, Any] = {name: column(name) for name in ("offset", "length", "plain")}
-    paths = [np.full(len(rows), str(shard), object) for shard, rows in zip(part, kept, strict=True)]
-    columns["path"] = np.concatenate(paths)
-    labels, n = column("label"), len(columns["path"])
-    content = column("digest" if full else "length")
+def _source(kind: str, images: _Images, rows: np.ndarray, full: bool, memory_limit: int) -> Source:
+    kept = rows[images.column("state", rows) > 0]
+    columns: dict[str, Any] = {name: images.column(name, kept) for name in ("offset", "length", "plain")}
+    columns["path"] = np.array([str(shard) for shard in images.shards], object)[images.shard[kept]]
+    labels = images.column("label", kept)
     # The names of the shards, not where they are: the same shards elsewhere are the same data.
-    within = (name for shard, table in zip(part, tables, strict=True) for name in (shard.name, sha256(table["name"])))
-    fingerprint = sha256(kind, content, labels, *within)
+    inside = list(images.by_shard(rows))
+    within = [part for k, i in inside for part in (images.shards[k].name, sha256(images.tables[k]["name"][i]))]
+    before = sha256(kind, images.column("digest" if full else "length", kept), labels, *within)
+    times = [f"{stat.st_size} {stat.st_mtime_ns}" for stat in (os.stat(images.shards[k]) for k, _ in inside)]
     if kind == "arrayrecord":
-        columns = records.held(columns | {"record": column("record")}, memory_limit)
-    known, classes = None, None
-    if (labels >= 0).any():
-        try:
-            known, classes = check_labels(labels, n, names)
-        except ValueError as error:
-            raise ValueError(f"{part[0].parent}: {error}") from error
-    return Source(columns, known, classes, fingerprint, unreadable=tuple(_unreadable(part, tables)))
+        columns = records.held(columns | {"record": images.column("record", kept)}, memory_limit)
+    return Source(
+        columns,
+        labels,
+        None,
+        before if full else sha256(before, *times),
+        unreadable=tuple(name for name, _, _ in _unreadable(images, rows)),
+        by_content=full,
+        before=None if full else before,
+    )
+
+
+def _with_classes(source: Source, labels: np.ndarray | None, names: tuple[str, ...] | None, why: str) -> Source:
+    """A source of which folders say the classes."""
+    if labels is None or names is None:
+        return dataclasses.replace(source, labels=None, why_unlabelled=why)
+    fingerprint = sha256(source.fingerprint, labels, *map(os.fsencode, names))
+    return dataclasses.replace(source, labels=labels, class_names=names, fingerprint=fingerprint, before=None)

@@ -7,7 +7,6 @@ where they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.readers.
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -18,9 +17,13 @@ import numpy as np
 from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records
-from ssl_jax.data.source import Source, check_labels, sha256
+from ssl_jax.data.source import Decoding, Source, sha256
+from ssl_jax.names import nearest
+from ssl_jax.online.progress import counted
 
 READ_BATCH = 512
+HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
+LABELS = ("label", "labels", "class", "class_id", "category", "target", "fine_label")  # an integer so called is a label
 
 
 def load(
@@ -30,6 +33,7 @@ def load(
     train_split: str | None,
     test_split: str | None,
     download: bool,
+    decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
 ) -> tuple[Source, Source | None]:
@@ -50,7 +54,13 @@ def load(
     splits = builder.info.splits
     train_split = train_split or "train"
     test_split = test_split or next((s for s in ("test", "validation") if s in splits), None)
-    sources = [_read(tfds, builder, s, memory_limit, cache_dir) for s in (train_split, test_split) if s is not None]
+    names = [s for s in (train_split, test_split) if s is not None]
+    chosen = [_chosen(builder.info, s) for s in names]
+    if len(names) == 2:
+        _refuse_shared(f"tfds:{builder.info.full_name}", names, chosen, cache_dir)
+    sources = [
+        _read(tfds, builder, s, c, memory_limit, cache_dir, decoding) for s, c in zip(names, chosen, strict=True)
+    ]
     return sources[0], sources[1] if len(sources) == 2 else None
 
 
@@ -85,8 +95,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _missing(root: Path, name: str) -> str:
     here = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    close = difflib.get_close_matches(name.partition(":")[0], here, n=1)
-    hint = f" (did you mean tfds:{close[0]}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
+    close = nearest(name.partition(":")[0], here)
+    hint = f" (did you mean tfds:{close}?)" if close else f" (there: {', '.join(here) or 'nothing'})"
     return (
         f"dataset {name!r} is not in {root}{hint}; nothing is downloaded unless asked: "
         "--config.data.download=True would fetch it, --config.data.data_dir=<path> says where it lies"
@@ -97,39 +107,98 @@ def _download(tfds, name: str, root: Path) -> Path:
     try:
         builder = tfds.builder(name, data_dir=str(root))
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-        hint = f"; did you mean tfds:{close[0]}?" if close else ""
+        close = nearest(name, tfds.list_builders(with_community_datasets=False))
+        hint = f"; did you mean tfds:{close}?" if close else ""
         raise ValueError(f"TFDS knows no dataset {name!r}{hint}") from error
     builder.download_and_prepare()
     return Path(builder.data_dir)
 
 
-def _read(tfds, builder, split: str, memory_limit: int, cache_dir: Path) -> Source:
-    info = builder.info
-    full_name = f"tfds:{info.full_name}"
+def _chosen(info: Any, split: str) -> Any:
     try:
         chosen = info.splits[split]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{full_name} has no split {split!r}; it has {', '.join(info.splits)}") from error
+        raise ValueError(f"tfds:{info.full_name} has no split {split!r}; it has {', '.join(info.splits)}") from error
+    gone = [part.filename for part in chosen.file_instructions if not os.path.isfile(part.filename)]
+    if gone:
+        raise ValueError(f"tfds:{info.full_name}:{split}: {gone[0]} is not there; prepare it again")
+    return chosen
+
+
+def _refuse_shared(where: str, names: list[str], chosen: list[Any], cache_dir: Path) -> None:
+    """Refuse train and test that have records in common; a copy of a file under another name is the same records."""
+    hashed, files = zip(*(_files(c, cache_dir) for c in chosen), strict=True)
+    if not all(hashed):
+        files = [[part.filename for part in c.file_instructions] for c in chosen]
+    train, test = (
+        [(file, *_rows(part)) for file, part in zip(of, c.file_instructions, strict=True)]
+        for of, c in zip(files, chosen, strict=True)
+    )
+    shared = sum(
+        max(0, min(stop, last) - max(start, first))
+        for file, start, stop in test
+        for other, first, last in train
+        if file == other
+    )
+    if shared:
+        raise ValueError(
+            f"{where}: {shared} of the {chosen[1].num_examples} examples of the test split {names[1]!r} are in the "
+            f"train split {names[0]!r}, too; test examples must not be trained on: give data.train_split and "
+            "data.test_split that have none in common, such as 'train[:80%]' and 'train[80%:]'"
+        )
+
+
+def _rows(part: Any) -> tuple[int, int]:
+    """First and last + 1 of the records of a file that a split reads."""
+    return part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard
+
+
+def _read(tfds, builder, split: str, chosen: Any, memory_limit: int, cache_dir: Path, decoding: Decoding) -> Source:
+    info = builder.info
+    full_name = f"tfds:{info.full_name}"
     n = chosen.num_examples
-    image, label = _image_and_label(tfds, info.features, full_name)
+    image, label, why = _image_and_label(tfds, info.features, full_name)
     shape = info.features[image].shape
     channels = shape[-1] or 3
     if channels not in (1, 3):
         raise ValueError(f"{full_name}: images have {channels} channels; 1 or 3 can be used")
     if None not in shape and n * int(np.prod(shape)) <= memory_limit:
         if builder.info.file_format.value == "array_record":  # of which TFDS makes no tf.data.Dataset
-            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}")
+            columns, labels = _encoded(builder, chosen, image, label, 0, cache_dir, f"{full_name}:{split}", decoding)
             columns = _decoded_records(columns, shape)
         else:
             columns, labels = _decoded(tfds, builder, split, image, label, n)
     else:
-        columns, labels = _encoded(builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}")
+        columns, labels = _encoded(
+            builder, chosen, image, label, memory_limit, cache_dir, f"{full_name}:{split}", decoding
+        )
     if len(labels) != n:
         raise ValueError(f"{full_name}:{split} has {len(labels)} examples on disk, its info says {n}; prepare it again")
-    names = tuple(info.features[label].names) if label else None
-    labels, names = check_labels(labels, n, names) if (labels >= 0).any() else (None, None)
-    return Source(columns, labels, names, sha256(full_name, split, str(n)), channels)
+    named = label and isinstance(info.features[label], tfds.features.ClassLabel)
+    names = tuple(info.features[label].names) if named else None
+    hashed, files = _files(chosen, cache_dir)
+    within = [f"{file} {_rows(part)}" for file, part in zip(files, chosen.file_instructions, strict=True)]
+    return Source(
+        columns,
+        labels if label else None,
+        names,
+        sha256(full_name, *within, labels, *(names or ())),
+        channels,
+        decoding,
+        why_unlabelled=why,
+        by_content=hashed,
+        before=sha256(full_name, split, str(n)),
+    )
+
+
+def _files(chosen: Any, cache_dir: Path) -> tuple[bool, list[str]]:
+    """Whether the files of a split are hashed, and for each what tells it from others."""
+    files = [Path(part.filename) for part in chosen.file_instructions]
+    stats = [file.stat() for file in files]
+    if sum(stat.st_size for stat in stats) <= HASH_UP_TO:
+        return True, [records.file_digest(file, cache_dir) for file in files]
+    pairs = zip(files, stats, strict=True)
+    return False, [f"{file.name} {stat.st_size} {stat.st_mtime_ns}" for file, stat in pairs]
 
 
 def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -> tuple[records.Columns, np.ndarray]:
@@ -142,7 +211,8 @@ def _decoded(tfds, builder, split: str, image: str, label: str | None, n: int) -
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     ).map(lambda example: (example[image], example[label] if label else np.int64(-1)))
     images, labels, start = np.empty((n, *features[image].shape), np.uint8), np.full(n, -1, np.int64), 0
-    for image_batch, label_batch in dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
+    parts = dataset.batch(READ_BATCH).prefetch(2).as_numpy_iterator()
+    for image_batch, label_batch in counted(parts, f"reading {split}", n, by=READ_BATCH):
         stop = start + len(image_batch)
         images[start:stop], labels[start:stop] = image_batch, label_batch
         start = stop
@@ -159,17 +229,18 @@ def _decoded_records(columns: records.Columns, shape: tuple[int, ...]) -> record
 
 
 def _encoded(
-    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str
+    builder, chosen, image: str, label: str | None, memory_limit: int, cache_dir: Path, what: str, decoding: Decoding
 ) -> tuple[records.Columns, np.ndarray]:
     """Image files as they lie in the records: their bytes if they fit in memory, else where they are on disk."""
     kind = builder.info.file_format.value
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"{what} lies in {kind} files; tfrecord and array_record can be read in part")
-    parts = [records.record_index(Path(part.filename), image, label, cache_dir) for part in chosen.file_instructions]
+    files = [Path(part.filename) for part in chosen.file_instructions]
+    parts = [records.record_index(file, image, label, cache_dir, decoding) for file in files]
     columns, labels = {name: [] for name in ("path", *parts[0])}, []
     columns.pop("label")
     for part, found in zip(chosen.file_instructions, parts, strict=True):
-        rows = slice(part.skip, part.skip + (part.take if part.take >= 0 else part.examples_in_shard))
+        rows = slice(*_rows(part))
         labels.append(found["label"][rows])
         columns["path"].append(np.full(len(labels[-1]), str(part.filename), object))
         for name in columns.keys() - {"path"}:
@@ -178,7 +249,8 @@ def _encoded(
     return records.held(columns, memory_limit), np.concatenate(labels)
 
 
-def _image_and_label(tfds, features, full_name: str) -> tuple[str, str | None]:
+def _image_and_label(tfds, features, full_name: str) -> tuple[str, str | None, str]:
+    """Names of the image and of the label, None where there is none, and why there is none."""
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     if not images:
         raise ValueError(
@@ -187,5 +259,14 @@ def _image_and_label(tfds, features, full_name: str) -> tuple[str, str | None]:
     image = "image" if "image" in images else images[0]
     if features[image].np_dtype != np.uint8:
         raise ValueError(f"{full_name}: images are {np.dtype(features[image].np_dtype)}; uint8 can be used")
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    return image, "label" if "label" in labels else next(iter(labels), None)
+    classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if classes:
+        return image, "label" if "label" in classes else classes[0], ""
+    numbers = [k for k, f in features.items() if _is_integer(f)]
+    label = next((name for name in LABELS if name in numbers), None)
+    there = ", ".join(sorted(features))
+    return image, label, f"no feature is a ClassLabel or an integer called label (there: {there})"
+
+
+def _is_integer(feature: Any) -> bool:
+    return getattr(feature, "shape", None) == () and np.dtype(getattr(feature, "np_dtype", object)).kind in "iu"

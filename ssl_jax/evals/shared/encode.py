@@ -1,11 +1,12 @@
-"""Frozen features of a run's checkpoint, as evaluators ask for them: each once, cached on disk."""
+"""Frozen features of sources: the one encoder that runs and evaluations share, and its cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,107 +14,123 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals.shared import features
-from ssl_jax.evals.shared.pictures import EVAL_BATCH
+from ssl_jax.online.progress import counted
 from ssl_jax.run import checkpoint
-from ssl_jax.run.open import Run
-from ssl_jax.types import Variables
+from ssl_jax.types import Method, Variables
 
-LUMA = (0.299, 0.587, 0.114)
-VIEWS_BATCH = 64
+BATCH, VIEWS_BATCH = 512, 64
+LOGITS = "logits"  # a layer of methods that are classifiers themselves (the hook "classify")
 
 
 @dataclass(frozen=True)
-class CachedEncode:
-    """:class:`ssl_jax.evals.Encode` of a run's checkpoint, cached under ``folder``.
+class Encode:
+    """:class:`ssl_jax.evals.Encode` of a method: every example of a source in order, in inference mode.
 
-    A cache is named after checkpoint, data and view, and holds one file for each layer.
+    Attributes:
+      max_dim: stages keep places, with at most so many numbers, see ``Method.encode``.
+      seed: of random views.
     """
 
-    run: Run
+    method: Method
+    modality: Modality
     mesh: Mesh
-    folder: Path
-    max_dim: int | None
-    seed: int
-    say: Callable[[str], None]
-
-    @property
-    def layers(self) -> dict[str, int]:
-        return self._layers
+    max_dim: int | None = None
+    seed: int = 0
 
     @cached_property
-    def _layers(self) -> dict[str, int]:
-        size, _, channels = self.run.plan.input_shape
-        images = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
-        return {name: a.shape[1] for name, a in jax.eval_shape(self._encode, self.run.variables, images).items()}
+    def _compiled(self):
+        classify = self.method.hooks.get("classify")
+
+        def encode(variables, inputs, layers):
+            found = dict(self.method.encode(variables, inputs, self.max_dim))
+            if classify and LOGITS in layers:
+                found[LOGITS] = classify(variables, inputs)
+            return {name: found[name] for name in layers}
+
+        def encode_inputs(variables, inputs, layers):
+            return encode(parallel.gathered(variables), inputs, layers)
+
+        def encode_views(variables, inputs, layers):
+            variables = parallel.gathered(variables)
+            found = [encode(variables, inputs[:, v], layers) for v in range(inputs.shape[1])]
+            return {name: jnp.stack([f[name] for f in found], axis=1) for name in layers}
+
+        return tuple(jax.jit(f, static_argnames="layers") for f in (encode_inputs, encode_views))
+
+    def layers_of(self, variables: Variables) -> dict[str, int]:
+        """What may be asked for, and how many numbers each gives a row."""
+        inputs = jax.ShapeDtypeStruct((1, *self.modality.input_shape), self.modality.spec(1)["views"][0].dtype)
+        found = jax.eval_shape(lambda v, x: self.method.encode(v, x, self.max_dim), variables, inputs)
+        return {name: a.shape[1] for name, a in found.items()}
 
     def __call__(
         self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
     ) -> dict[str, np.ndarray]:
-        recipe = recipes.get(self.run.config.data.recipe)
-        what = [recipe.views[v % len(recipe.views)] for v in range(views)] or recipe.evaluate
-        parts = (checkpoint.fingerprint(variables), source.fingerprint, what, self.run.plan.input_shape, self.max_dim)
-        folder = self.folder / sha256(*parts, self.seed if views else "")[:16]
-        shape = (views,) if views else ()
-        shapes = {name: (*shape, self.layers[name]) for name in layers} | {"label": ()}
-        return features.cached(
-            folder, shapes, len(source), lambda a, b: self._rows(variables, source, a, b, tuple(layers), what), self.say
-        )
-
-    def _encode(self, variables: Variables, images):
-        images = _channels(images, self.run.plan.input_shape[-1])
-        return self.run.method.encode(variables, images, self.max_dim)
-
-    @cached_property
-    def _compiled(self):
-        def encode(variables, images, layers):
-            found = self._encode(variables, images)
-            return {name: found[name] for name in layers}
-
-        def encode_views(variables, images, layers):
-            found = [encode(variables, images[:, v], layers) for v in range(images.shape[1])]
-            return {name: jnp.stack([f[name] for f in found], axis=1) for name in layers}
-
-        return tuple(jax.jit(f, static_argnames="layers") for f in (encode, encode_views))
-
-    def _rows(self, variables: Variables, source: Source, start: int, stop: int, layers: tuple[str, ...], what):
-        size, devices = self.run.plan.input_shape[0], self.mesh.devices.size
-        part = source.take(np.arange(start, stop))
-        several = isinstance(what, list)
-        arguments = {
-            "image_size": size,
-            "global_batch_size": -(-(VIEWS_BATCH if several else EVAL_BATCH) // devices) * devices,
+        """``{layer: [n, d], ..., "label": [n]}``; of an example that cannot be read zeros, which no label claims."""
+        devices = self.mesh.devices.size
+        split = {
+            "global_batch_size": -(-(VIEWS_BATCH if views else BATCH) // devices) * devices,
             "process": jax.process_index(),
             "process_count": jax.process_count(),
         }
-        if several:
-            batches = stream.view_batches(part, views=what, seed=self.seed, **arguments)
+        if not views:
+            batches = self.modality.inputs(source, **split)
+        elif self.modality.views is None:
+            raise ValueError(f"random views of {self.modality.unit} are not known; leave out what needs them")
         else:
-            batches = stream.eval_batches(part, recipe_eval=what, **arguments)
-        compiled = self._compiled[several]
+            batches = self.modality.views(source, count=views, seed=self.seed, **split)
+        compiled = self._compiled[bool(views)]
         with jax.set_mesh(self.mesh):
             found = features.extract(
-                lambda variables, images: compiled(variables, images, layers=layers),
-                jax.device_put(variables, parallel.replicated(self.mesh)),
-                batches,
+                lambda variables, inputs: compiled(variables, inputs, layers=tuple(layers)),
+                variables,
+                counted(batches, "encoding", len(source), self.modality.unit, by=split["global_batch_size"]),
                 place=lambda batch: parallel.place(batch, self.mesh),
             )
-        if len(found["index"]) == len(part):
+        index = found.pop("index")
+        if len(index) == len(source):
             return found
-        # An image that cannot be read any more: a row of zeros that no label claims.
-        whole = {n: np.zeros((len(part), *a.shape[1:]), a.dtype) for n, a in found.items()}
+        whole = {n: np.zeros((len(source), *a.shape[1:]), a.dtype) for n, a in found.items()}
         whole["label"] -= 1
         for name, values in whole.items():
-            values[found["index"]] = found[name]
+            values[index] = found[name]
         return whole
 
 
-def _channels(images, channels: int):
-    """Grey images repeated in three channels, or coloured ones as luma, for an encoder that takes the other kind."""
-    if images.shape[-1] == channels:
-        return images
-    if channels == 3:
-        return jnp.repeat(images, 3, axis=-1)
-    return jnp.sum(images * jnp.asarray(LUMA, images.dtype)[None, None, None], axis=-1, keepdims=True)
+@dataclass(frozen=True)
+class CachedEncode:
+    """An :class:`Encode` of one checkpoint, whose features are kept under ``folder``.
+
+    A cache is named after checkpoint, data and view, and holds one file for each layer.
+    """
+
+    encode: Encode
+    variables: Variables
+    recipe: Any  # of the run; what the views are is in it
+    folder: Path
+    say: Callable[[str], None]
+
+    @cached_property
+    def layers(self) -> Mapping[str, int]:
+        return self.encode.layers_of(self.variables)
+
+    def __call__(
+        self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
+    ) -> dict[str, np.ndarray]:
+        shape = self.encode.modality.input_shape
+        parts = (checkpoint.fingerprint(variables), source.fingerprint, self.recipe, views, shape, self.encode.max_dim)
+        folder = self.folder / sha256(*parts, self.encode.seed if views else "")[:16]
+        shapes = {name: (*((views,) if views else ()), self.layers[name]) for name in layers} | {"label": ()}
+        variables = jax.device_put(variables, parallel.replicated(self.encode.mesh))
+
+        def rows(start: int, stop: int) -> dict[str, np.ndarray]:
+            return self.encode(variables, source.take(np.arange(start, stop)), layers=layers, views=views)
+
+        found = features.cached(folder, shapes, len(source), rows, self.say)
+        if source.labels is None:
+            return found
+        # Of the data, not of the cache; there an example without a label can also be one that could not be read.
+        return found | {"label": np.where(found["label"] < 0, -1, source.labels).astype(np.int32)}

@@ -31,9 +31,9 @@ def extract(
     Every process must call this with the same number of equal batches; each gets the whole result.
 
     Args:
-      encode: ``(variables, images) -> {name: [b, d]}``, jitted by the caller.
+      encode: ``(variables, inputs) -> {name: [b, d]}``, jitted by the caller.
       variables: what ``encode`` computes with.
-      batches: this process's ``{"image", "label", "index", "mask"}``; rows with mask False are padding.
+      batches: this process's ``{"inputs", "label", "index", "mask"}``; rows with mask False are padding.
       place: puts a batch on the devices, e.g. ``lambda b: parallel.place(b, mesh)``.
       num_examples: how many examples there should be; checked when given.
 
@@ -46,10 +46,10 @@ def extract(
     parts: list[dict[str, np.ndarray]] = []
     running = None
     for batch in batches:
-        batch = place({name: batch[name] for name in ("image", "label", "index", "mask")})
+        batch = place({name: batch[name] for name in ("inputs", "label", "index", "mask")})
         rows = {name: batch[name] for name in ("label", "index", "mask")}
         # one batch ahead: the devices work on this one while the host fetches the one before
-        running, done = {**encode(variables, batch["image"]), **rows}, running
+        running, done = {**encode(variables, batch["inputs"]), **rows}, running
         if done is not None:
             parts.append(_fetch(done))
     if running is None:

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
@@ -102,13 +103,11 @@ def image_rows(named: Mapping[str, Any], path: str | Path) -> None:
     rows = [np.asarray(row) for row in named.values()]
     n = len(rows[0])
     figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
-    grid = figure.add_gridspec(len(rows), n, wspace=0.04, hspace=0.04)
+    axes = _wall(figure, n, len(rows))
     for r, (row, name) in enumerate(zip(rows, named, strict=True)):
+        axes.text(-0.12, r + 0.5, name, ha="right", va="center", fontsize=9, color=INK)
         for i in range(n):
-            axes = figure.add_subplot(grid[r, i])
-            _show(axes, row[i])
-            if i == 0:
-                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
+            _show(axes, row[i], i, r)
     _save(figure, path)
 
 
@@ -137,21 +136,17 @@ def neighbours(
     if query_labels is not None and neighbour_labels is not None:
         agrees = np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)
     figure = _figure(1.3 + 1.0 * (k + 1), 0.75 + 1.0 * q)
-    grid = figure.add_gridspec(q, k + 2, width_ratios=[1, 0.12, *[1] * k], wspace=0.1, hspace=0.1)
-
+    first = 1.25  # the column of the nearest, a little apart from that of the queries
+    axes = _wall(figure, first + k, q)
+    for place, title in ((0, "query"), *((first + j, str(j + 1) if j else "nearest") for j in range(k))):
+        axes.text(place + 0.5, -0.08, title, ha="center", va="bottom", fontsize=9, color=INK)
     for i in range(q):
-        axes = figure.add_subplot(grid[i, 0])
-        _show(axes, queries[i])
-        if i == 0:
-            axes.set_title("query", fontsize=9, color=INK)
+        _show(axes, queries[i], 0, i)
         if query_labels is not None:
             text = _class_name(query_labels[i], class_names)
-            axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
+            axes.text(-0.12, i + 0.5, text, ha="right", va="center", fontsize=9, color=INK)
         for j in range(k):
-            axes = figure.add_subplot(grid[i, j + 2])
-            _show(axes, found[i, j], frame=None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
-            if i == 0:
-                axes.set_title("nearest" if j == 0 else str(j + 1), fontsize=9, color=INK)
+            _show(axes, found[i, j], first + j, i, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
     if agrees is not None:
         line = f"{np.mean(agrees):.0%} of the neighbours shown share the query's class"
         second = 0.005 + 0.85 / figure.get_figwidth()
@@ -319,19 +314,29 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name:
     axes.plot(steps, average, color=colour, linewidth=1.6, label=name)
 
 
-def _show(axes: Axes, image: np.ndarray, frame: str | None = None) -> None:
+def _wall(figure: Figure, width: float, height: float) -> Axes:
+    """Axes without lines for images of size 1: one for all of them, since hundreds of axes take seconds to lay out."""
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.05, width + 0.05), ylim=(height + 0.05, -0.05), aspect="equal", anchor="E", autoscale_on=False)
+    axes.set_axis_off()
+    return axes
+
+
+def _show(axes: Axes, image: np.ndarray, x: float, y: float, frame: str | None = None) -> None:
+    """An image on the wall, with its upper left corner at (x, y)."""
     image = np.asarray(image)
     grey = image.ndim == 2 or image.shape[-1] == 1
     image = image.reshape(image.shape[:2]) if grey else image[..., :3]
     top = 255 if image.dtype == np.uint8 else 1
     if image.dtype != np.uint8:
         image = np.clip(image.astype(np.float32), 0, 1)
-    axes.imshow(image, cmap="gray" if grey else None, vmin=0, vmax=top, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(frame is not None)
-        spine.set(color=frame or GRID, linewidth=2.2)
+    gap = 0.02 if frame is None else 0.05
+    corners = (x + gap, x + 1 - gap, y + 1 - gap, y + gap)
+    cmap = "gray" if grey else None
+    axes.imshow(image, cmap=cmap, vmin=0, vmax=top, interpolation="nearest", extent=corners)
+    if frame is not None:
+        size = 1 - 2 * gap
+        axes.add_patch(Rectangle((x + gap, y + gap), size, size, fill=False, edgecolor=frame, linewidth=2.2))
 
 
 def _plain(axes: Axes, title: str, x: str, y: str) -> None:

@@ -7,52 +7,45 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ssl_jax.config import Config
-from ssl_jax.data import feed as feeds
-from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
 from ssl_jax.evals import knn
 from ssl_jax.evals.shared import figures
 from ssl_jax.types import Method, Variables
 
-EVAL_BATCH = 512
+BATCH = 512
 SHOWN = 8
 HOOKS = frozenset({"show", "reconstruct"})  # that :func:`tasks` draws
 
 
-def evaluation_images(config: Config, source: Source) -> np.ndarray:
+def evaluation_images(modality: Modality, source: Source) -> np.ndarray:
     """Evaluation views ``[n, s, s, c]``; an image that cannot be read any more is black."""
-    batches = stream.eval_batches(
-        source,
-        image_size=config.data.image_size,
-        recipe_eval=recipes.get(config.data.recipe).evaluate,
-        global_batch_size=min(EVAL_BATCH, len(source)),
-    )
-    return np.concatenate([batch["image"] for batch in batches])[: len(source)]
+    batches = modality.inputs(source, global_batch_size=min(BATCH, len(source)))
+    return np.concatenate([batch["inputs"] for batch in batches])[: len(source)]
 
 
-def views(config: Config, train: Source, path: Path) -> None:
+def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
     """A few training images and their views as the method sees them."""
-    feed = feeds.choose(train, config.data, mode="pmap")  # rows, not all images, on the device
     rows = min(SHOWN, len(train))
-    first = next(feeds.batches(feed, train, data=config.data, seed=config.seed, global_batch_size=rows, total_steps=1))
+    feed = modality.feed(train, seed=seed, global_batch_size=rows, mode="pmap")  # rows, not all images, on the device
+    first = next(feed.batches(total_steps=1))
     if feed.views is not None:
-        first = jax.jit(feed.views, static_argnums=2)(first, jax.random.key(config.seed), None)
-    originals = evaluation_images(config, train.take(first["index"]))
+        first = jax.jit(feed.views, static_argnums=2)(first, jax.random.key(seed), None)
+    originals = evaluation_images(modality, train.take(first["index"]))
     names = {f"view {v}": images for v, images in enumerate(first["views"], 1)}
     figures.image_rows({"original": originals} | names, path)
 
 
-def neighbours(config: Config, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
+def neighbours(modality: Modality, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
     """A few test images and the images of the bank nearest to them by cosine; a row of features for each image."""
     shown = np.linspace(0, len(query_features) - 1, min(SHOWN, len(query_features))).astype(int)
     bank_features, query_features = knn.centred(bank_features, query_features[shown])
     norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
     near = np.argsort(-(query_features @ bank_features.T) / norms[None], axis=1, kind="stable")[:, :SHOWN]
     queries = test.take(shown)
-    found = evaluation_images(config, bank.take(near.reshape(-1)))
+    found = evaluation_images(modality, bank.take(near.reshape(-1)))
     figures.neighbours(
-        evaluation_images(config, queries),
+        evaluation_images(modality, queries),
         found.reshape(*near.shape, *found.shape[1:]),
         path,
         query_labels=queries.labels,
@@ -61,14 +54,14 @@ def neighbours(config: Config, bank_features, bank: Source, query_features, test
     )
 
 
-def tasks(config: Config, method: Method, variables: Variables, test: Source, folder: Path) -> None:
+def tasks(modality: Modality, seed: int, method: Method, variables: Variables, test: Source, folder: Path) -> None:
     """``task.png`` and ``reconstructions.png``, where the method has the hooks ``"show"`` and ``"reconstruct"``."""
     if not HOOKS & set(method.hooks):
         return
     shown = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
-    images = evaluation_images(config, test.take(shown))
+    images = evaluation_images(modality, test.take(shown))
     if show := method.hooks.get("show"):
-        rows = jax.jit(show)(variables, images, jax.random.key(config.seed))
+        rows = jax.jit(show)(variables, images, jax.random.key(seed))
         figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, folder / "task.png")
     if reconstruct := method.hooks.get("reconstruct"):
         found = np.asarray(jax.jit(reconstruct)(variables, images))

@@ -22,9 +22,10 @@ SimSiam's base rate is the code's 0.1, not the paper's 0.02, which gave its repr
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
+
+from ssl_jax.names import refuse_unknown
 
 _COMMON = {
     "method.name": "supervised",
@@ -87,10 +88,7 @@ def overrides(name: str, *, epochs: int | None = None, batch_size: int | None = 
     Raises:
       ValueError: there is no such protocol; the message lists those there are.
     """
-    if name not in PROTOCOLS:
-        near = difflib.get_close_matches(str(name), PROTOCOLS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"linear_probe.protocol={name!r} is unknown; {hint}known: {', '.join(PROTOCOLS)}")
+    refuse_unknown(name, PROTOCOLS, "linear_probe.protocol=")
     for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{argument}={value} must be positive; leave it out for that of the paper")

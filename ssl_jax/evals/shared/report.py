@@ -84,6 +84,7 @@ class _Number(NamedTuple):
     evaluator: str = ""
     settings: str = ""
     online: bool = False
+    why: str = ""  # it was not measured
 
 
 class _Cell(NamedTuple):
@@ -106,7 +107,7 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
 
     Args:
       evaluations: run name -> the content of its ``evaluation.json``: "metrics" and, where known, "intervals",
-        "online", "alarms", "evaluators", "provenance".
+        "online", "alarms", "evaluators", "provenance", "not_measured" (metric -> reason).
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
@@ -156,7 +157,7 @@ def _numbers(run: str, evaluation: Mapping[str, Any]) -> Iterator[_Number]:
     for name, value in metrics.items():
         yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), *source.get(name, ("", "")))
     for name, value in (evaluation.get("online") or {}).items():
-        yield _Number(run, name, value, online=True)
+        yield _Number(run, name, value, online=True, why=(evaluation.get("not_measured") or {}).get(name, ""))
 
 
 # numbers and names in words
@@ -339,7 +340,7 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
 
     def value(number: _Number | None) -> _Cell:
         if number is None or not _measured(number.value):
-            return _Cell(MISSING)
+            return _Cell(MISSING, note=number.why if number else "")
         spread = f" ± {_shown(number.name, number.spread, percent='')}" if _measured(number.spread) else ""
         return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
 
@@ -423,7 +424,7 @@ def _all_numbers(numbers: Sequence[_Number], *, several: bool) -> str:
         rows.append(
             [
                 _Cell(label, note=n.name if label != n.name else ""),
-                _Cell(_shown(n.name, n.value), n.value if _measured(n.value) else None),
+                _Cell(_shown(n.name, n.value), n.value, "") if _measured(n.value) else _Cell(MISSING, note=n.why),
                 _Cell(interval, n.interval[0] if n.interval and interval else None),
                 *[_Cell(n.run)] * several,
                 _Cell(_split(n.name)[0]),

@@ -1,0 +1,91 @@
+"""Images as a kind of data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.data.images import device, feed, stream
+from ssl_jax.data.images.recipes import Recipe
+from ssl_jax.data.modality import Modality
+from ssl_jax.data.source import Source
+from ssl_jax.types import Config
+
+
+def make(recipe: Recipe, data: Config, channels: int) -> Modality:
+    """The modality of a recipe for images of ``data.image_size`` with so many channels.
+
+    Raises:
+      ValueError: ``data.mean`` or ``data.std`` are not for these channels.
+    """
+    for key in ("mean", "std"):
+        if len(data[key]) not in (1, channels):
+            raise ValueError(f"data.{key} has {len(data[key])} numbers for images of {channels} channel(s)")
+    size = data.image_size
+
+    def fitting(source: Source) -> Source:
+        if source.channels > channels:
+            raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
+        return source if source.channels == channels else source.in_colour()
+
+    def spec(rows: int) -> dict[str, Any]:
+        sizes = [view.size or size for view in recipe.views]
+        views = tuple(jax.ShapeDtypeStruct((rows, s, s, channels), np.float32) for s in sizes)
+        ids = jax.ShapeDtypeStruct((rows,), np.int32)
+        return {"views": views, "label": ids, "index": ids}
+
+    def sent(rows: int):
+        batch = spec(rows)
+        if data.augment != "device":
+            return batch, None
+        batch["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in batch["views"])
+        return batch, device.views(recipe, size)
+
+    def make_feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
+        return feed.feed(fitting(source), recipe, data, seed=seed, global_batch_size=global_batch_size, mode=mode)
+
+    def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
+        return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))
+
+    def views(source: Source, *, count: int, seed: int, **split: int) -> Iterator[dict[str, np.ndarray]]:
+        asked = [recipe.views[v % len(recipe.views)] for v in range(count)]
+        return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
+
+    def prepare(images: Any) -> np.ndarray:
+        images = stream.evaluation_view(np.asarray(images), recipe.evaluate, size)
+        if images.shape[-1] != channels:
+            raise ValueError(
+                f"images have {images.shape[-1]} channel(s) and this encoder takes {channels}; convert them"
+            )
+        return images
+
+    def raw(source: Source) -> np.ndarray:
+        """Pixels: those of the dataset where it has images of one size, else of the evaluation view."""
+        stored = fitting(source).columns.get("image")
+        if stored is not None:
+            images = stored / np.float32(255)
+        else:
+            split = {"global_batch_size": min(512, len(source))}
+            images = np.concatenate([batch["inputs"] for batch in inputs(source, **split)])[: len(source)]
+        return np.asarray(images, np.float32).reshape(len(source), -1)
+
+    return Modality(
+        input_shape=(size, size, channels),
+        spec=spec,
+        feed=make_feed,
+        inputs=inputs,
+        prepare=prepare,
+        views=views,
+        raw=raw,
+        sent=sent,
+        accepts=lambda source: (fitting(source), None)[1],
+        shown=True,
+    )
+
+
+def _named(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches:
+        yield {"inputs" if name == "image" else name: value for name, value in batch.items()}

@@ -1,0 +1,350 @@
+"""How images in folders are meant: splits, classes, and images without a class. The same on disk and inside tars.
+
+A class is a folder with the images below it, however deep; one flat folder of images is unlabelled. Folders without an
+image do not count, nor does a folder around everything. Names of splits are those of :mod:`split_names`; a folder
+``unlabeled/`` beside training data or beside classes is more training data, without labels. Where there is one class
+only, or where classes have the names of splits, an accuracy would say nothing: the images are unlabelled then.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ssl_jax.data.readers import split_names
+from ssl_jax.data.readers.image_files import SUFFIXES, some
+
+WRAPPERS = ("images", "imgs", "image", "img", "jpegimages", "jpg", "jpeg", "png", "pictures", "photos", "data")
+FLAT = "the images lie in no folders of classes"
+NO_PICTURES = ("annotations", "annotation", "labels", "label", "masks", "mask", "gt", "ground_truth", "groundtruth")
+NO_PICTURES = (*NO_PICTURES, "segmentation", "segmentations", "segmentationclass", "segmentationobject", "depth")
+
+
+class Listed(Protocol):
+    """What a folder holds, sorted by name; ``inode`` tells folders apart that links show twice."""
+
+    @property
+    def inode(self) -> Hashable: ...
+    @property
+    def folders(self) -> list[str]: ...
+    @property
+    def images(self) -> list[Any]: ...
+
+
+Classes = dict[Any, str | None]  # image -> its class, None where there is none
+
+
+class Tree(NamedTuple):
+    """A dataset of images in folders.
+
+    Attributes:
+      where: its name, for what is said.
+      look: lists the folder at a path below the dataset; ``""`` is all of it.
+      strict: refuse loose images beside class folders; otherwise no image has a class then.
+      name: of an image.
+      given: classes that are known otherwise, of images that are; those of folders are no classes then.
+    """
+
+    where: str
+    look: Callable[[str], Listed]
+    strict: bool = True
+    name: Callable[[Any], str] = str
+    given: Mapping[Any, str] | None = None
+
+
+class Layout(NamedTuple):
+    """What is to be done with the images of a dataset.
+
+    Attributes:
+      train: to learn from.
+      test: to be measured on; None where it is to be cut from train.
+      unlabelled: more to learn from, no label known.
+      unused: folders with images that are in none of these.
+      notes: what was decided.
+      why: no label is known of train and of test, where none is.
+      used: names of the splits that were looked into, train first.
+      tested: name of the test split.
+    """
+
+    train: Classes
+    test: Classes | None
+    unlabelled: Classes
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+    why: tuple[str, str]
+    used: tuple[str, ...] = ()
+    tested: str = ""
+
+
+def read(tree: Tree, train_split: str | None = None, test_split: str | None = None) -> Layout:
+    """The layout of a dataset.
+
+    Args:
+      tree: the dataset.
+      train_split: name of the folder that is asked for, or None.
+      test_split: name of the folder that is asked for, or None.
+
+    Raises:
+      ValueError: with the fix, for loose images beside splits or classes, no images, or splits that are not there.
+    """
+    asked = {name for name in (train_split, test_split) if name is not None}
+    top, unused = ("", []) if asked & {_base(folder) for folder in tree.look("").folders} else _top(tree)
+    notes = _masks(tree, unused)
+    # What is asked for is there, also where it holds no image, which is told then.
+    full = _full(tree, top)
+    there = {_base(f): f for f in tree.look(top).folders if f in full or _base(f) in asked}
+    at = posixpath.join(tree.where, top) if top else tree.where
+    chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
+    if chosen is None:
+        train, unlabelled, masks, said = _part(tree, top, None)
+        train, why, more = sensible(train, of_splits=True) if tree.given is None else (train, "", [])
+        notes += said + [f"{at}: {note}" for note in more]
+        if top and known(train) and tree.given is None and _base(top).lower() not in WRAPPERS:
+            notes.append(f"{at}: the classes are the folders in here ({some([*known(train)])})")
+        return Layout(train, None, unlabelled, (*unused, *masks), tuple(notes), (why, why))
+    if tree.look(top).images:
+        loose = some([*map(tree.name, tree.look(top).images)])
+        raise ValueError(f"{at} has loose images ({loose}) beside its splits; move them into {chosen.train}/")
+    found = divide(
+        at,
+        chosen,
+        lambda name: _part(tree, there[name], split_names.parse(name)[0]),
+        lambda name: dict.fromkeys(_below(tree, there[name], _around(tree, there[name]))),
+        asked=test_split is not None,
+        check=tree.given is None,
+    )
+    others = [folder for folder in full if _base(folder) not in found.used]
+    if others:
+        notes.append(not_used(at, [f"{_base(folder)}/" for folder in others]))
+    unused += [there.get(folder, folder) for folder in found.unused]
+    return found._replace(unused=(*unused, *others), notes=(*notes, *found.notes))
+
+
+Part = tuple[Classes, Classes, list[str], list[str]]  # classes, images of no class beside, unused folders, what is said
+
+
+def part(tree: Tree, name: str) -> Part:
+    """What is in a dataset that is the split ``name`` of another."""
+    top, masks = _top(tree)
+    classes, unlabelled, more, notes = _part(tree, top, split_names.parse(name)[0])
+    return classes, unlabelled, masks + more, _masks(tree, masks) + notes
+
+
+def divide(
+    where: str,
+    chosen: split_names.Chosen,
+    part: Callable[[str], Part],
+    images: Callable[[str], Classes],
+    *,
+    asked: bool,
+    check: bool,
+) -> Layout:
+    """The layout of a dataset of which the splits are known by name.
+
+    Args:
+      where: the dataset, for what is said.
+      chosen: names of the splits.
+      part: what is in a split.
+      images: all that is in a split.
+      asked: whether the test split was asked for by name, and is taken as it is.
+      check: whether classes are folders, which may be none.
+    """
+    train, unlabelled, unused, notes = part(chosen.train)
+    train, why, _ = sensible(train) if check else (train, "", [])
+    test, tested, why_test, used = None, "", why, [chosen.train, *chosen.unlabelled]
+    for name in chosen.tests:
+        found, left, masks, said = part(name)
+        used.append(name)
+        if known(train) and not known(found) and not asked:
+            unused.append(name)
+            notes.append(
+                f"{where}: {name}/ is not used: no label is known of its {len(found)} images, by which they could be "
+                "measured"
+            )
+            continue
+        why_test = FLAT if check and not known(found) else ""
+        if check and not known(train):
+            found, why_test, _ = sensible(found)
+        if left:
+            said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
+        test, tested, unused, notes = found, name, unused + masks, notes + said
+        break
+    if chosen.tests and test is None:
+        notes.append(f"{where}: the test split is cut from {chosen.train}/")
+    for name in chosen.unlabelled:
+        unlabelled |= images(name)
+    return Layout(train, test, unlabelled, tuple(unused), tuple(notes), (why, why_test), tuple(used), tested)
+
+
+def numbered(
+    where: str, given: Sequence[str | None], classes: set[str], names: tuple[str, ...] | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Labels and class names of images, None where there are no classes.
+
+    Args:
+      where: the dataset, for what is said.
+      given: the class of each image, None where there is none.
+      classes: all of them.
+      names: of the training examples' classes; None if these have none, or for these themselves.
+
+    Raises:
+      ValueError: classes that training examples do not have.
+    """
+    if not classes:
+        return None, None
+    names = tuple(sorted(classes)) if names is None else names
+    if unknown := classes - set(names):
+        raise ValueError(f"{where}: test has classes that train has not ({some([*unknown])}); rename or remove them")
+    number = {name: k for k, name in enumerate(names)}
+    return np.array([-1 if name is None else number[name] for name in given], np.int32), names
+
+
+def known(classes: Classes) -> set[str]:
+    """The classes that there are."""
+    return {name for name in classes.values() if name is not None}
+
+
+def sensible(classes: Classes, *, of_splits: bool = False) -> tuple[Classes, str, list[str]]:
+    """Classes without those of which an accuracy would say nothing, why there are none then, and what is to be said.
+
+    Args:
+      classes: of the images of a split.
+      of_splits: whether names of splits are no names of classes here.
+    """
+    names = sorted(known(classes))
+    like = [name for name in names if of_splits and split_names.role(name) is not None]
+    if not names or (of_splits and all(split_names.role(name) == "unlabelled" for name in names)):
+        return dict.fromkeys(classes), FLAT, []
+    if len(names) == 1 and not like:
+        return dict.fromkeys(classes), f"there is one class only, {names[0]}", []
+    if 2 * len(like) >= len(names):
+        why = (
+            f"the folders have names of splits ({some(like)}), but it is not clear what to train on: name it with "
+            "data.train_split, or rename the folders if they are classes"
+        )
+        return dict.fromkeys(classes), why, []
+    notes = [f"{some(like)} among the {len(names)} folders is taken as a class, not as a split"] if like else []
+    return classes, "", notes
+
+
+def not_used(where: str, names: Sequence[str]) -> str:
+    return f"{where}: {', '.join(sorted(names))} not used; data.train_split and data.test_split name what is"
+
+
+def more_unlabelled(where: str, n: int) -> str:
+    return f"{where}: {n} unlabelled images are added to the training examples"
+
+
+# --- folders
+
+
+def _base(folder: str) -> str:
+    return posixpath.basename(folder)
+
+
+def _below(tree: Tree, folder: str, around: set[Hashable]) -> Iterator[Any]:
+    """The images in a folder and in those below it, but not in those of ``around``, to which only links lead."""
+    todo, seen = [folder], set()
+    while todo:
+        here = tree.look(todo.pop())
+        if here.inode not in seen and (not seen or here.inode not in around):
+            seen.add(here.inode)
+            yield from here.images
+            todo += reversed(here.folders)
+
+
+def _around(tree: Tree, folder: str) -> set[Hashable]:
+    """Where a link in ``folder`` must not lead: to what it lies in, and to what lies beside that or beside itself."""
+    levels = [""]
+    for part in folder.split("/")[:-1]:
+        levels.append(posixpath.join(levels[-1], part))
+    return {tree.look(inner).inode for level in levels for inner in (level, *tree.look(level).folders)}
+
+
+def _full(tree: Tree, where: str) -> list[str]:
+    """The folders in a folder that hold an image."""
+    folders = tree.look(where).folders
+    around = _around(tree, folders[0]) if folders else set()
+    return [folder for folder in folders if any(True for _ in _below(tree, folder, around))]
+
+
+def _nested(tree: Tree, folder: str) -> bool:
+    """Whether a folder holds class folders."""
+    inner, _ = _inside(tree, folder, split_names.parse(_base(folder))[0])
+    return not tree.look(inner).images and len(_full(tree, inner)) > 1
+
+
+def _only(tree: Tree, where: str) -> tuple[str | None, list[str]]:
+    """The one folder in a folder that holds all its images, None if there are several; and folders of masks beside."""
+    full = [] if tree.look(where).images else _full(tree, where)
+    pictures = [folder for folder in full if _base(folder).lower() in WRAPPERS]
+    masks = [folder for folder in full if _base(folder).lower() in NO_PICTURES]
+    if len(full) > 1 and len(pictures) == 1 and len(masks) == len(full) - 1:
+        return pictures[0], masks
+    return (full[0] if len(full) == 1 else None), []
+
+
+def _masks(tree: Tree, folders: Sequence[str]) -> list[str]:
+    """What is said of folders of masks."""
+    names = ", ".join(f"{name}/" for name in folders)
+    return [f"{tree.where}: {names} not used: pictures of what is in others, by the name"] if folders else []
+
+
+def _top(tree: Tree) -> tuple[str, list[str]]:
+    """The folder that holds the splits or the classes: that which all else lies in; and folders of masks beside."""
+    top, unused, (inner, masks) = "", [], _only(tree, "")
+    while inner is not None and split_names.role(_base(inner)) is None:
+        full = [] if tree.look(inner).images else _full(tree, inner)
+        if len(full) > 1 or any(split_names.role(_base(folder)) for folder in full) or _base(inner).lower() in WRAPPERS:
+            top, unused = inner, unused + masks
+        inner, masks = _only(tree, inner)
+    return top, unused
+
+
+def _inside(tree: Tree, folder: str, role: str | None) -> tuple[str, list[str]]:
+    """Below ``images/`` in a split, or ``train/`` in ``train/``; and the folders of masks that lie beside."""
+    masks = []
+    while True:
+        inner, beside = _only(tree, folder)
+        if inner is None:
+            return folder, masks
+        again = role is not None and split_names.parse(_base(inner))[0] == role
+        if not (again or _base(inner).lower() in WRAPPERS):
+            return folder, masks
+        folder, masks = inner, masks + beside
+
+
+def _part(tree: Tree, folder: str, role: str | None) -> Part:
+    """The classes of the images of a split, more images without, folders that are not used, and what is said."""
+    inner, unused = _inside(tree, folder, role)
+    notes = _masks(tree, unused)
+    here, classes, unlabelled = tree.look(inner), {}, {}
+    full = _full(tree, inner)
+    around = _around(tree, full[0]) if full else set()
+    if tree.given is not None:
+        images = [*here.images, *(image for name in full for image in _below(tree, name, around))]
+        return {image: tree.given.get(image) for image in images}, {}, unused, notes
+    for name in full:
+        images = _below(tree, name, around)
+        # Beside one class it is not clear what it is.
+        if split_names.role(_base(name)) == "unlabelled" and len(full) > 2:
+            unlabelled |= dict.fromkeys(images)
+        else:
+            classes |= dict.fromkeys(images, _base(name))
+    at = posixpath.join(tree.where, inner) if inner else tree.where
+    if not here.images and not full:
+        raise ValueError(f"{at} holds no image; images end in {', '.join(SUFFIXES)}")
+    if here.images and full:
+        loose, folders = some([*map(tree.name, here.images)]), some([_base(name) for name in full])
+        if tree.strict:
+            raise ValueError(
+                f"{at} has loose images ({loose}) beside class folders ({folders}); "
+                "move them into a class folder, or all images into one flat folder"
+            )
+        notes.append(f"{at}: images ({loose}) lie beside folders ({folders}), which are no classes then")
+    if here.images:
+        classes = dict.fromkeys([*here.images, *classes])
+    return classes, unlabelled, unused, notes
