@@ -2,7 +2,8 @@
 
     make pretrain CONFIG=configs/simclr_folder_cpu.py ARGS="--config.data.source=folder:PATH --workdir=runs/mine"
 
-Cost: see the log, which says how long it will take from its third step on.
+Cost: 9 ms of processor time an image (3,000 photos of 96 pixels, two AMD EPYC cores that twenty other jobs shared: 35
+images/s), so about 220 images/s on two idle cores, 40 minutes for 200 epochs of 3,000 images; 1.5 GB.
 Expected: no figure, the images are yours. Watch val_knn_top1 (with labels) and the collapse alarm (without).
 """
 

@@ -11,11 +11,11 @@ On an accelerator the training steps are larger and in bfloat16, and those of BY
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +25,9 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -83,17 +86,16 @@ NAMES = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Every part against its peers.", allow_abbrev=False)
-    parser.add_argument("--out", help="folder of benchmark.json and benchmark.md")
+    if arguments[:1] == ["--child"]:
+        print("\n" + json.dumps(measure(arguments[1], "--quick" in arguments)))
+        return 0
+    from ssl_jax.run import command
+
+    parser = command.Parser("Every part against its peers.")
+    parser.add_path("--out", required=True, help="folder of benchmark.json and benchmark.md")
     parser.add_argument("--quick", action="store_true", help="fewer turns and smaller work: ten minutes on two cores")
     parser.add_argument("--only", default=",".join(NAMES), help="comma-separated names; default: all")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.child:
-        print("\n" + json.dumps(measure(options.child, options.quick)))
-        return 0
-    if not options.out:
-        parser.error("the following arguments are required: --out")
     names = options.only.split(",")
     if unknown := [name for name in names if name not in NAMES]:
         print(f"error: --only {','.join(unknown)} is unknown; known: {', '.join(NAMES)}", file=sys.stderr)
@@ -260,4 +262,8 @@ def _version(package: str) -> str | None:
 
 if __name__ == "__main__":
     sys.modules["benchmark"] = sys.modules["__main__"]  # what the benchmarks import is this module
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] == ["--child"]:  # pinned to its cores before anything is imported that starts threads
+        sys.exit(main(sys.argv[1:]))
+    from ssl_jax.run.command import run
+
+    run(main)

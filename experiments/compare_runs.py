@@ -9,11 +9,14 @@ run's config and the same centring for every row; one more row shows raw pixels 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,16 +26,17 @@ from matplotlib.figure import Figure
 
 from ssl_jax import measure, parallel
 from ssl_jax.experiment import build, zeros
+from ssl_jax.run import command
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.step import init_state
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Compare finished runs.")
-    parser.add_argument("--runs", nargs="+", required=True, help="workdirs of finished runs on the same data")
-    parser.add_argument("--out", required=True, help="folder for the table and the plot")
-    parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
+    parser = command.Parser("Compare finished runs.")
+    parser.add_path("--runs", nargs="+", required=True, help="workdirs of finished runs on the same data")
+    parser.add_path("--out", required=True, help="folder for the table and the plot")
+    parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
     options = parser.parse_args(arguments)
     runs = [Path(run) for run in options.runs]
     out = Path(options.out)
@@ -112,4 +116,4 @@ def draw(runs: list[Path], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -10,9 +10,9 @@ the figures. Linux only (/proc).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,7 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ssl_jax.run import command
+
 SMALL = ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.data.global_batch_size=32"]
 SMALL += ["--config.method.projector_dim=16", "--config.eval.label_efficiency=False", "--config.train.eval_every=0"]
 EVERY, SEEDS, WARM = 100, (0, 1, 2), 0.1  # WARM: share of a run that does not count, where caches fill
@@ -28,8 +35,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Does a long run stay as it began.", allow_abbrev=False)
-    parser.add_argument("--out", required=True, help="a folder for endurance.json and the runs")
+    parser = command.Parser("Does a long run stay as it began.")
+    parser.add_path("--out", required=True, help="a folder for endurance.json and the runs")
     parser.add_argument("--steps", type=int, default=10_000, help="of each of the two long runs")
     options = parser.parse_args(arguments)
     if options.steps < 10 * EVERY:
@@ -131,4 +138,4 @@ def files_of(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -10,11 +10,14 @@ is kept, and the same command goes on from there.
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,36 +26,38 @@ from ssl_jax import config as configs
 from ssl_jax import evals
 from ssl_jax.names import hint
 from ssl_jax.online.progress import phase
-from ssl_jax.run import processes
+from ssl_jax.run import command, folder, processes
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import plain_warnings
 
-DEFAULT = "knn,linear_probe,low_label,geometry,projection"
+DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description="Evaluate finished runs.",
+    parser = command.Parser(
+        "Evaluate finished runs.",
         epilog="Options of an evaluator: --eval.NAME.OPTION=VALUE, several values with commas; --list shows them.",
-        allow_abbrev=False,
     )
-    parser.add_argument("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
-    parser.add_argument("--evals", default=DEFAULT, help=f"evaluators, comma-separated; default: {DEFAULT}")
-    parser.add_argument("--outdir", help="where everything goes; default: <workdir>/evaluation")
-    parser.add_argument("--source", help="another dataset than the run's own, as in data.source")
-    parser.add_argument("--data_dir", help="where TFDS datasets lie, if not where the run found them")
+    parser.add_path("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
+    said = f"evaluators, comma-separated; default: those of {DEFAULT} that suit the data"
+    parser.add_argument("--evals", help=said)
+    parser.add_path("--outdir", help="where everything goes; default: <workdir>/evaluation")
+    parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
+    parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the run found them")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch a dataset that is not there")
     parser.add_argument("--devices", type=int, help="default: those of the run")
     parser.add_argument("--list", action="store_true", help="show the evaluators and their options")
-    given, rest = parser.parse_known_args(arguments)
-    if given.list:
-        return list_evaluators()
     try:
-        names = [name for name in given.evals.split(",") if name]
-        if not names:
+        given, rest = parser.parse_known_args(arguments)
+        if given.list:
+            return list_evaluators()
+        names = None if given.evals is None else [name for name in given.evals.split(",") if name]
+        if names == []:
             raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
-        options = read_options(rest, names)
+        options = read_options(rest, names or list(evals.DEFAULT))
+        if given.outdir:
+            given.outdir = folder.check(given.outdir, "--outdir")
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
         stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
@@ -61,7 +66,7 @@ def main(arguments: list[str]) -> int:
             heartbeat_timeout=max(run.get("heartbeat_timeout", processes.HEARTBEAT_TIMEOUT) for run in stored),
         )
     except ValueError as error:
-        return refuse(error)
+        return refuse(processes.tell(error))
 
     # Imported now: asking for simulated devices must come before the first use of a device.
     with phase("loading the libraries"):
@@ -72,6 +77,7 @@ def main(arguments: list[str]) -> int:
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"download": given.download, "devices": given.devices}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on there is something to keep
         with processes.ending_together():
             evaluate(given.workdir, names, options, **places)
     except ValueError as error:
@@ -87,8 +93,7 @@ def main(arguments: list[str]) -> int:
 
 def refuse(error: ValueError) -> int:
     text = str(error).replace("--config.data.download=True", "--download").replace("--config.data.", "--")
-    print(f"error: {text}", file=sys.stderr)
-    return 2
+    return command.refuse(ValueError(text))
 
 
 def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]:
@@ -137,4 +142,5 @@ def list_evaluators() -> int:
 
 if __name__ == "__main__":
     plain_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
     sys.exit(main(sys.argv[1:]))

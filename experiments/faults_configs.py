@@ -8,17 +8,20 @@ returns 2 with one line "error: ..." and no traceback, made no folder and compil
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
 import os
 import pickle
+import signal
 import sys
 import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import numpy as np
 
@@ -26,13 +29,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
+import jax
 
-from experiments import pretrain  # noqa: E402
-from ssl_jax import config as configs  # noqa: E402
-from ssl_jax import methods, models  # noqa: E402
-from ssl_jax.interop import weights  # noqa: E402
-from ssl_jax.run import folder  # noqa: E402
+from experiments import pretrain
+from ssl_jax import config as configs
+from ssl_jax import methods, models
+from ssl_jax.interop import weights
+from ssl_jax.run import command, folder
 
 HELPERS = ("jit(stage)", "jit(_threefry_seed)")  # compiled once in a process: a key, a table of colours
 LONG = "a" * 5000
@@ -283,15 +286,15 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Wrong configs through the command.")
+    parser = command.Parser("Wrong configs through the command.")
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the images and the runs that must not be")
+    parser.add_path("--out", required=True, help="a folder for the images and the runs that must not be")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    found = tried(options.count, options.out, options.seed)
+    found = tried(options.count, Path(options.out), options.seed)
     print(json.dumps(found, indent=2))
     return 1 if found["lost"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

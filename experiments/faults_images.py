@@ -11,10 +11,10 @@ before the damage: a JPEG has no checksum to tell. It must look as Pillow sees i
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
+import signal
 import struct
 import sys
 import warnings
@@ -23,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import numpy as np
 from PIL import Image
 
@@ -30,8 +33,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ssl_jax.data import readers  # noqa: E402
-from ssl_jax.data.images import recipes, stream  # noqa: E402
+from ssl_jax.data import readers
+from ssl_jax.data.images import recipes, stream
+from ssl_jax.run import command
 
 SIDE = 32
 BATCH = 64
@@ -305,15 +309,15 @@ def tried(count: int, out: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Broken and odd image files through the data pipeline.")
+    parser = command.Parser("Broken and odd image files through the data pipeline.")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder, for the files and their index")
+    parser.add_path("--out", required=True, help="an empty folder, for the files and their index")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    found = tried(options.count, options.out, options.seed)
+    found = tried(options.count, Path(options.out), options.seed)
     print(json.dumps(found, indent=2))
     return 1 if found["lost"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -10,10 +10,10 @@ summed, and the projections gathered.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import time
@@ -21,12 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
-from ssl_jax.run import processes
+from ssl_jax.run import command, processes
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "simclr_cifar10_cpu.py"
 BATCH, SIZE, DEVICES = 128, 32, 8
@@ -35,8 +38,8 @@ GLOBAL, DIM = (1024, 4096, 16_384, 65_536), 128
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="How a training step grows.", allow_abbrev=False)
-    parser.add_argument("--out", required=True, help="folder of growth.json and growth.png")
+    parser = command.Parser("How a training step grows.")
+    parser.add_path("--out", required=True, help="folder of growth.json and growth.png")
     options = parser.parse_args(arguments)
     processes.configure(DEVICES)
     from ssl_jax.run.provenance import machine
@@ -173,4 +176,4 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -8,10 +8,13 @@ smoothly from the border of the hole; the last needs scikit-image and is left ou
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,12 +25,13 @@ import numpy as np
 
 from ssl_jax.data.images import recipes, stream
 from ssl_jax.experiment import load_splits
+from ssl_jax.run import command
 from ssl_jax.run.open import open_run
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="PSNR of hidden pixels.", allow_abbrev=False)
-    parser.add_argument("--workdir", nargs="+", required=True, help="folders of finished in-painting runs")
+    parser = command.Parser("PSNR of hidden pixels.")
+    parser.add_path("--workdir", nargs="+", required=True, help="folders of finished in-painting runs")
     parser.add_argument("--images", type=int, default=1000, help="test images to paint in")
     given = parser.parse_args(arguments)
     for workdir in given.workdir:
@@ -74,4 +78,4 @@ def fillings(workdir: str, count: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -9,17 +9,25 @@ deviation over seeds, for raw pixels, which have no seed, over label draws.
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
+
+from ssl_jax.run import command
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Label efficiency over seeds.")
-    parser.add_argument("--runs", nargs="+", required=True, help="workdirs of finished runs")
+    parser = command.Parser("Label efficiency over seeds.")
+    parser.add_path("--runs", nargs="+", required=True, help="workdirs of finished runs")
     options = parser.parse_args(arguments)
     tables = [json.loads((Path(run) / "summary.json").read_text())["label_efficiency"] for run in options.runs]
     rows = list(next(iter(tables[0].values())))
@@ -27,12 +35,12 @@ def main(arguments: list[str]) -> int:
     for count in tables[0]:
         cells = []
         for row in rows:
-            means, spreads = np.array([table[count][row] for table in tables]).T
+            means, spreads = np.array([table[count][row] for table in tables], float).T
             spread = spreads[0] if row == "raw" else means.std()
-            cells.append(f"{100 * means.mean():.1f} ± {100 * spread:.1f}")
+            cells.append(f"{100 * means.mean():.1f}" + f" ± {100 * spread:.1f}" * bool(np.isfinite(spread)))
         print(f"| {count} | {' | '.join(cells)} |")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -13,10 +13,10 @@ Exit code 0 for yes and for no, 2 for a refusal.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
-from ssl_jax.run import processes
+from ssl_jax.run import command, processes
 
 
 class Chip(NamedTuple):
@@ -53,12 +56,10 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description="Does a run fit a TPU slice, and how fast could it be.", allow_abbrev=False
-    )
-    parser.add_argument("--config", required=True, help="a config file; --config.KEY=VALUE changes it")
+    parser = command.Parser("Does a run fit a TPU slice, and how fast could it be.")
+    parser.add_path("--config", required=True, help="a config file; --config.KEY=VALUE changes it")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v4:2x4x4, ..., or cpu:8 for simulated devices")
-    parser.add_argument("--json", help="also write the plan to this file")
+    parser.add_path("--json", help="also write the plan to this file")
     parser.add_argument("--quick", action="store_true", help="yes or no alone, without the largest batch that fits")
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -69,8 +70,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--json {options.json}: its folder is not there; make it, or name another")
         found = plan(config, options.topology, quick=options.quick)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return command.refuse(error)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     show(options, found)
@@ -235,4 +235,4 @@ def show(options, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

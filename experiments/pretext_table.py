@@ -18,11 +18,15 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,7 +42,7 @@ from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
 from ssl_jax.experiment import Experiment, build, to_json, zeros
 from ssl_jax.measure import Encoded
-from ssl_jax.run import processes, signals
+from ssl_jax.run import command, processes, signals
 from ssl_jax.run.open import open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import read_metrics
@@ -112,10 +116,10 @@ NOTES = {
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="One table of every method.", allow_abbrev=False)
-    parser.add_argument("--out", required=True, help="folder of the table and of one JSON for each run")
-    parser.add_argument("--data_dir", help="where TFDS datasets lie")
-    parser.add_argument("--source", default="tfds:cifar10", help="as in data.source")
+    parser = command.Parser("One table of every method.")
+    parser.add_path("--out", required=True, help="folder of the table and of one JSON for each run")
+    parser.add_path("--data_dir", help="where TFDS datasets lie")
+    parser.add_argument("--source", type=command.named, default="tfds:cifar10", help="as in data.source")
     parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=300)
@@ -133,8 +137,7 @@ def main(arguments: list[str]) -> int:
         for config in wanted.values():
             configs.check(config)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return command.refuse(error)
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))  # seeds share their programs
     for number, ((name, seed), config) in enumerate(wanted.items(), 1):
         path = out / "runs" / f"{name}_{seed}.json"
@@ -306,4 +309,4 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

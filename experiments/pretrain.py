@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 the run failed, 2 refused before anything was done, 130 an
 
 from __future__ import annotations
 
-import argparse
 import ast
 import os
 import shlex
@@ -23,27 +22,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ssl_jax import config as configs  # noqa: E402
-from ssl_jax.online.progress import phase  # noqa: E402
-from ssl_jax.run import processes  # noqa: E402
-from ssl_jax.run.writer import plain_warnings  # noqa: E402
+from ssl_jax import config as configs
+from ssl_jax.online.progress import phase
+from ssl_jax.run import command, folder, processes
+from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = ROOT / "configs" / "simclr_digits.py"
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Pretrain a method on a dataset.", allow_abbrev=False)
-    parser.add_argument("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
-    parser.add_argument("--workdir", help="folder of the run; default: runs/<config name>")
+    parser = command.Parser("Pretrain a method on a dataset.")
+    parser.add_path("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
+    parser.add_path("--workdir", help="folder of the run; default: runs/<config name>")
     parser.add_argument("--list", action="store_true", help="show the configs there are")
-    options, rest = parser.parse_known_args(arguments)
-    if options.list:
-        return list_configs()
     try:
-        if options.workdir is not None and not options.workdir.strip():
-            raise ValueError("--workdir is empty; name a folder, or leave it out for runs/<config name>")
-        if options.workdir and "://" in options.workdir:
-            raise ValueError(f"--workdir {options.workdir} is no folder; mount the bucket and name its folder")
+        options, rest = parser.parse_known_args(arguments)
+        if options.list:
+            return list_configs()
+        workdir = folder.check(options.workdir or Path("runs") / Path(options.config).stem)
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
         processes.configure(
@@ -52,7 +48,7 @@ def main(arguments: list[str]) -> int:
             heartbeat_timeout=config.parallel.heartbeat_timeout,
         )
     except ValueError as error:
-        return refuse(error)
+        return command.refuse(processes.tell(error))
 
     # Imported now: asking for simulated devices and deterministic kernels must come before the first use of a device.
     with phase("loading the libraries"):
@@ -62,13 +58,12 @@ def main(arguments: list[str]) -> int:
         from ssl_jax.experiment import build
         from ssl_jax.run import signals
 
-    workdir = Path(options.workdir or Path("runs") / Path(options.config).stem)
-    command = shlex.join([sys.executable, sys.argv[0], *arguments])
+    again = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         with processes.ending_together(), processes.refusing_together():
             experiment = build(config, folder=workdir)
     except ValueError as error:
-        return refuse(error)
+        return command.refuse(error)
     except OSError as error:
         print(f"the run failed: {error}", file=sys.stderr)
         return 1
@@ -76,10 +71,10 @@ def main(arguments: list[str]) -> int:
         with processes.ending_together():
             summary = train.fit(experiment, workdir)
     except train.Refused as error:
-        return refuse(error)
+        return command.refuse(error)
     except signals.Interrupted as stop:
-        again = f"to continue: {command}" if jax.process_count() == 1 else "the same command on all hosts continues it"
-        print(f"{stop}; {again}", file=sys.stderr)
+        onward = f"to continue: {again}" if jax.process_count() == 1 else "the same command on all hosts continues it"
+        print(f"{stop}; {onward}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         print("stopped before anything could be saved", file=sys.stderr)
@@ -90,11 +85,6 @@ def main(arguments: list[str]) -> int:
     if jax.process_index() == 0:
         report(summary, workdir)
     return 0
-
-
-def refuse(error: ValueError) -> int:
-    sys.stderr.write(f"error: {error}\n")  # at once, or the lines of several processes run into each other
-    return 2
 
 
 def list_configs() -> int:
@@ -129,10 +119,12 @@ def report(summary: dict, workdir: Path) -> None:
         print("\n  linear accuracy on test, mean +- standard deviation over draws of the labels")
         print("  " + "labels per class".ljust(18) + "".join(row.rjust(18) for row in rows))
         for count, cells in table.items():
-            print("  " + count.ljust(18) + "".join(f"{m:.3f} +- {s:.3f}".rjust(18) for m, s in cells.values()))
+            texts = [f"{mean:.3f}" + ("" if std is None else f" +- {std:.3f}") for mean, std in cells.values()]
+            print("  " + count.ljust(18) + "".join(text.rjust(18) for text in texts))
     print(f"\n  pictures: {workdir / 'figures'}")
 
 
 if __name__ == "__main__":
     plain_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
     sys.exit(main(sys.argv[1:]))

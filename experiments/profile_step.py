@@ -9,21 +9,24 @@ added up, so shares are of work, not of the clock. Batches are made beforehand: 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
-from ssl_jax.run import processes
+from ssl_jax.run import command, processes
 
 # The first pattern that is found in "instruction | file | JAX's name of the operation" names the kind of work.
 KINDS = (
@@ -44,9 +47,9 @@ INSTRUCTION = re.compile(r"%?([\w.-]+) = .*metadata={(.*)}")
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Where the time of a training step goes.", allow_abbrev=False)
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--out", required=True, help="folder of profile.json and the trace")
+    parser = command.Parser("Where the time of a training step goes.")
+    parser.add_path("--config", required=True)
+    parser.add_path("--out", required=True, help="folder of profile.json and the trace")
     parser.add_argument("--steps", type=int, default=5, help="profiled, after two more")
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -55,8 +58,7 @@ def main(arguments: list[str]) -> int:
         processes.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
         table = profile(config, Path(options.out), options.steps)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return command.refuse(error)
     total = sum(table.values())
     for kind, seconds in sorted(table.items(), key=lambda item: -item[1]):
         print(f"{1e3 * seconds:9.1f} ms  {seconds / total:6.1%}  {kind}")
@@ -139,4 +141,4 @@ def kind_of(source: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

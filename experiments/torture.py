@@ -17,7 +17,6 @@ two cores, all of it about forty.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -29,12 +28,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-import numpy as np  # noqa: E402
+import numpy as np
+
+from ssl_jax.run import command
 
 COUNTS = {"kills": (12, 51), "checkpoints": (60, 300), "images": (200, 1000), "configs": (60, 200)}  # quick, all
 METHODS = ("simclr", "byol", "moco")
@@ -50,8 +54,8 @@ TIMING = ("images_per_sec", "input_wait")
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Faults on purpose.", allow_abbrev=False)
-    parser.add_argument("--out", required=True, help="a folder for torture.json and what is broken on the way")
+    parser = command.Parser("Faults on purpose.")
+    parser.add_path("--out", required=True, help="a folder for torture.json and what is broken on the way")
     parser.add_argument("--quick", action="store_true", help="fewer of each")
     parser.add_argument("--only", default=",".join(COUNTS), help=f"kinds, comma-separated: {','.join(COUNTS)}")
     parser.add_argument("--seed", type=int, default=0, help="of the moments, the damage and the mutations")
@@ -218,4 +222,4 @@ KINDS = {"kills": kills, "checkpoints": checkpoints, "images": images, "configs"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

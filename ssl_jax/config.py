@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
       ValueError: the file is missing or has no ``get_config``, a key is unknown (with the nearest right one), or a
         value is of another type than the key's.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):  # Path's raises where a name is too long
         near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
         fix = f"did you mean {path.parent / near}?" if near else "see: python experiments/pretrain.py --list"
         raise ValueError(f"config file {path} does not exist; {fix}")
@@ -89,6 +91,25 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     for override in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
         _apply(config, override)
     return config
+
+
+def path(text: str | os.PathLike[str]) -> str:
+    """A path that a user gave, with ``~`` expanded.
+
+    Raises:
+      ValueError: it is empty, an address, below the home of nobody, or cannot be shown in one line.
+    """
+    text = os.fspath(text)
+    if not text.strip():
+        raise ValueError("it is empty; name a path, or leave it out")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError(f"{text!r} has letters that cannot be shown; use another name")
+    if "://" in text:
+        raise ValueError(f"{text} is an address and no path; mount the bucket and name its folder")
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        raise ValueError(f"{text} is below a home that is not known; write ./{text} for a folder of that name")
+    return os.path.abspath(expanded) if os.path.normpath(expanded).startswith("~") else expanded  # ./~x stays there
 
 
 def overrides(words: Iterable[str], known: Iterable[str] = ("--config", "--workdir", "--list")) -> list[str]:
@@ -271,6 +292,7 @@ def check(config: Config) -> None:
     _refuse(flat, "data.max_pixels", flat.get("data.max_pixels", 1) < 1, "must be positive")
     _check_value_range(flat)
     _check_dispatch(flat)
+    _refuse(flat, "data.data_dir", flat["data.data_dir"] == "", "is empty; name a folder, or leave it out")
     _refuse(flat, "data.val_fraction", not 0 < flat["data.val_fraction"] < 1, "must be between 0 and 1")
     _refuse(flat, "data.max_unreadable", not 0 <= flat["data.max_unreadable"] <= 1, "must be in [0, 1]")
     _refuse(flat, "data.std", min(flat["data.std"], default=0) <= 0, "must be positive numbers, one per channel")

@@ -5,13 +5,13 @@ What comes out is a folder: ``evaluation.json``, the evaluators' pictures, and `
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +24,24 @@ from ssl_jax.config import Config
 from ssl_jax.data import source as sources
 from ssl_jax.data.images import recipes
 from ssl_jax.data.source import Splits
-from ssl_jax.evals import Accuracy, Fitted
-from ssl_jax.evals.shared import figures, pictures, report, robustness
+from ssl_jax.evals import Fitted
+from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
+from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json
-from ssl_jax.online.progress import counted
-from ssl_jax.run import checkpoint
-from ssl_jax.run.folder import read_summary
+from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import read_metrics
-from ssl_jax.types import Variables
 
 Say = Callable[[str], None]
 Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
-
-PICTURES = {
-    "curves": ("Training curves", "As the run logged them; val_ metrics are of examples held out of train."),
-    "views": ("Views", "Images, and the random views of them that the method was trained on."),
-    "task": ("Task", "What the method is asked, and what it answers."),
-    "reconstructions": ("Reconstructions", "Test images and what the decoder makes of their features."),
-    "low_label": ("Few labels", "Linear accuracy on test by labels per class; the band is one deviation over draws."),
-    "energy": ("Energy of pairs", "Negative cosine of two views of an image, and of two images; no gap is collapse."),
-    "spectrum": ("Spectrum", "Eigenvalues of the features' covariance, and the power law fitted to them."),
-    "projection": (
-        "Projections",
-        "Test features in the plane, by class; trustworthiness 1 invents no neighbour.",
-    ),
-    "neighbours": ("Nearest neighbours", "Test images and the training images nearest to them by cosine."),
-}
+Job = Callable[[], dict[str, Found]]
 
 
 def evaluate(
     workdirs: Sequence[str | Path],
-    names: Sequence[str],
+    evaluators: Sequence[str] | None,
     options: Options,
     *,
     outdir: str | Path | None = None,
@@ -71,7 +55,8 @@ def evaluate(
 
     Args:
       workdirs: of the runs.
-      names: of the evaluators, in the order in which they are to speak.
+      evaluators: by name, in the order in which they are to speak; None: those of ``evals.DEFAULT`` that suit the
+        data, and of the others is said why they do not.
       options: of the evaluators; ``options["features"]`` may hold ``max_dim`` of the stages.
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
@@ -80,52 +65,57 @@ def evaluate(
       devices: default that of ``parallel.devices``.
 
     Returns:
-      The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "alarms", "evaluators", "provenance"}``,
-      or, of several runs, ``{"runs": {name: that}, "paired": [...]}``.
+      The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "alarms", "evaluators", "left_out",
+      "missing", "provenance"}``; of a run that was evaluated on several data ``{"data": {name: that}}``; of several
+      runs ``{"runs": {name: any of the two}, "paired": [...], "not_paired": [...]}``.
 
     Raises:
       ValueError: one line, before anything is computed.
     """
-    say = say if jax.process_index() == 0 else lambda text: None
+    say = partial(_say, say) if jax.process_index() == 0 else lambda text: None
     if outdir is None and len(workdirs) > 1:
         raise ValueError("several workdirs need --outdir DIR for their comparison")
-    runs = dict(zip(_short_names(workdirs), map(open_run, workdirs), strict=True))
+    called = names.apart([Path(os.path.abspath(w)).parts[1:] for w in workdirs])
+    runs = dict(zip(called, map(open_run, workdirs), strict=True))
     root = Path(outdir) if outdir else Path(workdirs[0]) / "evaluation"
-    jobs = {}
-    for name, run in runs.items():
-        place = root / name if len(runs) > 1 else root
-        jobs[name] = _prepare(run, place, names, options, source, data_dir, download, devices, say)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--outdir {root} cannot be made ({error.strerror}); name another folder") from None
-    found, drawn, hits = {}, {}, {}
-    for name, job in jobs.items():
-        if len(runs) > 1:
-            say(f"{name}:")
-        found[name], drawn[name], hits[name] = job()
-    paired = _paired(hits) if len(runs) > 1 else []
-    result = {"runs": found, "paired": paired} if len(runs) > 1 else next(iter(found.values()))
-    if jax.process_index() == 0:
-        _write_json(root / "evaluation.json", result)
-        report.write(root / "report.html", found, drawn, paired)
-        say(f"report: {root / 'report.html'}")
+    places = {name: root / name if len(runs) > 1 else root for name in runs}
+    jobs = {
+        name: _prepare(run, places[name], evaluators, options, source, data_dir, download, devices, say)
+        for name, run in runs.items()
+    }
+    with contextlib.ExitStack() as stack:
+        with processes.refusing_together():
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"--outdir {root} cannot be made ({error.strerror}); name another folder") from None
+            for place in dict.fromkeys((root, *places.values())):
+                stack.enter_context(folder.lock(place, "evaluation", "--outdir"))
+        found = {}
+        for name, job in jobs.items():
+            if len(runs) > 1:
+                say(f"{name}:")
+            found[name] = job()
+        paired, not_paired = comparison.compare(found)
+        for pair in not_paired:
+            say(f"no paired test of {pair['a']} and {pair['b']} on {', '.join(pair['metrics'])}: {pair['reason']}")
+        result = {name: results.content(data) for name, data in found.items()}
+        result = {"runs": result, "paired": paired, "not_paired": not_paired} if len(runs) > 1 else result[called[0]]
+        if jax.process_index() == 0:
+            results.write(root, result)
+            shown = {comparison.label(found, run, data): one for run in found for data, one in found[run].items()}
+            drawn = {name: captions.pictures(one) for name, one in shown.items()}
+            evaluations = {name: one.result for name, one in shown.items()}
+            report.write(root / "report.html", evaluations, drawn, paired, not_paired)
+            say(f"report: {root / 'report.html'}")
     return result
 
 
-def _short_names(workdirs: Sequence[str | Path]) -> list[str]:
-    """The last parts of the folders' names that tell them apart."""
-    # Each becomes a folder of --outdir: without ".." and the root it cannot lie elsewhere.
-    paths = [Path(os.path.abspath(w)).parts[1:] for w in workdirs]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"the same workdir is named twice: {', '.join(map(str, workdirs))}")
-    depth = 1
-    while len({parts[-depth:] for parts in paths}) < len(paths):
-        depth += 1
-    return ["-".join(parts[-depth:]) for parts in paths]
+def _say(say: Say, text: str) -> None:
+    say(names.printable(text))
 
 
-def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, download, devices, say: Say):
+def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, download, devices, say: Say) -> Job:
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
@@ -133,9 +123,15 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         own = ("train_split", "test_split", "num_examples", "unlabelled")  # what the run said of its own data
         config.data.update({"source": source} | {key: None for key in own if key in config.data})
     splits = load_splits(config)
-    run.modality.accepts(splits.test)
     for note in splits.notes:
         say(note)
+    try:
+        for part in splits:
+            run.modality.accepts(part)
+        if run.modality.shown:
+            splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
+    except ValueError as error:
+        raise ValueError(f"{run.workdir} cannot be evaluated on {config.data.source}: {error}") from None
     known = sources.join(splits.train, splits.val)
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
@@ -151,8 +147,8 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
     plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
     recipe = recipes.get(run.config.data.recipe)
     encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
-    evaluators, settings = {}, {}
-    for name in names:
+    evaluators, settings, left_out = {}, {}, {}
+    for name in evals.DEFAULT if asked is None else asked:
         given = _defaults(run.config, name, known) | options.get(name, {})
         settings[name] = _plain(evals.options(name) | given)
         if evals.trains(name):
@@ -162,14 +158,29 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
         except TypeError as error:
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
+        except ValueError as error:
+            if asked is not None or name in options:
+                raise
+            left_out[name] = str(error)
+            say(f"{name} left out: {error}")
+    if not evaluators:
+        raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
     data = sources.identity(splits)
     if not source and not sources.same(run.resolved["data"], data):
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
+    alarms = _of_itself(run)
+    for step in alarms["alarms"]["damaged"]:
+        say(f"WARNING: checkpoint {step} of {run.workdir} is damaged; what is evaluated is that of step {run.step}")
 
-    def job():
+    def job() -> dict[str, Found]:
         began = time.perf_counter()
-        result, drawn, hits = _run(evaluators, run.variables, place, settings, say)
-        result |= _of_itself(run)
+        digest = checkpoint.fingerprint(run.variables)
+        earlier = results.earlier(place, digest, say)
+        home = results.home(place, earlier, config.data.source, data["fingerprints"])
+        result, hits = suite.run(
+            evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
+        )
+        result |= alarms | {"left_out": left_out, "missing": {}}
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,
@@ -180,7 +191,7 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             "fingerprints": data["fingerprints"],
             "seed": run.config.seed,
             "step": run.step,
-            "checkpoint": checkpoint.fingerprint(run.variables),
+            "checkpoint": digest,
             "run_commit": run.resolved.get("commit"),
             "devices": mesh.devices.size,
             "seconds": round(time.perf_counter() - began, 1),
@@ -188,43 +199,17 @@ def _prepare(run: Run, place: Path, names, options: Options, source, data_dir, d
             "config": to_json(run.config),
         }
         bank, queries = measure.subset(known, 10_000), measure.subset(splits.test, 1_000)
-        found = [encode(run.variables, part)["features"] for part in (bank, queries)]
+        features = [encode(run.variables, part)["features"] for part in (bank, queries)]
+        found = results.added(earlier, result, hits, home, place, say)
         if jax.process_index() == 0:
-            drawn = _keep_earlier(place, result, hits, say) + drawn
-            drawn += _pictures(run, config, bank, queries, found, place / "pictures")
-            _write_json(place / "evaluation.json", result)
-            np.savez_compressed(place / "hits.npz", **hits)  # pyright: ignore[reportArgumentType]: no metric is called so
-        return result, drawn, hits
+            result["missing"] = _pictures(run, config, bank, queries, features, home / "pictures")
+            for name, why in result["missing"].items():
+                say(f"WARNING: {name} is missing: {why}")
+            results.write_hits(next(one for one in found.values() if one.result is result))
+            results.write(place, results.content(found))
+        return found
 
     return job
-
-
-def _keep_earlier(place: Path, result: dict[str, Any], hits: dict[str, np.ndarray], say: Say) -> list[report.Figure]:
-    """Add to ``result`` and ``hits`` what other evaluators found earlier on the same checkpoint and data."""
-    try:
-        earlier = json.loads((place / "evaluation.json").read_text())
-        with np.load(place / "hits.npz") as file:
-            earlier_hits = dict(file)
-        same = all(earlier["provenance"][k] == result["provenance"][k] for k in ("checkpoint", "fingerprints"))
-        kept = {n: entry for n, entry in earlier["evaluators"].items() if same and n not in result["evaluators"]}
-        for part in ("metrics", "intervals"):
-            names = [m for entry in kept.values() for m in entry["metrics"] if m in earlier[part]]
-            result[part] = {m: earlier[part][m] for m in names} | result[part]
-    except (OSError, KeyError, TypeError, ValueError):  # nothing there, or nothing of ours
-        return []
-    hits |= {m: earlier_hits[m] for entry in kept.values() for m in entry["metrics"] if m in earlier_hits}
-    result["evaluators"] = kept | result["evaluators"]
-    if kept:
-        say(f"kept from an earlier evaluation of the same checkpoint: {', '.join(kept)}")
-    return [figure for name, entry in kept.items() for figure in _figures(place, name, entry["figures"])]
-
-
-def _figures(place: Path, name: str, files: Sequence[str]) -> list[report.Figure]:
-    """An evaluator's pictures, with what there is to say of them; files of an earlier evaluation could lie anywhere."""
-    inside = [place / file for file in files if (place / file).resolve().is_relative_to(place.resolve())]
-    paths = [path for path in inside if path.is_file()]
-    plain = {path: (path.stem.replace("_", " "), "") for path in paths}
-    return [report.Figure(p, *PICTURES.get(p.stem, plain[p]), section=name.replace("_", " ")) for p in paths]
 
 
 def _of_itself(run: Run) -> dict[str, Any]:
@@ -232,9 +217,9 @@ def _of_itself(run: Run) -> dict[str, Any]:
 
     A step that was not finite and ended the run is in no checkpoint: what was kept of it tells of it.
     """
-    found = read_summary(run.workdir) or run.progress
-    kept = [path.name.removeprefix("step_") for path in run.workdir.glob("nonfinite/step_*")]
-    first = min((int(step) for step in kept if step.isdecimal()), default=None)
+    found = folder.read_summary(run.workdir) or run.progress
+    first = min(_numbered(run.workdir.glob("nonfinite/step_*")), default=None)
+    there = [*checkpoint.steps(run.workdir), *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
     return {
         "online": {name: value for name, value in found.items() if name.endswith("top1")},
         "not_measured": found.get("not_measured") or {},
@@ -244,23 +229,30 @@ def _of_itself(run: Run) -> dict[str, Any]:
             "nonfinite": found.get("nonfinite") or first,
             "skipped": found.get("skipped") or 0,
             "replaced": found.get("replaced") or len(found.get("unreadable") or ()),
+            # Newer than what was opened, which is the newest that could be read.
+            "damaged": sorted({step for step in there if step > run.step}),
         },
     }
 
 
-def _pictures(run: Run, config: Config, bank, queries, found, folder: Path) -> list[report.Figure]:
-    """The training curves, what the method sees and is asked, and nearest neighbours."""
-    with suppress(ValueError, OSError):  # a run that logged nothing
-        figures.curves(read_metrics(run.workdir / "metrics.jsonl"), folder / "curves.png")
-    if run.modality.shown:
-        pictures.views(run.modality, config.seed, bank, folder / "views.png")
-        pictures.neighbours(run.modality, found[0], bank, found[1], queries, folder / "neighbours.png")
-    pictures.tasks(run.modality, config.seed, run.method, run.variables, queries, folder)
-    return [
-        report.Figure(path, title, caption, "pictures")
-        for name, (title, caption) in PICTURES.items()
-        if (path := folder / f"{name}.png").is_file()
-    ]
+def _numbered(paths) -> list[int]:
+    """The numbers that names end in: 12 of ``step_12``."""
+    ends = [path.name.rstrip("_").rpartition("_")[2] for path in paths]
+    return [int(end) for end in ends if end.isdecimal()]
+
+
+def _pictures(run: Run, config: Config, bank, queries, features, place: Path) -> dict[str, str]:
+    """The training curves, what the method sees and is asked, and nearest neighbours; returns what is missing."""
+    modality, seed, curves = run.modality, config.seed, run.workdir / "metrics.jsonl"
+    draws = pictures.tasks(modality, seed, run.method, run.variables, queries)
+    if modality.shown:
+        draws["views.png"] = lambda path: pictures.views(modality, seed, bank, path)
+        draws["neighbours.png"] = lambda path: pictures.neighbours(
+            modality, features[0], bank, features[1], queries, path
+        )
+    if curves.is_file():  # else the run logged nothing
+        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path)
+    return figures.drawn(place, draws)
 
 
 def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any]:
@@ -269,42 +261,6 @@ def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any
         return {}
     e, count = config.eval, int((known.labels >= 0).sum())
     return {"k": (min(e.knn_k, max(1, count)),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
-
-
-def _run(evaluators, variables: Variables, place: Path, settings: Options, say: Say):
-    """Run evaluators in turn; what a missing optional package prevents is skipped with a line."""
-    result: dict[str, Any] = {"metrics": {}, "intervals": {}, "evaluators": {}}
-    drawn: list[report.Figure] = []
-    hits: dict[str, np.ndarray] = {}
-    for name, evaluator in evaluators.items():
-        say(f"{name} ...")
-        began = time.perf_counter()
-        _reset_peak()
-        entry: dict[str, Any] = {"settings": settings[name], "metrics": [], "skipped": None}
-        try:
-            found = evaluator.run(variables, place / name if jax.process_index() == 0 else None)
-            for metric, value in counted(found, f"{name}: measuring"):
-                metric = f"test_{metric}"
-                result["metrics"][metric] = float(value)
-                entry["metrics"].append(metric)
-                said = f"  {metric:44} {value:#.4g}"
-                if isinstance(value, Accuracy):
-                    hits[metric] = value.hits
-                    low, high = robustness.bootstrap_interval(value.hits)
-                    result["intervals"][metric] = [low, high]
-                    said += f"   95 %: {low:.4f} to {high:.4f}"
-                say(said)
-            if missing := getattr(evaluator, "skipped", ()):
-                entry["skipped"] = f"{', '.join(missing)} left out: its package is not installed"
-        except ImportError as error:
-            entry["skipped"] = f"{name} left out: {error}"
-            say(f"  {entry['skipped']}")
-        entry |= {"seconds": round(time.perf_counter() - began, 2), "peak_memory_mb": _peak_mb()}
-        files = sorted((place / name).glob("*.png"))
-        entry["figures"] = [str(p.relative_to(place)) for p in files]
-        drawn += _figures(place, name, entry["figures"])
-        result["evaluators"][name] = entry
-    return result, drawn, hits
 
 
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
@@ -358,46 +314,5 @@ def plain_recipe(name: str) -> str:
     return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
 
 
-def _paired(hits: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
-    """Every two runs on every accuracy that both have of the same queries."""
-    found = []
-    for a, b in itertools.combinations(hits, 2):
-        for metric in hits[a]:
-            if metric in hits[b] and len(hits[a][metric]) == len(hits[b][metric]):
-                difference, low, high, p = robustness.paired_difference(hits[a][metric], hits[b][metric])
-                found.append(
-                    {"metric": metric, "a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p}
-                )
-    return found
-
-
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(options), default=str))
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_strict(value), indent=2, default=float, allow_nan=False) + "\n")
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, Mapping):
-        return {k: _strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _reset_peak() -> None:
-    """Linux forgets the process's peak of memory, so that the next one is this evaluator's."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb() -> float | None:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return round(int(line.split()[1]) / 1024, 1)
-    return None

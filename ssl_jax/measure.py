@@ -5,9 +5,8 @@ Ties a run's encoder and data to the evaluators in ``evals/``, which see feature
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.data.source import Source, stratified_order
+from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label, score
-from ssl_jax.evals.shared import figures, pictures
+from ssl_jax.evals.shared import figures, labels, pictures
 from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.online.progress import phase
@@ -152,7 +151,7 @@ def final(
     if queries.logits is not None:
         summary["test_top1"] = top1(queries)
     summary["not_measured"] = not_measured(experiment, summary, bank, queries)
-    if config.eval.label_efficiency and len(bank.known().labels) and len(queries.known().labels):
+    if config.eval.label_efficiency and not _none_is_known(bank.labels, queries.labels):
         random = jax.jit(experiment.method.init)(parallel.named_key(state.key, "init"), zeros(experiment))
         rows = {
             "random": (extract(random, known), extract(random, [test])),
@@ -174,7 +173,8 @@ def final(
 
     drawn = dict(neighbours(experiment, bank, known[0], queries, test))
     if variables is not None:
-        drawn["tasks"] = partial(pictures.tasks, modality, config.seed, experiment.method, variables, test)
+        tasks = pictures.tasks(modality, config.seed, experiment.method, variables, test)
+        drawn |= {Path(file).stem: partial(_draw_into, file, draw) for file, draw in tasks.items()}
     if "label_efficiency" in summary:
         table = summary["label_efficiency"]
         drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
@@ -187,13 +187,17 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
     A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
     would take more than a small share of the run's time.
     """
-    drew, took = -math.inf, 0.0
+    drew, took = time.perf_counter(), 1.0  # a guess: the views are drawn while libraries load and programs compile
 
     def draw(drawn: Pictures, always: bool = False) -> None:
         nonlocal drew, took
         began = time.perf_counter()
-        if jax.process_index() != 0 or not (always or began - drew >= DRAWING * took):
-            return
+        if jax.process_index() == 0 and (always or began - drew >= DRAWING * took):
+            attempt(drawn)
+            drew = time.perf_counter()
+            took = drew - began
+
+    def attempt(drawn: Pictures) -> None:
         for name, picture in drawn.items():
             try:
                 with phase(f"drawing {name}"):
@@ -201,13 +205,15 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
             except Exception as error:  # of a library, or of a file that is gone: the run is none the worse for it
                 why = (str(error) or type(error).__name__).splitlines()[0]
                 say(f"WARNING: figures/{name} could not be drawn: {why}")
-        drew = time.perf_counter()
-        took = drew - began
 
-    if experiment.modality.shown and not (folder / "views.png").exists():
-        modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
-        draw({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+    modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
+    if jax.process_index() == 0 and modality.shown and not (folder / "views.png").exists():
+        attempt({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
     return draw
+
+
+def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:
+    draw(folder / file)
 
 
 def draw_curves(folder: Path) -> None:
@@ -234,6 +240,8 @@ def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded,
         for role, part, found in (("training", splits.train, bank), ("test", splits.test, queries))
         if not len(found.known().labels)
     ]
+    if not whys and _none_is_known(bank.labels, queries.labels):
+        whys = ["no class of the test examples has a labelled training example"]
     found = {name: "; ".join(whys) for name, value in summary.items() if value is None}
     if "test_probe_top1" in found and not config.probe:
         found["test_probe_top1"] = "eval.probe is false"
@@ -248,9 +256,9 @@ def subset(source: Source, limit: int | None) -> Source:
 
 
 def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float | None:
-    """kNN accuracy with the settings of the config; None where labels are missing."""
+    """kNN accuracy with the settings of the config; None where labels are missing, or no query's class is known."""
     config, bank, queries = experiment.config.eval, bank.known(), queries.known()
-    if not len(bank.labels) or not len(queries.labels):
+    if not len(bank.labels) or _none_is_known(bank.labels, queries.labels):
         return None
     return knn.knn_accuracy(
         bank.features,
@@ -264,6 +272,25 @@ def knn_top1(experiment: Experiment, bank: Encoded, queries: Encoded) -> float |
     )
 
 
+def _none_is_known(known, queries) -> bool:
+    """Whether an accuracy could be nothing but 0: no query has a label whose class occurs among the known."""
+    missed, of = labels.unseen(known, queries)
+    return missed == of
+
+
+def notes(splits: Splits) -> Iterator[str]:
+    """What must be known to read the accuracies of a run: the examples whose classes train does not have."""
+    parts = {"val": (splits.train.labels, splits.val.labels)}
+    if splits.train.labels is not None and splits.val.labels is not None:
+        parts["test"] = (np.concatenate(parts["val"]), splits.test.labels)
+    for name, (known, queries) in parts.items():
+        if known is None or queries is None:
+            continue
+        if said := labels.note(known, queries):
+            missed, of = labels.unseen(known, queries)
+            yield f"{name}: {said}" if missed < of else f"{name}: no accuracy; none of its classes has a train example"
+
+
 def top1(found: Encoded) -> float | None:
     """Accuracy of a method that is itself a classifier; None where labels are missing."""
     found = found.known()
@@ -273,9 +300,9 @@ def top1(found: Encoded) -> float | None:
 
 
 def probe_top1(experiment: Experiment, state: TrainState, queries: Encoded) -> float | None:
-    """Accuracy of the online probe; None without one, or where labels are missing."""
-    queries = queries.known()
-    if experiment.probe is None or not len(queries.labels):
+    """Accuracy of the online probe; None without one, where labels are missing, or no query's class is known."""
+    queries, known = queries.known(), experiment.splits.train.labels
+    if experiment.probe is None or known is None or _none_is_known(known, queries.labels):
         return None
     logits = experiment.probe.predict(jax.device_get(state.probe), jnp.asarray(queries.features))
     return float(np.mean(np.argmax(np.asarray(logits), -1) == queries.labels))

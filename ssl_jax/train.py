@@ -59,13 +59,12 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
       signals.Interrupted: SIGINT or SIGTERM; saved.
       NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; no checkpoint is from after it.
     """
-    workdir = Path(workdir)
     config = experiment.config
     asked, resolved = to_json(config), describe(experiment)
-    summary_file = workdir / "summary.json"
     with contextlib.ExitStack() as stack:
         with _refusing():
             with processes.refusing_together():
+                workdir = workdirs.check(workdir)
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
                     return summary
@@ -85,8 +84,13 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 logged=progress["logged"],
             )
         stack.callback(writer.close)
-        for line in (*experiment.notes, *workdirs.resume_notes(stored, asked, resolved, start)):
+        for line in (
+            *experiment.notes,
+            *measure.notes(experiment.splits),
+            *workdirs.resume_notes(stored, asked, resolved, start),
+        ):
             writer.say(line)
+        summary_file = workdir / "summary.json"
         if stored and summary_file.is_file():
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
@@ -179,6 +183,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
     few_in_flight = jax.default_backend() == "cpu" and mesh.size > 1
     began = mark = time.perf_counter()
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
+    told = False  # which signs of collapse are left out
     pacing, foretell = pace.Pace(), _foreteller(experiment, writer)
     stream = _ahead(_stacks(batches, first, at_once), place)
 
@@ -231,8 +236,14 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         if loss is not None and math.isfinite(loss):
             progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
         if report:
+            size = plan.global_batch_size, int(report["dim"])
+            if not told and (left_out := collapse.unwatched(*size)):
+                writer.say(left_out)
+            told, signs = True, collapse.watched(*size)
+            if not any(signs):
+                progress["collapsed"] = progress["collapsed"] or None  # nobody knows
             progress["suspicious"], warning = collapse.alarm(
-                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps
+                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps, signs=signs
             )
             if warning:
                 progress["collapsed"] = True
@@ -328,11 +339,12 @@ def _ahead(batches: Iterator[tuple[int, Any]], place) -> Iterator[tuple[int, Any
 
 
 def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """(line of the log, collapse report or {}) of a step's metrics; waits for the step."""
+    """(line of the log, collapse report or {}, with "dim" of the projections) of a step's metrics; waits for it."""
     values = dict(jax.device_get(metrics))
     moments = values.pop("moments", None)
     report = collapse.collapse_report(moments) if moments is not None else {}
-    return {f"train_{name}": float(value) for name, value in (values | report).items()}, report
+    line = {f"train_{name}": float(value) for name, value in (values | report).items()}
+    return line, report | {"dim": len(moments["mean"])} if moments is not None else {}
 
 
 Given = dict[str, tuple[Tree, Tree]] | None

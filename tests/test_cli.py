@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import runs
 
-from experiments import pretrain
+import ssl_jax
+from experiments import evaluate, pretrain
 from ssl_jax import config as configs
-from ssl_jax.run import processes
+from ssl_jax.interop import weights
+from ssl_jax.run import command, processes
+from ssl_jax.run.open import open_run, read_run
 
 CONFIGS = runs.ROOT / "configs"
+EXPERIMENTS = runs.ROOT / "experiments"
+SCRIPTS = [*sorted(path.stem for path in EXPERIMENTS.glob("*.py")), "benchmarks/knn_memory", "benchmarks/probe_speed"]
 
 REFUSED = {
     "unknown key": (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate?"),
@@ -130,22 +139,127 @@ def test_workdir_that_is_a_file(tmp_path, capfd):
 
 
 def test_workdir_that_is_no_name_or_cannot_be_made(tmp_path, capfd):
-    assert pretrain.main(["--workdir", ""]) == 2
-    assert "--workdir is empty" in one_line(capfd)
+    for words in (["--workdir", ""], ["--workdir= "], ["--config", ""]):
+        assert pretrain.main(words) == 2
+        assert f"argument {words[0].split('=')[0]}: it is empty; name a path, or leave it out" in one_line(capfd)
     (tmp_path / "file").write_text("x")
     assert pretrain.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
     assert "cannot be made or written to (Not a directory)" in one_line(capfd)
 
 
-def test_interrupted_while_it_imports(tmp_path):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_interrupted_while_it_imports(script, tmp_path):
     """No traceback, and the exit code of an interrupted command."""
-    command = [sys.executable, pretrain.__file__]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        time.sleep(3.0)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in said
+    code = f"""
+        import os, runpy, signal, sys
+        class Interrupts:
+            def find_spec(self, name, *_):
+                if name in ("jax", "numpy", "ssl_jax"):
+                    os.kill(os.getpid(), signal.SIGINT)
+        for name in ("argparse", "numpy"):
+            sys.modules.pop(name, None)
+        sys.meta_path.insert(0, Interrupts())
+        sys.argv = [{script!r}]
+        runpy.run_path({str(EXPERIMENTS / script)!r} + ".py", run_name="__main__")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_words_that_argparse_does_not_understand_are_one_line(script, tmp_path, capfd, monkeypatch):
+    main = importlib.import_module(f"experiments.{script.replace('/', '.')}").main
+    monkeypatch.chdir(tmp_path)
+    for words in (["--out"], ["--out", ""], ["--workdir", "  "], ["--nonsense", "3"]):
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as ended:
+            command.run(main)
+        assert ended.value.code == 2
+        one_line(capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_command_says_so(capfd, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as ended:
+        command.run(interrupted)
+    assert ended.value.code == 130
+    assert capfd.readouterr().err == "stopped\n"
+
+
+def test_empty_words_of_an_evaluation_are_refused(capfd):
+    for argument in ("--workdir", "--outdir", "--source", "--data_dir"):
+        assert evaluate.main([argument, ""]) == 2
+        assert f"argument {argument}: it is empty" in one_line(capfd)
+    assert pretrain.main(["--config.data.data_dir="]) == 2
+    assert "data.data_dir= is empty" in one_line(capfd)
+
+
+def test_home_in_every_path(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (["--workdir", "~/run"], ["--workdir", "run", "--config", "~/run.py"]):
+        options, _ = pretrain_words(words)
+        assert str(tmp_path) in "".join((options.workdir, options.config))
+    monkeypatch.chdir(tmp_path)
+    assert configs.path("./~x") == str(tmp_path / "~x")
+    for words in (["--workdir", "~nobody_of_that_name/x"], ["--config", "~nobody_of_that_name/x.py"]):
+        assert pretrain.main(words) == 2
+        assert "is below a home that is not known; write ./~nobody" in one_line(capfd)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for opened in (lambda: read_run("~/run"), lambda: open_run("~/run"), lambda: ssl_jax.load("~/run")):
+        with pytest.raises(ValueError, match="cannot be read"):
+            opened()
+    params = {"encoder": {"w": np.ones(3, np.float32)}}
+    weights.write("~/w.safetensors", params, {}, {})
+    assert weights.is_weights("~/w.safetensors")
+    np.testing.assert_array_equal(weights.read("~/w.safetensors")[0]["encoder"]["w"], 1)
+    (tmp_path / "c.py").write_text((CONFIGS / "simclr_digits.py").read_text())
+    monkeypatch.syspath_prepend(str(runs.ROOT))
+    assert configs.load("~/c.py").method.name == "simclr"
+    assert not (tmp_path / "~").exists()
+
+
+def pretrain_words(words):
+    parser = command.Parser("")
+    parser.add_path("--workdir", default="")
+    parser.add_path("--config", default="x")
+    return parser.parse_known_args(words)
+
+
+def test_no_home_leaves_a_cache_and_a_word(monkeypatch):
+    from ssl_jax.data import cache
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.warns(UserWarning, match="there is no home folder"):
+        place = cache.default_cache_dir()
+    assert place == Path(tempfile.gettempdir()) / f"ssl_jax_{os.getuid()}"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert cache.default_cache_dir() == Path("/c/ssl_jax")
+
+
+def test_the_third_signal_ends_a_run_and_the_first_is_answered(capfd):
+    from ssl_jax.run import signals
+
+    def sent(times):
+        with signals.caught() as asked:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            return asked()
+
+    assert sent(2) == signal.SIGINT  # two come quickly while a step compiles: it is saved
+    assert capfd.readouterr().err.count("stopping: the step under way is finished and saved") == 1
+    with pytest.raises(KeyboardInterrupt):
+        sent(3)
 
 
 def test_list_shows_every_config_with_its_first_line(capsys):

@@ -15,9 +15,13 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@jax.jit
+def moments_of(z):
+    return collapse.projection_moments(z, None)
+
+
 def report_of(z):
-    moments = jax.jit(lambda a: collapse.projection_moments(a, None))(jnp.asarray(z, jnp.float32))
-    return collapse.collapse_report(jax.device_get(moments))
+    return collapse.collapse_report(jax.device_get(moments_of(jnp.asarray(z, jnp.float32))))
 
 
 def test_report_equals_numpy():
@@ -96,3 +100,40 @@ def test_alarm_trips_on_the_second_collapsed_report_after_warmup():
     assert not steps([(s, same) for s in range(1, 11)] + [(11, same)])
     assert not steps([(s, same if s % 2 else good) for s in range(1, 30)])
     assert list(steps([(11, same), (12, same), (13, good), (14, same), (15, same), (16, same)])) == [12, 15]
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "spread", "rank"),
+    [
+        (2, 128, True, False),
+        (3, 128, True, False),
+        (4, 128, True, False),
+        (5, 128, True, True),
+        (2, 4, False, False),
+        (256, 1, True, False),
+        (256, 3, True, False),
+        (256, 4, True, True),
+        (64, 16, True, True),
+    ],
+)
+def test_signs_that_mean_nothing_at_a_size_are_left_out(rows, dim, spread, rank):
+    signs = collapse.watched(rows, dim)
+    assert signs == (spread, rank)
+    assert (collapse.unwatched(rows, dim) is None) == (spread and rank)
+    rng = np.random.default_rng(0)
+    healthy = [(s, report_of(rng.normal(size=(rows, dim)))) for s in range(11, 31)]
+    history = 0
+    for step, report in healthy:
+        history, message = collapse.alarm(history, report, step=step, warmup_steps=10, signs=signs)
+        assert message is None
+    same = report_of(np.ones((1, dim)) + (1e-3 * rng.normal(size=(rows, dim)) if dim > 1 else 0))
+    history, message = collapse.alarm(1, same, step=40, warmup_steps=10, signs=signs)
+    assert (message is not None) == (spread or rank)
+    assert message is None or ("fill" in message) == rank
+
+
+def test_what_is_left_out_is_said():
+    assert collapse.unwatched(2, 128) == (
+        "the collapse alarm leaves the rank out: that of 2 examples in 128 dimensions is small in a healthy run, too"
+    )
+    assert collapse.unwatched(2, 2).startswith("no collapse alarm: that of 2 examples")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 
 from experiments import evaluate
 from ssl_jax import evals, methods, models
 from ssl_jax.data import readers
 from ssl_jax.data.images import recipes
-from ssl_jax.evaluate import _figures, _of_itself, _short_names, plain_recipe
-from ssl_jax.run import checkpoint, processes
+from ssl_jax.evals.shared import captions
+from ssl_jax.evaluate import _of_itself, _prepare, plain_recipe
+from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import open_run
 
 EVALS = "knn,linear_probe,low_label,geometry"
@@ -24,10 +27,10 @@ OPTIONS = ["--eval.knn.k=5,1", "--eval.geometry.max_examples=60", "--eval.geomet
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
+    place = tmp_path_factory.mktemp("runs")
     for method in ("simclr", "byol"):
-        runs.fit(folder / method, method, train__steps=8, train__eval_every=0)
-    return folder
+        runs.fit(place / method, method, train__steps=8, train__eval_every=0)
+    return place
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +151,7 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     options = ["--eval.geometry.max_examples=12", "--eval.geometry.views=2"]
     assert evaluate.main(["--workdir", str(run), "--evals", "geometry", *options]) == 0
     found = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert found["alarms"] == alarms | {"nonfinite": None, "skipped": 0}
+    assert found["alarms"] == alarms | {"nonfinite": None, "skipped": 0, "damaged": []}
     page = (run / "evaluation" / "report.html").read_text()
     assert "<li>collapsed; loss jumped at steps 3, 7; 2 unreadable examples replaced</li>" in page
 
@@ -160,35 +163,25 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
         "nonfinite": None,
         "skipped": 0,
         "replaced": 0,
+        "damaged": [],
     }
     saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "unreadable": [4, 8, 15]}
     assert opened.progress.keys() > saved.keys()
     known = _of_itself(opened._replace(progress=saved))["alarms"]
-    assert known == {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3}
+    assert known == {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3, "damaged": []}
+    (run / "checkpoints" / "damaged_12").mkdir()
+    assert _of_itself(opened._replace(step=5))["alarms"]["damaged"] == [8, 12]  # 5 was the newest that could be read
+    assert _of_itself(opened._replace(step=12))["alarms"]["damaged"] == []  # the run went on from 8, and wrote 12 anew
     for step in (9, 17):  # where it ended no checkpoint knows, but the batch was kept
         (run / "nonfinite" / f"step_{step}").mkdir(parents=True)
     assert _of_itself(opened)["alarms"]["nonfinite"] == 9
 
 
-@pytest.mark.parametrize(
-    ("workdirs", "names"),
-    [
-        (["/a", "/x/a"], ["a", "x-a"]),
-        (["/x/a/..", "/y"], ["x", "y"]),
-        (["/x/a/../b", "/y/b"], ["x-b", "y-b"]),
-        (["x/..", "x/y"], [None, "y"]),
-    ],
-)
-def test_a_run_has_its_folder_inside_the_outdir(workdirs, names, tmp_path):
-    found = _short_names(workdirs)
-    assert [name for name, want in zip(found, names, strict=True) if want] == [name for name in names if name]
-    for name in found:
-        assert (tmp_path / name).resolve().parent == tmp_path
-
-
-def test_one_folder_under_two_names_is_refused():
-    with pytest.raises(ValueError, match="named twice"):
-        _short_names(["/x/a", "/x/b/../a"])
+def test_one_folder_under_two_names_is_refused(workdirs, capfd):
+    run = workdirs / "simclr"
+    arguments = ["--workdir", str(run), str(run / ".." / "simclr"), "--outdir", str(workdirs / "out"), "--evals=knn"]
+    assert evaluate.main(arguments) == 2
+    assert "is named twice" in capfd.readouterr().err
 
 
 def test_pictures_of_an_earlier_evaluation_lie_inside_its_folder(tmp_path):
@@ -197,7 +190,8 @@ def test_pictures_of_an_earlier_evaluation_lie_inside_its_folder(tmp_path):
         (tmp_path / file).write_bytes(b"")
     (tmp_path / "place" / "link.png").symlink_to(tmp_path / "secret.png")
     files = ["knn/x.png", "../secret.png", str(tmp_path / "secret.png"), "link.png"]
-    assert [figure.path for figure in _figures(tmp_path / "place", "knn", files)] == [tmp_path / "place/knn/x.png"]
+    found = captions.of_evaluator(tmp_path / "place", "knn", files)
+    assert [figure.path for figure in found] == [tmp_path / "place/knn/x.png"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": 3, "resolved": {}}'])
@@ -290,19 +284,136 @@ def test_permuted_labels_leave_chance(tmp_path):
     assert max(scores.values()) < 0.17, scores  # 0.1 and four standard deviations of 359 coin tosses
 
 
-def test_transfer_and_fine_tuning(workdirs, tmp_path):
-    """Grey digits for an encoder of grey digits, and in colour; and one short fit of each kind."""
+def images(path, n=40, channels=1, classes=2, test=0):
+    """An npz of images whose brightness says their class."""
     rng = np.random.default_rng(0)
-    colour = rng.integers(0, 255, (80, 10, 10, 3), np.uint8)
-    labels = rng.integers(0, 2, 80)
-    colour[labels == 1] //= 4
-    np.savez(tmp_path / "x.npz", train_images=colour, train_labels=labels)
-    arguments = ["--evals=transfer,finetune", f"--eval.transfer.sources=npz:{tmp_path / 'x.npz'}"]
-    arguments += ["--eval.transfer.k=3", "--eval.finetune.epochs=1", "--outdir", str(tmp_path / "out")]
-    assert evaluate.main(["--workdir", str(workdirs / "simclr"), *arguments]) == 0
-    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
-    assert found["test_transfer_x_knn_top1"] > 0.8
-    assert {"test_transfer_x_linear_top1", "test_finetune_extract_top1", "test_finetune_tune_top1"} <= set(found)
+    arrays = {}
+    for part, size in (("train", n), ("test", test)):
+        labels = np.arange(size) % max(1, classes)
+        pixels = (
+            rng.integers(0, 255, (size, 8, 8, channels), np.uint8) // (1 + labels.astype(np.uint8))[:, None, None, None]
+        )
+        arrays |= {f"{part}_images": pixels} | ({f"{part}_labels": labels} if classes else {})
+    np.savez(path, **{name: a for name, a in arrays.items() if len(a)})
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    """A run on images in colour."""
+    place = tmp_path_factory.mktemp("colour")
+    data = {"data__source": images(place / "colour.npz", 60, channels=3), "data__num_examples": None}
+    short = {"train__steps": 1, "train__eval_every": 0, "data__mean": (0.5, 0.4, 0.3), "data__std": (0.2, 0.3, 0.4)}
+    runs.fit(place / "run", "supervised", **data, **short, data__global_batch_size=16)
+    return place / "run"
+
+
+def test_grey_becomes_colour_in_every_evaluator(colour, tmp_path):
+    """Also for what is trained here, and for datasets whose paths end alike: each keeps its result."""
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+    grey = [images(tmp_path / place / "x.v1.npz", n) for place, n in (("a", 60), ("b", 80))]
+    arguments = ["--evals=knn,transfer,finetune,geometry,projection", f"--source={grey[0]}", "--eval.knn.k=3"]
+    arguments += [f"--eval.transfer.sources={','.join(grey)}", "--eval.transfer.k=3"]
+    arguments += ["--eval.finetune.epochs=1", "--eval.finetune.modes=extract", "--eval.projection.methods=pca"]
+    arguments += ["--eval.geometry.views=2", "--eval.geometry.max_examples=8", "--eval.projection.max_examples=21"]
+    refused = ["--workdir", str(colour), *arguments, "--outdir", str(tmp_path / "out")]
+    assert evaluate.main(refused) == 2  # 12 test images are too few for a projection, which was asked for
+    arguments[0] = "--evals=knn,transfer,finetune,geometry"
+    arguments = [a for a in arguments if "projection" not in a]
+    assert evaluate.main(["--workdir", str(colour), *arguments, "--outdir", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["missing"] == {}
+    metrics = found["metrics"]
+    assert {"test_finetune_extract_top1", "test_rankme", "test_transfer_b-x.v1_linear_top1"} <= set(metrics)
+    assert metrics["test_transfer_a-x.v1_knn_top1"] == metrics["test_knn_top1"] > 0.8  # the same images
+    notes = found["evaluators"]["transfer"]["notes"]
+    assert {notes[f"transfer_{place}-x.v1"] for place in ("a", "b")} == {f"of {spec}" for spec in grey}
+    examples = found["evaluators"]["transfer"]["examples"]
+    assert examples["test_transfer_a-x.v1_knn_top1"] == found["provenance"]["fingerprints"]["test"]
+    assert examples["test_transfer_a-x.v1_knn_top1"] != examples["test_transfer_b-x.v1_knn_top1"]
+
+
+def test_colour_for_a_run_on_grey_images_is_refused(workdirs, colour, tmp_path, capfd):
+    spec, common = f"npz:{colour.parent / 'colour.npz'}", ["--workdir", str(workdirs / "simclr")]
+    for arguments in (["--source", spec, "--evals=knn"], ["--evals=transfer", f"--eval.transfer.sources={spec}"]):
+        assert evaluate.main([*common, *arguments, "--outdir", str(tmp_path / "out")]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "these images are in colour and the encoder takes grey ones" in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_several_data_and_runs_on_different_data(workdirs, colour, tmp_path, capfd):
+    """Results on own data stay when others come; runs on different test data are compared by no test."""
+    other, out = images(tmp_path / "x.npz", 40), ["--outdir", str(tmp_path / "out")]
+    common = ["--workdir", str(colour), "--evals=knn", "--eval.knn.k=3", *out]
+    assert evaluate.main(common) == 0
+    own = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    with folder.lock(tmp_path / "out"):
+        assert evaluate.main([*common, "--source", other]) == 2
+    assert "another evaluation holds" in capfd.readouterr().err
+    assert evaluate.main([*common, "--source", other]) == 0
+    both = json.loads((tmp_path / "out" / "evaluation.json").read_text())["data"]
+    assert list(both) == [f"npz:{colour.parent / 'colour.npz'}", other]
+    assert both[f"npz:{colour.parent / 'colour.npz'}"]["metrics"] == own["metrics"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Main results, one row of each data" in page
+    assert page.count("data:image/png") == 2 * own_pictures(tmp_path / "out")
+
+    several = ["--workdir", str(colour), str(workdirs / "simclr"), "--outdir", str(tmp_path / "both")]
+    assert evaluate.main([*several, "--evals=knn", "--eval.knn.k=3"]) == 0
+    found = json.loads((tmp_path / "both" / "evaluation.json").read_text())
+    assert found["paired"] == []
+    (pair,) = found["not_paired"]
+    assert pair["reason"].startswith("measured on different data: npz:")
+    assert f"no paired test of run and simclr on test_knn_top1: {pair['reason']}" in capfd.readouterr().out
+
+
+def own_pictures(place):
+    return len(list(place.glob("pictures/*.png"))) + len(list(place.glob("knn/*.png")))
+
+
+def prepare(run, source, asked=None):
+    """(what is said, the job) of a default run."""
+    said = []
+    job = _prepare(open_run(run), run / "evaluation", asked, {}, source, None, False, None, said.append)
+    return [line for line in said if "left out" in line], job  # beside what the source has to say
+
+
+def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_path):
+    run = workdirs / "simclr"
+    said, _ = prepare(run, images(tmp_path / "small.npz", 20))
+    assert [line.split(":")[0] for line in said] == ["projection left out"]
+    said, _ = prepare(run, images(tmp_path / "one.npz", 20, classes=1))
+    left = ["knn left out", "linear_probe left out", "low_label left out", "projection left out"]
+    assert [line.split(":")[0] for line in said] == left
+    assert "train has one, which any guess gets right" in said[0]
+    said, _ = prepare(run, images(tmp_path / "none.npz", 20, classes=0))
+    assert [line.split(":")[0] for line in said] == left
+    said, _ = prepare(run, images(tmp_path / "each.npz", 40, classes=40))
+    assert "no class of the 8 labelled test examples has one in train" in said[0]
+    for asked in ("knn", "low_label", "projection"):
+        with pytest.raises(ValueError, match=asked):
+            prepare(run, f"npz:{tmp_path / 'one.npz'}", [asked])
+    with pytest.raises(ValueError, match=r"nothing can be measured on npz:.*geometry needs 2 or more images"):
+        prepare(run, images(tmp_path / "least.npz", 9, classes=0, test=1))
+
+
+def test_names_that_cannot_be_shown(colour, tmp_path, capfd):
+    """Folders with names that are no UTF-8, mathematics, or lines: to the report, the log and evaluation.json."""
+    root = os.fsencode(tmp_path / "data") + b"\xff"
+    for name in (b"a_$1", b"caf\xe9\n", rb"\frac"):
+        os.makedirs(os.path.join(root, name))
+        for i in range(14):
+            pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+            with open(os.path.join(root, name, b"%d \xe9.png" % i), "wb") as file:
+                Image.fromarray(pixels).save(file, "png")
+    arguments = ["--workdir", str(colour), f"--source=folder:{os.fsdecode(root)}", "--evals=knn", "--eval.knn.k=3"]
+    assert evaluate.main([*arguments, "--outdir", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["missing"] == {}
+    assert found["provenance"]["evaluated_on"] == f"folder:{os.fsdecode(root)}"
+    assert r"data\xff" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_accuracy_remembers_its_hits():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 
 from ssl_jax.evals import geometry
@@ -104,7 +105,7 @@ def test_neighbours_frames_tell_right_from_wrong(tmp_path):
 
 
 def test_label_efficiency(tmp_path):
-    table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, 0.0], "ours": [0.301, 0.0]}}
+    table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, None], "ours": [0.301, None]}}
     figures.label_efficiency(table, tmp_path / "l.png")
     image = pixels(tmp_path / "l.png")
     assert share(image, rgb(figures.COLOURS[0])) > 1e-3
@@ -168,6 +169,54 @@ def test_projection_shows_unknown_labels_grey(tmp_path):
     figures.projection({"PCA": (points, "")}, tmp_path / "p.png", labels=np.full(60, -1) + (np.arange(60) < 1))
     image = pixels(tmp_path / "p.png")
     assert share(image, rgb(figures.FAINT), 60) > 5 * np.mean(np.ptp(image, axis=2) > 60)
+
+
+ODD = [
+    "a_$1",
+    "a$b$",
+    r"\frac",
+    "a\nb",
+    "caf\udce9",
+    "\u202egnp",
+    "שלום",
+    "\U0001f600中",
+    "",
+    "  ",
+    "_x",
+    "x" * 200,
+    "^_{",
+]
+
+
+def test_any_class_name_is_drawn(tmp_path):
+    """Warnings are errors here: a glyph that no font has, a label that matplotlib would leave out."""
+    labels = np.arange(len(ODD))
+    points = np.random.default_rng(0).normal(size=(len(ODD), 2))
+    figures.projection({"PCA": (points, "")}, tmp_path / "p.png", labels=labels, class_names=ODD)
+    images = np.zeros((len(ODD), 4, 4, 1))
+    near = {"query_labels": labels, "neighbour_labels": labels[:, None], "class_names": ODD}
+    figures.neighbours(images, images[:, None], tmp_path / "n.png", **near)
+    assert {path.name for path in tmp_path.iterdir()} == {"p.png", "n.png"}
+    assert pixels(tmp_path / "p.png").shape[1] < 2500  # a long name does not push the picture aside
+    text = Text()
+    figures._say(text, "a_$1\U0001f600")
+    assert text.get_text() in (r"a_$1\U0001f600", "a_$1\U0001f600")
+    assert not text.get_parse_math()
+
+
+def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_is_there(tmp_path):
+    def broken(path):
+        raise RuntimeError("ParseException: Expected end of text\nand more")
+
+    (tmp_path / "b.png").write_bytes(b"of an earlier time")
+    draws = {
+        "a.png": lambda path: path.write_bytes(b"x"),
+        "b.png": broken,
+        "c.png": lambda path: path.write_bytes(b"y"),
+    }
+    missing = figures.drawn(tmp_path, draws)
+    assert missing == {"b.png": "RuntimeError: ParseException: Expected end of text"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "c.png"}
 
 
 def test_no_global_state():

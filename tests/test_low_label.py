@@ -32,14 +32,14 @@ def test_label_efficiency(digits):
     assert means[-1] > 0.9
     assert all(0.04 < table[entry]["noise"][0] < 0.17 for entry in table)
     assert table["5"]["pixels"][1] > 0
-    assert table["all"]["pixels"][1] == 0
+    assert table["all"]["pixels"][1] is None  # one fit has no deviation
     # an entry does not depend on its company, and scikit-learn finds the same on the same draw
     alone = low_label.label_efficiency({"again": rows["pixels"]}, labels, y[1200:], per_class=(5,), draws=1)
     (drawn,) = low_label.random_rows(labels, 5, draws=1, seed=0)
     np.testing.assert_array_equal(np.bincount(labels[drawn]), np.full(10, 5))
     train, test = (np.asarray(a) for a in linear_probe.standardise(*rows["pixels"]))
     theirs = LogisticRegression(C=1 / (50 * 0.01), tol=1e-6, max_iter=5000).fit(train[drawn], labels[drawn])
-    assert alone["5"]["again"] == [pytest.approx(theirs.score(test, y[1200:]), abs=0.005), 0.0]
+    assert alone["5"]["again"] == [pytest.approx(theirs.score(test, y[1200:]), abs=0.005), None]
 
 
 def test_label_efficiency_errors(digits):
@@ -109,6 +109,21 @@ def test_evaluator(sources, tmp_path):
     assert name == "low_label_5_top1"
     assert isinstance(value, Accuracy)
     assert len(value.hits) == known.sum()
+
+
+def test_what_small_classes_lack_is_left_out_where_it_was_not_asked_for(sources):
+    train, known = sources["train"], np.flatnonzero(sources["train"].labels >= 0)
+    small = train.take(np.concatenate([known[train.labels[known] == c][: 5 + c % 2] for c in range(10)]))
+    evaluator = low_label.Evaluator(Pixels(), train=small, test=sources["test"], draws=2)
+    assert evaluator.left_out == {"low_label_10": "class 0 has 5 labelled examples in train"}
+    with pytest.raises(ValueError, match="10 labels per class asked for but class 0 has 5"):
+        low_label.Evaluator(Pixels(), train=small, test=sources["test"], per_class=10)
+    equal = train.take(np.concatenate([known[train.labels[known] == c][:5] for c in range(10)]))
+    evaluator = low_label.Evaluator(Pixels(), train=equal, test=sources["test"], draws=2)
+    found = dict(evaluator.run(None))
+    assert set(found) == {"low_label_1_top1", "low_label_1_top1_std", "low_label_5_top1"}  # five of five: one draw
+    assert isinstance(found["low_label_5_top1"], Accuracy)
+    assert set(evaluator.notes) == {"low_label_5"}
 
 
 def test_permuted_labels_teach_nothing(sources):

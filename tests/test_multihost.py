@@ -58,6 +58,33 @@ def test_what_process_0_refuses_ends_all_in_one_line_and_in_order(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_what_one_refuses_before_they_have_met_ends_the_other_in_seconds(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        cluster = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{probe.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    words = ["--workdir", str(tmp_path / "run"), *SMALL, "--config.parallel.devices=4"]
+    there = {0: words, 1: ["--config", str(tmp_path / "not_here.py"), *words]}
+    two = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, *there[rank]],
+            env=os.environ | cluster | {"JAX_PROCESS_ID": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=150)[1] for process in two]  # JAX waits for 300 seconds
+    finally:
+        for process in two:
+            process.kill()
+    assert [process.returncode for process in two] == [2, 2], said
+    for lines in said:
+        (line,) = lines.splitlines()
+        assert line.startswith(f"error: config file {tmp_path / 'not_here.py'} does not exist")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("how", "dies"),
     [

@@ -124,6 +124,7 @@ HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None, "replaced":
         ({"nonfinite": 3, "skipped": 18}, "step 3 was not finite; 18 steps skipped"),
         ({"replaced": 1}, "1 unreadable example replaced"),
         ({"replaced": 27}, "27 unreadable examples replaced"),
+        ({"damaged": [9999]}, "checkpoint 9999 is damaged: what was evaluated is that of step 9765"),
         (
             {"collapsed": True, "loss_spikes": [*range(1, 14)], "nonfinite": 1},
             "collapsed; loss jumped at steps 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more; step 1 was not finite",
@@ -266,6 +267,49 @@ def test_cost_skipped_and_provenance():
         ["optim.rate", "0.5", "0.5", "0.5"],
     ]
     assert "4 settings; the 1 that differ" in page.text("summary")
+
+
+def test_what_is_left_out_is_said():
+    run = evaluation() | {"left_out": {"low_label": "class a has 1"}, "missing": {"views.png": "OSError: full"}}
+    run["evaluators"]["knn"] |= {"left_out": {"top5": "3 classes", "p.png": "ParseError"}, "notes": {"rankme": "of 9"}}
+    page = Page(report.html({"one": run}, {}))
+    lines = ["low_label: class a has 1", "top5: 3 classes", "projection: umap-learn is missing"]
+    assert page.texts["li"] == [*lines, "views.png: OSError: full", "p.png: ParseError", "rankme: of 9"]
+    assert page.texts["h3"] == ["Not measured", "Pictures that are missing", "To be known"]
+    assert "alert" not in report.html({"one": run}, {})
+
+
+def test_one_run_on_several_data():
+    own = evaluation(checkpoint="c") | {"alarms": HEALTHY | {"collapsed": True}}
+    other = evaluation(0.4, checkpoint="c", evaluated_on="digits") | {"alarms": HEALTHY | {"collapsed": True}}
+    page = Page(report.html({"cifar10": own, "digits": other}, {}))
+    assert page.text("h1") == (
+        "simclr pretrained on cifar10: kNN 60.7 % (59.7 to 61.7) on cifar10; kNN 40.0 % (39.0 to 41.0) on digits"
+    )
+    rows = page.rows("Main results, one row of each data")
+    assert [row[:2] for row in rows] == [["Data", "kNN"], ["cifar10", "60.7 %"], ["digits", "40.0 %"]]
+    assert page.texts["li"][0] == "collapsed"  # of the one run, said once
+    assert page.texts["li"].count("collapsed") == 1
+
+
+def test_why_there_is_no_paired_test():
+    reason = "measured on different data: x (4 test examples) and y (4)"
+    pair = {"metrics": ["test_knn_top1", "test_linear_top1"], "a": "one", "b": "two", "reason": reason}
+    page = Page(report.html(RUNS, {}, (), [pair]))
+    assert page.texts["li"][0] == f"one and two on kNN, linear: {reason}"
+    assert "No paired test" in page.text("h3")
+
+
+def test_names_that_cannot_be_shown_are_escaped():
+    bad = "a\nb\udcff\u202e$"
+    text = report.html({bad: evaluation(method=bad, config={bad: bad})}, {}).encode()  # UTF-8 takes no surrogates
+    assert rb"a\nb\xff\u202e$" in text
+
+
+def test_a_dataset_may_be_called_as_a_layer_is():
+    assert report._is_whole("test_transfer_block_layer_knn_top1")
+    assert not report._is_whole("test_transfer_x_linear_top5")
+    assert not report._is_whole("test_linear_stage2_top1")
 
 
 def test_sorting_keys_are_numbers():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import runs
@@ -87,6 +89,54 @@ def test_an_older_run_goes_on_and_knows_its_data_from_then_on(tmp_path):
     assert warnings(found, resolved) == []
     with pytest.raises(ValueError, match="are not those"):  # of the same names and sizes
         stored(tmp_path, OLDER, now | {"fingerprints": {"train": "other"}}, resumed=[now])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "it is empty"),
+        (" ", "it is empty"),
+        ("file", "is a file; name a folder"),
+        ("file/run", "cannot be made or written to (Not a directory)"),
+        ("nowhere", "cannot be made or written to (No such file or directory)"),
+        ("nowhere/run", "cannot be made or written to (No such file or directory)"),
+        ("a" * 300, "cannot be made or written to (File name too long)"),
+        ("ab/" * 1300 + "c", "cannot be made or written to (File name too long)"),
+        ("/proc/run", "cannot be made or written to"),
+        ("gs://bucket/run", "is an address and no path"),
+        ("gs:/bucket/run", "has a backslash or 'gs:' in it"),
+        ("back\\slash", "has a backslash or 'gs:' in it"),
+        ("two\nlines", "letters that cannot be shown"),
+        ("caf\udce9", "letters that cannot be shown"),
+        ("nul\0", "letters that cannot be shown"),
+        ("~no_such_user/run", "below a home that is not known"),
+    ],
+)
+def test_a_workdir_that_cannot_be_is_refused_in_one_line_with_nothing_made(name, why, tmp_path, monkeypatch):
+    if name == "/proc/run" and os.access("/proc", os.W_OK):
+        pytest.skip("the system lets anything be made in /proc")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(why)) as error:
+        folder.check(name)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    assert sorted(os.listdir(tmp_path)) == ["file", "nowhere"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b/", "exp[1]", "*", "-x", "../run", "ünï 日本", 'it\'s "q"', "link", "50%20", "./~x"]
+)
+def test_any_other_name_is_taken_as_it_is(name, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    path = folder.check(name)
+    assert os.path.abspath(path) == os.path.abspath(name)
+    with folder.lock(path):
+        assert (Path(os.path.abspath(name)) / ".lock").is_file()
+    assert folder.check(path) == path
 
 
 @pytest.mark.parametrize("content", ["", '{"steps": 20, "par', "[]", '{"steps": 20}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,10 +35,10 @@ def test_lines_are_strict_json_with_every_digit(tmp_path):
     out.log(np.int64(2), {"n": 3, "flag": np.bool_(True), "bf": jnp.bfloat16(1.1), "minus": np.float32("-inf")})
     path = tmp_path / "new" / "metrics.jsonl"
     first, second = (strict(line) for line in path.read_text().splitlines())  # before close: every line is flushed
-    assert list(first) == ["step", "train_loss", "x", "nan", "inf"]
-    assert first == {"step": 1, "train_loss": float(value), "x": 1 / 3, "nan": None, "inf": None}
+    assert list(first) == ["step", "line", "train_loss", "x", "nan", "inf"]
+    assert first == {"step": 1, "line": 1, "train_loss": float(value), "x": 1 / 3, "nan": None, "inf": None}
     assert np.float32(first["train_loss"]) == value
-    assert second == {"step": 2, "n": 3, "flag": True, "bf": float(jnp.bfloat16(1.1)), "minus": None}
+    assert second == {"step": 2, "line": 2, "n": 3, "flag": True, "bf": float(jnp.bfloat16(1.1)), "minus": None}
     out.close()
     out.close()
     assert writer.read_metrics(path) == [first, second]
@@ -94,6 +95,41 @@ def test_lines_lost_before_the_checkpoint_are_told_in_one_line(damage, missing, 
     assert all(line["step"] <= 42 for line in writer.read_metrics(path))
 
 
+@pytest.mark.parametrize(
+    ("cut", "missing"),
+    [((), ""), ((0,), "1 to 9"), ((2,), "11 to 19"), ((1, 2), "6 to 19"), ((1, 4), "6 to 14, 21 to 29"), ((5,), "")],
+)
+def test_a_line_cut_out_of_the_middle_is_noticed(cut, missing, tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    out = writer.open_writer(tmp_path, total_steps=90)
+    for step in (5, 10, 15, 20, 25, 30):
+        out.log(step, {"train_loss": 0.5})
+    out.close()
+    capsys.readouterr()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for number, line in enumerate(lines) if number not in cut))
+    with pytest.warns(UserWarning, match=missing) if missing else contextlib.nullcontext():
+        records = writer.read_metrics(path)
+    assert len(records) == 6 - len(cut)
+    for _ in range(2):  # whenever the run goes on
+        out = writer.open_writer(tmp_path, total_steps=90, resume_step=32, logged=25)
+        out.log(35, {"train_loss": 0.5})
+        out.close()
+        said = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+        assert len(said) == bool(missing)
+        assert not said or f"steps {missing} is missing" in said[0]
+    assert strict(path.read_text().splitlines()[-1])["line"] == (6 if cut == (5,) else 7)
+
+
+def test_lines_of_older_runs_have_no_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5, "x": 1}\n{"step": 10, "x": 1}\n')
+    out = writer.open_writer(tmp_path, total_steps=90, resume_step=10, logged=10)
+    out.log(15, {"x": 1})
+    out.close()
+    assert writer.read_metrics(path) == [{"step": 5, "x": 1}, {"step": 10, "x": 1}, {"step": 15, "line": 3, "x": 1}]
+
+
 @pytest.mark.parametrize("script", ["pretrain", "evaluate"])
 def test_warnings_of_this_package_are_plain_lines_of_a_command(script):
     code = f"""
@@ -134,8 +170,8 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     out.say("devices: 1")
     out.log(10, {"val_probe_top1": 0.5})  # nothing is known of the time yet
     out.tick(11, 125.4)
-    out.log(11, {"train_loss": 0.123456})
-    out.log(12, {"train_loss": 0.2})  # too soon after the last line
+    out.log(11, {"train_loss": 0.123456})  # too soon after the last line
+    out.log(12, {"train_loss": 0.2})
     out.log(13, {"val_knn_top1": 0.75})
     out.log(100, {"train_loss": float("nan"), "val_knn_top1": None})
     out.close()
@@ -143,7 +179,6 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert lines[0] == "devices: 1"
     assert lines[1:] == [
         "step 10/100 val_probe_top1=0.5",
-        "step 11/100 train_loss=0.1235 eta 2 min 5 s",
         "step 13/100 val_knn_top1=0.75 eta 2 min 5 s",
         "step 100/100 train_loss=nan",
     ]

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,16 @@ log = logging.getLogger(__name__)
 
 
 def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/ssl_jax``, by default ``~/.cache/ssl_jax``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl_jax"
+    """``$XDG_CACHE_HOME/ssl_jax``, by default ``~/.cache/ssl_jax``; below the temporary folder for who has no home."""
+    named, home = os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~")
+    if named or os.path.isabs(home):
+        return Path(named or os.path.join(home, ".cache")) / "ssl_jax"
+    place = Path(tempfile.gettempdir()) / f"ssl_jax_{os.getuid()}"  # each user has another
+    warnings.warn(
+        f"there is no home folder (HOME): indices of datasets are kept in {place}; XDG_CACHE_HOME names another place",
+        stacklevel=2,
+    )
+    return place
 
 
 def read_cache(file: Path) -> dict[str, np.ndarray] | None:

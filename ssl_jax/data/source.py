@@ -130,6 +130,19 @@ def join(first: Source, second: Source) -> Source:
     )
 
 
+def with_channels(source: Source, channels: int) -> Source:
+    """The same examples for an encoder of so many channels: grey images in three equal ones; colours are not lost.
+
+    Raises:
+      ValueError: the images are in colour and the encoder takes grey ones.
+    """
+    if source.channels == channels:
+        return source
+    if channels < source.channels:
+        raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
+    return source.in_colour()
+
+
 class Splits(NamedTuple):
     """What a run learns from, is tuned on, and is measured on once at the end."""
 
@@ -254,7 +267,7 @@ def sha256(*parts: Any) -> str:
             digest.update(f"{part.dtype}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).data)
         else:
-            digest.update(f"{len(str(part))}:{part}".encode())
+            digest.update(f"{len(str(part))}:{part}".encode("utf-8", "surrogateescape"))  # any name of a file
     return digest.hexdigest()
 
 

@@ -18,16 +18,22 @@ from ssl_jax.data.source import Source, Splits
 from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Variables
 
+DEFAULT = ("knn", "linear_probe", "low_label", "geometry", "projection")  # where none is asked for by name
+
 
 class Accuracy(float):
-    """The share of examples that were right, and which: ``hits`` bool ``[n]``, for intervals and paired tests."""
+    """The share of examples that were right, and which: ``hits`` bool ``[n]``, for intervals and paired tests.
+
+    ``examples`` is the fingerprint of what it is of, where that is not the test data which the evaluator was given.
+    """
 
     hits: np.ndarray
+    examples: str | None
 
-    def __new__(cls, hits) -> Accuracy:
+    def __new__(cls, hits, examples: str | None = None) -> Accuracy:
         hits = np.asarray(hits, bool)
         self = super().__new__(cls, hits.mean() if len(hits) else float("nan"))
-        self.hits = hits
+        self.hits, self.examples = hits, examples
         return self
 
 
@@ -74,6 +80,9 @@ class Evaluator(Protocol):
 
     The keyword-only arguments besides ``train``, ``test`` and ``fit`` are its options. What cannot be measured is
     refused here with a ValueError of one line, before anything is computed.
+
+    It may have two mappings, which are read after ``run``: ``left_out``, {what was not measured or drawn: why}, and
+    ``notes``, {name: what must be known to read a number}.
     """
 
     def __init__(self, encode: Encode, *, train: Source, test: Source, **config: Any): ...

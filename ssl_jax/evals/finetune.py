@@ -15,6 +15,7 @@ import numpy as np
 
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit
+from ssl_jax.evals.shared import labels as check
 from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Variables
 
@@ -140,6 +141,8 @@ class Evaluator:
         ):
             if not right:
                 raise ValueError(f"finetune.{name}={value} must be {meaning}")
+        answers = check.check("finetune", train, test)
+        self.notes = {"finetune": said} if (said := check.note(*answers)) else {}
         self.splits = split(train, test, held_out=held_out, seed=seed)
         self.overrides = {
             mode: {

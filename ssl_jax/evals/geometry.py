@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,10 @@ def energy_histograms(x, y, *, bins: int = 100) -> Energies:
 class Evaluator:
     """The shape of the representation: rank, spectrum, uniformity, and what its views say. Needs no labels.
 
-    Yields ``alignment``, ``uniformity``, ``rankme``, ``effective_rank``, ``lidar``, ``alpha_req`` (NaN where fewer than
-    two directions vary), ``dead_dimensions``, ``energy_gap``, ``energy_auc``; of layers other than ``"features"`` as
-    ``<layer>_rankme`` and so on. Draws ``energy.png`` and ``spectrum.png``.
+    Yields ``alignment``, ``uniformity``, ``rankme``, ``effective_rank``, ``lidar``, ``alpha_req`` (left out where fewer
+    than two directions vary), ``dead_dimensions``, ``energy_gap``, ``energy_auc``; of layers other than ``"features"``
+    as ``<layer>_rankme`` and so on. Draws ``energy.png`` and ``spectrum.png``. Ranks that the number of images bounds
+    more closely than the dimensions do have a note of it.
 
     Args:
       max_examples: test images of which random views are taken, for alignment, LiDAR and the energies; the other
@@ -245,6 +247,8 @@ class Evaluator:
             raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
         self.alpha_ranks = {} if alpha_ranks is None else _ranks(alpha_ranks)
         self.subset = test.take(np.sort(stratified_order(test.labels, len(test), seed)[:max_examples]))
+        self.left_out: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
         whole = self.encode(variables, self.test, layers=self.layers)
@@ -252,18 +256,19 @@ class Evaluator:
         for layer in self.layers:
             h, views = whole[layer], several[layer]
             eigenvalues, energies = spectrum(h), energy_histograms(views[:, 0], views[:, 1])
+            prefix, alpha, scale = "" if layer == "features" else f"{layer}_", float("nan"), float("nan")
             try:
                 alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
-            except ValueError:  # a collapsed representation has no spectrum to speak of
-                alpha, scale = float("nan"), float("nan")
-            prefix = "" if layer == "features" else f"{layer}_"
+            except ValueError as error:  # a collapsed representation has no spectrum to speak of
+                self.left_out[f"{prefix}alpha_req"] = str(error)
+            self._note_bounds(prefix, h, views)
             values = {
                 "alignment": float(alignment(views[:, 0], views[:, 1])),
                 "uniformity": float(uniformity(h, self.t)),
                 "rankme": rankme(h),
                 "effective_rank": entropy_rank(eigenvalues),
                 "lidar": lidar(views),
-                "alpha_req": alpha,
+                **({"alpha_req": alpha} if np.isfinite(alpha) else {}),
                 "dead_dimensions": float(dead_dimensions(h)),
                 "energy_gap": energies.gap,
                 "energy_auc": energies.auc,
@@ -271,8 +276,18 @@ class Evaluator:
             for name, value in values.items():
                 yield prefix + name, value
             if outdir is not None:
-                figures.energy(energies, outdir / f"{prefix}energy.png")
-                figures.spectrum(eigenvalues, alpha, scale, outdir / f"{prefix}spectrum.png")
+                draws = {
+                    f"{prefix}energy.png": partial(figures.energy, energies),
+                    f"{prefix}spectrum.png": partial(figures.spectrum, eigenvalues, alpha, scale),
+                }
+                self.left_out |= figures.drawn(outdir, draws)
+
+    def _note_bounds(self, prefix: str, h: np.ndarray, views: np.ndarray) -> None:
+        """A rank is at most that of the matrix: of few images it says how few they are."""
+        for name, n, centred in (("rankme", len(h), 0), ("effective_rank", len(h), 1), ("lidar", len(views), 1)):
+            if n - centred < h.shape[1]:
+                bound = f"{n} images in {h.shape[1]} dimensions: at most {n - centred}"
+                self.notes[prefix + name] = f"{bound}, to be compared at the same number of images only"
 
 
 def _ranks(given: Any) -> dict[str, int]:

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import parallel
 from ssl_jax.data.source import Source
 from ssl_jax.evals import Accuracy, Encode
-from ssl_jax.evals.linear_probe import check_labels, labelled
+from ssl_jax.evals.shared import labels as check
+from ssl_jax.evals.shared.labels import labelled
 from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Array, Variables
 
@@ -214,7 +215,7 @@ class Evaluator:
         layers: str | Sequence[str] = ("features",),
         leave_one_out: bool = False,
     ):
-        check_labels("knn", train, test)
+        check.check("knn", train, test)
         self.encode, self.bank, self.test = encode, test if leave_one_out else train, test
         self.centre, self.leave_one_out = centre, leave_one_out
         ks, temperatures = np.atleast_1d(k).tolist(), np.atleast_1d(temperature).tolist()
@@ -231,6 +232,8 @@ class Evaluator:
                 raise ValueError(f"eval.knn.temperature={number} must be positive; the literature uses 0.07 or 0.1")
         for layer in self.layers:
             refuse_unknown(layer, encode.layers, "eval.knn.layers=")
+        said = check.note(self.bank.labels, test.labels)
+        self.notes = {"knn_top1": said} if said and not leave_one_out else {}
         self.votes = list(itertools.product(ks, temperatures))
         if not self.votes or not self.layers:
             raise ValueError("eval.knn.k, temperature and layers must each name one or more")

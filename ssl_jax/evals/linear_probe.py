@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 from ssl_jax import parallel
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit, finetune
+from ssl_jax.evals.shared import labels as check
 from ssl_jax.evals.shared import protocols
+from ssl_jax.evals.shared.labels import labelled
 from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Array, Tree, Variables
 
@@ -366,7 +368,7 @@ class Evaluator:
         epochs: int | None = None,
         seed: int = 0,
     ):
-        labels, _ = check_labels("linear_probe", train, test)
+        labels, answers = check.check("linear_probe", train, test)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         _known("protocol", protocol, [*FITS, *protocols.PROTOCOLS])
         for layer in self.layers:
@@ -381,6 +383,10 @@ class Evaluator:
         self.encode, self.train, self.test, self.fit = encode, train, test, fit
         self.protocol, self.l2, self.held_out, self.seed = protocol, l2, held_out, seed
         self.num_classes = train.num_classes or int(labels.max()) + 1
+        self.occurring = len(np.unique(labels[labels >= 0]))
+        name = FITS[protocol][0] if protocol in FITS else f"linear_{protocol}"
+        self.left_out: dict[str, str] = {}
+        self.notes = {f"{name}_top1": said} if (said := check.note(labels, answers)) else {}
         if protocol in FITS:
             return
         if fit is None:
@@ -408,8 +414,10 @@ class Evaluator:
             (linear,) = fit_path(h, labels, l2s=(l2,), num_classes=self.num_classes)
             found = ranks(linear, queries, answers)
             yield f"{name}_top1{added}", Accuracy(found == 0)
-            if self.num_classes > 5:
+            if self.occurring > 5:
                 yield f"{name}_top5{added}", Accuracy(found < 5)
+            else:
+                self.left_out[f"{name}_top5{added}"] = f"there are {self.occurring} classes, all among the first five"
             yield f"{name}_l2{added}", l2
 
     def _choose(self, fit_path, h: np.ndarray, labels: np.ndarray) -> float:
@@ -417,21 +425,6 @@ class Evaluator:
         size = round(self.held_out * len(order))
         held_out, kept = np.sort(order[:size]), np.sort(order[size:])
         return choose_l2(fit_path, h[kept], labels[kept], h[held_out], labels[held_out], num_classes=self.num_classes)
-
-
-def labelled(encoded, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features of a layer and labels of the rows that have one."""
-    features, labels = encoded[layer], np.asarray(encoded["label"])
-    rows = labels >= 0
-    return (features, labels) if rows.all() else (features[rows], labels[rows])
-
-
-def check_labels(name: str, train: Source, test: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of both; ValueError unless some examples of both have one."""
-    for part, source in (("train", train), ("test", test)):
-        if source.labels is None or not (source.labels >= 0).any():
-            raise ValueError(f"{name} needs labels and the {part} split has none; use a labelled source")
-    return np.asarray(train.labels), np.asarray(test.labels)
 
 
 def _known(option: str, value: str, known: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit, finetune
-from ssl_jax.evals.linear_probe import check_labels, fit_logistic, ranks, standardise
+from ssl_jax.evals.linear_probe import fit_logistic, ranks, standardise
 from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import labels as check
 from ssl_jax.types import Variables
 
+USUAL = (1, 5, 10)  # labels per class
 OFFICIAL = {"1pct": "1percent.txt", "10pct": "10percent.txt"}
 
 
@@ -27,7 +30,7 @@ def label_efficiency(
     draws: int = 10,
     l2: float = 0.01,
     seed: int = 0,
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, dict[str, list[float | None]]]:
     """Test accuracy of logistic regression by number of labels per class, for several representations of one dataset.
 
     Every row gets the same treatment: columns standardised with statistics of all its train features (which need no
@@ -43,7 +46,8 @@ def label_efficiency(
       seed: of the draws.
 
     Returns:
-      ``{"1": {row: [mean, standard deviation over draws], ...}, ..., "all": ...}``, accuracies as fractions.
+      ``{"1": {row: [mean, standard deviation over draws], ...}, ..., "all": ...}``, accuracies as fractions; where all
+      draws are the same there is one fit, and None instead of a deviation.
 
     Raises:
       ValueError: a class has fewer examples than asked for; arrays that do not fit.
@@ -51,9 +55,10 @@ def label_efficiency(
     train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     whole = [np.flatnonzero(train_labels >= 0)]
     chosen = {
-        str(m): whole if m == "all" else random_rows(train_labels, int(m), draws=draws, seed=seed) for m in per_class
+        str(m): whole if m == "all" else _different(random_rows(train_labels, int(m), draws=draws, seed=seed))
+        for m in per_class
     }
-    table: dict[str, dict[str, list[float]]] = {entry: {} for entry in chosen}
+    table: dict[str, dict[str, list[float | None]]] = {entry: {} for entry in chosen}
     for name, (train, test) in features.items():
         if len(train) != len(train_labels) or len(test) != len(test_labels):
             raise ValueError(
@@ -138,7 +143,7 @@ class Evaluator:
     ``low_label_official_1pct_top1``; fine-tuned ``low_label_tuned_5_top1`` and so on.
 
     Args:
-      per_class: labels per class.
+      per_class: labels per class; None: those of 1, 5 and 10 that the smallest class has.
       fractions: shares of the labels, classes in proportion, at least one per class.
       draws: random labelled subsets of each.
       l2: penalty of the logistic regression; there are no labels to choose it on.
@@ -157,7 +162,7 @@ class Evaluator:
         train: Source,
         test: Source,
         fit: Fit | None = None,
-        per_class: int | Sequence[int] = (1, 5, 10),
+        per_class: int | Sequence[int] | None = None,
         fractions: float | Sequence[float] = (),
         draws: int = 5,
         l2: float = 0.01,
@@ -166,10 +171,13 @@ class Evaluator:
         seed: int = 0,
         subsets: str | None = None,
     ):
-        labels, test_labels = check_labels("low_label", train, test)
+        labels, test_labels = check.check("low_label", train, test)
         if tuned and fit is None:
             raise ValueError("low_label.tuned trains and there is no fit; leave it out")
-        counts, shares = np.atleast_1d(per_class).tolist(), np.atleast_1d(fractions).tolist()
+        self.left_out: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        counts = _usual(labels, self.left_out) if per_class is None else np.atleast_1d(per_class).tolist()
+        shares = np.atleast_1d(fractions).tolist()
         for name, value, right, meaning in (
             ("per_class", counts, all(isinstance(m, int) and m >= 1 for m in counts), "whole numbers from 1 on"),
             ("fractions", shares, all(isinstance(m, float) and 0 < m < 1 for m in shares), "between 0 and 1"),
@@ -187,6 +195,10 @@ class Evaluator:
         self.l2, self.steps, self.seed = l2, steps, seed
         amounts = {f"{m}": m for m in counts} | {f"{100 * m:g}pct": m for m in shares}
         self.draws = {name: random_rows(labels, m, draws=draws, seed=seed) for name, m in amounts.items()}
+        for name, several in self.draws.items():
+            self.draws[name] = _different(several)
+            if len(self.draws[name]) < len(several):
+                self.notes[f"low_label_{name}"] = "every draw is all there is: one fit, without a deviation"
         self.draws |= {f"official_{name}": [rows] for name, rows in _official(train, labels, subsets).items()}
         if not self.draws:
             raise ValueError("low_label has nothing to draw; give per_class, fractions or subsets")
@@ -195,7 +207,7 @@ class Evaluator:
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
         train, test = self.encode(variables, self.train), self.encode(variables, self.test)
         h, queries = standardise(train["features"], test["features"])
-        table: dict[str, dict[str, list[float]]] = {}
+        table: dict[str, dict[str, list[float | None]]] = {}
         for name, several in self.draws.items():
             found = [hits(h, train["label"], queries, test["label"], rows, l2=self.l2) for rows in several]
             scores = {"frozen": found}
@@ -209,7 +221,8 @@ class Evaluator:
                 row: _mean_and_deviation([a.mean() for a in found]) for row, found in scores.items()
             }
         if outdir is not None:
-            figures.label_efficiency(table, outdir / "low_label.png")
+            draw = partial(figures.label_efficiency, table)
+            self.left_out |= figures.drawn(outdir, {"low_label.png": draw})
 
     def _split(self, rows: np.ndarray) -> Splits:
         """The draw to learn from, and as many others to choose the epoch on."""
@@ -223,6 +236,19 @@ class Evaluator:
         settings = {"epochs": 1, "batch_size": min(64, len(splits.train)), "learning_rate": 0.01, "head_rate": 10.0}
         chosen = finetune.overrides("tune", **settings, seed=self.seed)
         return self.fit(name, splits, chosen | {"optim.scale": "none", "train.steps": self.steps}).hits
+
+
+def _usual(labels: np.ndarray, left_out: dict[str, str]) -> list[int]:
+    """Labels per class where none are asked for; what the smallest class lacks is put down in ``left_out``."""
+    classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    smallest = f"class {classes[sizes.argmin()]} has {sizes.min()} labelled examples in train"
+    left_out |= {f"low_label_{m}": smallest for m in USUAL if m > sizes.min()}
+    return [m for m in USUAL if m <= sizes.min()]
+
+
+def _different(draws: list[np.ndarray]) -> list[np.ndarray]:
+    """One draw where all of them are the same, as where a class has no more labels than are drawn."""
+    return draws[:1] if all(np.array_equal(rows, draws[0]) for rows in draws) else draws
 
 
 def _official(source: Source, labels: np.ndarray, folder: str | None) -> dict[str, np.ndarray]:
@@ -250,5 +276,6 @@ def _named(name: str, found: Sequence[np.ndarray]) -> Iterator[tuple[str, float]
     yield f"{name}_top1_std", deviation
 
 
-def _mean_and_deviation(values: Sequence[float]) -> list[float]:
-    return [float(np.mean(values)), float(np.std(values))]
+def _mean_and_deviation(values: Sequence[float]) -> list[float | None]:
+    """Of one value there is no deviation."""
+    return [float(np.mean(values)), float(np.std(values)) if len(values) > 1 else None]

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,7 @@ class Evaluator:
             raise ValueError(
                 f"projection needs {LEAST} images or more; max_examples={max_examples}, {len(test)} test images"
             )
-        self.skipped: tuple[str, ...] = ()  # whose package is not installed
+        self.left_out: dict[str, str] = {}
         self.shown = np.sort(stratified_order(test.labels, len(test), seed)[:max_examples])
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
@@ -137,22 +138,21 @@ class Evaluator:
             prefix = "" if layer == "features" else f"{layer}_"
             features = rows[layer][self.shown]
             if not np.ptp(features, axis=0).any():
-                print(f"projection: all examples have the same {layer}: there is nothing to draw", flush=True)
+                self.left_out[f"{prefix}projection"] = f"all examples have the same {layer}: there is nothing to draw"
                 continue
             found = project(features, methods=self.methods, seed=self.seed)
-            self.skipped = tuple(method for method in self.methods if method not in found)
+            absent = [method for method in self.methods if method not in found]
+            self.left_out |= {f"{prefix}projection_{method}": "its package is not installed" for method in absent}
             for method, projection in found.items():
                 yield f"{prefix}projection_{method}_trustworthiness", projection.trustworthiness
             if outdir is not None and found:
-                figures.projection(
-                    {
-                        METHODS[method]: (p.points, f"trustworthiness {p.trustworthiness:.2f}   {p.seconds:.2f} s")
-                        for method, p in found.items()
-                    },
-                    outdir / f"{prefix}projection.png",
-                    labels=rows["label"][self.shown],
-                    class_names=self.test.class_names,
-                )
+                panels = {
+                    METHODS[method]: (p.points, f"trustworthiness {p.trustworthiness:.2f}   {p.seconds:.2f} s")
+                    for method, p in found.items()
+                }
+                about = {"labels": rows["label"][self.shown], "class_names": self.test.class_names}
+                draw = partial(figures.projection, panels, **about)
+                self.left_out |= figures.drawn(outdir, {f"{prefix}projection.png": draw})
 
 
 def _check(methods: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ UNPACKED, RATIO = 64 << 20, 100  # bytes, and times the file's size: an archive 
 
 def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a path means a file of weights and not the folder of a run."""
+    path = os.path.expanduser(path)
     named_so = Path(path).suffix.lower() in (*READERS, *EXECUTABLE)
     return os.path.isfile(path) or (named_so and not os.path.isdir(path))  # Path's raise where a name is too long
 
@@ -44,7 +45,7 @@ def write(path: str | os.PathLike[str], params: Tree, model_state: Tree, about: 
     Raises:
       ValueError: the name does not end in .safetensors, or the file cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors and {path} is not called so; rename it")
     named = flax.traverse_util.flatten_dict({"params": params, "model_state": model_state}, sep="/")
@@ -71,7 +72,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
       ValueError: one line, beginning with the path: a format that can execute code, a file that is damaged or claims
         to be larger than it is, arrays that are not called as ours are, numbers that are not finite.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     suffix = path.suffix.lower()
     if suffix in EXECUTABLE:
         raise ValueError(f"{path} is not opened: {_can_execute(f'{suffix} files')}")

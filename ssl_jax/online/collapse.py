@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -10,6 +12,7 @@ from ssl_jax import parallel
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.types import Array, Axis
 
+MIN_RANK = 2.0  # dimensions, below which a report is suspicious
 SKETCH = 512  # the covariance never has more columns than this
 
 
@@ -53,8 +56,48 @@ def collapse_report(moments) -> dict[str, float]:
     }
 
 
+class Watched(NamedTuple):
+    """Which of the alarm's two signs mean something at the size of a run."""
+
+    spread: bool = True
+    rank: bool = True
+
+
+BOTH = Watched()
+
+
+def watched(rows: int, dim: int) -> Watched:
+    """The signs that a healthy run of this size shows less than once in a thousand reports.
+
+    Counted on uniformly random directions: the spread of few examples in few dimensions is small by chance, and their
+    rank is at most ``min(rows - 1, dim)``, which must be well above what the alarm asks for.
+
+    Args:
+      rows: different examples in a batch.
+      dim: of the projections.
+    """
+    freedom = (rows - 1) * dim
+    return Watched(spread=freedom >= 8, rank=freedom >= 28 and min(rows - 1, dim) >= 2 * MIN_RANK)
+
+
+def unwatched(rows: int, dim: int) -> str | None:
+    """What there is to say of the signs that are left out; None where both are watched."""
+    signs = [name for name, seen in watched(rows, dim)._asdict().items() if not seen]
+    if not signs:
+        return None
+    left = "no collapse alarm" if len(signs) == 2 else f"the collapse alarm leaves the {signs[0]} out"
+    return f"{left}: that of {rows} examples in {dim} dimensions is small in a healthy run, too"
+
+
 def alarm(
-    history: int, report, *, step: int, warmup_steps: int, min_ratio: float = 0.2, min_rank: float = 2.0
+    history: int,
+    report,
+    *,
+    step: int,
+    warmup_steps: int,
+    signs: Watched = BOTH,
+    min_ratio: float = 0.2,
+    min_rank: float = MIN_RANK,
 ) -> tuple[int, str | None]:
     """Has the representation collapsed? Speaks once, when two reports running after the warmup say so.
 
@@ -63,6 +106,7 @@ def alarm(
       report: from :func:`collapse_report`; one that is not finite is not suspicious (another guard's business).
       step: the step that the report belongs to.
       warmup_steps: reports up to here never count: at initialisation projections are close together.
+      signs: that count, from :func:`watched`.
       min_ratio: suspicious below this ``proj_std_ratio``.
       min_rank: suspicious below this ``effective_rank``.
 
@@ -70,18 +114,22 @@ def alarm(
       ``(history, message or None)``.
     """
     ratio, rank = report["proj_std_ratio"], report["effective_rank"]
-    if step <= warmup_steps or not (ratio < min_ratio or rank < min_rank):
+    suspicious = (signs.spread and ratio < min_ratio) or (signs.rank and rank < min_rank)
+    if step <= warmup_steps or not suspicious:
         return 0, None
     history = int(history) + 1
     if history != 2:
         return history, None
+    said = [
+        f"differ by {ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g})" if signs.spread else "",
+        f"fill {rank:.1f} dimensions (alarm below {min_rank:g})" if signs.rank else "",
+    ]
     return history, (
-        f"step {step}: the representation looks collapsed: projections of different images differ by "
-        f"{ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g}) and fill {rank:.1f} dimensions (alarm "
-        f"below {min_rank:g}), so every image gets nearly the same vector and the loss value means nothing. Try: a "
-        "smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms alone; for BYOL "
-        "and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive losses a higher "
-        "temperature."
+        f"step {step}: the representation looks collapsed: projections of different images "
+        f"{' and '.join(filter(None, said))}, so every image gets nearly the same vector and the loss value means "
+        "nothing. Try: a smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms "
+        "alone; for BYOL and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive "
+        "losses a higher temperature."
     )
 
 

@@ -6,6 +6,7 @@ Checkpoints are :mod:`ssl_jax.run.checkpoint`'s and ``metrics.jsonl`` is :mod:`s
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,10 +23,49 @@ from ssl_jax.data.source import same
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import METRICS, advice, writing
 
+ROOM = 200  # letters that are added to a run's own path, at most: below it lie the parts of unfinished checkpoints
+
+
+def check(workdir: str | os.PathLike[str], argument: str = "--workdir") -> Path:
+    """The folder of a run, with ``~`` expanded, after a look at whether it can be made; nothing is written.
+
+    Raises:
+      ValueError: it cannot, or no checkpoint could be written below it.
+    """
+    try:
+        path = Path(configs.path(workdir))
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+    whole = os.path.abspath(path)
+    if "\\" in whole or "gs:/" in f"{whole}/":  # TensorStore takes them for another folder, and for a bucket
+        raise ValueError(f"{argument} {whole} has a backslash or 'gs:' in it; use another name")
+    there = Path(whole)
+    while not os.path.lexists(there):
+        there = there.parent
+    why = None
+    longest = max(len(os.fsencode(part)) for part in Path(whole).parts)
+    if len(os.fsencode(whole)) + ROOM > os.pathconf("/", "PC_PATH_MAX") or longest > os.pathconf("/", "PC_NAME_MAX"):
+        why = errno.ENAMETOOLONG
+    elif not there.is_dir():
+        if there == Path(whole) and there.is_file():
+            raise ValueError(f"{argument} {path} is a file; name a folder")
+        why = errno.ENOENT if there.is_symlink() else errno.ENOTDIR
+    elif not os.access(there, os.R_OK | os.X_OK if there == Path(whole) else os.W_OK | os.X_OK):
+        why = errno.EACCES
+    if why is not None:
+        shown = whole if len(whole) < 300 else f"{whole[:300]} ..."
+        raise ValueError(f"{argument} {shown} cannot be made or written to ({os.strerror(why)}); use another folder")
+    return path
+
 
 @contextlib.contextmanager
-def lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it."""
+def lock(workdir: str | os.PathLike[str], what: str = "run", option: str = "workdir") -> Iterator[None]:
+    """Hold ``<workdir>/.lock`` (flock, process 0 only) or raise ValueError: one run per folder. A kill releases it.
+
+    Args:
+      what: would hold it.
+      option: by which another folder is named.
+    """
     if jax.process_index() != 0:
         yield
         return
@@ -40,11 +80,11 @@ def lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
         except BlockingIOError:
             who = path.read_text().strip() or "which does not say who it is"
             raise ValueError(
-                f"another run holds {path} ({who}); wait for it, stop it, or use another workdir"
+                f"another {what} holds {path} ({who}); wait for it, stop it, or use another {option}"
             ) from None
         except OSError as error:
             text = f"{workdir} cannot be made or written to ({error.strerror})"
-            raise ValueError(f"{text}; {advice(error)}, or use another workdir") from None
+            raise ValueError(f"{text}; {advice(error)}, or use another {option}") from None
         yield  # the file stays: removing it would race with the next holder
 
 
@@ -78,8 +118,6 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
     if not path.is_file():
         if checkpoint.latest(workdir) is not None or (workdir / METRICS).exists():
             raise ValueError(f"{workdir} holds checkpoints or metrics but no config.json; use another --workdir")
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(f"--workdir {workdir} is a file; name a folder")
         return None
     found = read_config(path)
     refused, _ = configs.differences(found["config"], config)

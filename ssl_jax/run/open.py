@@ -29,7 +29,7 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     Raises:
       ValueError: the folder holds no run.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(os.path.expanduser(workdir)) / "config.json"
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
     stored = folder.read_config(path)
@@ -90,14 +90,15 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
       ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
     """
     without_tpu()
+    workdir = Path(os.path.expanduser(workdir))
     config, resolved = read_run(workdir)
-    folder.check_files(Path(workdir), resolved)
+    folder.check_files(workdir, resolved)
     plan = stored_plan(resolved)
-    modality = make_modality(config, plan=plan, folder=Path(workdir))
+    modality = make_modality(config, plan=plan, folder=workdir)
     method = make_method(config, plan)
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
-    return Run(Path(workdir), config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
+    return Run(workdir, config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
 
 
 def stored_plan(resolved: Mapping[str, Any]) -> Plan:

@@ -12,19 +12,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax._src import distributed  # nothing public lets processes talk before they have devices
 from jax.experimental.multihost_utils import process_allgather
 
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
-
-
 HEARTBEAT_TIMEOUT = 100
-
-
+MEETING_TIMEOUT = 300  # seconds in which all processes must have begun; JAX's own
 SAID = 2000  # bytes of what a process says to the others
-
-
 GOOGLE = "0x1ae0"  # as a vendor of PCI devices
-
 
 # libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
 WITHOUT_TPU = {
@@ -47,26 +42,75 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
       deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
       heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
+
+    Raises:
+      ValueError: too many devices, half a description of the processes, or what another process refuses (:func:`tell`).
     """
     without_tpu()
     if deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         if flag not in os.environ.get("XLA_FLAGS", ""):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    address, processes = os.environ.get("JAX_COORDINATOR_ADDRESS"), int(os.environ.get("JAX_NUM_PROCESSES", "1"))
+    processes = int(os.environ.get("JAX_NUM_PROCESSES", "1"))
     if devices is not None and devices > MOST_DEVICES * processes:
         raise ValueError(f"parallel.devices={devices}: a process has at most {MOST_DEVICES} devices; use fewer")
     if devices is not None and devices > processes:
         # RuntimeError: devices exist already; if they are too few, the experiment's check says so.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices // processes)
-    if address:
-        rank = os.environ.get("JAX_PROCESS_ID")
-        if rank is None or "JAX_NUM_PROCESSES" not in os.environ:
-            raise ValueError("JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID, too")
-        jax.distributed.initialize(address, processes, int(rank), heartbeat_timeout_seconds=heartbeat_timeout)
-    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+    _meet(heartbeat_timeout)
+    _exchange("")
+
+
+def tell(error: ValueError) -> ValueError:
+    """Let the other processes know what this one refuses before it has met them: else they would wait for it.
+
+    Returns:
+      ``error``, to be told here, too.
+    """
+    if not jax.distributed.is_initialized():  # else all have met, and it is theirs as well
+        with contextlib.suppress(ValueError):  # what another one refuses; or there is no way to reach them
+            without_tpu()
+            _meet(HEARTBEAT_TIMEOUT)
+            _exchange(str(error))
+    return error
+
+
+def _meet(heartbeat_timeout: int) -> None:
+    """Wait for the other processes of the run, where the environment says that there are some."""
+    address, many = os.environ.get("JAX_COORDINATOR_ADDRESS"), os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    timeouts = {"heartbeat_timeout_seconds": heartbeat_timeout, "initialization_timeout": MEETING_TIMEOUT}
+    try:
+        if address:
+            rank, processes = os.environ.get("JAX_PROCESS_ID"), os.environ.get("JAX_NUM_PROCESSES")
+            if rank is None or processes is None:
+                raise ValueError("JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID, too")
+            jax.distributed.initialize(address, int(processes), int(rank), **timeouts)
+        elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(many) > 1:
+            jax.distributed.initialize(**timeouts)
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"the processes of this run did not all meet within {MEETING_TIMEOUT} s ({said}); start the same command "
+            "on all hosts, and look there for what ended it"
+        ) from None
+
+
+def _exchange(said: str) -> None:
+    """Hear what every process refuses, "" for nothing, before there are devices, of which each may have another count.
+
+    Raises:
+      ValueError: the first refusal of another process.
+    """
+    state = distributed.global_state
+    client = state.client
+    if client is None:
+        return
+    client.key_value_set(f"ssl_jax/refused/{state.process_id}", f"-{said[:SAID]}")  # empty ones are not kept
+    for rank in range(state.num_processes):
+        heard = client.blocking_key_value_get(f"ssl_jax/refused/{rank}", 1000 * MEETING_TIMEOUT)[1:]
+        if heard and rank != state.process_id:
+            raise ValueError(heard)
 
 
 def without_tpu() -> None:
@@ -117,7 +161,7 @@ def refusing_together():
         own = error
     if jax.process_count() > 1:
         said = "" if own is None else f"{'write' if isinstance(own, OSError) else 'value'} {own}"
-        room = np.frombuffer(said.encode()[:SAID].ljust(SAID, b"\0"), np.uint8)
+        room = np.frombuffer(said.encode("utf-8", "backslashreplace")[:SAID].ljust(SAID, b"\0"), np.uint8)
         everywhere = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in process_allgather(room)]
         kind, _, text = next(filter(None, everywhere), "").partition(" ")
         if kind and own is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,8 @@ def caught():
         if len(received) == 2:
             raise KeyboardInterrupt
         received.append(signum)
+        if len(received) == 1:  # at once, and past what is being printed: the step under way may take minutes
+            os.write(2, b"\nstopping: the step under way is finished and saved; two more of it end the run at once\n")
 
     previous = _handle(handler)
     try:

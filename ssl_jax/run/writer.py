@@ -1,8 +1,8 @@
 """Where a run's numbers go: ``metrics.jsonl`` always, TensorBoard when asked, a progress bar on a terminal.
 
-``metrics.jsonl`` has one object per line: ``"step"`` first, then scalars; what is not finite is null (strict JSON has
-no NaN). Each line is on its way to the disk before ``log`` returns. A step may have several lines (training metrics,
-then evaluation metrics), but a resumed run first cuts away the steps that it will repeat. Only process 0 writes.
+``metrics.jsonl`` has one object per line: ``"step"`` and ``"line"`` first, by whose count a lost line is noticed, then
+scalars; what is not finite is null (strict JSON has no NaN). Each line is on its way to the disk before ``log``
+returns. A resumed run first cuts away the steps that it will repeat. Only process 0 writes.
 """
 
 from __future__ import annotations
@@ -79,15 +79,18 @@ def open_writer(
         workdir.mkdir(parents=True, exist_ok=True)
         board = _open_tensorboard(workdir, start) if tensorboard else None
         missing = cut_back(path, start, logged)
+        lines = _last_line(path)
         file = path.open("a", encoding="utf-8")
     bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
     shown: dict[str, float] = {}
     spoke, to_go = -math.inf, None
 
     def log(step: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal lines
+        lines += 1
         values = {name: _number(value) for name, value in metrics.items()}
         with writing(path):
-            file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
+            file.write(json.dumps({"step": int(step), "line": lines, **values}, allow_nan=False) + "\n")
             file.flush()
         if board is not None:
             for name, value in metrics.items():
@@ -134,8 +137,7 @@ def open_writer(
             file.close()
 
     if missing:
-        spans = ", ".join(f"{a} to {b}" for a, b in missing)
-        say(f"WARNING: {path} is damaged: what was logged of steps {spans} is missing; the run goes on without it")
+        say(f"WARNING: {path} is damaged: {_lost(missing)}; the run goes on without it")
     return Writer(log, tick, say, close)
 
 
@@ -156,6 +158,8 @@ def summary(values: Mapping[str, float]) -> str:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl`` as dicts; a torn last line (the run was killed while writing) is left out.
 
+    Lines that are not there are told in a warning, where those that are know their number.
+
     Raises:
       ValueError: a line before the last is not JSON.
     """
@@ -166,6 +170,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError:
             raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; remove it") from None
+    if missing := _gaps(records):
+        warnings.warn(f"{path} is not whole: {_lost(missing)}", stacklevel=2)
     return records
 
 
@@ -176,22 +182,18 @@ def cut_back(path: str | os.PathLike[str], step: int, logged: int | None = None)
       logged: the last step up to ``step`` that had a line.
 
     Returns:
-      The steps, (first, last), of which lines were lost: around one that is not whole, and from the end to ``logged``.
+      The steps, (first, last), of which lines were lost: around one that is not whole or whose number is not the next,
+      and from the end to ``logged``.
     """
     path = Path(path)
-    kept, missing, last, broken = [], [], 0, False
+    kept, records = [], []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        try:
-            number = json.loads(line)["step"]
-            if number > step:
-                continue
-        except (ValueError, KeyError, TypeError):  # torn by a kill or a power cut: nothing to be had from it
-            broken = True
-            continue
-        if broken:
-            missing.append((last + 1, max(last + 1, number - 1)))
-        kept.append(line + b"\n")
-        last, broken = number, False
+        record = _whole(line)
+        if record is None or record["step"] <= step:
+            records.append(record)
+            kept += [line + b"\n"] if record else []
+    missing = _gaps(records)
+    last = max((record["step"] for record in records if record), default=0)
     if logged is not None and last < logged <= step:
         missing.append((last + 1, logged))
     if not path.exists():
@@ -206,6 +208,44 @@ def cut_back(path: str | os.PathLike[str], step: int, logged: int | None = None)
     finally:
         new.unlink(missing_ok=True)
     return missing
+
+
+def _whole(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None of one that a kill or a power cut has torn."""
+    try:
+        record = json.loads(line)
+        return record if isinstance(record["step"], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _gaps(records: list[dict[str, Any] | None]) -> list[tuple[int, int]]:
+    """The steps, (first, last), around lines that are torn (None) or of which only the count tells.
+
+    The lines of older runs have no number.
+    """
+    found, last, count, torn = [], 0, 0, False
+    for record in records:
+        count += 1
+        if record is None:
+            torn = True
+            continue
+        step, number = record["step"], record.get("line", count)
+        if torn or number > count:
+            found.append((last + 1, max(last + 1, step - 1)))
+        last, count, torn = step, number, False
+    return found
+
+
+def _last_line(path: Path) -> int:
+    """The number of the last line of a file of whole ones."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return json.loads(lines[-1]).get("line", len(lines)) if lines else 0
+
+
+def _lost(missing: list[tuple[int, int]]) -> str:
+    spans = ", ".join(f"{a} to {b}" for a, b in missing)
+    return f"what was logged of steps {spans} is missing"
 
 
 @contextlib.contextmanager

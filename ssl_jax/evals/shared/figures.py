@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from ssl_jax.evals.shared.names import shown
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe & Ito 2008: told apart by the colour-blind, too
@@ -50,6 +55,26 @@ class Energies(NamedTuple):
     means: tuple[float, float]
     gap: float
     auc: float
+
+
+def drawn(folder: Path, draws: Mapping[str, Callable[[Path], None]]) -> dict[str, str]:
+    """Draw pictures; one that cannot be drawn ends nothing.
+
+    Args:
+      folder: where they go.
+      draws: file name -> function that draws this picture to the path it is given.
+
+    Returns:
+      File name -> reason, of those that are missing.
+    """
+    missing = {}
+    for name, draw in draws.items():
+        try:
+            (folder / name).unlink(missing_ok=True)  # one of an earlier time is not this one
+            draw(folder / name)
+        except Exception as error:  # of matplotlib, a decoder, the disk: a picture is worth no measurement
+            missing[name] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return missing
 
 
 def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
@@ -105,7 +130,7 @@ def image_rows(named: Mapping[str, Any], path: str | Path) -> None:
     figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
     axes = _wall(figure, n, len(rows))
     for r, (row, name) in enumerate(zip(rows, named, strict=True)):
-        axes.text(-0.12, r + 0.5, name, ha="right", va="center", fontsize=9, color=INK)
+        _say(axes.text(-0.12, r + 0.5, "", ha="right", va="center", fontsize=9, color=INK), name)
         for i in range(n):
             _show(axes, row[i], i, r)
     _save(figure, path)
@@ -143,8 +168,8 @@ def neighbours(
     for i in range(q):
         _show(axes, queries[i], 0, i)
         if query_labels is not None:
-            text = _class_name(query_labels[i], class_names)
-            axes.text(-0.12, i + 0.5, text, ha="right", va="center", fontsize=9, color=INK)
+            title = axes.text(-0.12, i + 0.5, "", ha="right", va="center", fontsize=9, color=INK)
+            _say(title, _class_name(query_labels[i], class_names))
         for j in range(k):
             _show(axes, found[i, j], first + j, i, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
     if agrees is not None:
@@ -281,12 +306,39 @@ def projection(
     if legend:
         names = [_class_name(label, class_names) for label in classes]
         handles = [Line2D([], [], marker="o", linewidth=0, markersize=5, color=c) for c in colours]
-        figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
+        blank = [" "] * len(names)  # matplotlib leaves out what begins with "_"
+        made = figure.legend(handles, blank, loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
+        for text, name in zip(made.get_texts(), names, strict=True):
+            _say(text, name)
     _save(figure, path)
 
 
 def _class_name(label, class_names: Sequence[str] | None) -> str:
     return str(class_names[int(label)]) if class_names and 0 <= label < len(class_names) else str(label)
+
+
+def _say(text: Text, name: str) -> None:
+    """Put a name that may be anything: no mathematics, and escapes for what no font here has a glyph of."""
+    label, families = shown(name, width=28), [*rcParams["font.sans-serif"][:1]]
+    for c in sorted(set(label)):
+        family = next((family for family in (*families, *_installed()) if ord(c) in _glyphs(family)), None)
+        if family is None:
+            label = label.replace(c, c.encode("unicode_escape").decode())
+        elif family not in families:
+            families.append(family)
+    text.set(parse_math=False, fontfamily=families, text=label)
+
+
+@functools.cache
+def _glyphs(family: str) -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties(family=[family]))).get_charmap())
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """Families to look for a letter in; not those of one glyph for everything, nor those that come for formulas."""
+    found = dict.fromkeys(font.name for font in sorted(fontManager.ttflist, key=lambda font: font.name))
+    return tuple(name for name in found if not name.startswith(("Last Resort", "STIX", "cm")))
 
 
 def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -54,15 +55,20 @@ def neighbours(modality: Modality, bank_features, bank: Source, query_features, 
     )
 
 
-def tasks(modality: Modality, seed: int, method: Method, variables: Variables, test: Source, folder: Path) -> None:
-    """``task.png`` and ``reconstructions.png``, where the method has the hooks ``"show"`` and ``"reconstruct"``."""
-    if not HOOKS & set(method.hooks):
-        return
-    shown = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
-    images = evaluation_images(modality, test.take(shown))
-    if show := method.hooks.get("show"):
-        rows = jax.jit(show)(variables, images, jax.random.key(seed))
-        figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, folder / "task.png")
-    if reconstruct := method.hooks.get("reconstruct"):
-        found = np.asarray(jax.jit(reconstruct)(variables, images))
-        figures.image_rows({"image": images, "reconstruction": found}, folder / "reconstructions.png")
+def tasks(
+    modality: Modality, seed: int, method: Method, variables: Variables, test: Source
+) -> dict[str, Callable[[Path], None]]:
+    """What draws ``task.png`` and ``reconstructions.png``, where the method has the hooks "show" and "reconstruct"."""
+    shown = test.take(np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int))
+
+    def task(path: Path) -> None:
+        rows = jax.jit(method.hooks["show"])(variables, evaluation_images(modality, shown), jax.random.key(seed))
+        figures.image_rows({name: np.asarray(row) for name, row in rows.items()}, path)
+
+    def reconstructions(path: Path) -> None:
+        images = evaluation_images(modality, shown)
+        found = np.asarray(jax.jit(method.hooks["reconstruct"])(variables, images))
+        figures.image_rows({"image": images, "reconstruction": found}, path)
+
+    draws = {"show": ("task.png", task), "reconstruct": ("reconstructions.png", reconstructions)}
+    return dict(draw for hook, draw in draws.items() if hook in method.hooks)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html as markup
 import math
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ssl_jax.evals.shared.names import printable
 
 Evaluations = Mapping[str, Mapping[str, Any]]
 Paired = Sequence[Mapping[str, Any]]
@@ -96,21 +98,31 @@ class _Cell(NamedTuple):
 
 
 def write(
-    path: str | Path, evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], paired: Paired = ()
+    path: str | Path,
+    evaluations: Evaluations,
+    figures: Mapping[str, Sequence[Figure]],
+    paired: Paired = (),
+    not_paired: Paired = (),
 ) -> None:
     """Write :func:`html` to a file."""
-    Path(path).write_text(html(evaluations, figures, paired), encoding="utf-8")
+    Path(path).write_text(html(evaluations, figures, paired, not_paired), encoding="utf-8")
 
 
-def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], paired: Paired = ()) -> str:
-    """The report as an HTML page; several runs are compared.
+def html(
+    evaluations: Evaluations,
+    figures: Mapping[str, Sequence[Figure]],
+    paired: Paired = (),
+    not_paired: Paired = (),
+) -> str:
+    """The report as an HTML page; several runs are compared, and one run on several data is shown on all of them.
 
     Args:
-      evaluations: run name -> the content of its ``evaluation.json``: "metrics" and, where known, "intervals",
-        "online", "alarms", "evaluators", "provenance", "not_measured" (metric -> reason).
+      evaluations: name of a run, or of its data, -> the result: "metrics" and, where known, "intervals", "online",
+        "alarms", "evaluators", "left_out", "missing", "provenance", "not_measured" (metric -> reason).
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
+      not_paired: {"metrics", "a", "b", "reason"} where there is no test.
 
     Raises:
       ValueError: there is no evaluation, or a picture is not a PNG file.
@@ -120,9 +132,10 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
     numbers = [number for run, evaluation in evaluations.items() for number in _numbers(run, evaluation)]
     headline = escape(_headline(evaluations, numbers, paired))
     sections = {
-        "Results": _results(evaluations, numbers) + _comparison(paired),
+        "Results": _results(evaluations, numbers) + _comparison(paired, not_paired),
         "Pictures": _pictures({run: figures.get(run, ()) for run in evaluations}),
-        "All numbers": _all_numbers(numbers, several=len(evaluations) > 1),
+        "Left out": _left_out(evaluations),
+        "All numbers": _all_numbers(numbers, _kind(evaluations) * (len(evaluations) > 1)),
         "Cost": _cost(evaluations),
         "Provenance": _provenance(evaluations),
     }
@@ -141,6 +154,21 @@ def html(evaluations: Evaluations, figures: Mapping[str, Sequence[Figure]], pair
         f"<body><header><h1>{headline}</h1>{_alarms(evaluations)}{_context(evaluations)}<nav>{links}</nav></header>\n"
         f"<main>{parts}</main>\n<script>{script}</script></body></html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Of HTML, and of what cannot be shown."""
+    return markup.escape(printable(text))
+
+
+def _kind(evaluations: Evaluations) -> str:
+    """What the names of the evaluations are of: "Data" where they are all of one checkpoint."""
+    of = {(evaluation.get("provenance") or {}).get("checkpoint") for evaluation in evaluations.values()}
+    return "Data" if len(of) == 1 and None not in of else "Run"
+
+
+def _several_runs(evaluations: Evaluations) -> bool:
+    return len(evaluations) > 1 and _kind(evaluations) == "Run"
 
 
 def _sha256(text: str) -> str:
@@ -250,6 +278,7 @@ def _data(about: Mapping[str, Any]) -> str:
 
 def _is_whole(name: str) -> bool:
     """Not of a stage, a second setting, the top 5, a spread or a hyper-parameter."""
+    name = re.sub(r"transfer_.*_((knn|linear)_)", r"\1", name)  # whatever a dataset is called
     return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_std$", name)
 
 
@@ -277,6 +306,12 @@ def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Pair
     if len(evaluations) == 1:
         answer = ", ".join(f"{_label(n.name)}\u00a0{_with_interval(n)}" for n in found[:2])
         return f"{about[0]['method']} on {_data(about[0])}: {answer}{end}"
+    if _kind(evaluations) == "Data":
+        each = {n.run: n for n in reversed(found) if n.name == name}
+        answer = "; ".join(
+            f"{_label(name)}\u00a0{_with_interval(each[run])} on {run}" for run in evaluations if run in each
+        )
+        return f"{about[0]['method']} pretrained on {about[0]['source']}: {answer}"
     rivals = [n for n in found if n.name == name]
     if len({_data(a) for a in about}) > 1 or len(rivals) < len(evaluations) or not _is_share(name):
         return f"{len(evaluations)} runs evaluated: {', '.join(evaluations)}"
@@ -294,8 +329,9 @@ def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Pair
 def _alarms(evaluations: Evaluations) -> str:
     """What went wrong while a run was trained, one line a run; nothing where nothing did."""
     lines = []
-    for run, evaluation in evaluations.items():
+    for run, evaluation in list(evaluations.items())[: None if _several_runs(evaluations) else 1]:
         found = evaluation.get("alarms") or {}
+        damaged, about = ", ".join(map(str, found.get("damaged") or ())), _about(evaluation)
         steps = [str(step) for step in found.get("loss_spikes") or ()]
         more = f" and {len(steps) - SPIKES} more" if len(steps) > SPIKES else ""
         replaced = found.get("replaced") or 0
@@ -305,9 +341,10 @@ def _alarms(evaluations: Evaluations) -> str:
             f"step {found['nonfinite']} was not finite" if found.get("nonfinite") else "",
             f"{found['skipped']} step{'s' * (found['skipped'] > 1)} skipped" if found.get("skipped") else "",
             f"{replaced} unreadable example{'s' * (replaced > 1)} replaced" if replaced else "",
+            f"checkpoint {damaged} is damaged: what was evaluated is that of step {about['step']}" if damaged else "",
         ]
         if any(said):
-            lines.append(f"{run}: " * (len(evaluations) > 1) + "; ".join(filter(None, said)))
+            lines.append(f"{run}: " * (_several_runs(evaluations)) + "; ".join(filter(None, said)))
     if not lines:
         return ""
     return f'<div class="alarm" role="alert"><strong>Alarms of the training run</strong>{_list(lines)}</div>'
@@ -353,18 +390,27 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
         about = _about(evaluation)
         who = _Cell(run, note=f"{about['method']} on {_data(about)}, seed {about['seed']}")
         rows.append([who, *(value(found.get((run, name))) for name in labels)])
-    return _table("Main results, one row a run", ("Run", *labels.values()), rows)
+    kind = _kind(evaluations)
+    one = "a run" if kind == "Run" else "of each data"
+    return _table(f"Main results, one row {one}", (kind, *labels.values()), rows)
 
 
-def _comparison(paired: Paired) -> str:
+def _comparison(paired: Paired, not_paired: Paired) -> str:
     paired = [test for test in paired if _is_whole(test["metric"])]
-    if not paired:
-        return ""
-    note = f"Paired tests on the same test examples; in brackets the {INTERVAL} of the difference."
-    if len(paired) > 1:
-        note += f" Each p is that of its test alone, not corrected for there being {len(paired)}."
-    sentences = _list(map(_sentence, paired))
-    return f'<h3>Which differences are more than chance</h3>{sentences}<p class="faint">{escape(note)}</p>'
+    content = ""
+    if paired:
+        note = f"Paired tests on the same test examples; in brackets the {INTERVAL} of the difference."
+        if len(paired) > 1:
+            note += f" Each p is that of its test alone, not corrected for there being {len(paired)}."
+        sentences = _list(map(_sentence, paired))
+        content = f'<h3>Which differences are more than chance</h3>{sentences}<p class="faint">{escape(note)}</p>'
+    if not_paired:
+        lines = [
+            f"{pair['a']} and {pair['b']} on {', '.join(map(_label, pair['metrics']))}: {pair['reason']}"
+            for pair in not_paired
+        ]
+        content += f"<h3>No paired test</h3>{_list(lines)}"
+    return content
 
 
 def _is_more_than_chance(test: Mapping[str, Any]) -> bool:
@@ -417,8 +463,8 @@ def _picture(figure: Figure, title: str) -> str:
     )
 
 
-def _all_numbers(numbers: Sequence[_Number], *, several: bool) -> str:
-    rows = []
+def _all_numbers(numbers: Sequence[_Number], kind: str) -> str:
+    several, rows = bool(kind), []
     for n in numbers:
         label, interval = _label(n.name), _interval(n)
         rows.append(
@@ -433,30 +479,46 @@ def _all_numbers(numbers: Sequence[_Number], *, several: bool) -> str:
                 _Cell(n.settings),
             ]
         )
-    head = ("Metric", "Value", INTERVAL, *["Run"] * several, "Split", "Measured", "Evaluator", "Settings")
+    head = ("Metric", "Value", INTERVAL, *[kind] * several, "Split", "Measured", "Evaluator", "Settings")
     used = {_metric(n.name) for n in numbers}
     terms = "".join(f"<dt>{metric.words}</dt><dd>{metric.meaning}</dd>" for metric in METRICS if metric in used)
     words = f"<details><summary>What the names mean</summary><dl>{terms}</dl></details>" if terms else ""
     return _table("All numbers", head, rows) + words
 
 
+def _left_out(evaluations: Evaluations) -> str:
+    """What was not measured or drawn and why, and what must be known to read a number; once of what several share."""
+    said: dict[str, dict[str, list[str]]] = {"Not measured": {}, "Pictures that are missing": {}, "To be known": {}}
+    for run, evaluation in evaluations.items():
+        found = [("Not measured", *line) for line in (evaluation.get("left_out") or {}).items()]
+        found += [("Pictures that are missing", *line) for line in (evaluation.get("missing") or {}).items()]
+        for evaluator, record in (evaluation.get("evaluators") or {}).items():
+            for name, why in (record.get("left_out") or {}).items():
+                found.append(("Pictures that are missing" if name.endswith(".png") else "Not measured", name, why))
+            found += [("To be known", *line) for line in (record.get("notes") or {}).items()]
+            if record.get("skipped"):  # as earlier versions wrote it
+                found.append(("Not measured", evaluator, record["skipped"]))
+        for heading, name, why in found:
+            said[heading].setdefault(f"{name}: {why}", []).append(run)
+    parts = []
+    for heading, lines in said.items():
+        several = [f"{line} ({', '.join(runs)})" if len(evaluations) > 1 else line for line, runs in lines.items()]
+        parts += [f"<h3>{heading}</h3>{_list(several)}"] * bool(lines)
+    return "".join(parts)
+
+
 def _cost(evaluations: Evaluations) -> str:
     several = len(evaluations) > 1
     rows: list[list[_Cell]] = []
-    skipped: dict[str, list[str]] = {}
     for run, evaluation in evaluations.items():
         for evaluator, record in (evaluation.get("evaluators") or {}).items():
-            if record.get("skipped"):
-                skipped.setdefault(f"{evaluator}: {record['skipped']}", []).append(run)
             cost = (("seconds", 1, "s"), ("peak_memory_mb", 0, "MB"))
             cells = [
                 _Cell(f"{value:,.{digits}f} {unit}", value) if _measured(value := record.get(key)) else _Cell(MISSING)
                 for key, digits, unit in cost
             ]
             rows.append([_Cell(evaluator, note=_settings(record)), *cells, *[_Cell(run)] * several])
-    table = _table("Cost", ("Evaluator", "Time", "Peak memory", *["Run"] * several), rows)
-    lines = [line + f" ({', '.join(runs)})" * several for line, runs in skipped.items()]
-    return table + (f"<h3>Skipped</h3>{_list(lines)}" if lines else "")
+    return _table("Cost", ("Evaluator", "Time", "Peak memory", *[_kind(evaluations)] * several), rows)
 
 
 def _provenance(evaluations: Evaluations) -> str:

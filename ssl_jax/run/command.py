@@ -1,0 +1,65 @@
+"""A script as a command: what is wrong with its words is one line and code 2, and Ctrl-C no traceback but code 130."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ssl_jax import config as configs
+from ssl_jax.run.writer import plain_warnings
+
+
+class Misuse(ValueError):
+    """The words of a command do not make sense."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are exceptions; names of arguments are not to be cut short."""
+
+    def __init__(self, description: str, *, epilog: str | None = None):
+        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+
+    def add_path(self, name: str, **options: Any) -> None:
+        """An argument that is a path: not empty, and ``~`` is expanded."""
+        self.add_argument(name, type=path, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(message)
+
+
+def path(text: str) -> str:
+    """A path of the command line, as argparse wants it read."""
+    try:
+        return configs.path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def named(text: str) -> str:
+    """The ``type`` of an argument that may be left out but not be empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give it a value, or leave it out")
+    return text
+
+
+def refuse(error: ValueError) -> int:
+    """Say why nothing was done; returns the exit code for it."""
+    sys.stderr.write(f"error: {error}\n")  # at once, or the lines of several processes run into each other
+    return 2
+
+
+def run(main: Callable[[list[str]], int]) -> NoReturn:
+    """End the script with what ``main`` makes of its words."""
+    plain_warnings()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # instead of the one under which it imported
+    try:
+        code = main(sys.argv[1:])
+    except Misuse as error:
+        code = refuse(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)
