@@ -23,7 +23,8 @@ from ssl_jax.run import command, processes
 from ssl_jax.run.open import open_run, read_run
 
 CONFIGS = runs.ROOT / "configs"
-SCRIPTS = sorted(path.stem for path in (runs.ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = runs.ROOT / "experiments"
+SCRIPTS = [*sorted(path.stem for path in EXPERIMENTS.glob("*.py")), "benchmarks/knn_memory", "benchmarks/probe_speed"]
 
 REFUSED = {
     "unknown key": (["--config.optim.learning_rat=1"], "did you mean --config.optim.learning_rate?"),
@@ -159,7 +160,7 @@ def test_interrupted_while_it_imports(script, tmp_path):
             sys.modules.pop(name, None)
         sys.meta_path.insert(0, Interrupts())
         sys.argv = [{script!r}]
-        runpy.run_path({str(runs.ROOT / "experiments" / script)!r} + ".py", run_name="__main__")
+        runpy.run_path({str(EXPERIMENTS / script)!r} + ".py", run_name="__main__")
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
@@ -168,7 +169,7 @@ def test_interrupted_while_it_imports(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_words_that_argparse_does_not_understand_are_one_line(script, tmp_path, capfd, monkeypatch):
-    main = importlib.import_module(f"experiments.{script}").main
+    main = importlib.import_module(f"experiments.{script.replace('/', '.')}").main
     monkeypatch.chdir(tmp_path)
     for words in (["--out"], ["--out", ""], ["--workdir", "  "], ["--nonsense", "3"]):
         monkeypatch.setattr(sys, "argv", [script, *words])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import simplejpeg
 from pictures import noise
 from PIL import Image, PngImagePlugin
 
-from ssl_jax.data.images import decode
+from ssl_jax.data.images import decode, deep, opening
 from ssl_jax.data.source import Decoding
 
 RNG = np.random.default_rng(0)
@@ -30,7 +31,7 @@ def test_exif_orientation(tmp_path):
         8: np.rot90(image, -1),
     }.items():
         exif = Image.Exif()
-        exif[decode.ORIENTATION] = orientation
+        exif[opening.ORIENTATION] = orientation
         for suffix in ("png", "jpg", "tif"):
             file = tmp_path / f"{orientation}.{suffix}"
             Image.fromarray(np.ascontiguousarray(stored)).save(file, exif=exif)
@@ -57,6 +58,125 @@ def test_sixteen_bits(tmp_path):
     expected = np.rint(grey / 65535 * 255).astype(np.uint8)
     assert (decode.read(tmp_path / "x.png") == expected[..., None].repeat(3, -1)).all()
     assert (decode.read(tmp_path / "x.png", 1) == expected[..., None]).all()
+
+
+def stored_tiff(pixels, order, *, signs=1, colours=1, compressed=False, extra=None):
+    """A TIFF of one strip; ``signs`` is its SampleFormat, ``colours`` its PhotometricInterpretation."""
+    pixels = pixels.astype(pixels.dtype.newbyteorder(order))
+    h, w, c = pixels.shape
+    data = zlib.compress(pixels.tobytes()) if compressed else pixels.tobytes()
+    bits = 8 * pixels.dtype.itemsize
+    tags = {256: w, 257: h, 258: [bits] * c, 259: 8 if compressed else 1, 262: colours, 273: 0, 277: c, 278: h}
+    tags |= {279: len(data)} | ({338: extra} if extra is not None else {}) | {339: [signs] * c}
+    beyond, entries, start = b"", b"", 8 + 2 + 12 * len(tags) + 4
+    where = start + sum(4 * len(v) for v in tags.values() if isinstance(v, list) and len(v) > 1)
+    for tag, value in (tags | {273: where}).items():
+        numbers = value if isinstance(value, list) else [value]
+        inside = len(numbers) == 1
+        entries += struct.pack(f"{order}HHII", tag, 4, len(numbers), numbers[0] if inside else start + len(beyond))
+        beyond += b"" if inside else struct.pack(f"{order}{len(numbers)}I", *numbers)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + entries + bytes(4) + beyond + data
+
+
+def stored_png(pixels):
+    """A PNG of 16 bits; grey, grey and alpha, RGB or RGBA."""
+    h, w, c = pixels.shape
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 2: 4, 3: 2, 4: 6}[c], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    data = chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("dtype", "channels", "options"),
+    [
+        ("u2", 1, {}),
+        ("i2", 1, {"signs": 2}),
+        ("u4", 1, {}),
+        ("i4", 1, {"signs": 2}),
+        ("f4", 1, {"signs": 3}),
+        ("u2", 3, {"colours": 2}),
+        ("u2", 4, {"colours": 2, "extra": 2}),
+        ("u2", 4, {"colours": 5}),
+    ],
+)
+def test_numbers_of_tiffs(dtype, channels, options, order, compressed):
+    """All bits of what is stored, in both orders of bytes, also where Pillow has 8 of 16 or turns them round."""
+    if np.dtype(dtype).kind == "f":
+        pixels = RNG.normal(0, 1000, (7, 5, channels)).astype(dtype)
+    else:
+        limits = np.iinfo(dtype)
+        pixels = RNG.integers(limits.min, limits.max, (7, 5, channels), dtype, endpoint=True)
+    data = stored_tiff(pixels, order, compressed=compressed, **options)
+    if dtype == "u4" and order == ">":  # which Pillow does not know
+        with pytest.raises(decode.Unreadable, match="no image that Pillow knows; of TIFFs it knows up to 16 bits"):
+            deep.values(data)
+        return
+    assert deep.is_deep(data)
+    assert np.array_equal(deep.values(data), pixels[..., 0] if channels == 1 else pixels)
+    low, high = float(pixels.min()), float(pixels.max())
+    grey = decode.read(data, 1, Decoding("image"))
+    assert grey.shape == (7, 5, 1)
+    if channels == 1:
+        scaled = (pixels.astype(np.float64) - low) / (high - low) * 255
+        assert np.abs(grey - scaled).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_numbers_of_pngs(channels):
+    pixels = RNG.integers(0, 4096, (7, 5, channels), np.uint16)
+    pixels[..., -1] = 65535 if channels in (2, 4) else pixels[..., -1]  # opaque
+    data = stored_png(pixels)
+    assert deep.is_deep(data)
+    assert np.array_equal(deep.values(data), pixels[..., 0] if channels == 1 else pixels)
+    colours = pixels[..., : 1 if channels < 3 else 3]
+    made = decode.read(data, 3, Decoding((0.0, 4095.0)))
+    assert np.array_equal(made, np.broadcast_to(np.rint(colours / 4095 * 255), made.shape))
+    today = colours >> 8 if channels > 1 else np.rint(colours / 257)  # Pillow's high byte, and what grey always was
+    assert np.array_equal(decode.read(data), np.broadcast_to(today, made.shape))
+
+
+def test_transparent_colours_of_sixteen_bits_lie_over_white():
+    pixels = np.full((1, 2, 4), 1000, np.uint16)
+    pixels[0, :, 3] = 0, 65535
+    assert decode.read(stored_png(pixels), 3, Decoding((0.0, 2000.0))).tolist() == [[[255] * 3, [128] * 3]]
+
+
+def test_numbers_of_a_pgm():
+    """It names its own maximum; a range counts as it is stored."""
+    for most in (1000, 65535):
+        data = b"P5 2 2 %d\n" % most + np.array([0, 100, 500, 1000], ">u2").tobytes()
+        assert np.array_equal(decode.read(data, 1, Decoding((0.0, 1000.0))).ravel(), [0, 26, 128, 255])
+        today = np.rint(np.array([0, 100, 500, 1000]) / most * 255)
+        assert np.abs(decode.read(data, 1).ravel() - today).max() <= 1
+
+
+def test_what_is_no_number_or_lies_outside_the_range():
+    stored = np.array([[np.nan, -np.inf, np.inf, -5, 0, 1, 2, 9]], np.float32)
+    assert deep.to_bytes(stored, (0.0, 2.0)).tolist() == [[0, 0, 255, 0, 0, 128, 255, 255]]
+    assert deep.to_bytes(stored, "image").tolist() == [[0, 0, 255, 0, 91, 109, 128, 255]]
+    assert deep.to_bytes(np.full((2, 2), 7), "image").tolist() == [[0, 0], [0, 0]]
+    every = np.arange(65536)
+    assert np.array_equal(deep.to_bytes(every, None), deep.to_bytes(every, (0.0, 65535.0)))
+    assert np.array_equal(deep.to_bytes(np.arange(256), (0.0, 255.0)), np.arange(256))
+    with pytest.raises(decode.Unreadable, match=r"give data.value_range="):
+        deep.to_bytes(stored, None)
+
+
+def test_eight_bits_are_taken_as_they_are(tmp_path):
+    for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK"):
+        file = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
+        Image.fromarray(noise(9, 7)).convert("RGB").convert(mode).save(file)
+        assert not deep.is_deep(file)
+        for limits in ((0.0, 4095.0), "image"):
+            assert np.array_equal(decode.read(file, 3, Decoding(limits)), decode.read(file))
 
 
 def test_first_frame_of_an_animation(tmp_path):

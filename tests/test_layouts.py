@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl_jax import config as configs
 from ssl_jax import experiment
-from ssl_jax.data.images import decode
+from ssl_jax.data.images import decode, opening
 from ssl_jax.data.readers import image_files, layout, split_names
 
 
@@ -194,7 +194,7 @@ def counted(splits, name):
 
 
 def test_what_is_passed_over_is_counted_by_kind(load, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "reads_heif", lambda: False)
+    monkeypatch.setattr(opening, "reads_heif", lambda: False)
     heic = b"\0\0\0\x18ftypheic" + bytes(20)
     odd = {f"cat/{i}.HEIC": heic for i in range(20)} | {f"dog/notes{i}": b"some text" for i in range(29)}
     odd |= {"dog/photo": picture(), "dog/IMG_1.2019": picture("JPEG"), "dog/a.jpg_large": picture("GIF"), "dog/t": heic}
@@ -219,7 +219,7 @@ def test_what_is_passed_over_is_counted_by_kind(load, tmp_path, monkeypatch):
         assert splits.notes == (said,)
         assert splits.train.class_names == ("cat", "dog")
         assert splits.train.unreadable == ()
-    monkeypatch.setattr(decode, "reads_heif", lambda: True)  # an index from before it was installed is not believed
+    monkeypatch.setattr(opening, "reads_heif", lambda: True)  # an index from before it was installed is not believed
     assert load(f"folder:{tmp_path}/x", verify="header", max_unreadable=0.6).train.unreadable[0] == "cat/0.HEIC"
 
 
@@ -239,7 +239,7 @@ def test_heic(load, tmp_path):
 
 
 def test_heic_says_how_to_be_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "reads_heif", lambda: False)
+    monkeypatch.setattr(opening, "reads_heif", lambda: False)
     (tmp_path / "1.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     with pytest.raises(decode.Unreadable, match="pip install pillow-heif"):
         decode.read(tmp_path / "1.jpg")

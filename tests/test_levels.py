@@ -101,7 +101,8 @@ def test_a_wrong_range_is_told_of_too(load, tmp_path):
     where = written(tmp_path / "y", [noise(16, 16) for _ in range(12)], "jpg")
     (note,) = said(load(f"folder:{where}", decoding=TWELVE))
     assert note == "data.value_range=0,4095 changes nothing: the images hold 8 bits, which are taken as they are"
-    assert said(load("digits", decoding=TWELVE)) == [note]
+    in_memory = levels.told(source.from_arrays(np.zeros((9, 4, 4), np.uint8)), None, None, TWELVE, tmp_path)[0]
+    assert in_memory.notes == (note,)
 
 
 def test_a_look_is_kept_with_the_index(load, tmp_path, monkeypatch):

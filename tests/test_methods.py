@@ -72,8 +72,15 @@ def test_a_state_in_parts_computes_what_a_whole_one_does(case):
     assert flops <= 1.15 / 8 * reference_flops
 
 
-@pytest.mark.parametrize("group", ["CASES", pytest.param("VARIANTS", marks=pytest.mark.slow)])
-def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
+TWO_PROCESSES = ["simclr", "moco", "instance_discrimination", "jepa"]  # rows, a queue, a bank by example, one mask
+OTHERS_IN_TWO = [case for case in contract.ALL if case not in TWO_PROCESSES]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [pytest.param(TWO_PROCESSES, id="some"), pytest.param(OTHERS_IN_TWO, id="others", marks=pytest.mark.slow)],
+)
+def test_two_processes_of_four_devices_compute_what_one_does(cases, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,13 +88,13 @@ def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
     out = tmp_path / "two.npz"
     command = [sys.executable, "-W", "ignore", str(script)]
     workers = [
-        subprocess.Popen([*command, str(rank), "2", str(port), str(out), group], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), "2", str(port), str(out), *cases], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     errors = [worker.communicate(timeout=1800)[1] for worker in workers]
     assert [w.returncode for w in workers] == [0, 0], "\n".join(e[-2000:] for e in errors)
     with np.load(out) as found:
-        for case in getattr(contract, group):
+        for case in cases:
             leaves = {k.split("|", 1)[1]: found[k] for k in found.files if k.startswith(f"{case}|")}
             losses = leaves.pop("losses")
             reference, reference_losses, _ = contract.run(case, 1, "jit")
@@ -96,16 +103,26 @@ def test_two_processes_of_four_devices_compute_what_one_does(group, tmp_path):
 
 
 @each([c for c in contract.CASES if c != "supervised"])
-def test_labels_and_the_probe_never_reach_the_method(case):
+def test_labels_never_reach_the_method(case):
     leaves, _, _ = contract.run(case, 1, "jit")
     permuted, _, _ = contract.run(case, 1, "jit", permuted=True)
-    without, _, _ = contract.run(case, 1, "jit", with_probe=False)
-    of_the_method = {name for name in leaves if not name.startswith("probe/")}
-    assert of_the_method == without.keys()
-    for name in of_the_method:
-        assert leaves[name].tobytes() == permuted[name].tobytes() == without[name].tobytes(), name
+    for name, leaf in leaves.items():
+        if not name.startswith("probe/"):
+            assert leaf.tobytes() == permuted[name].tobytes(), name
     weights, moved = (found["probe/params/kernel"] for found in (leaves, permuted))
     assert np.abs(weights - moved).max() > 1e-4  # the probe itself did see the labels
+
+
+WITHOUT_PROBE = ["simclr", "moco", "jepa"]
+OTHERS_WITHOUT = [pytest.param(c, marks=pytest.mark.slow) for c in contract.CASES if c not in WITHOUT_PROBE]
+
+
+@each([*WITHOUT_PROBE, *OTHERS_WITHOUT])
+def test_the_probe_never_reaches_the_method(case):
+    """Without it the program is another one, which XLA may round otherwise."""
+    leaves, _, _ = contract.run(case, 1, "jit")
+    without, _, _ = contract.run(case, 1, "jit", with_probe=False)
+    assert_same(without, {name: leaf for name, leaf in leaves.items() if not name.startswith("probe/")})
 
 
 @each(contract.CASES)
@@ -278,7 +295,7 @@ def test_supervised_loss_leaves_unlabelled_rows_out():
         again, _ = run_loss(method, variables, batch | {"label": label})
         assert float(again) == float(value)
     out, _ = models.forward(
-        models.make("convnet", widths=(8, 16), residual=False),
+        contract.convnet(),
         variables.params["encoder"],
         variables.model_state["encoder"],
         (batch["views"][0] - 0.5) / 0.25,
@@ -298,8 +315,8 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
     out = encode(variables, jnp.asarray(batch["views"][0]))
     assert {"stem", "stage1", "stage2", "features"} <= set(out)
     assert all(a.ndim == 2 and len(a) == contract.ROWS for a in out.values())
-    alone = encode(variables, jnp.asarray(batch["views"][0][:1]))
-    np.testing.assert_allclose(alone["features"], out["features"][:1], rtol=1e-4, atol=1e-5)
+    among_others = encode(variables, jnp.asarray(np.concatenate([batch["views"][0][:1], batch["views"][1][1:]])))
+    np.testing.assert_allclose(among_others["features"][:1], out["features"][:1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["simclr", "byol", "moco", "jepa"])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ssl_jax.data import order, readers, source, tensorflow
-from ssl_jax.data.images import decode, stand_ins, stream
+from ssl_jax.data.images import decode, opening, stand_ins, stream
 from ssl_jax.data.images.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
 
 RNG = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def files(tmp_path):
     where.mkdir(parents=True)
     for i in range(24):
         exif = Image.Exif()
-        exif[decode.ORIENTATION] = 6 if i % 6 == 0 else 1
+        exif[opening.ORIENTATION] = 6 if i % 6 == 0 else 1
         suffix = "png" if i % 6 == 3 else "jpg"
         Image.fromarray(smooth(40 + i, 60 - i)).save(where / f"{i:02}.{suffix}", exif=exif, quality=90)
     return readers.load(f"folder:{tmp_path}/x", cache_dir=str(tmp_path / "cache"))
@@ -286,7 +286,7 @@ def test_batches_of_files_are_pillows_pixels(files):
     kinds = set()
     for i, view in zip(batch["index"], batch["views"][0], strict=True):
         with Image.open(files.train.columns["path"][i]) as image:
-            turned = image.getexif().get(decode.ORIENTATION, 1) == 6
+            turned = image.getexif().get(opening.ORIENTATION, 1) == 6
             pixels = np.rot90(np.asarray(image), -1) if turned else np.asarray(image)
             kinds.add((image.format, turned))
         expected = tf.image.resize(pixels / np.float32(255), (32, 32), antialias=True).numpy()
@@ -484,7 +484,7 @@ def test_no_file_left(files):
 
 def test_cifar10_with_simclrs_recipe(data_dir):
     data = readers.load(
-        "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[:9]"
+        "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[1000:1009]"
     )
     kwargs = {"recipe": RECIPES["simclr_cifar"], "image_size": 32, "global_batch_size": 64}
     batches = take(3, data.train, **kwargs)

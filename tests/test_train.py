@@ -185,13 +185,21 @@ def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished
     assert again["params_fingerprint"] == summary["params_fingerprint"] != other["params_fingerprint"]
 
 
-def test_measuring_more_often_and_without_a_probe_leaves_the_same_bits(finished, tmp_path):
+def test_a_run_that_measures_nothing_ends_in_the_same_bits(finished, tmp_path):
     """Frozen evaluation changes nothing: parameters, statistics and method state are those of a run measured less."""
     _, summary = finished("byol")
-    often = runs.fit(tmp_path / "often", "byol", train__eval_every=3, train__checkpoint_every=0)
-    blind = runs.fit(tmp_path / "blind", "byol", train__eval_every=0, eval__probe=False)
-    assert often["params_fingerprint"] == blind["params_fingerprint"] == summary["params_fingerprint"]
-    assert blind["test_probe_top1"] is None
+    blind = runs.fit(tmp_path / "blind", "byol", train__eval_every=0, train__checkpoint_every=0)
+    assert blind["params_fingerprint"] == summary["params_fingerprint"]
+
+
+def test_a_run_without_a_probe_is_the_same_run(finished, tmp_path):
+    """Its step is another program, which XLA may round otherwise; ``test_methods.py`` compares in float64."""
+    workdir, _ = finished("byol")
+    bare = runs.fit(tmp_path, "byol", train__eval_every=0, eval__probe=False)
+    assert bare["test_probe_top1"] is None
+    for with_probe, without in zip(lines(workdir), lines(tmp_path), strict=True):
+        for name in ("train_loss", "train_grad_norm", "train_effective_rank"):
+            assert without[name] == pytest.approx(with_probe[name], rel=1e-3)
 
 
 def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(finished, tmp_path):

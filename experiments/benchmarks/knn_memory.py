@@ -11,8 +11,9 @@ needs it (VmHWM).
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,17 +22,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ssl_jax.evals import knn
+from ssl_jax.run import command
 
 QUERIES, K = 2_000, 200
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Peak memory and time of kNN.")
+    parser = command.Parser("Peak memory and time of kNN.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 200_000, 400_000], help="rows of the banks")
     parser.add_argument("--chunks", type=int, nargs="+", default=[4_096, 65_536], help="values of bank_chunk")
     parser.add_argument("--dim", type=int, default=512)
@@ -127,4 +132,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         measure(sys.argv[2], int(sys.argv[3]))
     else:
-        sys.exit(main(sys.argv[1:]))
+        command.run(main)

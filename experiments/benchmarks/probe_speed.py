@@ -10,11 +10,14 @@ scikit-learn that run counts which stopped earliest within 1e-5 of our objective
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import numpy as np
 
@@ -23,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.evals import linear_probe
+from ssl_jax.run import command
 
 CLOSE = 1e-5
 TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)  # scikit-learn's default is 1e-4
@@ -58,7 +62,7 @@ def timed(f):
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="fit_logistic against scikit-learn.")
+    parser = command.Parser("fit_logistic against scikit-learn.")
     parser.add_argument("--n", type=int, default=50_000)
     parser.add_argument("--d", type=int, default=512)
     parser.add_argument("--classes", type=int, default=10)
@@ -102,4 +106,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

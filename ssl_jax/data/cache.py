@@ -20,7 +20,7 @@ def default_cache_dir() -> Path:
     named, home = os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~")
     if named or os.path.isabs(home):
         return Path(named or os.path.join(home, ".cache")) / "ssl_jax"
-    place = Path(tempfile.gettempdir()) / f"ssl_jax_{os.getuid()}"  # nobody else's
+    place = Path(tempfile.gettempdir()) / f"ssl_jax_{os.getuid()}"  # each user has another
     warnings.warn(
         f"there is no home folder (HOME): indices of datasets are kept in {place}; XDG_CACHE_HOME names another place",
         stacklevel=2,

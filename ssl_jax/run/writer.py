@@ -1,9 +1,8 @@
 """Where a run's numbers go: ``metrics.jsonl`` always, TensorBoard when asked, a progress bar on a terminal.
 
 ``metrics.jsonl`` has one object per line: ``"step"`` and ``"line"`` first, by whose count a lost line is noticed, then
-scalars; what is not finite is null (strict JSON has
-no NaN). Each line is on its way to the disk before ``log`` returns. A step may have several lines (training metrics,
-then evaluation metrics), but a resumed run first cuts away the steps that it will repeat. Only process 0 writes.
+scalars; what is not finite is null (strict JSON has no NaN). Each line is on its way to the disk before ``log``
+returns. A resumed run first cuts away the steps that it will repeat. Only process 0 writes.
 """
 
 from __future__ import annotations

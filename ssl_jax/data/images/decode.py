@@ -12,102 +12,23 @@ Pixels of more than 8 bits (16-bit grey and colour, 32-bit integers, floating po
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.util
-import io
 import re
-import sys
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.data import tensorflow
+from ssl_jax.data.images import deep
+from ssl_jax.data.images.opening import Refused, Unreadable, opened, orientation, turned
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding
 
-ORIENTATION = 0x0112  # the EXIF tag
 # What libjpeg says where the pixels are not those that were stored. Bytes too many before the end of an image (marker
 # 0xd9) are not among it: now and then damage ends so, but in images from the web they are common, and harmless.
 DAMAGE = re.compile(
     r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)|Inconsistent progression|Premature end of JPEG"
 )
-NO_RANGE = "floating-point pixels have no known range; give data.value_range=(LOW, HIGH), or 'image' for each its own"
-# Pillow holds colours of 16 bits as 8, the high bytes. With the other order of bytes it holds the low ones.
-DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|CMYK|LA);16([BLN])")
-NATIVE = "L" if sys.byteorder == "little" else "B"
-# What libtiff unpacks is in the order of the machine already, and Pillow turns these round once more.
-TURNED_TWICE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"} if sys.byteorder == "little" else {}
-warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # refused by what `_open` says
-
-
-class Unreadable(Exception):
-    """A file that cannot be decoded; caught inside ``ssl_jax.data``, where the file is left out and named."""
-
-
-class Refused(Unreadable):
-    """One that another ``data.max_pixels`` or ``data.value_range`` would read."""
-
-
-@contextlib.contextmanager
-def _open(file: Any, decoding: Decoding = DEFAULT_DECODING):
-    from PIL import Image, UnidentifiedImageError
-
-    most = decoding.max_pixels
-    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which it has for the whole process
-    # Opened here, since Pillow leaves a path open where a plugin raises what it does not expect.
-    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
-        try:
-            if is_heif(stream.read(12)):
-                _allow_heif()
-            stream.seek(0)
-            image = Image.open(stream)
-        except Unreadable:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            found = re.search(r"\d+", str(error))
-            raise Refused(_too_large(f"{found[0] if found else 'its'} pixels", most)) from error
-        except UnidentifiedImageError as error:
-            raise Unreadable("no image that Pillow knows; of TIFFs it knows up to 16 bits, and 32 in grey") from error
-        except Exception as error:  # plugins raise what they like: SyntaxError, struct.error, OSError, ...
-            raise Unreadable(f"{type(error).__name__}: {error}") from error
-        with image:
-            width, height = image.size
-            if width * height > most:
-                raise Refused(_too_large(f"{width} x {height} pixels", most))
-            yield image
-
-
-def _too_large(what: str, most: int) -> str:
-    return f"{what} are more than data.max_pixels={most}; raise it where memory holds several of them"
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIC, as telephones write it."""
-    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-
-
-@functools.cache
-def reads_heif() -> bool:
-    """Whether pillow-heif is installed, with which Pillow reads HEIC."""
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
-def _allow_heif() -> None:
-    if not reads_heif():
-        raise Unreadable("HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`")
-    import pillow_heif  # pyright: ignore[reportMissingImports]: optional
-
-    pillow_heif.register_heif_opener()
-
-
-def _orientation(image: Any) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # broken EXIF is common, and no reason to drop an image
-        return 1
 
 
 def contents(record: Any) -> bytes:
@@ -158,16 +79,16 @@ def is_plain(file: Any, decoding: Decoding = DEFAULT_DECODING) -> bool:
     Raises:
       Unreadable: if it is no image, larger than ``decoding.max_pixels``, or floating-point without a range.
     """
-    with _open(file, decoding) as image:
+    with opened(file, decoding) as image:
         if image.mode == "F" and decoding.value_range is None:
-            raise Refused(NO_RANGE)
+            raise Refused(deep.NO_RANGE)
         return (
             image.format == "JPEG"
             and image.mode in ("L", "RGB")
             and image.info.get("adobe_transform") != 0  # RGB stored as such
             and "progressive" not in image.info
             and "progression" not in image.info
-            and _orientation(image) in (0, 1)
+            and orientation(image) in (0, 1)
         )
 
 
@@ -223,112 +144,6 @@ def is_whole_to_tensorflow(data: bytes) -> bool:
     return True
 
 
-def is_deep(file: Any, decoding: Decoding = DEFAULT_DECODING) -> bool:
-    """Whether the pixels of ``file`` (a path or bytes) have more than 8 bits. Reads the header alone.
-
-    Raises:
-      Unreadable: as :func:`is_plain`.
-    """
-    with _open(file, decoding) as image:
-        return _is_deep(image)
-
-
-def _is_deep(image: Any) -> bool:
-    return image.mode.startswith(("I", "F")) or DEEP_COLOUR.fullmatch(_stored(image)) is not None
-
-
-def _stored(image: Any) -> str:
-    """How Pillow calls what is in the file, its raw mode; empty where it does not say."""
-    if not getattr(image, "tile", None):
-        return ""
-    args = image.tile[0].args
-    args = args if isinstance(args, tuple) else (args,)
-    return args[0] if args and isinstance(args[0], str) else ""
-
-
-def values(file: Any, decoding: Decoding = DEFAULT_DECODING) -> np.ndarray:
-    """The numbers that are stored in a ``file`` with pixels of more than 8 bits, turned as its EXIF orientation says.
-
-    Returns:
-      ``[h, w]``, or ``[h, w, c]`` with the channels of the file, of an integer or floating-point dtype.
-
-    Raises:
-      Unreadable: as :func:`read`.
-    """
-    with _open(file, decoding) as image:
-        stored = _stored(image)
-        colour = DEEP_COLOUR.fullmatch(stored)
-        if colour is None:
-            by_ppm = image.tile and image.tile[0].codec_name.startswith("ppm")
-            most: Any = image.tile[0].args[-1] if by_ppm else None
-            if stored in TURNED_TWICE and image.tile[0].codec_name == "libtiff":
-                return _told(file, decoding, TURNED_TWICE[stored])
-            grey = np.asarray(_turned(image))
-            if stored in ("I;32N", "I;32B") and image.format == "TIFF":
-                return grey.view(np.uint32)  # Pillow has signed ones alone
-            if by_ppm and decoding.value_range is not None:  # of a PGM Pillow makes the maximum 65535
-                return np.rint(grey * (most / 65535)).astype(np.int32)
-            return grey
-    assert colour is not None
-    order = {"N": NATIVE}.get(colour[2], colour[2])
-    if colour[1] == "LA":  # which Pillow knows in one order, but all four bytes of a pixel can be asked for
-        pairs = _told(file, decoding, "RGBA").astype(np.uint16)
-        return pairs[..., ::2] << 8 | pairs[..., 1::2]
-    high = _told(file, decoding, f"{colour[1]};16{order}").astype(np.uint16)
-    return high << 8 | _told(file, decoding, f"{colour[1]};16{'L' if order == 'B' else 'B'}")
-
-
-def _told(file: Any, decoding: Decoding, stored: str) -> np.ndarray:
-    """What Pillow makes of a file if it is told that it holds something else, of as many bits."""
-    with _open(file, decoding) as image:
-        image.tile = [
-            tile._replace(args=(stored, *tile.args[1:]) if isinstance(tile.args, tuple) else stored)
-            for tile in image.tile
-        ]
-        return np.asarray(_turned(image))
-
-
-def _turned(image: Any) -> Any:
-    """The first frame, upright."""
-    from PIL import ImageOps
-
-    try:
-        image.load()
-        # Asked after load, which turns a TIFF itself.
-        return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-    except Exception as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
-
-
-def to_bytes(stored: np.ndarray, value_range: tuple[float, float] | Literal["image"] | None) -> np.ndarray:
-    """Numbers as uint8: the range onto 0 to 255, rounded, cut off beyond it; what is not a number is 0."""
-    if value_range is None:
-        if stored.dtype.kind == "f":
-            raise Refused(NO_RANGE)
-        return ((np.clip(stored.astype(np.int64), 0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
-    low, high = value_range if value_range != "image" else extremes(stored)
-    if not low < high:  # an image of one value
-        return np.zeros(stored.shape, np.uint8)
-    scaled = np.clip((stored.astype(np.float64) - low) / (high - low), 0.0, 1.0)
-    return np.nan_to_num(np.floor(scaled * 255.0 + 0.5)).astype(np.uint8)
-
-
-def _colours(stored: np.ndarray, mode: str, decoding: Decoding) -> Any:
-    """Colours of more than 8 bits as an image of 8; what is transparent stays so."""
-    from PIL import Image
-
-    if mode in ("RGB", "CMYK"):
-        return Image.fromarray(to_bytes(stored, decoding.value_range), mode)
-    opaque = (stored[..., -1:] >> 8).astype(np.uint8)
-    return Image.fromarray(np.concatenate([to_bytes(stored[..., :-1], decoding.value_range), opaque], axis=-1))
-
-
-def extremes(stored: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest of those that are numbers."""
-    finite = stored[np.isfinite(stored)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-
-
 def read(file: Any, channels: int = 3, decoding: Decoding = DEFAULT_DECODING) -> np.ndarray:
     """The image in ``file`` (a path or bytes) as uint8 ``[h, w, channels]``, by Pillow.
 
@@ -341,15 +156,14 @@ def read(file: Any, channels: int = 3, decoding: Decoding = DEFAULT_DECODING) ->
     """
     from PIL import Image
 
-    with _open(file, decoding) as image:
-        deep = _is_deep(image)
+    with opened(file, decoding) as image:
         try:
             if image.mode.startswith(("I", "F")):  # "I;16"; 16 or 32 bits held in 32; floating point
-                image = Image.fromarray(to_bytes(values(file, decoding), decoding.value_range))
-            elif deep and decoding.value_range is not None:
-                image = _colours(values(file, decoding), image.mode, decoding)
+                image = Image.fromarray(deep.to_bytes(deep.values(file, decoding), decoding.value_range))
+            elif decoding.value_range is not None and deep.holds_deep(image):
+                image = deep.colours(deep.values(file, decoding), image.mode, decoding)
             else:
-                image = _turned(image)
+                image = turned(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -7,13 +7,14 @@ the half below zero is lost. No file says so, and a run on it learns from nearly
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ssl_jax.data.cache import read_cache, write_cache
-from ssl_jax.data.images import decode
+from ssl_jax.data.images import decode, deep
 from ssl_jax.data.source import Decoding, Source, sha256
 
 HEADERS = 256  # images of which the header is read
@@ -91,20 +92,23 @@ def _cached(files: list[Source], decoding: Decoding, cache_dir: Path) -> Found:
 
 def look(files: list[Source], decoding: Decoding) -> Found:
     """Read some headers and some pixels, those evenly spaced over all images that are no plain JPEGs."""
-    rows = [(part, i) for part in files for i in np.flatnonzero(~part.columns["plain"])]
-    opened, deep = 0, []
-    for row in _spread(rows, HEADERS):
+    others = [np.flatnonzero(~part.columns["plain"]) for part in files]
+    ends = np.cumsum([0, *map(len, others)])
+    opened, with_more = 0, []
+    for at in _spread(range(ends[-1]), HEADERS):
+        k = int(np.searchsorted(ends, at, "right")) - 1
+        row = files[k], int(others[k][at - ends[k]])
         try:
-            is_deep = decode.is_deep(_file(*row), decoding)
+            is_deep = deep.is_deep(_file(*row), decoding)
         except (decode.Unreadable, OSError):  # broken since the index was built
             continue
         opened += 1
-        deep += [row] if is_deep else []
+        with_more += [row] if is_deep else []
     extremes, distinct, used, outside, n = [], [], np.zeros(256, bool), 0, 0
     whole = True
-    for row in _spread(deep, IMAGES):
+    for row in _spread(with_more, IMAGES):
         try:
-            stored = decode.values(_file(*row), decoding)
+            stored = deep.values(_file(*row), decoding)
         except (decode.Unreadable, OSError):
             continue
         stored = stored[..., :-1] if stored.shape[2:] in ((2,), (4,)) else stored  # without transparency
@@ -113,9 +117,9 @@ def look(files: list[Source], decoding: Decoding) -> Found:
         if not len(stored := stored[np.isfinite(stored)]):
             continue
         whole &= stored.dtype.kind != "f"
-        limits = decode.extremes(stored)
+        limits = deep.extremes(stored)
         low, high = {None: (0, 65535), "image": limits}.get(decoding.value_range, decoding.value_range)
-        shrunk = decode.to_bytes(stored, decoding.value_range)
+        shrunk = deep.to_bytes(stored, decoding.value_range)
         if colour and decoding.value_range is None:
             shrunk = (stored >> 8).astype(np.uint8)
         used[shrunk] = True
@@ -123,12 +127,12 @@ def look(files: list[Source], decoding: Decoding) -> Found:
         extremes += limits
         distinct.append(np.unique(stored))
     if not extremes:
-        return Found(opened, len(deep))
+        return Found(opened, len(with_more))
     values = len(np.unique(np.concatenate(distinct)))
-    return Found(opened, len(deep), min(extremes), max(extremes), whole, values, int(used.sum()), outside / n)
+    return Found(opened, len(with_more), min(extremes), max(extremes), whole, values, int(used.sum()), outside / n)
 
 
-def _spread(rows: list, most: int) -> list:
+def _spread(rows: Sequence[Any], most: int) -> Sequence[Any]:
     """At most so many of them, evenly spaced."""
     return rows if len(rows) <= most else [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ssl_jax.data.images import decode
+from ssl_jax.data.images import opening
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".tga"),
@@ -26,7 +26,7 @@ PLURAL = {SYSTEM_FOLDER: "system folders", SYSTEM_FILE: "system files", DEAD: "l
 
 def suffixes() -> tuple[str, ...]:
     """The suffixes of files that can be read here."""
-    return (*SUFFIXES, *HEIF) if decode.reads_heif() else SUFFIXES
+    return (*SUFFIXES, *HEIF) if opening.reads_heif() else SUFFIXES
 
 
 def suffix(name: str) -> str:
@@ -37,8 +37,8 @@ def suffix(name: str) -> str:
 
 def kind_of_head(head: bytes) -> str:
     """``"image"`` where a file without suffix begins like one that can be read here, else as what it is passed over."""
-    if decode.is_heif(head):
-        return "image" if decode.reads_heif() else HEIF[0]
+    if opening.is_heif(head):
+        return "image" if opening.reads_heif() else HEIF[0]
     webp, bitmap = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
     avif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis")
     return "image" if head.startswith(STARTS) or webp or bitmap or avif else SUFFIXLESS
