@@ -274,8 +274,10 @@ def test_evaluator(tmp_path, labels):
 
 
 def test_evaluator_of_a_collapsed_representation(tmp_path):
-    found = dict(geometry.Evaluator(Encoded(noise=0), train=data(), test=data(), views=2).run(0.0, tmp_path))
-    assert np.isnan(found.pop("alpha_req"))
+    evaluator = geometry.Evaluator(Encoded(noise=0), train=data(), test=data(), views=2)
+    found = dict(evaluator.run(0.0, tmp_path))
+    assert "alpha_req" not in found
+    assert "needs 2 eigenvalues" in evaluator.left_out["alpha_req"]
     expected = {"alignment": 0, "uniformity": 0, "rankme": 1, "effective_rank": 0, "lidar": 1, "dead_dimensions": 6}
     assert found == pytest.approx(expected | {"energy_gap": 0, "energy_auc": 0.5}, abs=2e-5)
     assert len(list(tmp_path.iterdir())) == 2
@@ -296,3 +298,13 @@ def test_evaluator_of_a_collapsed_representation(tmp_path):
 def test_evaluator_refuses(options, words):
     with pytest.raises(ValueError, match=words):
         geometry.Evaluator(Encoded(), train=data(), test=data(), **options)
+
+
+def test_ranks_of_few_images_have_a_note(tmp_path):
+    few = data().take(np.arange(5))
+    evaluator = geometry.Evaluator(Encoded(), train=few, test=few, views=2)
+    found = dict(evaluator.run(1.0, tmp_path))
+    assert found["rankme"] <= 5
+    assert set(evaluator.notes) == {"rankme", "effective_rank", "lidar"}
+    assert evaluator.notes["rankme"].startswith("5 images in ")
+    assert "at most 4" in evaluator.notes["effective_rank"]
