@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -559,19 +556,5 @@ def test_the_same_twice_and_another_key(one_device, on_one):
 def test_table_and_rows_are_the_same(batch, on_one):
     rows = {"image": batch["table"][batch["index"]]}
     out = make(BIG, 16, rows, jax.random.key(5))
-    jax.tree.map(np.testing.assert_array_equal, on_one["views"], out["views"])
-
-
-def test_without_tensorflow():
-    code = """
-import sys
-sys.modules["tensorflow"] = None
-import jax, numpy as np
-from ssl_jax.data import device, recipes
-image = np.zeros((4, 8, 8, 1), np.uint8)
-out = device.views(recipes.get("digits"), 8)({"image": image}, jax.random.key(0), None)
-assert out["views"][1].shape == (4, 8, 8, 1)
-"""
-    root = Path(__file__).resolve().parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=100)
+    for a, b in zip(on_one["views"], out["views"], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # two programs, which XLA may round otherwise
