@@ -147,7 +147,10 @@ def test_a_jump_of_the_loss_is_told_and_noise_is_not():
     assert "jumped" in spikes.spike([-0.9] * 10, 0.1, step=50, warmup_steps=0)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("kills", 3), ("checkpoints", 12), ("images", 60), ("configs", 20)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [pytest.param("kills", 3, marks=pytest.mark.slow), ("checkpoints", 12), ("images", 60), ("configs", 20)],
+)
 def test_torture_in_short_loses_nothing(kind, count, tmp_path):
     """The kills are SIGKILLs of the command: one each for SimCLR, BYOL and MoCo."""
     found = torture.KINDS[kind](count, tmp_path, 7)

@@ -59,8 +59,8 @@ def test_eight_devices_compute_what_one_does(case, mode):
     assert flops <= 1.15 / 8 * reference_flops
 
 
-IN_PARTS = ["byol", "moco", "jepa"]  # an EMA target, a queue, a transformer
-OTHERS_IN_PARTS = ["simclr", "instance_discrimination", "inpainting-adversarial", "supervised-unfreezing"]
+IN_PARTS = ["moco", "jepa"]  # an EMA target and a queue, a transformer
+OTHERS_IN_PARTS = ["byol", "simclr", "instance_discrimination", "inpainting-adversarial", "supervised-unfreezing"]
 
 
 @each([*IN_PARTS, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS_IN_PARTS)])
@@ -72,7 +72,7 @@ def test_a_state_in_parts_computes_what_a_whole_one_does(case):
     assert flops <= 1.15 / 8 * reference_flops
 
 
-TWO_PROCESSES = ["simclr", "moco", "instance_discrimination", "jepa"]  # rows, a queue, a bank by example, one mask
+TWO_PROCESSES = ["moco", "instance_discrimination", "jepa"]  # a queue, a bank by example, one mask for all rows
 OTHERS_IN_TWO = [case for case in contract.ALL if case not in TWO_PROCESSES]
 
 
@@ -113,7 +113,7 @@ def test_labels_never_reach_the_method(case):
     assert np.abs(weights - moved).max() > 1e-4  # the probe itself did see the labels
 
 
-WITHOUT_PROBE = ["simclr", "moco", "jepa"]
+WITHOUT_PROBE = ["simclr", "moco"]
 OTHERS_WITHOUT = [pytest.param(c, marks=pytest.mark.slow) for c in contract.CASES if c not in WITHOUT_PROBE]
 
 
