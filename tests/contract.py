@@ -105,15 +105,18 @@ def make(case: str, **plan):
         }
         | plan
     )
-    encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1]) if name in ENCODERS else convnet()
+    if name in ENCODERS:
+        encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1])
+    else:  # what a variant adds on each of eight devices would outweigh a narrower network
+        encoder = convnet((8, 16) if case in VARIANTS else (4, 8))
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
 
-def convnet():
+def convnet(widths=(4, 8)):
     """The encoder of most cases; convolutions in float64 are slow."""
     from ssl_jax import models
 
-    return models.make("convnet", widths=(4, 8), residual=False)
+    return models.make("convnet", widths=widths, residual=False)
 
 
 def byol_predictor():
