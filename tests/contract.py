@@ -76,8 +76,8 @@ VARIANTS = {
     ),
 }
 ENCODERS = {  # of the methods that need another than the small convolutional network
-    **dict.fromkeys(  # whose heads of many colours would outweigh a narrower one, on each of eight devices
-        ("colorization", "split_brain"), ("convnet", {"widths": (8, 16), "residual": False})
+    **dict.fromkeys(  # whose heads or bank would outweigh a narrower one, on each of eight devices
+        ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
     # Their heads are so much of a step that a smaller encoder would leave too little of it to divide.
