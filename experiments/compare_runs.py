@@ -22,9 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
+import numpy as np
 from matplotlib.figure import Figure
 
 from ssl_jax import measure, parallel
+from ssl_jax.data.source import Source
 from ssl_jax.experiment import build, zeros
 from ssl_jax.run import command
 from ssl_jax.run.open import read_run
@@ -66,6 +68,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def labels(source: Source) -> np.ndarray:
+    return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
+
+
 def baselines(run: Path, data_dir: str | None) -> list[dict]:
     """kNN on raw pixels, with and without centring, and on the encoder before training."""
     config, _ = read_run(run)
@@ -78,7 +84,13 @@ def baselines(run: Path, data_dir: str | None) -> list[dict]:
     known, test = [experiment.splits.train, experiment.splits.val], [experiment.splits.test]
     extract = measure.extractor(experiment, mesh)
     variables = measure.variables_of(state)
-    bank, queries = measure.pixels(experiment, known), measure.pixels(experiment, test)
+    raw = experiment.modality.raw
+    if raw is None:
+        raise ValueError(f"{run}: {experiment.modality.unit} are no features by themselves; compare runs of images")
+    bank, queries = (
+        measure.Encoded(np.concatenate([raw(s) for s in parts]), np.concatenate([labels(s) for s in parts]))
+        for parts in (known, test)
+    )
     plain = experiment._replace(config=config.copy_and_resolve_references())
     plain.config.eval.knn_centre = False
     return [

@@ -10,6 +10,7 @@ is kept, and the same command goes on from there.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -142,5 +143,6 @@ def list_evaluators() -> int:
 
 if __name__ == "__main__":
     plain_warnings()
-    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does, where a terminal lacks a letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

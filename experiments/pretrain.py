@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 the run failed, 2 refused before anything was done, 130 an
 from __future__ import annotations
 
 import ast
+import io
 import os
 import shlex
 import signal
@@ -126,5 +127,6 @@ def report(summary: dict, workdir: Path) -> None:
 
 if __name__ == "__main__":
     plain_warnings()
-    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore: as stderr does, where a terminal lacks a letter
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does, where a terminal lacks a letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

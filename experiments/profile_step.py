@@ -31,9 +31,9 @@ from ssl_jax.run import command, processes
 # The first pattern that is found in "instruction | file | JAX's name of the operation" names the kind of work.
 KINDS = (
     (r"^(all-|reduce-scatter|collective-)", "exchange between devices, and waiting for it"),
-    (r"data/device|data/randaugment", "augmentation"),
+    (r"data/images/", "augmentation"),
     (r"losses/", "loss"),
-    (r"optim\.py|optax|apply_updates", "optimizer"),
+    (r"ssl_jax/optim/|optax|apply_updates", "optimizer"),
     (r"convolution\.py.*(while|weight_gradient)", "convolutions, gradient of weights (blocked)"),
     (r"transpose\(.*conv_general_dilated", "convolutions, backward"),
     (r"conv_general_dilated", "convolutions, forward"),

@@ -149,7 +149,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
     for name in evals.DEFAULT if asked is None else asked:
-        given = _defaults(run.config, name, known) | options.get(name, {})
+        given = {**_defaults(run.config, name, known), **options.get(name, {})}
         settings[name] = _plain(evals.options(name) | given)
         if evals.trains(name):
             given["fit"] = make_fit(run, config, place / "fits", say)

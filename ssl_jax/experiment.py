@@ -145,7 +145,9 @@ def make_modality(
     recipe = recipes.get(config.data.recipe)
     if not isinstance(recipe, recipes.Recipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
-    channels = plan.input_shape[-1] if train is None and plan is not None else train.channels
+    if train is None and plan is None:
+        raise ValueError("a modality is of training examples or of a plan; give one of them")
+    channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
 
 

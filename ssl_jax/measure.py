@@ -282,7 +282,7 @@ def notes(splits: Splits) -> Iterator[str]:
     """What must be known to read the accuracies of a run: the examples whose classes train does not have."""
     parts = {"val": (splits.train.labels, splits.val.labels)}
     if splits.train.labels is not None and splits.val.labels is not None:
-        parts["test"] = (np.concatenate(parts["val"]), splits.test.labels)
+        parts["test"] = (np.concatenate([splits.train.labels, splits.val.labels]), splits.test.labels)
     for name, (known, queries) in parts.items():
         if known is None or queries is None:
             continue

@@ -76,6 +76,9 @@ VARIANTS = {
     ),
 }
 ENCODERS = {  # of the methods that need another than the small convolutional network
+    **dict.fromkeys(  # whose heads of many colours would outweigh a narrower one, on each of eight devices
+        ("colorization", "split_brain"), ("convnet", {"widths": (8, 16), "residual": False})
+    ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
     # Their heads are so much of a step that a smaller encoder would leave too little of it to divide.
     "colorization": ("convnet", {"widths": (8, 16), "residual": False}),
@@ -102,15 +105,18 @@ def make(case: str, **plan):
         }
         | plan
     )
-    encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1]) if name in ENCODERS else convnet()
+    if name in ENCODERS:
+        encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1])
+    else:  # what a variant adds on each of eight devices would outweigh a narrower network
+        encoder = convnet((8, 16) if case in VARIANTS else (4, 8))
     return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
 
 
-def convnet():
+def convnet(widths=(4, 8)):
     """The encoder of most cases; convolutions in float64 are slow."""
     from ssl_jax import models
 
-    return models.make("convnet", widths=(4, 8), residual=False)
+    return models.make("convnet", widths=widths, residual=False)
 
 
 def byol_predictor():

@@ -394,9 +394,9 @@ def test_weights_of_a_finished_run_come_in_bit_for_bit_and_stay(finished, tmp_pa
     [
         (
             {"method.latent_dim": 5},
-            r"another architecture: params/bottleneck/dense/bias is \(4,\) there and \(5,\) here",
+            r"another architecture: params/bottleneck/dense/bias is float32\[4\] there and float32\[5\] here; use its",
         ),
-        ({"model.blocks": 2}, r"another architecture: model_state/encoder/.* is nothing there and"),
+        ({"model.blocks": 2}, r"another architecture: params/encoder/.* is nothing there and"),
         ({"data.mean": (0.5,)}, r"had data.mean=\(0.0,\) and this run has \(0.5,\); use the same"),
         ({"init_from.autoencoder": "/nowhere"}, r"init_from.autoencoder: /nowhere holds no run"),
     ],

@@ -101,8 +101,8 @@ def test_a_plan_for_a_tpu_slice(tmp_path):
     """In a process of its own, which libtpu may fill with what it likes, twice with one compilation cache."""
     file = tmp_path / "plan.json"
     command = [sys.executable, plan_pod.__file__, "--config", CONFIG, "--topology", "v5e:2x2", "--quick", *WORDS]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    environment.pop("XLA_FLAGS", None)  # which conftest sets, and libtpu does not know
+    # Without the tests' own flags, which libtpu's XLA does not know.
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": ""}
     for _ in range(2):
         done = subprocess.run(
             [*command, "--json", str(file)], env=environment, capture_output=True, text=True, check=False

@@ -136,7 +136,7 @@ def test_rotation_shows_what_it_would_turn_back():
         np.testing.assert_array_equal(rows["turned back as predicted"][i], np.rot90(images[i], i % 4 - 1))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # it trains
 def test_rotation_of_digits_teaches_features_that_tell_digits():
     """The clearest gain there is at this size: logistic regression on pooled features, before and after."""
     images, labels = load_digits(return_X_y=True)
@@ -313,7 +313,7 @@ def waves(t, period, number=64, size=32):
     return (images / 2 + 0.5).astype(np.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # it trains
 @pytest.mark.parametrize(("control", "low", "high"), [(False, 0.8, 1.0), (True, 0.105, 0.145)])
 def test_relative_patch_falls_to_chance_when_the_patches_are_of_two_images(control, low, high):
     method = make("relative_patch", colour="keep", control=control)
@@ -439,7 +439,7 @@ def test_borders_tell_nothing_about_the_order_of_tiles(gap, jitter, low, high):
     assert low <= np.mean(border_solver(tiles) == 0) <= high  # order 0 is the true one; chance is 1 / 24
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # it trains
 def test_jigsaw_learns_where_tiles_lie():
     method = make("jigsaw", colour="keep", gap=2, jitter=1, per_image=8)
     variables = started(method, {"views": (waves(0, 13.6),)})

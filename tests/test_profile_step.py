@@ -52,7 +52,7 @@ def test_an_instruction_is_put_down_to_its_line():
     [
         ("all-reduce.3 | x/models/norm.py | jit(s)/jvp(N)/reduce_sum", "exchange between devices, and waiting for it"),
         ("f.1 | x/ssl_jax/data/images/device_ops.py | jit(s)/dot_general", "augmentation"),
-        ("f.1 | x/ssl_jax/optim.py | jit(s)/mul", "optimizer"),
+        ("f.1 | x/ssl_jax/optim/optimizers.py | jit(s)/mul", "optimizer"),
         ("d | x/models/convolution.py | t/while/body/dot_general", "convolutions, gradient of weights (blocked)"),
         ("d | x/models/norm.py | jit(s)/transpose(jvp(N))/mul", "normalisation, activations and the rest, backward"),
     ],

@@ -13,7 +13,7 @@ import transformer
 from ssl_jax import methods, models
 from ssl_jax.models import vit
 from ssl_jax.models.norm import LayerNorm
-from ssl_jax.models.transformer import attention
+from ssl_jax.models.transformer import attention, branch_scales
 from ssl_jax.parallel import row_keys
 from ssl_jax.types import Plan
 from tests.oracles.make_models import draw
@@ -203,7 +203,7 @@ def test_drop_path_scales_each_branch_of_each_example():
     encoder, params, _ = tiny(depth=2, drop_path=0.5)
     x = jnp.asarray(draw("x", (400, 2, 2, 3)), jnp.float32)
     keys = row_keys(jax.random.key(3), 400, None)
-    scale = np.asarray(vit._keep(keys, 2, 0.5))
+    scale = np.asarray(branch_scales(keys, 2, 0.5))
     assert set(np.unique(scale)) == {0, 2}
     np.testing.assert_allclose((scale == 0).mean(0), 0.5, atol=0.08)
     assert 60 < (scale[:, 0] != scale[:, 1]).sum() < 340  # the branches are drawn apart

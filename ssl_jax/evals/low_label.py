@@ -271,9 +271,9 @@ def _named(name: str, found: Sequence[np.ndarray]) -> Iterator[tuple[str, float]
     if len(found) == 1:
         yield f"{name}_top1", Accuracy(found[0])
         return
-    mean, deviation = _mean_and_deviation([a.mean() for a in found])
-    yield f"{name}_top1", mean
-    yield f"{name}_top1_std", deviation
+    accuracies = [a.mean() for a in found]
+    yield f"{name}_top1", float(np.mean(accuracies))
+    yield f"{name}_top1_std", float(np.std(accuracies))
 
 
 def _mean_and_deviation(values: Sequence[float]) -> list[float | None]:

@@ -116,7 +116,7 @@ def make(
     def init(key, batch, given=None):
         images = batch["views"][0]
         own = ae.init(named_key(key, "autoencoder"), batch)
-        if "autoencoder" in (given or {}):
+        if given and "autoencoder" in given:
             own = Variables(*given["autoencoder"])
         params, state = init_parts({"encoder": encoder}, key, images, given)
         outputs, _ = models.forward(encoder, params["encoder"], state["encoder"], images, train=False)

@@ -147,8 +147,11 @@ def load_given(
                     found = other.variables.params, other.variables.model_state
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
-            fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
-            fix += f"(there: {other.config.method.name})"
+            if part == "encoder":
+                fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
+                fix += f"(there: {other.config.method.name})"
+            else:
+                fix = f"use its model ({other.config.model.name}) and the arguments of its method"
         given[part] = _fitted(found, want, f"{key}={source}", fix)
     return given
 

@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +80,10 @@ def tell(error: ValueError) -> ValueError:
 def _meet(heartbeat_timeout: int) -> None:
     """Wait for the other processes of the run, where the environment says that there are some."""
     address, many = os.environ.get("JAX_COORDINATOR_ADDRESS"), os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    timeouts = {"heartbeat_timeout_seconds": heartbeat_timeout, "initialization_timeout": MEETING_TIMEOUT}
+    timeouts: dict[str, Any] = {
+        "heartbeat_timeout_seconds": heartbeat_timeout,
+        "initialization_timeout": MEETING_TIMEOUT,
+    }
     try:
         if address:
             rank, processes = os.environ.get("JAX_PROCESS_ID"), os.environ.get("JAX_NUM_PROCESSES")

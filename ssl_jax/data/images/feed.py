@@ -38,7 +38,7 @@ def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batc
     Raises:
       ValueError: the recipe cannot be carried out on the device.
     """
-    known = {"steps_per_epoch": len(source) // global_batch_size, "num_examples": len(source)}
+    steps, number = len(source) // global_batch_size, len(source)
 
     def streamed(crops_only: bool):
         def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
@@ -75,15 +75,15 @@ def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batc
         return batches
 
     if data.augment == "host":
-        return Feed(streamed(crops_only=False), **known)
+        return Feed(streamed(crops_only=False), steps, number)
     views = device.views(recipe, data.image_size)
     images = source.columns.get("image")
     where = "augmentation on the device"
     if images is None:
         notes = (f"{where}; the host decodes, crops and resizes",)
-        return Feed(streamed(crops_only=True), **known, views=views, notes=notes)
+        return Feed(streamed(crops_only=True), steps, number, views=views, notes=notes)
     if mode == "jit" and images.nbytes <= data.get("table_limit", TABLE_LIMIT):
         notes = (f"{where}, where the {len(images)} training images lie ({images.nbytes / 1e6:.3g} MB)",)
-        return Feed(indexed(with_images=False), **known, views=views, table=images, notes=notes)
+        return Feed(indexed(with_images=False), steps, number, views=views, table=images, notes=notes)
     notes = (f"{where}; the host sends the images",)
-    return Feed(indexed(with_images=True), **known, views=views, notes=notes)
+    return Feed(indexed(with_images=True), steps, number, views=views, notes=notes)

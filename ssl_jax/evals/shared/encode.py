@@ -113,8 +113,12 @@ class CachedEncode:
     folder: Path
     say: Callable[[str], None]
 
-    @cached_property
+    @property
     def layers(self) -> Mapping[str, int]:
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> Mapping[str, int]:
         return self.encode.layers_of(self.variables)
 
     def __call__(

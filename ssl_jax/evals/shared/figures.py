@@ -181,7 +181,7 @@ def neighbours(
     _save(figure, path, bottom=0 if agrees is None else 0.24)
 
 
-def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path) -> None:
+def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], path: str | Path) -> None:
     """Accuracy by number of labels per class, one line per representation, bands of one deviation over the draws.
 
     Args:
