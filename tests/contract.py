@@ -80,9 +80,6 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
-    # Their heads are so much of a step that a smaller encoder would leave too little of it to divide.
-    "colorization": ("convnet", {"widths": (8, 16), "residual": False}),
-    "split_brain": ("convnet", {"widths": (8, 16), "residual": False}),
 }
 ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
 
