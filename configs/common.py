@@ -18,7 +18,7 @@ def base() -> Config:
 
     data: Config = ConfigDict()
     config.data = data
-    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord: or npz:<path>
+    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz: or text:<path> | pydoc
     data.data_dir = placeholder(str)  # where datasets lie, ~ is the home; null: TFDS's own default
     data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
     data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train
@@ -40,6 +40,16 @@ def base() -> Config:
     data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
     data.mean = (0.0,)
     data.std = (1.0,)
+    # Of text.
+    data.length = 70  # tokens in a row of a batch
+    data.document_length = 256  # tokens of a document that a classifier and evaluation see
+    data.text_column = placeholder(str)  # of tables; null: found by the usual names (text, sentence, review, ...)
+    data.label_column = placeholder(str)
+    data.tokenizer = ConfigDict({"kind": "words"})  # spaced (as the text is) | words | wordpiece | bpe
+    data.tokenizer.size = placeholder(int)  # of the vocabulary; null: all words that are frequent enough
+    data.tokenizer.min_frequency = 2
+    data.tokenizer.lowercase = False
+    data.tokenizer.file = placeholder(str)  # a tokenizer.json to be used in place of one that is learned
 
     optim: Config = ConfigDict()
     config.optim = optim

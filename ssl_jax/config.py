@@ -85,8 +85,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         sys.path.remove(root)
     if not hasattr(module, "get_config"):
         raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
-    config = module.get_config()
-    config.lock()
+    try:
+        config = module.get_config()
+        config.lock()
+    except Exception as error:
+        raise ValueError(f"get_config() of {path} fails: {type(error).__name__}: {error}") from error
     # Names first: they decide which arguments there are.
     for override in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
         _apply(config, override)
@@ -267,7 +270,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def check(config: Config) -> None:
     """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
     from ssl_jax import methods, models
-    from ssl_jax.data.images import recipes
+    from ssl_jax.data import recipes
 
     flat = flatten(config)
     for key, value in flat.items():

@@ -21,8 +21,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax import evals, measure, parallel, train
 from ssl_jax.config import Config
+from ssl_jax.data import recipes
 from ssl_jax.data import source as sources
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images.recipes import Flip
+from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.source import Splits
 from ssl_jax.evals import Fitted
 from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite
@@ -308,10 +310,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
 def plain_recipe(name: str) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
     recipe = recipes.get(name)
-    if not isinstance(recipe, recipes.Recipe):  # data that are no images
+    if not isinstance(recipe, ImageRecipe):  # data that are no images
         return name
     ops = [op for view in recipe.views for op in view.ops]
-    return "supervised" if any(isinstance(op, recipes.Flip) for op in ops) else "supervised_no_flip"
+    return "supervised" if any(isinstance(op, Flip) for op in ops) else "supervised_no_flip"
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

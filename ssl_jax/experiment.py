@@ -16,11 +16,12 @@ import optax
 from ssl_jax import config as configs
 from ssl_jax import methods, models, optim, parallel
 from ssl_jax.config import Config
-from ssl_jax.data import readers, source
+from ssl_jax.data import readers, recipes, source
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
+from ssl_jax.data.text import recipes as text
 from ssl_jax.names import hint, is_imported
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
@@ -87,7 +88,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
     recipe = recipes.get(data.recipe)
-    if isinstance(recipe, recipes.Recipe):  # wrong hyper-parameters are refused before data are read
+    if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         make_method(config, _plan_without_data(config))
     splits = splits or load_splits(config)
     train = splits.train
@@ -143,10 +144,15 @@ def make_modality(
 ) -> Modality:
     """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
     recipe = recipes.get(config.data.recipe)
-    if not isinstance(recipe, recipes.Recipe):
+    if not isinstance(recipe, ImageRecipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
     if train is None and plan is None:
         raise ValueError("a modality is of training examples or of a plan; give one of them")
+    if train is not None and "text" in train.columns:
+        raise ValueError(
+            f"data.recipe={config.data.recipe!r} is for images and {config.data.source} holds text; use one of "
+            f"{', '.join(text.RECIPES)}"
+        )
     channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
 
@@ -211,7 +217,8 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    arguments |= {"decoding": decoding(config), "unlabelled": config.data.get("unlabelled")}
+    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column")}
+    arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
         return readers.load(config.data.source, **arguments)
 
@@ -241,7 +248,14 @@ def make_method(config: Config, plan: Plan) -> Method:
     make = methods.get(config.method.name)
     if methods.takes_images(make):
         arguments["method"] |= {"mean": tuple(config.data.mean), "std": tuple(config.data.std)}
+        if plan.vocab is not None and config.method.name not in methods.OF_TEXT_TOO:
+            raise ValueError(
+                f"method.name={config.method.name!r} is for images and data.recipe={config.data.recipe!r} gives text; "
+                "use another of either"
+            )
     try:
+        if plan.vocab is not None and "vocab" in models.arguments(config.model.name):
+            arguments["model"].setdefault("vocab", plan.vocab.size)
         encoder = models.make(config.model.name, **arguments["model"])
         models.check_input(encoder, plan.input_shape)
         if is_imported(config.model.name):

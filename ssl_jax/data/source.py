@@ -54,10 +54,11 @@ class Source:
     """One split of a dataset, immutable, with random access.
 
     Attributes:
-      columns: name -> array with ``n`` rows. Exactly one of ``"image"`` (uint8 ``[n, h, w, c]``), ``"encoded"``
-        (objects, the bytes of image files) and ``"path"`` (objects, absolute paths; inside other files beside
-        ``"offset"`` and ``"length"``, which are inside record ``"record"`` where there is such a column). The last two
-        come with ``"plain"`` (bool): a baseline JPEG that need not be turned, which TensorFlow may decode in part.
+      columns: name -> array with ``n`` rows. Exactly one of ``"text"`` (objects, strings), ``"image"`` (uint8
+        ``[n, h, w, c]``), ``"encoded"`` (objects, the bytes of image files) and ``"path"`` (objects, absolute paths;
+        inside other files beside ``"offset"`` and ``"length"``, which are inside record ``"record"`` where there is
+        such a column). The last two come with ``"plain"`` (bool): a baseline JPEG that need not be turned, which
+        TensorFlow may decode in part.
       labels: int32 ``[n]``, -1 where unknown, or None if none is known.
       class_names: one per class, or None if no label is known. Readers may leave both to :func:`named`: labels as they
         are stored, and no names.
@@ -185,19 +186,21 @@ def split(
     train: Source,
     test: Source | None,
     more: Source | None = None,
+    val: Source | None = None,
     *,
     spec: str,
     val_fraction: float,
     num_examples: int | None,
     seed: int,
 ) -> Splits:
-    """Cut validation (and test, where there is none) from ``train``, to which the unlabelled ``more`` is added then.
+    """Cut validation and test, where there is none, from ``train``, to which the unlabelled ``more`` is added then.
 
     See :func:`ssl_jax.data.readers.load` for the other arguments.
     """
     if test is None:
         test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split")
-    val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
+    if val is None:
+        val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
     if more is not None:
         labels = None if train.labels is None else np.full(len(more), -1, np.int32)
         train = join(train, dataclasses.replace(more, labels=labels))

@@ -41,13 +41,18 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
 
 
+OF_TEXT_TOO = ("supervised",)  # methods that take what a recipe gives, images or tokens
+
+
 def takes_images(make: Callable) -> bool:
     """Whether a method normalises images, by the ``mean`` and ``std`` of the config."""
     return {"mean", "std"} <= inspect.signature(make).parameters.keys()
 
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """``(images - mean) / std`` per channel; images are float in [0, 1], ``[b, h, w, c]``."""
+    """``(images - mean) / std`` per channel; images are float in [0, 1], ``[b, h, w, c]``. Tokens are left alone."""
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        return images
     shift, scale = (jnp.asarray(a, images.dtype)[None, None, None] for a in (mean, std))
     return (images - shift) / scale
 
@@ -106,16 +111,28 @@ def init_parts(
 
 
 def run_parts(
-    parts: Parts, params: Tree, state: Tree, images: Array, *, train: bool, axis: Axis = None, read: Read = _features
+    parts: Parts,
+    params: Tree,
+    state: Tree,
+    images: Array,
+    *,
+    train: bool,
+    axis: Axis = None,
+    read: Read = _features,
+    key: Array | None = None,
 ):
     """Images through the encoder, what is read of its outputs through the heads in turn.
+
+    Args:
+      key: of what an encoder draws that takes one (dropout); others draw nothing.
 
     Returns:
       (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
     """
     outputs, new_state, x = {}, {}, images
     for name, module in parts.items():
-        out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis)
+        drawn = {"key": key} if name == "encoder" and key is not None and models.takes(module, "key") else {}
+        out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis, **drawn)
         outputs[name] = out
         x = read(out) if name == "encoder" else out
     return outputs, new_state

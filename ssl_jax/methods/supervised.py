@@ -90,7 +90,7 @@ def make(
         def forward(still, params, state, images):
             networks = parts | {"encoder": encoder.clone(frozen_stages=still)}
             params = by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
-            out, state = run_parts(networks, params, state, images, train=True, axis=axis)
+            out, state = run_parts(networks, params, state, images, train=True, axis=axis, key=key)
             return out["encoder"]["features"], out["classifier"], state
 
         phase = step // every if every else 0  # switch stays at the last

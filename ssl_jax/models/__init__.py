@@ -21,6 +21,7 @@ from jax import lax
 
 from ssl_jax.models import heads
 from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
@@ -30,6 +31,7 @@ from ssl_jax.types import Array, Axis, Tree
 
 __all__ = [
     "ENCODERS",
+    "LSTM",
     "BatchNorm",
     "ConvNet",
     "Encoder",
@@ -48,6 +50,7 @@ __all__ = [
     "init",
     "make",
     "pooled",
+    "takes",
 ]
 
 
@@ -56,8 +59,8 @@ class Encoder(Protocol):
 
     Called ``(x, *, train, axis)`` on inputs ``[b, *input_shape]`` it returns ``{"features": [b, d], stage: array,
     ...}``, its stages by name in order. One with state that goes from batch to batch takes it as ``rows=`` and returns
-    the new one as ``"rows"``. Parameters are called ``stem_*`` and ``stage1_*``, ``stage2_*``, ..., so that rates by
-    depth and freezing know them.
+    the new one as ``"rows"``; one with dropout takes the step's ``key=``, without which it drops nothing. Parameters
+    are called ``stem_*`` and ``stage1_*``, ``stage2_*``, ..., so that rates by depth and freezing know them.
 
     Attributes:
       stages: how many there are.
@@ -67,6 +70,7 @@ class Encoder(Protocol):
       norm: makes a normalisation, for heads that are to have the encoder's; None where it has none.
       frozen_stages: of the lowest so many parts (the stem is one) statistics stay as they are.
       dtype: of the computation; None: that of the inputs.
+      vocab: how many tokens there are, set from the data; an encoder of images has none.
       by_token: names of the parameters whose rows are tokens, for another vocabulary; an encoder of images has none.
     """
 
@@ -90,6 +94,10 @@ class Encoder(Protocol):
 ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
     "mlp": MLPEncoder,
+    "lstm": LSTM,
+    "awd_lstm": partial(
+        LSTM, width=400, hidden=1150, layers=3, dropout=0.4, inner_dropout=0.2, input_dropout=0.65, weight_dropout=0.5
+    ),
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
@@ -196,6 +204,11 @@ def forward(
         return module.apply(variables, x, train=False, axis=axis, **inputs), state
     out, new_state = module.apply(variables, x, train=True, axis=axis, mutable=list(state), **inputs)
     return out, {**state, **new_state}
+
+
+def takes(module: nn.Module, word: str) -> bool:
+    """Whether a module's call has an argument of that name."""
+    return word in inspect.signature(type(module).__call__).parameters
 
 
 def deepest(outputs: Mapping[str, Array]) -> Array:

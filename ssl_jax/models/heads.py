@@ -159,3 +159,15 @@ def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dt
     """
     kernel_init = lecun_kernel if init is None else nn.initializers.normal(init)
     return MLP((out_dim,), out_bias=use_bias, kernel_init=kernel_init, dtype=dtype)
+
+
+class TiedDecoder(nn.Module):
+    """``x E^T + b``: logits of tokens by the rows of the encoder's embedding E ``[vocab, w]``; b starts at zero."""
+
+    vocab: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None, table: Array | None = None) -> Array:
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab,), jnp.float32).astype(x.dtype)
+        logits = bias if table is None else x @ table.astype(x.dtype).T + bias[None, None]
+        return jnp.broadcast_to(logits, (*x.shape[:-1], self.vocab))

@@ -14,6 +14,7 @@ the edge, where "edge" is .05 off and "reflect" .08.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from ssl_jax.names import hint, imported, is_imported
@@ -249,8 +250,11 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def get(name: str) -> Any:
+def get(name: str, others: Iterable[str] = ()) -> Any:
     """The recipe of that name, or what ``package.module:name`` names, which may be one for data that are no images.
+
+    Args:
+      others: names of recipes for other data, for the message.
 
     Raises:
       ValueError: no recipe has that name.
@@ -263,5 +267,5 @@ def get(name: str) -> Any:
             what = f"data.recipe={name!r} is a {type(found).__name__} and no recipe"
             raise ValueError(f"{what}; see Recipe in ssl_jax/data/modality.py")
         return found
-    meant = hint(name, RECIPES, cutoff=0.0)
-    raise ValueError(f"no augmentation recipe {name!r}; {meant}known: {', '.join(sorted(RECIPES))}")
+    known = sorted((*RECIPES, *others))
+    raise ValueError(f"no augmentation recipe {name!r}; {hint(name, known, cutoff=0.0)}known: {', '.join(known)}")

@@ -12,7 +12,8 @@ from ssl_jax.data.readers.arrays import digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Splits, named, split
 from ssl_jax.names import hint, imported, is_imported
 
-SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
+SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
+SCHEMES = (*SCHEMES, "pydoc")
 
 
 def load(
@@ -31,6 +32,8 @@ def load(
     cache_dir: str | None = None,
     memory_limit: int = 4 << 30,
     unlabelled: int | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
@@ -39,7 +42,9 @@ def load(
         (class sub-folders or one flat unlabelled folder, both possibly below ``train/`` beside ``test/`` or ``val/``,
         see ``layout.py``),
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
-        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing); or
+        ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing);
+        ``text:<path>`` (a file or folder of text, tables or class folders, see ``text.py``), ``pydoc`` (the help texts
+        inside Python); or
         ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
@@ -57,6 +62,7 @@ def load(
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
       unlabelled: an integer label that means "no label", beside -1.
+      text_column, label_column: of tables of text (default: found by the usual names).
 
     Returns:
       Splits of three sources.
@@ -71,13 +77,21 @@ def load(
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}
-    if scheme in ("digits", "npz") and any(role is not None for role in roles.values()):
+    if scheme in ("digits", "npz", "pydoc") and any(role is not None for role in roles.values()):
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
     if scheme in ("digits", "folder") and unlabelled is not None:
         raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
-    more = None
+    more = val = None
     if scheme == "digits" and not name:
         train, test = digits(), None
+    elif scheme in ("text", "pydoc") and bool(name) == (scheme == "text"):
+        from ssl_jax.data.readers import text
+
+        if scheme == "pydoc":
+            train, test = text.pydoc(), None
+        else:
+            columns = text.Columns(text_column, label_column)
+            train, val, test, more = text.load(_path(name, data_dir), **roles, columns=columns)
     elif scheme == "npz" and name:
         train, test = npz(_path(name, data_dir))
     elif scheme == "folder" and name:
@@ -118,8 +132,9 @@ def load(
         train, test = named(train, test, unlabelled)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    train, test, more = levels.told(train, test, more, decoding, cache)
-    return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+    if "text" not in train.columns:
+        train, test, more = levels.told(train, test, more, decoding, cache)
+    return split(train, test, more, val, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
 
 
 def _path(name: str, data_dir: str | None) -> Path:

@@ -1,0 +1,58 @@
+"""Documents: one in a row, as classifiers read them and as evaluation sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data.feed import Feed
+from ssl_jax.data.order import FOREVER, indices, process_rows
+from ssl_jax.data.source import Source
+
+
+def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """int32 ``[n, length]``: the first tokens of each document, 0 behind its end."""
+    found = np.zeros((len(documents), length), np.int32)
+    for row, tokens in zip(found, documents, strict=True):
+        row[: min(len(tokens), length)] = tokens[:length]
+    return found
+
+
+def feed(source: Source, documents: Sequence[np.ndarray], *, length: int, seed: int, global_batch_size: int) -> Feed:
+    """How a classifier is fed: each epoch goes through all documents in an order of its own."""
+
+    def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
+        rows = process_rows(global_batch_size, process, process_count)
+        for step in range(start_step, FOREVER if total_steps is None else total_steps):
+            drawn = indices(len(source), global_batch_size, seed, step)[rows]
+            label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
+            tokens = padded([documents[i] for i in drawn], length)
+            yield {"views": (tokens,), "label": label, "index": drawn.astype(np.int32)}
+
+    return Feed(batches, steps_per_epoch=len(source) // global_batch_size, num_examples=len(source))
+
+
+def inputs(
+    source: Source,
+    documents: Sequence[np.ndarray],
+    *,
+    length: int,
+    global_batch_size: int,
+    process: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Batches of evaluation, see :class:`ssl_jax.data.modality.Modality`."""
+    rows = process_rows(global_batch_size, process, process_count)
+    for start in range(0, len(source), global_batch_size):
+        index = np.arange(start + rows.start, start + rows.stop)
+        mask = index < len(source)
+        nothing = np.zeros(0, np.int32)
+        tokens = padded([documents[i] if i < len(source) else nothing for i in index], length)
+        index = np.where(mask, index, 0)
+        label = -1 if source.labels is None else source.labels[index]
+        yield {"inputs": tokens, "label": np.where(mask, label, -1).astype(np.int32)} | {
+            "index": index.astype(np.int32),
+            "mask": mask,
+        }

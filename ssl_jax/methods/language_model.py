@@ -1,0 +1,109 @@
+"""Next-word language model: what comes next in a text, from all that was read so far.
+
+    L = -1/n sum_t log softmax(W o_t + b)[x_{t+1}]  (+ alpha mean |o_t|^2 + beta mean |h_{t+1} - h_t|^2)
+
+over the tokens of the batch that are not padding; ``o`` is the encoder's output after dropout, ``h`` before it. The
+state at the end of a window is where the next one of the same row begins (truncated backpropagation through time).
+Perplexity is ``exp(L)`` without the terms in brackets.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax import models
+from ssl_jax.losses.normalize import compute_dtype
+from ssl_jax.methods import init_parts, online_trunk
+from ssl_jax.models.heads import TiedDecoder, linear
+from ssl_jax.parallel import mean as mean_over_devices
+from ssl_jax.types import LossOut, Method, Plan, Variables
+
+
+def make(
+    encoder,
+    *,
+    plan: Plan,
+    tied: bool = True,
+    activity: float = 0.0,
+    change: float = 0.0,
+) -> Method:
+    """A decoder over the vocabulary on ``encoder``, which gives ``"output"`` ``[b, t, w]`` and carries ``"rows"``.
+
+    Args:
+      tied: W is the encoder's embedding (Press and Wolf 2017, Inan et al. 2017); else the decoder's own.
+      activity: alpha, of the activation regularisation (AR; 2 in AWD-LSTM).
+      change: beta, of the temporal one (TAR; 1 in AWD-LSTM).
+
+    Raises:
+      ValueError: data that are no stream of text, an encoder that does not read tokens, an argument out of its meaning.
+
+    Reference: Merity et al. 2018 (arXiv:1708.02182), sections 4 and 5. Differs from the reference code: every window
+    has the same length, see ``data/text/streams.py``; the rate is not scaled with it.
+    """
+    if plan.vocab is None:
+        raise ValueError("method.name='language_model' reads text; use data.recipe=stream and a source of text")
+    if not hasattr(encoder, "by_token"):
+        raise ValueError(f"method.name='language_model' needs an encoder of tokens (lstm), and this is {encoder.label}")
+    for name, value in {"activity": activity, "change": change}.items():
+        if value < 0:
+            raise ValueError(f"method.{name}={value} must not be negative; 0 leaves its term out")
+    size = plan.vocab.size
+    parts = {"encoder": encoder, "decoder": TiedDecoder(size) if tied else linear(size, dtype=encoder.dtype)}
+
+    def init(key, batch, given=None):
+        x = batch["views"][0]
+        params, state = init_parts(parts, key, x, given, read=lambda out: out["output"])
+        return Variables(params, state, rows=fresh(params, x))
+
+    def fresh(params, x):
+        """The state before any text, of as many rows as ``x``."""
+        out = jax.eval_shape(lambda p: models.forward(encoder, p, {}, x, train=False)[0]["rows"], params["encoder"])
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), out)
+
+    def predict(variables, batch, rows, **drawn):
+        """(encoder's outputs, cross-entropy ``[b, t]`` of what comes next, whether it counts ``[b, t]``)."""
+        first = batch["first"]
+        rows = jax.tree.map(lambda a: jnp.where(first[:, None], jnp.zeros_like(a), a), rows)
+        params = variables.params
+        out, _ = models.forward(encoder, params["encoder"], {}, batch["views"][0], rows=rows, **drawn)
+        logits = decode(params, out["output"])
+        asked = batch["tokens"][:, 1:]
+        return out, optax.softmax_cross_entropy_with_integer_labels(logits, asked), asked != 0
+
+    def decode(params, x):
+        table = {"table": params["encoder"]["stem_embedding"]} if tied else {}
+        logits, _ = models.forward(parts["decoder"], params["decoder"], {}, x, train=False, **table)
+        return logits.astype(compute_dtype(logits))
+
+    def loss(variables, batch, key, step, axis):
+        out, each, counts = predict(variables, batch, variables.rows, train=True, axis=axis, key=key)
+        weight = counts.astype(each.dtype)
+        total = jnp.maximum(mean_over_devices(weight.sum(), axis), 1e-9)
+        value = (each * weight).sum() / total
+        metrics = {"perplexity": jnp.exp(mean_over_devices(value, axis))}
+        if activity:
+            value = value + activity * jnp.square(out["output"].astype(each.dtype)).mean()
+        if change:
+            hidden = out[f"stage{encoder.stages}"].astype(each.dtype)
+            value = value + change * jnp.square(hidden[:, 1:] - hidden[:, :-1]).mean()
+        shown = {"features": out["features"]}
+        return value, LossOut(variables.model_state, metrics, rows=out["rows"], outputs=shown)
+
+    def score(variables, batch, key, rows):
+        rows = fresh(variables.params, batch["views"][0]) if rows is None else rows
+        out, each, counts = predict(variables, batch, rows, train=False)
+        counts = counts & (batch["index"] >= 0)[:, None]
+        pair = jnp.where(counts, each, jnp.zeros_like(each)).sum(), counts.sum()
+        return {"loss": pair}, out["rows"]
+
+    def encode(variables, inputs, max_dim=None):
+        out, _ = models.forward(encoder, variables.params["encoder"], {}, inputs, train=False)
+        present = (inputs != 0).astype(out["features"].dtype)[:, :, None]
+        count = jnp.maximum(present.sum(1), 1)
+        stages = {k: a for k, a in out.items() if k == "stem" or k.startswith("stage")}
+        means = {k: (a.astype(present.dtype) * present).sum(1) / count for k, a in stages.items()}
+        return means | {"features": out["features"]}
+
+    return Method(init, loss, online_trunk, encode, hooks={"score": score})
