@@ -15,6 +15,8 @@ import numpy as np
 import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
+TOKENS, LENGTH = 50, 12  # of text
+OF_TEXT = {"language_model"}
 TX = optax.sgd(0.05)
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -42,6 +44,7 @@ CASES = {
     "cpc": {"patch_size": 4, "patch_jitter": 2, "steps": 2, "context_dim": 16, "context_layers": 1, "temperature": 1.0},
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
+    "language_model": {"activity": 2.0, "change": 1.0},
 }
 VARIANTS = {
     "cpc-sequence": (
@@ -80,6 +83,13 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "language_model": (
+        "lstm",
+        {
+            **{"vocab": TOKENS, "width": 8, "hidden": 12, "layers": 2, "dropout": 0.2, "inner_dropout": 0.2},
+            **{"input_dropout": 0.2, "word_dropout": 0.1, "weight_dropout": 0.3},
+        },
+    ),
 }
 ALL = {name: (name, arguments) for name, arguments in CASES.items()} | VARIANTS
 
@@ -88,9 +98,11 @@ def make(case: str, **plan):
     """(method, probe) of a case, around a small encoder."""
     from ssl_jax import methods, models
     from ssl_jax.online.probe import online_probe
-    from ssl_jax.types import Plan
+    from ssl_jax.types import Plan, Vocab
 
     name, arguments = ALL[case]
+    if name in OF_TEXT:
+        plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2)} | plan
     plan = Plan(
         **{
             "total_steps": 20,
@@ -106,7 +118,8 @@ def make(case: str, **plan):
         encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1])
     else:  # what a variant adds on each of eight devices would outweigh a narrower network
         encoder = convnet((8, 16) if case in VARIANTS else (4, 8))
-    return methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments), online_probe(CLASSES)
+    images = {} if name in OF_TEXT else {"mean": (0.5,), "std": (0.25,)}
+    return methods.get(name)(encoder, plan=plan, **images, **arguments), online_probe(CLASSES)
 
 
 def convnet(widths=(4, 8)):
@@ -123,9 +136,22 @@ def byol_predictor():
     return byol_mlp(hidden=CASES["byol"]["hidden"], out_dim=CASES["byol"]["projector_dim"])
 
 
-def batch_of(step: int, rows: int = ROWS, dtype=np.float32) -> dict:
-    """Batch ``step`` of random views that share their low frequencies, with labels, one row unlabelled."""
+def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> dict:
+    """Batch ``step`` of random views that share their low frequencies, with labels, one row unlabelled.
+
+    Of a case of text: tokens that often come two by two, with padding at the end of some rows; some rows begin anew.
+    """
     rng = np.random.default_rng(step)
+    if case in OF_TEXT:
+        tokens = rng.integers(1, TOKENS, (rows, LENGTH + 1)).astype(np.int32)
+        tokens[:, 1::2] = np.where(rng.random((rows, 1)) < 0.8, tokens[:, :-1:2] % (TOKENS - 1) + 1, tokens[:, 1::2])
+        tokens[::5, -2:] = 0
+        label = rng.integers(0, CLASSES, rows).astype(np.int32)
+        first = rng.random(rows) < (1 if step == 0 else 0.2)
+        return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | {
+            "label": label,
+            "index": np.arange(rows, dtype=np.int32),
+        }
     base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
     label = rng.integers(0, CLASSES, rows).astype(np.int32)
@@ -146,7 +172,7 @@ def initial(case: str):
     from ssl_jax.step import make_init
 
     method, probe = make(case)
-    state = jax.jit(make_init(method, TX, probe=probe))(jax.random.key(0), batch_of(0), None)
+    state = jax.jit(make_init(method, TX, probe=probe))(jax.random.key(0), batch_of(0, case=case), None)
     state = jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
     return jax.tree.map(lambda a: a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a, state)
 
@@ -164,15 +190,23 @@ def program(case: str, devices: int, mode: str, with_probe: bool = True):
     mesh = parallel.make_mesh(devices, fsdp=4 if mode == "fsdp" else 1)
     step = compile_step(method, TX, mesh, mode="jit" if mode == "fsdp" else mode, probe=probe if with_probe else None)
 
-    def begin():
+    def whole():
         state = jax.device_put(initial(case), shardings)
         state = state.replace(key=jax.random.wrap_key_data(state.key))
         return state if with_probe else state.replace(probe=None)
 
+    def begin():
+        state = whole()
+        if mode != "pmap" or state.rows is None:
+            return state
+        by_device = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), initial(case).rows)
+        return state.replace(rows=by_device)  # as it is between two steps
+
     before, parallel.SPLIT_FROM = parallel.SPLIT_FROM, 16
     try:
         shardings = parallel.state_shardings(initial(case), mesh)
-        compiled = step.lower(begin(), step.place(local_rows(batch_of(0, dtype=np.float64)))).compile()
+        first = step.place(local_rows(batch_of(0, dtype=np.float64, case=case)))
+        compiled = step.lower(whole(), first).compile()
     finally:
         parallel.SPLIT_FROM = before
     return step, compiled, begin
@@ -188,7 +222,7 @@ def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_prob
         step, compiled, begin = program(case, devices, mode, with_probe)
         state, losses = begin(), []
         for t in range(STEPS):
-            batch = batch_of(t, dtype=np.float64)
+            batch = batch_of(t, dtype=np.float64, case=case)
             batch |= {"label": batch["label"][::-1].copy()} if permuted else {}
             state, metrics = compiled(state, step.place(local_rows(batch)))
             losses.append(float(jax.device_get(metrics["loss"])))
