@@ -109,8 +109,9 @@ def report(summary: dict, workdir: Path) -> None:
         return missing if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
     print(f"\n{workdir}")
+    scores = [key for key in summary if key.startswith("test_")]
     rates = [key for key in summary if key.endswith("_per_sec")]
-    for key in ("test_knn_top1", "test_probe_top1", "collapsed", "steps", "seconds", *rates):
+    for key in (*scores, "collapsed", "steps", "seconds", *rates):
         print(f"  {key:16} {shown(key)}")
     if "label_efficiency" in whys:
         print(f"  {'label_efficiency':16} not measured ({whys['label_efficiency']})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import jax
@@ -22,7 +23,7 @@ def score(
 
     Returns:
       Means over what the hook counts; sums are in float64 on the host, so that a long text loses no digits. NaN where
-      nothing was counted.
+      nothing was counted. What is called "perplexity" is ``exp`` of its mean.
 
     Reference: perplexity is ``exp`` of the mean loss over all tokens, each counted once, not the mean of the batches'.
     """
@@ -33,4 +34,5 @@ def score(
         found, rows = hook(variables, place(batch), key, rows)
         for name, pair in jax.device_get(dict(found)).items():
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    return {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
+    means = {name: float(total / count) if count else float("nan") for name, (total, count) in sums.items()}
+    return {name: math.exp(mean) if name == "perplexity" else mean for name, mean in means.items()}

@@ -96,7 +96,7 @@ def make(
         out, each, counts = predict(variables, batch, rows, train=False)
         counts = counts & (batch["index"] >= 0)[:, None]
         pair = jnp.where(counts, each, jnp.zeros_like(each)).sum(), counts.sum()
-        return {"loss": pair}, out["rows"]
+        return {"loss": pair, "perplexity": pair}, out["rows"]
 
     def encode(variables, inputs, max_dim=None):
         out, _ = models.forward(encoder, variables.params["encoder"], {}, inputs, train=False)

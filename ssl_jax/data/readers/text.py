@@ -27,7 +27,7 @@ from ssl_jax.names import hint
 PLAIN, TABLES = (".txt", ".text", ".tokens", ".raw"), (".csv", ".tsv", ".jsonl")
 TEXTS = ("text", "sentence", "review", "content", "document", "body")
 LABELS = ("label", "labels", "class", "category", "sentiment", "target", "topic")
-HEADING = re.compile(r"^ ?= [^=].*[^=] = ?$")
+HEADING = re.compile(r"^ ?= [^=](.*[^=])? = ?$")
 MAX_UNREADABLE = 0.01
 
 
@@ -255,9 +255,8 @@ def _column(path: Path, names: list[str], asked: str | None, usual: Sequence[str
         return asked
     found = next((name for word in usual for name in names if name.lower() == word), None)
     if found is None and role == "text":
-        raise ValueError(
-            f"{path} has no column of text by a usual name; name it with data.text_column: {', '.join(names)}"
-        )
+        there = ", ".join(names) or "none"
+        raise ValueError(f"{path} has no column {usual[0]!r}; name it with data.text_column, of: {there}")
     return found
 
 
@@ -283,9 +282,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: no JSON ({error}); a .jsonl has an object in each line"
-            ) from error
+            raise ValueError(f"{path}, line {number} is no JSON ({error}); each line has to be an object") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: {line[:40]!r} is no JSON object with columns by name")
         yield number, row

@@ -72,7 +72,8 @@ def _words(texts: Iterable[str], asked: Config, lower: Any) -> Tokenizer:
     counts: Counter[str] = Counter()
     for text in texts:
         text = lower.normalize_str(text) if lower else text
-        counts.update(word for word, _ in split.pre_tokenize_str(text))
+        spaced = asked.kind == "spaced"
+        counts.update(text.split() if spaced else (word for word, _ in split.pre_tokenize_str(text)))
     for word in SPECIAL:
         counts.pop(word, None)
     frequent = sorted((-n, word) for word, n in counts.items() if n >= asked.min_frequency)
