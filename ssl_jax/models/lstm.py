@@ -117,22 +117,22 @@ class LSTM(nn.Module):
         key: Array | None = None,
     ) -> dict[str, Any]:
         self._check()
-        drops = train and key is not None
+        drawn = key if train else None
         tokens, present = x, x != 0
 
         def drop(x: Array, rate: float, name: str, part: int) -> Array:
             """One mask ``[b, 1, c]`` for all tokens of an example."""
-            if not (drops and rate and part >= self.frozen_stages):
+            if drawn is None or not rate or part < self.frozen_stages:
                 return x
-            keys = row_keys(named_key(key, name), len(x), axis)
+            keys = row_keys(named_key(drawn, name), len(x), axis)
             kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, (1, x.shape[-1])))(keys)
             return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
         init = _uniform(self.init_scale)
         embedding = self.param("stem_embedding", init, (self.vocab, self.width), jnp.float32)
         table = embedding
-        if drops and self.word_dropout and self.frozen_stages < 1:
-            kept = jax.random.bernoulli(named_key(key, "words"), 1 - self.word_dropout, (self.vocab, 1))
+        if drawn is not None and self.word_dropout and self.frozen_stages < 1:
+            kept = jax.random.bernoulli(named_key(drawn, "words"), 1 - self.word_dropout, (self.vocab, 1))
             table = jnp.where(kept, table / (1 - self.word_dropout), jnp.zeros_like(table))
         table = table.astype(self.dtype or table.dtype)
         x = drop(table[tokens], self.input_dropout, "input", 0)
@@ -144,14 +144,12 @@ class LSTM(nn.Module):
             w, u, b = (
                 self.param(f"stage{k}_{n}", scale, shape, jnp.float32).astype(x.dtype) for n, shape in shapes.items()
             )
-            if drops and self.weight_dropout and k >= self.frozen_stages:
-                kept = jax.random.bernoulli(named_key(key, f"weights{k}"), 1 - self.weight_dropout, u.shape)
+            if drawn is not None and self.weight_dropout and k >= self.frozen_stages:
+                kept = jax.random.bernoulli(named_key(drawn, f"weights{k}"), 1 - self.weight_dropout, u.shape)
                 u = jnp.where(kept, u / (1 - self.weight_dropout), jnp.zeros_like(u))
-            if rows is None:
-                begin = (jnp.zeros((len(x), size), x.dtype),) * 2
-            else:
-                begin = rows[k - 1][0].astype(x.dtype), rows[k - 1][1].astype(x.dtype)
-            x, state = _layer(x, w, u, b, begin)
+            nothing = jnp.zeros((len(x), size), x.dtype)
+            h, c = (nothing, nothing) if rows is None else rows[k - 1]
+            x, state = _layer(x, w, u, b, (h.astype(x.dtype), c.astype(x.dtype)))
             states.append(state)
             outputs[f"stage{k}"] = x
             if k < self.layers:
