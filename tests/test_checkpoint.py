@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -492,6 +494,21 @@ def test_every_file_cut_emptied_flipped_or_gone_is_damage_or_does_no_harm(tmp_pa
     assert {(name, True) for name in ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")} <= noticed
     assert all(in_our_words for _, in_our_words in noticed)
     assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_no_coroutine_of_orbax_is_left_for_the_garbage_collector_to_warn_of(tmp_path):
+    """One is begun for the arrays of a known type before the unknown one is met."""
+    place, state = small_checkpoint(tmp_path), make_state(1, jax.random.key(1), 4)
+    file = place / "variables" / "_METADATA"
+    before, known, after = file.read_text().rpartition("np.ndarray")
+    assert known
+    file.write_text(before + "np.odarray" + after)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"no usable checkpoint under .*np\.odarray"):
+            checkpoint.restore(tmp_path, state)
+        gc.collect()
+    assert [str(one.message) for one in told] == []
 
 
 @pytest.mark.parametrize(
