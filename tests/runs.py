@@ -83,8 +83,8 @@ def no_pictures():
         yield
 
 
-def kill_after(last: int) -> None:
-    """From now on a run kills its process, as no handler can prevent, before it logs a step after ``last``."""
+def ending_after(last: int, end):
+    """``train.open_writer`` whose writer calls ``end`` instead of logging a step after ``last``."""
     from ssl_jax import train
 
     open_writer = train.open_writer
@@ -94,12 +94,12 @@ def kill_after(last: int) -> None:
 
         def log(step, metrics):
             if step > last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                end()
             writer.log(step, metrics)
 
         return writer._replace(log=log)
 
-    train.open_writer = opening
+    return opening
 
 
 if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT ...]: a run that is killed after STEP
@@ -109,5 +109,8 @@ if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    kill_after(int(sys.argv[3]))
+    from ssl_jax import train
+
+    # As no handler can prevent.
+    train.open_writer = ending_after(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
     fit(sys.argv[2], sys.argv[1], **dict(a.split("=") for a in sys.argv[4:]))
