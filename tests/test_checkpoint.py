@@ -569,12 +569,19 @@ def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
     assert place.is_dir()
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A folder of runs that a pattern would find, too."""
+    place = tmp_path_factory.mktemp("names")
+    for other in ("exp1", "star", "qx 50%"):
+        save_all(place / other, [make_state(1, jax.random.key(2), 4)])
+    return place
+
+
 @pytest.mark.parametrize("name", ["exp[1]", "st*r", "q? 50%", "ünï 日本", 'it\'s "q" & $x; {y}#', "-x"])
-def test_any_name_of_a_folder(name, tmp_path):
+def test_any_name_of_a_folder(name, beside):
     state = make_state(1, jax.random.key(1), 4)
-    for other in ("exp1", "star", "qx 50%"):  # what a pattern would find, too
-        save_all(tmp_path / other, [make_state(1, jax.random.key(2), 4)])
-    workdir = tmp_path / name
+    workdir = beside / name
     saver = open_saver(workdir, keep=1, best="v")
     for step, value in ((1, 0.5), (2, 0.1), (3, 0.2)):
         saver.save(state.replace(step=jnp.int32(step)), {}, {"v": value})
