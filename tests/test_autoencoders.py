@@ -201,6 +201,7 @@ def test_a_linear_autoencoder_finds_the_subspace_of_pca():
     assert float(loss_of(method, variables, jnp.asarray(images))[0]) == pytest.approx(residual, rel=1e-3)
 
 
+@pytest.mark.slow  # it trains
 def test_cross_entropy_ends_between_its_floor_and_that_of_the_mean_image():
     images = jnp.asarray(digits())
     method = make("autoencoder", model="mlp", shape=(8, 8, 1), mean=(0.0,), std=(1.0,), widths=(64,))
@@ -264,11 +265,11 @@ def test_all_entries_can_be_masked():
 
 def test_without_noise_it_is_the_autoencoder_bit_for_bit():
     images = pictures()
-    plain = make("autoencoder", model="mlp")
+    plain = make("autoencoder", model="mlp", widths=(8,))
     variables = start(plain, images)
     want = value_and_gradient(plain, variables, images)
     for kind in KINDS:
-        method = make("denoising_autoencoder", model="mlp", corruption=kind, amount=0.0)
+        method = make("denoising_autoencoder", model="mlp", widths=(8,), corruption=kind, amount=0.0)
         for a, b in zip(*map(jax.tree.leaves, (value_and_gradient(method, variables, images), want)), strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -403,7 +404,7 @@ def test_what_is_hidden_does_not_reach_the_network_and_only_hole_and_rim_count(m
 
 
 def adversarial_method(a=0.2, **arguments):
-    sizes = {"model": "mlp", "latent_dim": 8, "discriminator_widths": (8, 16)}
+    sizes = {"model": "mlp", "widths": (), "latent_dim": 8, "decoder_widths": (8,), "discriminator_widths": (8,)}
     return make("inpainting", adversarial=a, **sizes | arguments)
 
 

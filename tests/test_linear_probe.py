@@ -83,9 +83,9 @@ def test_fit_of_repeated_examples_in_many_dimensions(digits):
 def test_fit_compiles_once_per_shape(digits):
     x, y = digits
     before = linear_probe._fit._cache_size()
-    for l2 in (1e-3, 1e-2, 1e-1):
+    for l2 in (2e-3, 2e-2, 2e-1):
         linear_probe.fit_logistic(x[:300], y[:300], l2=l2, num_classes=10, tolerance=1e-2)
-    assert linear_probe._fit._cache_size() - before <= 1  # or by another test here
+    assert linear_probe._fit._cache_size() - before <= 1  # 0 where another test has had this shape
 
 
 def test_standardise():
