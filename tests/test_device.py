@@ -229,12 +229,12 @@ COMPARED = {  # every operation and flavour, every kind of crop
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
-        *(("byol", 3), ("moco_v2", 3), ("moco_v1", 1)),
+        *(("byol", 3), ("moco_v2", 3)),
         *(
             pytest.param(name, 3, marks=pytest.mark.slow)
             for name in ("simclr", "byol_cifar", "moco_v1", "triplet_cifar")
         ),
-        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("simclr", "byol")),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("simclr", "byol", "moco_v1")),
     ],
 )
 def test_view_as_the_host(name, channels):
@@ -487,14 +487,11 @@ def test_noise_is_normal():
     assert stats.kstest(scaled.ravel(), "norm").pvalue > 1e-3
 
 
-def test_operations_draw_by_name_and_views_apart():
+def test_operations_draw_by_name():
     jitter = Jitter(0.4, 0.4, 0.4, 0.1)
     alone, among = draw(View(Crop(), (jitter,)), 16), draw(View(Crop(), (Gray(), jitter, Flip())), 16)
     for name in ("Crop", "factors", "order", "Jitter"):
         np.testing.assert_array_equal(alone[name], among[name])
-    image = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    first, second = make(Recipe((View(Crop()),) * 2), 32, {"image": image}, jax.random.key(0))["views"]
-    assert (np.abs(first - second).mean(axis=(1, 2, 3)) > 0.01).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- devices
@@ -548,6 +545,9 @@ def test_eight_devices_make_what_one_makes_without_a_collective(batch, on_one, a
     for a, b in zip(on_one["views"][first:], out["views"][first:], strict=True):
         assert b.sharding.spec == P(parallel.DATA)
         np.testing.assert_allclose(a, b, atol=1e-6 if alone else 1e-5)
+    if not alone:  # one view twice: each draws for itself
+        one, other = map(np.asarray, out["views"])
+        assert (np.abs(one - other).mean(axis=(1, 2, 3)) > 0.01).all()
 
 
 def test_all_at_once_makes_what_one_by_one_makes(batch, on_one):
@@ -560,13 +560,15 @@ def test_all_at_once_makes_what_one_by_one_makes(batch, on_one):
 def test_pmap_makes_what_one_makes(batch, on_one):
     rows = {"image": batch["table"][batch["index"]]}
     split = jax.tree.map(lambda a: a.reshape(8, 2, *a.shape[1:]), rows)
-    out = jax.pmap(lambda b, k: device.views(BIG, 16)(b, k, "data"), axis_name="data", in_axes=(0, None))(
+    first = Recipe(BIG.views[:1])
+    out = jax.pmap(lambda b, k: device.views(first, 16)(b, k, "data"), axis_name="data", in_axes=(0, None))(
         split, jax.random.key(5)
     )
-    for a, b in zip(on_one["views"], out["views"], strict=True):
+    for a, b in zip(on_one["views"][:1], out["views"], strict=True):
         np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-6)
 
 
+@pytest.mark.slow  # the images of the tests above are of these draws
 def test_draws_have_the_same_bits_everywhere():
     def every_draw(key, axis, given):
         keys = parallel.row_keys(key, len(given["image"]), axis)
@@ -595,7 +597,7 @@ def test_the_same_twice_and_another_key(one_device, on_one):
 def test_table_and_rows_are_the_same(batch):
     """Bit for bit, in programs as a run compiles them; XLA's older emitters, see conftest.py, round otherwise."""
     options = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else None
-    recipe = Recipe((View(Crop(), (Flip(), Jitter(0.4, 0, 0, 0), Blur(0.5, support="sigma", border="reflect"))),))
+    recipe = Recipe((View(Crop(), (Flip(), Blur(0.5, support="sigma", border="reflect"))),))
     key, made = jax.random.key(5), jax.jit(lambda b, k: device.views(recipe, 16)(b, k, None)["views"])
     table = {name: batch[name] for name in ("table", "index")}
     rows = {"image": batch["table"][batch["index"]]}

@@ -208,7 +208,7 @@ class Pixels:
 @pytest.fixture(scope="module")
 def sources(digits):
     images, labels = digits[0].reshape(-1, 8, 8).astype(np.uint8), digits[1].copy()
-    train, test = from_arrays(images[:300], labels[:300]), from_arrays(images[600:1100], labels[600:1100])
+    train, test = from_arrays(images[:600], labels[:600]), from_arrays(images[600:1100], labels[600:1100])
     return {"train": train, "test": test}
 
 
@@ -242,7 +242,7 @@ def test_rows_without_label_do_not_count(sources):
     train, test = sources["train"], sources["test"]
     labels = [np.where(np.arange(len(s)) < 20, -1, s.labels) for s in (train, test)]
     unknown = {"train": relabelled(train, labels[0]), "test": relabelled(test, labels[1])}
-    fewer = {"train": train.take(np.arange(20, 300)), "test": test.take(np.arange(20, 500))}
+    fewer = {"train": train.take(np.arange(20, 600)), "test": test.take(np.arange(20, 500))}
     found, expected = (
         dict(linear_probe.Evaluator(Pixels(), **s, protocol="ridge").run(None)) for s in (unknown, fewer)
     )
@@ -284,10 +284,10 @@ def test_evaluator_of_a_papers_protocol(sources):
     assert rates == list(protocols.PROTOCOLS["byol"]["optim.learning_rate"])
     assert all(o["train.epochs"] == 3 and o["seed"] == 5 and o["method.frozen"] == "encoder" for _, _, o in seen)
     _, splits, _ = seen[0]
-    assert (len(splits.train), len(splits.val)) == (270, 30)
-    both = join(splits.train, splits.val).columns["image"].reshape(300, -1)
+    assert (len(splits.train), len(splits.val)) == (540, 60)
+    both = join(splits.train, splits.val).columns["image"].reshape(600, -1)
     np.testing.assert_array_equal(
-        np.sort(both.sum(1)), np.sort(sources["train"].columns["image"].reshape(300, -1).sum(1))
+        np.sort(both.sum(1)), np.sort(sources["train"].columns["image"].reshape(600, -1).sum(1))
     )
     assert splits.test.fingerprint == sources["test"].fingerprint
 

@@ -102,6 +102,9 @@ def grads(z1, z2, label, *, name, temperature=0.2, block=None):
 
 
 every_loss = pytest.mark.parametrize("name", ["nt_xent", "sup_con", "moco_v3", "info_nce_queue"])
+one_of_each_kernel = pytest.mark.parametrize(  # NT-Xent is SupCon without labels, and MoCo v3 has the queue's kernel
+    "name", ["sup_con", "info_nce_queue", *(pytest.param(n, marks=pytest.mark.slow) for n in ("nt_xent", "moco_v3"))]
+)
 
 
 # Values and gradients
@@ -231,7 +234,9 @@ def test_the_slow_form_on_eight_devices_is_that_of_one(x64):
         close(got, expected, 1e-12)
 
 
-@every_loss
+@pytest.mark.parametrize(
+    "name", ["sup_con", "moco_v3", "info_nce_queue", pytest.param("nt_xent", marks=pytest.mark.slow)]
+)
 def test_devices_share_the_work_and_meet_once(name):
     """Eight devices: an eighth of the turns of the loops each, and no collective in them."""
     rows = 512
@@ -260,7 +265,7 @@ def test_devices_share_the_work_and_meet_once(name):
 # Bits, memory, precision
 
 
-@every_loss
+@one_of_each_kernel
 def test_the_same_bits_twice(name):
     z1, z2 = jnp.asarray(normal(2, 64, 6), jnp.float32)
     label = np.tile(LABEL, 4)
