@@ -370,7 +370,7 @@ def test_the_task_can_be_looked_at(shown):
 def config(method="corrupted_images", steps=2, **arguments):
     short = {"train__steps": steps, "train__eval_every": 0, "train__checkpoint_every": 0, "eval__probe": False}
     small = {f"model__{field}": value for field, value in SMALL.items()}
-    found = runs.config(**short, **small, data__recipe="none")
+    found = runs.config(**short, **small, data__recipe="none", data__augment="device")
     found.method = ConfigDict({"name": method, "latent_dim": 4, "decoder_widths": (8,)} | arguments)
     return found
 

@@ -115,7 +115,7 @@ def test_a_frozen_trunk_is_that_of_the_pretraining_run(tmp_path):
     from ssl_jax.train import fit
 
     short = {"train__steps": 2, "eval__probe": False, "train__eval_every": 0}
-    short |= {"model__residual": False, "data__recipe": "none"}
+    short |= {"model__residual": False, "data__recipe": "none", "data__augment": "device"}
     frozen = {"init_from": str(tmp_path / "before"), "method__frozen": "encoder", "method__head_init": 0.0}
     for name, arguments in (("before", {}), ("after", frozen)):
         fit(experiment.build(runs.config("supervised", **short, **arguments)), tmp_path / name, test=False)
