@@ -36,7 +36,7 @@ CASES = {
     "inpainting": {"latent_dim": 16, "decoder_widths": (8, 4)},
     "colorization": {"grid": 20, "head_width": 16},
     "split_brain": {"grid": 20, "head_width": 16},
-    "corrupted_images": {"autoencoder_steps": 2, "latent_dim": 16, "decoder_widths": (8,)},
+    "corrupted_images": {"autoencoder_steps": 2, "latent_dim": 16, "decoder_widths": (8,), "repair_layers": 1},
     "instance_discrimination": {"projector_dim": 16, "temperature": 0.2, "proximal": 0.5},
     "triplet": {"projector_dim": 16},
     "cpc": {"patch_size": 4, "patch_jitter": 2, "steps": 2, "context_dim": 16, "context_layers": 1, "temperature": 1.0},
