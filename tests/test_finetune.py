@@ -85,7 +85,11 @@ def moved(before, after):
 
 @pytest.mark.parametrize(
     ("frozen", "learns", "name"),
-    [("encoder", 3, "sgd"), ("encoder", 3, "adamw"), ("stage1", 2, "larc"), ("stem", 1, "sgd")],
+    [
+        ("encoder", 3, "adamw"),
+        ("stage1", 2, "larc"),
+        *(pytest.param(*rest, "sgd", marks=pytest.mark.slow) for rest in (("encoder", 3), ("stem", 1))),
+    ],
 )
 def test_what_is_frozen_stays_bit_for_bit(frozen, learns, name):
     rate = optim.warmup_cosine(0.05, 0, 10)
@@ -99,6 +103,7 @@ def test_what_is_frozen_stays_bit_for_bit(frozen, learns, name):
 
 
 @pytest.mark.parametrize(("devices", "mode"), [(8, "jit"), (8, "pmap")])
+@pytest.mark.slow  # frozen parts are there in the test of those that join, too
 def test_what_is_frozen_stays_on_eight_devices(devices, mode):
     (params, stats), *_, (new_params, new_stats) = train(make(frozen="stage1"), 3, devices=devices, mode=mode)
     assert moved(params, new_params) == ["stage2", "classifier"]
@@ -109,7 +114,8 @@ def test_a_frozen_trunk_is_that_of_the_pretraining_run(tmp_path):
     """Through the loop and checkpoints: pretrained weights go in, and come out as they were."""
     from ssl_jax.train import fit
 
-    short = {"train__steps": 2, "eval__probe": False, "train__eval_every": 0, "model__residual": False}
+    short = {"train__steps": 2, "eval__probe": False, "train__eval_every": 0}
+    short |= {"model__residual": False, "data__recipe": "none", "data__augment": "device"}
     frozen = {"init_from": str(tmp_path / "before"), "method__frozen": "encoder", "method__head_init": 0.0}
     for name, arguments in (("before", {}), ("after", frozen)):
         fit(experiment.build(runs.config("supervised", **short, **arguments)), tmp_path / name, test=False)
@@ -122,7 +128,7 @@ def test_a_frozen_trunk_is_that_of_the_pretraining_run(tmp_path):
 
 def test_the_loss_of_a_frozen_encoder_is_that_of_its_features_in_inference_mode():
     method, batch = make(frozen="encoder"), batch_of(0)
-    variables = method.init(jax.random.key(0), batch)
+    variables = jax.jit(method.init)(jax.random.key(0), batch)
     stats = jax.tree.map(lambda a: a + 0.1, variables.model_state)  # not what the batch would give
 
     def loss(params):
@@ -143,8 +149,8 @@ def test_the_loss_of_a_frozen_encoder_is_that_of_its_features_in_inference_mode(
 
 
 @pytest.mark.parametrize("encoder", [
-    ResNet(blocks=(1, 2), width=1 / 16, stem="cifar"),
-    models.ConvNet(widths=(4, 6), blocks=2, residual=False),
+    ResNet(blocks=(1, 1), width=1 / 16, stem="cifar"),
+    models.ConvNet(widths=(4, 6), residual=False),
 ])  # fmt: skip
 def test_frozen_stages_run_in_inference_mode(encoder):
     x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
@@ -197,7 +203,7 @@ def test_without_options_the_optimizer_is_left_alone():
 # Gradual unfreezing
 
 
-@pytest.mark.parametrize(("devices", "mode"), [(1, "jit"), (8, "jit"), (8, "pmap")])
+@pytest.mark.parametrize(("devices", "mode"), [(8, "jit"), (8, "pmap"), pytest.param(1, "jit", marks=pytest.mark.slow)])
 def test_parts_join_one_by_one_from_the_top(devices, mode):
     found = train(make(unfreeze_every=0.5), 8, devices=devices, mode=mode)  # 2 steps
     for t, ((params, stats), (new_params, new_stats)) in enumerate(itertools.pairwise(found)):
@@ -206,7 +212,7 @@ def test_parts_join_one_by_one_from_the_top(devices, mode):
         assert moved(stats, new_stats) == list(GROUPS[learns:3]), t
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param(None, marks=pytest.mark.slow)])
 def test_what_is_frozen_never_joins(dtype):
     (params, stats), *_, (new_params, new_stats) = train(make(dtype, unfreeze_every=0.25, frozen="stage1"), 6)
     assert moved(params, new_params) == ["stage2", "classifier"]
@@ -214,7 +220,7 @@ def test_what_is_frozen_never_joins(dtype):
     assert all(a.dtype == np.float32 for a in (new_params | new_stats).values())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars_simclr"])
+@pytest.mark.parametrize("name", ["adamw", "lars_simclr", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_part_that_joins_starts_anew_on_the_common_schedule(name):
     def tx(first):
         schedule = optim.warmup_cosine(0.1, 2, 12)
@@ -241,7 +247,7 @@ def test_a_part_that_joins_starts_anew_on_the_common_schedule(name):
 
 def test_classify_is_the_classifier_on_features_of_raw_images():
     method, batch = make(), batch_of(0)
-    variables = method.init(jax.random.key(0), batch)
+    variables = jax.jit(method.init)(jax.random.key(0), batch)
     variables = variables._replace(model_state=jax.tree.map(lambda a: a + 0.2, variables.model_state))
     h = np.asarray(method.encode(variables, batch["views"][0])["features"], np.float64)
     assert (h > 0).mean() > 0.2
@@ -251,10 +257,13 @@ def test_classify_is_the_classifier_on_features_of_raw_images():
 
 
 def test_the_classifier_starts_as_told():
-    heads = {
-        init: make(head_init=init).init(jax.random.key(0), batch_of(0)).params["classifier"]["dense0"]
-        for init in (None, 0.0, 0.01)
-    }
+
+    @jax.jit
+    def begun(key):
+        made = [make(head_init=init).init(key, batch_of(0)) for init in (None, 0.0, 0.01)]
+        return [variables.params["classifier"]["dense0"] for variables in made]
+
+    heads = dict(zip((None, 0.0, 0.01), begun(jax.random.key(0)), strict=True))
     assert all((head["bias"] == 0).all() for head in heads.values())
     assert (heads[0.0]["kernel"] == 0).all()
     np.testing.assert_allclose(np.std(heads[0.01]["kernel"]), 0.01, rtol=0.2)

@@ -14,6 +14,10 @@ from sklearn.metrics import roc_auc_score
 from ssl_jax.data import source
 from ssl_jax.evals import geometry
 
+# Compiled whole, once for all tests.
+uniformity = jax.jit(geometry.uniformity, static_argnums=1, static_argnames="block")
+alignment = jax.jit(geometry.alignment)
+
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -35,9 +39,9 @@ def with_spectrum(singular_values, n=300, d=20, seed=0):
 
 def test_alignment():
     theta = 0.3
-    found = geometry.alignment(jnp.asarray(3 * circle(50)), jnp.asarray(circle(50, theta)))
+    found = alignment(jnp.asarray(3 * circle(50)), jnp.asarray(circle(50, theta)))
     assert float(found) == pytest.approx(2 - 2 * np.cos(theta), rel=1e-5)
-    assert float(geometry.alignment(jnp.ones((4, 3)), 2 * jnp.ones((4, 3)))) == pytest.approx(0, abs=1e-12)
+    assert float(alignment(np.ones((4, 3), np.float32), np.full((4, 3), 2, np.float32))) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("block", [1024, 7, 59])
@@ -45,14 +49,14 @@ def test_uniformity_on_a_circle(block):
     n, t = 60, 2.0
     k = np.arange(1, n)
     exact = np.log(np.mean(np.exp(-t * (2 - 2 * np.cos(2 * np.pi * k / n)))))
-    assert float(geometry.uniformity(jnp.asarray(5 * circle(n)), t, block=block)) == pytest.approx(exact, rel=1e-5)
+    assert float(uniformity(jnp.asarray(5 * circle(n)), t, block=block)) == pytest.approx(exact, rel=1e-5)
 
 
 def test_uniformity_of_the_uniform_distribution():
     # equally spaced points tend to E exp(-t (2 - 2 cos)) = exp(-2t) I0(2t)
-    found = float(geometry.uniformity(jnp.asarray(circle(3000)), 2.0))
+    found = float(uniformity(jnp.asarray(circle(3000)), 2.0))
     assert found == pytest.approx(np.log(np.exp(-4) * i0(4.0)), abs=2e-3)
-    assert float(geometry.uniformity(jnp.ones((10, 4)))) == pytest.approx(0, abs=1e-5)
+    assert float(uniformity(jnp.ones((10, 4)))) == pytest.approx(0, abs=1e-5)
 
 
 def test_uniformity_equals_numpy_and_its_gradient_is_finite():
@@ -61,8 +65,8 @@ def test_uniformity_equals_numpy_and_its_gradient_is_finite():
     distance = ((z[:, None] - z[None]) ** 2).sum(-1)
     expected = np.log(np.exp(-3 * distance)[~np.eye(37, dtype=bool)].mean())
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        assert float(geometry.uniformity(jnp.asarray(x), 3.0, block=10)) == pytest.approx(expected, rel=1e-12)
-    gradient = jax.grad(lambda a: geometry.uniformity(a, 3.0, block=10))(jnp.asarray(x, jnp.float32))
+        assert float(uniformity(jnp.asarray(x), 3.0, block=10)) == pytest.approx(expected, rel=1e-12)
+    gradient = jax.jit(jax.grad(lambda a: geometry.uniformity(a, 3.0, block=10)))(jnp.asarray(x, jnp.float32))
     assert np.isfinite(np.asarray(gradient)).all()
     with pytest.raises(ValueError, match="at least 2"):
         geometry.uniformity(jnp.ones((1, 3)))

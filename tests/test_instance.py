@@ -15,11 +15,17 @@ from numeric import numeric_gradient
 from ssl_jax import config as configs
 from ssl_jax import experiment, methods, models
 from ssl_jax.data.images import recipes
-from ssl_jax.losses import estimate_log_z, instance, instance_nce, instance_softmax
+from ssl_jax.losses import instance
 from ssl_jax.methods import instance_discrimination
 from ssl_jax.types import Plan, Variables
 
 KEY, AXIS = jax.random.key(0), "data"
+
+# Compiled whole: operation by operation they were some hundred programs.
+instance_softmax = jax.jit(instance.instance_softmax, static_argnames="temperature")
+instance_nce = jax.jit(instance.instance_nce, static_argnames="temperature")
+estimate_log_z = jax.jit(instance.estimate_log_z, static_argnames=("temperature", "axis"))
+draws = jax.jit(instance_discrimination.draws, static_argnums=(1, 2, 3, 4))
 
 
 @pytest.fixture
@@ -36,6 +42,11 @@ def arrays(rows=5, size=9, dim=4, drawn=6):
     rng = np.random.default_rng(0)
     v, bank = rng.normal(size=(rows, dim)), rng.uniform(-1, 1, (size, dim))
     return v, bank, rng.permutation(size)[:rows].astype(np.int32), rng.integers(0, size, (rows, drawn)).astype(np.int32)
+
+
+def singles(**sizes):
+    """Of float32."""
+    return [a.astype(np.int32 if a.dtype == np.int32 else np.float32) for a in arrays(**sizes)]
 
 
 def softmax_numpy(v, bank, index, temperature):
@@ -67,15 +78,13 @@ def nce_numpy(v, bank, index, drawn, z, temperature):
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_the_softmax_is_equation_2_and_optax(x64, temperature):
     v, bank, index, _ = arrays()
-    run = jax.value_and_grad(
-        lambda a: instance_softmax(a, jnp.asarray(bank), jnp.asarray(index), temperature=temperature)
-    )
-    value, gradient = run(jnp.asarray(v))
+    run = jax.jit(jax.value_and_grad(lambda a: instance_softmax(a, bank, index, temperature=temperature)))
+    value, gradient = run(v)
     np.testing.assert_allclose(value, softmax_numpy(v, bank, index, temperature), rtol=1e-12)
     numeric = numeric_gradient(lambda a: softmax_numpy(a, bank, index, temperature), v)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-8)
     logits = jnp.asarray(unit(v) @ bank.T / temperature)
-    other = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(index)).mean()
+    other = jax.jit(lambda *a: optax.softmax_cross_entropy_with_integer_labels(*a).mean())(logits, index)
     np.testing.assert_allclose(value, other, rtol=1e-12)
 
 
@@ -86,9 +95,9 @@ def test_nce_is_the_papers_equations(x64, temperature):
 
     def loss(a):
         arguments = (jnp.asarray(x) for x in (bank, index, drawn))
-        return instance_nce(a, *arguments, log_z=jnp.log(z), temperature=temperature)
+        return instance_nce(a, *arguments, log_z=np.log(z), temperature=temperature)
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(v))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(v))
     np.testing.assert_allclose(value, nce_numpy(v, bank, index, drawn, z, temperature), rtol=1e-12)
     numeric = numeric_gradient(lambda a: nce_numpy(a, bank, index, drawn, z, temperature), v)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-8)
@@ -104,9 +113,8 @@ def test_nce_of_flat_logits(negatives):
 
 def test_nce_with_logits_of_hundreds_is_finite():
     v, bank, index, drawn = (jnp.asarray(x) for x in arrays())
-    value, gradient = jax.value_and_grad(lambda a: instance_nce(a, bank, index, drawn, log_z=500.0, temperature=1e-3))(
-        v.astype(jnp.float32)
-    )
+    run = jax.jit(jax.value_and_grad(lambda a: instance_nce(a, bank, index, drawn, log_z=500.0, temperature=1e-3)))
+    value, gradient = run(v)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
@@ -123,33 +131,36 @@ def test_z_is_n_times_the_mean_over_the_draws(x64):
 
 
 def test_z_is_the_same_on_every_device():
-    v, bank, _, drawn = (jnp.asarray(x) for x in arrays(rows=6))
+    v, bank, _, drawn = singles(rows=6)
     whole = estimate_log_z(v, bank, drawn, temperature=0.3)
-    split = jax.vmap(
+    split = jax.jit(jax.vmap(
         lambda a, d: estimate_log_z(a, bank, d, temperature=0.3, axis=AXIS), axis_name=AXIS
-    )(v.reshape(3, 2, -1), drawn.reshape(3, 2, -1))  # fmt: skip
+    ))(v.reshape(3, 2, -1), drawn.reshape(3, 2, -1))  # fmt: skip
     np.testing.assert_allclose(split, np.full(3, whole), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "dim", "temperature"), [(5000, 128, 0.1), (3000, 512, 0.07)])
 def test_a_random_bank_starts_above_the_log_of_its_size(size, dim, temperature):
     """ln n + 1 / (2 d T^2): rows of length 1 have logits of variance 1 / (d T^2)."""
-    bank = instance_discrimination.random_bank(KEY, size, dim)
-    lengths = jnp.linalg.norm(bank, axis=1)
+    bank = np.asarray(jax.jit(instance_discrimination.random_bank, static_argnums=(1, 2))(KEY, size, dim))
+    lengths = np.linalg.norm(bank, axis=1)
     np.testing.assert_allclose((lengths.mean(), lengths.std()), (1, math.sqrt(0.2 / dim)), rtol=0.05)
-    assert float(jnp.abs(bank).max()) <= (3 / dim) ** 0.5
+    assert np.abs(bank).max() <= np.float32((3 / dim) ** 0.5)
     # All images in turn, so that their own rows count with their mean, and with features that are nearly one direction.
-    v = jax.random.normal(jax.random.key(1), (size, dim)) + 2
-    value = instance_softmax(v, bank, jnp.arange(size, dtype=jnp.int32), temperature=temperature)
+    v = np.random.default_rng(1).normal(size=(size, dim)).astype(np.float32) + 2
+    value = instance_softmax(v, bank, np.arange(size, dtype=np.int32), temperature=temperature)
     assert float(value) - math.log(size) == pytest.approx(1 / (2 * dim * temperature**2), abs=0.05)  # .78 and .20
 
 
 def test_no_gradient_reaches_the_bank():
-    v, bank, index, drawn = (jnp.asarray(x, None if x.dtype == np.int32 else jnp.float32) for x in arrays())
-    soft = jax.grad(lambda b: instance_softmax(v, b, index, temperature=0.1))(bank)
-    nce = jax.grad(lambda b: instance_nce(v, b, index, drawn, log_z=2.0, temperature=0.1))(bank)
-    z = jax.grad(lambda a: estimate_log_z(a, bank, drawn, temperature=0.1))(v)
-    assert all(bool((g == 0).all()) for g in (soft, nce, z))
+    v, bank, index, drawn = singles()
+
+    def gradients(v, bank):
+        yield jax.grad(lambda b: instance_softmax(v, b, index, temperature=0.1))(bank)
+        yield jax.grad(lambda b: instance_nce(v, b, index, drawn, log_z=2.0, temperature=0.1))(bank)
+        yield jax.grad(lambda a: estimate_log_z(a, bank, drawn, temperature=0.1))(v)
+
+    assert not any(np.any(g) for g in jax.jit(lambda *a: list(gradients(*a)))(v, bank))
 
 
 def test_half_precision_is_computed_in_float32():
@@ -230,28 +241,27 @@ def test_z_is_estimated_once_and_kept():
     method = make(negatives=6)
     variables, value, out = first(method, batch_of(INDEX))
     assert np.isneginf(variables.aux["log_z"])
-    drawn = np.asarray(instance_discrimination.draws(KEY, 8, 6, 40))
+    drawn = np.asarray(draws(KEY, 8, 6, 40, None))
     v, bank = (np.asarray(a, np.float64) for a in (out.outputs["projections"], variables.aux["bank"]))
     z = 40 * np.exp((v[:, None] * bank[drawn]).sum(-1) / 0.1).mean()
     assert float(value) == pytest.approx(nce_numpy(v, bank, INDEX, drawn, z, 0.1), rel=1e-4)
-    aux = method.update_aux(variables, out.carry, jnp.int32(0))
+    aux = jax.jit(method.update_aux)(variables, out.carry, jnp.int32(0))
     assert float(jnp.exp(aux["log_z"])) == pytest.approx(z, rel=1e-4)
     later = Variables(variables.params, variables.model_state, aux)
-    _, out = method.loss(later, batch_of(INDEX, seed=1), jax.random.key(9), jnp.int32(1), None)
-    assert float(out.carry["log_z"]) == float(aux["log_z"])
+    again = jax.jit(lambda v: method.loss(v, batch_of(INDEX, seed=1), jax.random.key(9), jnp.int32(1), None)[1].carry)
+    assert float(again(later)["log_z"]) == float(aux["log_z"])
 
 
 def test_every_image_has_draws_of_its_own_on_any_number_of_devices():
-    drawn = instance_discrimination.draws(KEY, 12, 500, 40)
+    drawn = np.asarray(draws(KEY, 12, 500, 40, None))
     assert drawn.dtype == jnp.int32
     assert set(np.unique(drawn)) == set(range(40))
     counts = np.bincount(np.asarray(drawn).reshape(-1), minlength=40)
     np.testing.assert_allclose(counts, 150, atol=5 * 150**0.5)  # uniform: five standard deviations
     assert len(np.unique(drawn, axis=0)) == 12
-    split = jax.vmap(
-        lambda _: instance_discrimination.draws(KEY, 4, 500, 40, AXIS), axis_name=AXIS
-    )(jnp.arange(3))  # fmt: skip
-    np.testing.assert_array_equal(split.reshape(12, 500), drawn)
+    each = jax.vmap(lambda _: instance_discrimination.draws(KEY, 4, 500, 40, AXIS), axis_name=AXIS)
+    split = jax.jit(each)(np.arange(3))
+    np.testing.assert_array_equal(np.asarray(split).reshape(12, 500), drawn)
 
 
 def test_the_bank_comes_to_know_its_images():
@@ -292,7 +302,7 @@ def test_it_can_be_looked_at():
 
 def test_a_close_up_is_the_middle_enlarged():
     ramp = np.broadcast_to(np.linspace(0, 1, 32, dtype=np.float32)[None, :, None, None], (2, 32, 32, 3))
-    out = np.asarray(instance_discrimination.close_up(jnp.asarray(ramp)))
+    out = np.asarray(jax.jit(instance_discrimination.close_up)(ramp))
     inside = slice(2, -2)  # at the edge the interpolation has nothing to go on with
     position = ((np.arange(32) + 0.5) * 0.75 + 4 - 0.5) / 31
     np.testing.assert_allclose(out[0, inside, 0, 0], position[inside], atol=1e-5)

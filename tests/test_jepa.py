@@ -28,8 +28,12 @@ def layout_of(grid, max_context=1.0, **changes):
     return jepa._layout(encoder, plan, max_context=max_context, **(PAPER | changes))
 
 
+MANY = 1000  # rows that most tests draw, in one program for each layout
+
+
 def blocks_of(seed, n, layout):
-    return draw(jax.random.key(seed), n, layout)
+    """The first n of them: no row depends on the number of rows."""
+    return jax.tree.map(lambda a: a[:n], draw(jax.random.key(seed), MANY, layout))
 
 
 def draw(key, n, layout):
@@ -113,7 +117,7 @@ def test_sizes_change_from_step_to_step():
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_patch_is_a_target_as_often_as_its_place_allows(grid):
     """The reference's places end one before the border; here the last row and column are reached like the first."""
-    layout, n = layout_of(grid), 3000
+    layout, n = layout_of(grid), MANY
     blocks = blocks_of(7, n, layout)
     _, _, height, width = rectangle(blocks.targets[0, 0][blocks.wanted[0, 0]], grid)
 
@@ -131,12 +135,12 @@ def test_every_patch_is_a_target_as_often_as_its_place_allows(grid):
 
 
 def test_a_context_that_is_too_long_loses_any_of_its_patches():
-    whole, short = (blocks_of(3, 2000, layout_of((8, 8), share)) for share in (1.0, 0.4))
-    assert short.context.shape == (2000, round(0.4 * 64))
+    whole, short = (blocks_of(3, MANY, layout_of((8, 8), share)) for share in (1.0, 0.4))
+    assert short.context.shape == (MANY, round(0.4 * 64))
     np.testing.assert_array_equal(whole.targets, short.targets)
     lengths = whole.present.sum(1)
     np.testing.assert_array_equal(short.present.sum(1), np.minimum(lengths, 26))
-    member = np.zeros((2, 2000, 64), bool)
+    member = np.zeros((2, MANY, 64), bool)
     for kind, blocks in enumerate((whole, short)):
         rows, slots = np.nonzero(blocks.present)
         member[kind, rows, blocks.context[rows, slots]] = True
@@ -242,7 +246,7 @@ def test_row_losses_pass_one_and_leave_filling_out():
 
     with jax.enable_x64(True):
         loss = lambda p: jepa._row_losses(p, jnp.asarray(tokens), blocks)  # noqa: E731
-        found, slope = jax.jvp(loss, (jnp.asarray(predicted),), (jnp.asarray(predicted),))
+        found, slope = jax.jit(lambda p: jax.jvp(loss, (p,), (p,)))(jnp.asarray(predicted))
     np.testing.assert_allclose(found, by_hand(predicted), rtol=1e-12)
     np.testing.assert_allclose(
         slope, (by_hand(predicted * (1 + 1e-6)) - by_hand(predicted * (1 - 1e-6))) / 2e-6, rtol=1e-6
@@ -281,8 +285,9 @@ def test_the_target_is_a_copy_that_follows_ever_slower(case):
     started = jax.jit(method.init)(jax.random.key(1), {"views": (images,)})
     for a, b in zip(*map(jax.tree.leaves, (started.params["encoder"], started.aux["target"]["encoder"])), strict=True):
         np.testing.assert_array_equal(a, b)
+    update = jax.jit(lambda v, step: method.update_aux(v, None, step))
     for step, tau in ((0, 0.9), (10, 0.95), (15, 0.975), (20, 1.0), (30, 1.0)):
-        aux = method.update_aux(variables, None, jnp.int32(step))
+        aux = jax.device_get(update(variables, jnp.int32(step)))
         leaves = (aux["target"]["encoder"], variables.aux["target"]["encoder"], variables.params["encoder"])
         for new, old, online in zip(*map(jax.tree.leaves, leaves), strict=True):
             np.testing.assert_allclose(new, tau * old + (1 - tau) * online, rtol=1e-5, atol=1e-6)

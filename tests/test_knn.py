@@ -60,7 +60,7 @@ def brute_force(bank, labels, queries, *, k, temperature, num_classes):
     return brute_vote(*found, labels, temperature=temperature, num_classes=num_classes)
 
 
-@pytest.mark.parametrize("devices", [None, 1, 8])
+@pytest.mark.parametrize("devices", [None, 8, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.07), (200, 0.1), (497, 1.0)])
 def test_equals_brute_force_and_sklearn(k, temperature, devices):
     bank, labels, queries, _ = examples()
@@ -85,7 +85,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("devices", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_every_neighbour_in_order(sizes, devices, monkeypatch):
     monkeypatch.setattr(knn, "QUERY_TILE", 16)
@@ -100,7 +100,7 @@ def test_every_neighbour_in_order(sizes, devices, monkeypatch):
     assert (similarity.dtype, rows.dtype) == (np.float64, np.int32)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_leave_one_out(devices):
     bank, labels, _, _ = examples(n=97)
     bank[50] = bank[3]  # a copy is another example
@@ -120,7 +120,7 @@ def test_leave_one_out(devices):
         knn.nearest(bank, bank[:90], k=5, leave_one_out=True)
 
 
-@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("devices", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))])
 @pytest.mark.parametrize("bank_chunk", [65_536, 100, 24])
 def test_of_equals_the_lower_row(devices, bank_chunk):
     bank, _, queries, _ = examples(n=61)
@@ -354,36 +354,40 @@ def test_evaluator_needs_labels():
             knn.Evaluator(Encode(), train=pair[0], test=pair[1], k=5)
 
 
+WORKER = """
+import sys
+import jax, numpy as np
+from ssl_jax import parallel
+from ssl_jax.evals import knn
+process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(f"localhost:{port}", 2, process)
+with np.load(f"{out}/given.npz") as given:
+    bank, queries = given["bank"], given["queries"]
+similarity, rows = knn.nearest(bank, queries, k=30, mesh=parallel.make_mesh(), bank_chunk=100, query_block=64)
+_, alone = knn.nearest(bank, queries, k=5)  # without a mesh each process searches for itself
+np.savez(f"{out}/{process}.npz", similarity=similarity, rows=rows, alone=alone)
+jax.distributed.shutdown()
+"""
+
+
 def test_two_processes(tmp_path):
+    bank, _, queries, _ = examples()
+    np.savez(tmp_path / "given.npz", bank=bank, queries=queries)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(Path(__file__).resolve())]
+    command = [sys.executable, "-c", WORKER]
     workers = [subprocess.Popen([*command, str(i), str(port), str(tmp_path)], env=env) for i in range(2)]
     try:
         assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
-    bank, _, queries, _ = examples()
     similarity, rows = brute_nearest(bank, queries, 30)
     for process in range(2):
         found = np.load(tmp_path / f"{process}.npz")
         np.testing.assert_array_equal(found["rows"], rows)
         np.testing.assert_allclose(found["similarity"], similarity, atol=1e-6)
         np.testing.assert_array_equal(found["alone"], rows[:, :5])
-
-
-def main(process: int, port: int, out: str) -> None:
-    jax.config.update("jax_num_cpu_devices", 4)
-    jax.distributed.initialize(f"localhost:{port}", 2, process)
-    bank, _, queries, _ = examples()
-    similarity, rows = knn.nearest(bank, queries, k=30, mesh=parallel.make_mesh(), bank_chunk=100, query_block=64)
-    _, alone = knn.nearest(bank, queries, k=5)  # without a mesh each process searches for itself
-    np.savez(Path(out) / f"{process}.npz", similarity=similarity, rows=rows, alone=alone)
-    jax.distributed.shutdown()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

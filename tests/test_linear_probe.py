@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,9 @@ def objective(kernel, bias, x, y, l2):
     return -np.log(p[np.arange(len(x)), y]).mean() + 0.5 * l2 * np.sum(kernel**2)
 
 
-@pytest.mark.parametrize(("n", "l2"), [(1200, 1e-2), (1200, 1e-4), (40, 1e-2)])
+@pytest.mark.parametrize(
+    ("n", "l2"), [(300, 1e-2), (300, 1e-3), (40, 1e-2), pytest.param(1200, 1e-4, marks=pytest.mark.slow)]
+)
 def test_fit_equals_sklearn(digits, n, l2):
     x, y = digits
     train, test = (np.asarray(a, np.float64) for a in linear_probe.standardise(x[:1200], x[1200:]))
@@ -50,13 +54,14 @@ def test_fit_equals_sklearn(digits, n, l2):
 
 def test_fit_in_float64_is_the_minimum(digits):
     x, y = digits
-    x = np.asarray(linear_probe.standardise(x)[0], np.float64)[:500]
-    theirs = LogisticRegression(C=1 / (500 * 1e-2), tol=1e-12, max_iter=20000).fit(x, y[:500])
+    x = np.asarray(linear_probe.standardise(x)[0], np.float64)[:200]
+    y = y[:200]
+    theirs = LogisticRegression(C=1 / (200 * 1e-2), tol=1e-12, max_iter=20000).fit(x, y)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        kernel, bias = linear_probe.fit_logistic(x, y[:500], l2=1e-2, num_classes=10, tolerance=1e-9)
+        kernel, bias = linear_probe.fit_logistic(x, y, l2=1e-2, num_classes=10, tolerance=1e-9)
     kernel, bias = np.asarray(kernel), np.asarray(bias)
-    residual = softmax(x @ kernel + bias) - np.eye(10)[y[:500]]
-    assert np.abs(x.T @ residual / 500 + 1e-2 * kernel).max() < 2e-9
+    residual = softmax(x @ kernel + bias) - np.eye(10)[y]
+    assert np.abs(x.T @ residual / 200 + 1e-2 * kernel).max() < 2e-9
     assert np.abs(residual.mean(0)).max() < 2e-9
     # scikit-learn stops a little earlier; a shift common to all biases changes nothing
     np.testing.assert_allclose(kernel, theirs.coef_.T, atol=1e-5)
@@ -77,10 +82,10 @@ def test_fit_of_repeated_examples_in_many_dimensions(digits):
 
 def test_fit_compiles_once_per_shape(digits):
     x, y = digits
-    linear_probe._fit.clear_cache()
-    for l2 in (1e-3, 1e-2, 1e-1):
+    before = linear_probe._fit._cache_size()
+    for l2 in (2e-3, 2e-2, 2e-1):
         linear_probe.fit_logistic(x[:300], y[:300], l2=l2, num_classes=10, tolerance=1e-2)
-    assert linear_probe._fit._cache_size() == 1
+    assert linear_probe._fit._cache_size() - before <= 1  # 0 where another test has had this shape
 
 
 def test_standardise():
@@ -110,7 +115,7 @@ def test_fit_errors(change, words):
 
 
 def test_path_equals_single_fits_and_rounding_ends_a_fit(digits):
-    (x,), y = linear_probe.standardise(digits[0][:400]), digits[1][:400]
+    (x,), y = linear_probe.standardise(digits[0][:300]), digits[1][:300]
     l2s = (1e-1, 1e-2, 1e-3)
     path = linear_probe.fit_logistic_path(x, y, l2s=l2s, num_classes=10)
     for l2, (kernel, bias) in zip(l2s, path, strict=True):
@@ -122,14 +127,14 @@ def test_path_equals_single_fits_and_rounding_ends_a_fit(digits):
     assert count < 200
 
 
-@pytest.mark.parametrize("n", [333, 40])
-def test_rows_over_devices_change_nothing(digits, n):
-    """333 rows on eight devices leave three of padding; 40 are fewer than dimensions."""
+@pytest.mark.parametrize(("n", "devices"), [(300, (8,)), (40, (1, 8))])
+def test_rows_over_devices_change_nothing(digits, n, devices):
+    """300 rows on eight devices leave four of padding; 40 are fewer than dimensions."""
     (x,), y = linear_probe.standardise(digits[0][:n] + 1), digits[1][:n]
-    settings = {"l2s": (1e-1, 1e-2), "num_classes": 10, "tolerance": 1e-6}
+    settings = {"l2s": (1e-1, 3e-2), "num_classes": 10, "tolerance": 1e-5}
     one = linear_probe.fit_logistic_path(x, y, **settings)
-    for devices in (1, 8):
-        over = linear_probe.fit_logistic_path(x, y, **settings, mesh=parallel.make_mesh(devices))
+    for number in devices:
+        over = linear_probe.fit_logistic_path(x, y, **settings, mesh=parallel.make_mesh(number))
         for (kernel, bias), (kernel_of_one, bias_of_one) in zip(over, one, strict=True):
             np.testing.assert_allclose(kernel, kernel_of_one, atol=2e-3)  # float32, stopped at a gradient
             np.testing.assert_allclose(bias, bias_of_one, atol=2e-3)
@@ -211,13 +216,17 @@ def relabelled(source, labels):
     return from_arrays(source.columns["image"], labels.astype(np.int32))
 
 
-@pytest.mark.parametrize(("protocol", "name"), [("fast", "linear"), ("ridge", "ridge")])
-def test_evaluator(sources, protocol, name):
-    found = dict(
-        linear_probe.Evaluator(Pixels(), **sources, protocol=protocol, layers=("features", "stage1")).run(None)
-    )
-    assert list(found) == [f"{name}_{what}{layer}" for layer in ("", "_stage1") for what in ("top1", "top5", "l2")]
-    assert 1 >= found[f"{name}_top5"] > found[f"{name}_top1"] > found[f"{name}_top1_stage1"] > 0.6
+@pytest.mark.parametrize(
+    ("protocol", "name", "layers"), [("fast", "linear", ["features"]), ("ridge", "ridge", ["features", "stage1"])]
+)
+def test_evaluator(sources, protocol, name, layers):
+    found = dict(linear_probe.Evaluator(Pixels(), **sources, protocol=protocol, layers=tuple(layers)).run(None))
+    named = ["", "_stage1"][: len(layers)]
+    assert list(found) == [f"{name}_{what}{layer}" for layer in named for what in ("top1", "top5", "l2")]
+    right = [found[f"{name}_{what}"] for what in ("top5", "top1", "top1_stage1")[: 1 + len(layers)]]
+    assert right[0] <= 1
+    assert all(a > b for a, b in itertools.pairwise(right))
+    assert right[-1] > 0.6
     train, test = sources["train"], sources["test"]
     h, queries = linear_probe.standardise(*(Pixels()(None, s)["features"] for s in (train, test)))
     l2, n = found[f"{name}_l2"], len(train)

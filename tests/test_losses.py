@@ -165,7 +165,7 @@ def split(x, n):
     return x.reshape(n, -1, *x.shape[1:])
 
 
-@pytest.mark.parametrize("devices", [4, 8])
+@pytest.mark.parametrize("devices", [8, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("world", ["vmap", "pmap", "jit"])
 def test_nt_xent_on_several_devices_is_that_of_one(x64, devices, world):
     w, x1, x2 = arrays()
@@ -178,9 +178,9 @@ def test_nt_xent_on_several_devices_is_that_of_one(x64, devices, world):
     else:
         mapped = vmapped if world == "vmap" else partial(jax.pmap, devices=jax.devices()[:devices])
         f = mapped(one_device, in_axes=(None, 0, 0), axis_name=parallel.DATA)
-        got = f(w, split(x1, devices), split(x2, devices))
+        got = jax.device_get(f(w, split(x1, devices), split(x2, devices)))
         close(np.ptp(got[1], axis=0), np.zeros_like(w))
-        got = jax.tree.map(lambda a: a[0], got)
+        got = jax.tree.map(lambda a: a[0], jax.device_get(got))
     close(got[0], loss)
     close(got[1], grad)
 
@@ -247,7 +247,8 @@ def test_info_nce_queue_is_its_formula(x64):
 
 def test_info_nce_queue_of_uniform_logits_is_the_log_of_their_number():
     z = jnp.tile(jnp.asarray(unit(normal(1, 8)), jnp.float32), (64, 1))
-    close(info_nce_queue(z[:4], 3.0 * z[:4], z, temperature=0.07), np.log(64 + 1), 1e-5)
+    run = jax.jit(lambda z: info_nce_queue(z[:4], 3.0 * z[:4], z, temperature=0.07))
+    close(run(z), np.log(64 + 1), 1e-5)
 
 
 # BYOL
@@ -270,9 +271,10 @@ def test_byol_regression_is_the_squared_distance_of_unit_vectors(x64):
     loss, grad = jax.jit(jax.value_and_grad(byol_regression))(p, z)
     close(loss, formula(p))
     close(grad, numeric_gradient(formula, p), 1e-8)
-    close(byol_regression(p, 3.0 * p), 0.0)
-    close(byol_regression(p, -p), 4.0)
-    close(byol_regression(p, z), np.mean(2 * optax.losses.cosine_distance(p, z)))
+    plain = jax.jit(byol_regression)
+    close(plain(p, 3.0 * p), 0.0)
+    close(plain(p, -p), 4.0)
+    close(plain(p, z), np.mean(2 * np.asarray(jax.jit(optax.losses.cosine_distance)(p, z))))
 
 
 # What all losses promise
@@ -308,7 +310,7 @@ def test_float64_inputs_are_computed_in_float64(x64, loss):
 @pytest.mark.parametrize("rows", [1, 6])
 def test_zero_vectors_are_finite(loss, rows):
     a, b = jnp.asarray(normal(2, 6, 4), jnp.float32)
-    a, b = a.at[:rows].set(0.0), b.at[:rows].set(0.0)
+    a, b = (x * (np.arange(6) >= rows)[:, None].astype(np.float32) for x in jax.device_get((a, b)))
     value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(a, b)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in grads)

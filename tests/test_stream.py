@@ -118,12 +118,12 @@ def test_sizes_of_views_and_channels():
 def test_resume_gives_the_same_batches():
     data = images()
     batches = take(8, data)
-    for start in (1, 5):
+    for start in (5,):
         for a, b in zip(take(8 - start, data, start_step=start), batches[start:], strict=True):
             assert same(a, b)
-    assert len(take(100, data, start_step=5, total_steps=8)) == 3
+    assert len(take(100, data, WHOLE, start_step=5, total_steps=8)) == 3
     assert not same(batches[0], batches[1])
-    assert take(1, data, start_step=10**9)[0]["index"].shape == (6,)
+    assert take(1, data, WHOLE, start_step=10**9)[0]["index"].shape == (6,)
 
 
 def test_processes_share_one_batch():
@@ -389,8 +389,8 @@ def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(t
     for step in range(2):
         assert (np.concatenate([half[step]["index"] for half in halves]) == first[step]["index"]).all()
     lose(int(after[broken][0]))
-    later = list(itertools.islice(drawn, 42))[38:]  # past what had been read ahead
-    assert all(same(a, b) for a, b in zip(later, take(4, data, start_step=40, **kwargs), strict=True))
+    later = list(itertools.islice(drawn, 24))[20:]  # past what had been read ahead
+    assert all(same(a, b) for a, b in zip(later, take(4, data, start_step=22, **kwargs), strict=True))
 
 
 def test_a_run_stops_once_too_many_examples_broke(files):
@@ -414,7 +414,7 @@ def half_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "refuse_damage", lambda data: None)  # else the full check would leave them out
     where = tmp_path / "x" / "a"
     where.mkdir(parents=True)
-    for i in range(24):
+    for i in range(12):
         file = where / f"{i:02}.jpg"
         Image.fromarray(smooth(60, 80 + i)).save(file, quality=90)
         whole = file.read_bytes()
@@ -445,8 +445,9 @@ def test_what_tensorflow_alone_refuses_is_read_by_pillow(half_damaged, caplog, v
     with caplog.at_level(logging.WARNING):
         found, want = take(6, header, **kwargs), take(6, full, **kwargs)
         later = take(2, header, start_step=4, **kwargs)
-        whole = [take(2, data, WHOLE, image_size=32, global_batch_size=n) for data in (header, full)]
-        seen = [evaluate(data, 32) for data in (header, full)]
+        sources = (header, full) if views == 1 else ()  # what follows has no such views
+        whole = [take(2, data, WHOLE, image_size=32, global_batch_size=n) for data in sources]
+        seen = [evaluate(data, 32) for data in sources]
     assert caplog.text == ""  # nothing was replaced
     drawn = set()
     for a, b in zip(found, want, strict=True):
@@ -474,9 +475,9 @@ def test_no_file_left(files):
     for path in files.train.columns["path"]:
         Path(path).unlink()
     with pytest.raises(ValueError, match="no example of the dataset can be read any more"):
-        take(1, files.train, ONE)
+        take(1, files.train.take(np.arange(6)), WHOLE)
     with pytest.raises(ValueError, match="no example of the dataset can be read any more"):
-        evaluate(files.train)
+        evaluate(files.train.take(np.arange(6)))
 
 
 # --- real data
@@ -486,11 +487,11 @@ def test_cifar10_with_simclrs_recipe(data_dir):
     data = readers.load(
         "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[1000:1009]"
     )
-    kwargs = {"recipe": RECIPES["simclr_cifar"], "image_size": 32, "global_batch_size": 64}
+    kwargs = {"recipe": RECIPES["simclr_cifar"], "image_size": 32, "global_batch_size": 16}
     batches = take(3, data.train, **kwargs)
     assert same(take(1, data.train, start_step=2, **kwargs)[0], batches[2])
     for view in batches[0]["views"]:
-        assert view.shape == (64, 32, 32, 3)
+        assert view.shape == (16, 32, 32, 3)
         assert 0.2 < view.mean() < 0.8
         assert view.std() > 0.1
 

@@ -254,15 +254,15 @@ def test_cifar10_and_its_record_index(data_dir, load):
     assert set(indexed.train.columns) > {"offset"}
     assert np.bincount(decoded.val.labels).tolist() == [100] * 10
     assert (indexed.val.labels == decoded.val.labels).all()
-    for i in range(0, 1000, 5):
+    for i in range(0, 1000, 25):
         read = decode.read(decode.contents(indexed.val.record(i)))
         assert (read == decoded.val.columns["image"][i]).all()
 
 
 def test_fashion_mnist_is_grey_and_text_is_refused(data_dir, load):
     kwargs = {"data_dir": str(data_dir / "tfds")}
-    splits = load("tfds:fashion_mnist", train_split="train[:2%]", **kwargs)
-    assert splits.train.columns["image"].shape == (1080, 28, 28, 1)
+    splits = load("tfds:fashion_mnist", train_split="train[:1%]", **kwargs)
+    assert splits.train.columns["image"].shape == (540, 28, 28, 1)
     assert splits.train.channels == 1
     with pytest.raises(ValueError, match="has no image feature, only label, text"):
         load("tfds:imdb_reviews", **kwargs)

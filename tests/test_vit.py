@@ -60,7 +60,7 @@ def run(encoder, params, x, *, train=False, **inputs):
         ("vit_ti", 192, 12, 5_717_416),
         ("vit_s", 384, 12, 22_050_664),
         ("vit_b", 768, 12, 86_567_656),
-        ("vit_l", 1024, 24, 304_326_632),
+        pytest.param("vit_l", 1024, 24, 304_326_632, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts(name, width, depth, published):
@@ -92,7 +92,8 @@ def test_positions_of_moco_v3_have_the_row_first():
 
 def test_layer_norm_is_the_formula(float64):
     x, p = draw("x", (5, 7, 6)) * 3 + 2, {name: draw(name, (6,)) for name in ("scale", "bias")}
-    out, slope = jax.jvp(lambda x: LayerNorm().apply({"params": p}, x), (x,), (draw("direction", x.shape),))
+    run = jax.jit(lambda *a: jax.jvp(lambda x: LayerNorm().apply({"params": p}, x), *a))
+    out, slope = run((x,), (draw("direction", x.shape),))
     np.testing.assert_allclose(out, transformer.norm(p, x), rtol=1e-12, atol=1e-12)
     step = 1e-6 * draw("direction", x.shape)
     np.testing.assert_allclose(
@@ -117,8 +118,10 @@ def test_attention_is_the_formula(float64):
     np.testing.assert_allclose(attention(q, k, v), transformer.attention(q, k, v, everyone), rtol=1e-12)
 
 
-@pytest.mark.parametrize("cls_token", [False, True])
-@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize(
+    ("cls_token", "some"),
+    [(False, False), (True, True), *(pytest.param(*o, marks=pytest.mark.slow) for o in ((False, True), (True, False)))],
+)
 def test_the_network_is_the_formula(float64, cls_token, some):
     encoder = models.make("vit", **TINY, cls_token=cls_token)
     x = draw("x", SHAPE)
@@ -181,19 +184,20 @@ def test_what_is_not_shown_has_no_influence():
         row[ids[there]] = True
     direction = draw("direction", (3, 8)).astype(np.float32)
     out = run(encoder, params, x, patches=patches, present=present)
-    for name in ("features", "cls"):
+    names = ("features", "cls")
 
-        def total(x, name=name):
-            return jnp.sum(run(encoder, params, x, patches=patches, present=present)[name] * direction)
+    def totals(x):
+        seen = run(encoder, params, x, patches=patches, present=present)
+        return jnp.stack([jnp.sum(seen[name] * direction) for name in names])
 
-        gradient = jax.grad(total)(x)
+    for gradient in np.asarray(jax.jit(jax.jacrev(totals))(x)):
         moved = np.abs(vit.patchify(gradient, 2)).max(-1) > 0
         np.testing.assert_array_equal(moved, shown)
     # A filling token of any content: no other token sees it.
     other = np.where(present, patches, 0).astype(np.int32)
     again = run(encoder, params, x, patches=other, present=present)
     np.testing.assert_array_equal(again["features"], out["features"])
-    np.testing.assert_array_equal(again["stage3"][present], out["stage3"][present])
+    np.testing.assert_array_equal(np.asarray(again["stage3"])[present], np.asarray(out["stage3"])[present])
 
 
 # Drop-path
@@ -202,13 +206,12 @@ def test_what_is_not_shown_has_no_influence():
 def test_drop_path_scales_each_branch_of_each_example():
     encoder, params, _ = tiny(depth=2, drop_path=0.5)
     x = jnp.asarray(draw("x", (400, 2, 2, 3)), jnp.float32)
-    keys = row_keys(jax.random.key(3), 400, None)
-    scale = np.asarray(branch_scales(keys, 2, 0.5))
+    keys = jax.jit(lambda key: row_keys(key, 400, None))(jax.random.key(3))
+    scale = np.asarray(jax.jit(branch_scales, static_argnums=(1, 2))(keys, 2, 0.5))
     assert set(np.unique(scale)) == {0, 2}
     np.testing.assert_allclose((scale == 0).mean(0), 0.5, atol=0.08)
     assert 60 < (scale[:, 0] != scale[:, 1]).sum() < 340  # the branches are drawn apart
-    out = run(encoder, params, x, train=True, keys=keys)
-    plain = run(encoder, params, x)
+    out, plain = jax.device_get((run(encoder, params, x, train=True, keys=keys), run(encoder, params, x)))
     np.testing.assert_allclose(out["stage1"], plain["stage1"], rtol=1e-5, atol=1e-5)  # the first block drops nothing
     dropped = (scale == 0).all(1)  # both branches left out: the block is the identity
     expected = transformer.norm(jax.device_get(params["stage2_norm"]), np.asarray(plain["stage1"], np.float64))
@@ -240,7 +243,7 @@ def test_drop_path_does_not_depend_on_how_rows_are_split():
 
 def test_stages_are_blocks_and_four_are_shown():
     x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
-    for depth, shown in {1: [1], 2: [1, 2], 4: [1, 2, 3, 4], 6: [2, 3, 5, 6], 12: [3, 6, 9, 12]}.items():
+    for depth, shown in {1: [1], 4: [1, 2, 3, 4], 6: [2, 3, 5, 6]}.items():
         encoder = models.make("vit", **(TINY | {"depth": depth}))
         params, state = jax.eval_shape(partial(models.init, encoder, x=x), jax.random.key(0))
         out, _ = jax.eval_shape(partial(models.forward, encoder, train=False), params, state, x)
@@ -261,12 +264,12 @@ def test_pooled_takes_maps_and_tokens():
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
-    encoder = models.make("vit", **TINY, dtype="bfloat16", cls_token=True, drop_path=0.1)
+    encoder = models.make("vit", **(TINY | {"depth": 2}), dtype="bfloat16", cls_token=True, drop_path=0.1)
     x = jnp.asarray(draw("x", SHAPE), jnp.float32)
     params, _ = models.init(encoder, jax.random.key(0), x)
     keys = row_keys(jax.random.key(1), 3, None)
     out = run(encoder, params, x, train=True, keys=keys)
-    assert {out[f"stage{k}"].dtype for k in (1, 2, 3)} == {jnp.dtype("bfloat16")}
+    assert {out[f"stage{k}"].dtype for k in (1, 2)} == {jnp.dtype("bfloat16")}
     assert {a.dtype for a in (out["features"], *jax.tree.leaves(params))} == {jnp.dtype("float32")}
     exact = run(encoder.clone(dtype=None), params, x, train=True, keys=keys)
     np.testing.assert_allclose(out["features"], exact["features"], atol=0.05)
@@ -276,7 +279,13 @@ def test_initial_weights():
     x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     for scaled in (False, True):
         encoder = models.make("vit", patch_size=8, width=128, depth=2, heads=2, depth_scaled_init=scaled)
-        params, _ = models.init(encoder, jax.random.key(0), x)
+
+        @jax.jit
+        def two(key, encoder=encoder):
+            params, _ = models.init(encoder, key, x)
+            return {name: params[name] for name in ("stem_patches", "stage2_block")}
+
+        params = two(jax.random.key(0))
         limit = np.sqrt(6 / (8 * 8 * 3 + 128))
         assert 0.95 * limit < np.abs(params["stem_patches"]["kernel"]).max() <= limit
         block = params["stage2_block"]
@@ -289,17 +298,17 @@ def test_initial_weights():
 
 def test_every_weight_may_start_alike_as_in_the_training_of_ijepa():
     """Patch embedding, blocks of encoder and predictor: .02 each, whatever the depth."""
-    encoder = models.make("vit", patch_size=8, width=64, depth=2, heads=2, patch_init="normal")
+    encoder = models.make("vit", patch_size=8, width=64, depth=1, heads=2, patch_init="normal")
     x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     params, _ = models.init(encoder, jax.random.key(0), x)
-    predictor = vit.Predictor(64, (2, 2), width=64, depth=2, heads=2)
+    predictor = vit.Predictor(64, (2, 2), width=64, depth=1, heads=2)
     places = {name: np.zeros((1, 1, 2), np.int32) for name in ("targets", "wanted")}
     places |= {"context": np.zeros((1, 2), np.int32), "present": np.ones((1, 2), bool)}
     places["wanted"] = places["wanted"].astype(bool)
     tokens = jax.ShapeDtypeStruct((1, 2, 64), jnp.float32)
     more, _ = models.init(predictor, jax.random.key(1), tokens, **places)
     kernels = [a for path, a in jax.tree_util.tree_leaves_with_path((params, more)) if a.ndim == 2]
-    assert len(kernels) == 1 + 2 * 4 + 2 * 4 + 2
+    assert len(kernels) == 1 + 4 + 4 + 2
     for kernel in kernels:  # 4,096 numbers or more: 4 deviations are 4.5 %
         np.testing.assert_allclose(np.std(kernel), 0.02, rtol=0.045)
 
