@@ -248,9 +248,15 @@ def make_method(config: Config, plan: Plan) -> Method:
             dtype = np.float32 if plan.vocab is None else np.int32
             inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
             models.check_outputs(encoder, config.model.name, inputs)
-        return make(encoder, plan=plan, **arguments["method"])
+        method = make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
         raise _cannot_be(config, error) from None
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method.name={config.method.name!r} gives a {type(method).__name__} and no Method; called as "
+            "make(encoder, plan=, ...) it must give one (ssl_jax/types.py)"
+        )
+    return method
 
 
 def _cannot_be(config: Config, error: Exception) -> ValueError:

@@ -30,7 +30,7 @@ from ssl_jax.run import folder as workdirs
 from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
 from ssl_jax.run.saver import open_saver
-from ssl_jax.run.writer import open_writer
+from ssl_jax.run.writer import check_metrics, open_writer
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import TrainState, Tree
 
@@ -67,6 +67,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 workdir = workdirs.check(workdir)
                 stored = workdirs.stored(workdir, asked, resolved)
                 if stored and (summary := workdirs.read_summary(workdir)):
+                    check_metrics(workdir)
                     return summary
                 given = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))

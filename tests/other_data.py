@@ -281,6 +281,7 @@ def config(case: str, **overrides):
     else:
         found.method = ConfigDict({"name": "other_data:consistency"})
         found.data.update({"recipe": "other_data:TWO_PARTS", "num_examples": 64})
+        found.model.widths = (4,)
     return found
 
 
@@ -312,26 +313,15 @@ def trained(case: str, devices: int, mode: str = "jit", steps: int = 5) -> dict[
         return {name: np.asarray(contract.local_value(leaf)) for name, leaf in by_name(found).items()}
 
 
-def main(what: str, *arguments: str) -> None:
-    """``processes RANK COUNT PORT OUT``: train both cases as one of several; ``kill WORKDIR STEP``: a run that dies."""
-    if what == "processes":
-        rank, count, port, out = arguments
-        jax.config.update("jax_num_cpu_devices", 8 // int(count))
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(rank))
-        found = {f"{case}|{k}": v for case in ("letters", "two_parts") for k, v in trained(case, 8).items()}
-        if int(rank) == 0:
-            np.savez(out, **found)
-        jax.distributed.shutdown()
-        return
-    import runs
-
-    jax.config.update("jax_num_cpu_devices", 8)
-    runs.kill_after(int(arguments[1]))
-    from ssl_jax.experiment import build
-    from ssl_jax.train import fit
-
-    fit(build(config("letters")), arguments[0])
+def main(case: str, rank: str, count: str, port: str, out: str) -> None:
+    """Train a case as one of several processes."""
+    jax.config.update("jax_num_cpu_devices", 8 // int(count))
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(rank))
+    found = trained(case, 8)
+    if int(rank) == 0:
+        np.savez(out, **found)
+    jax.distributed.shutdown()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ssl_jax.data.images import recipes  # noqa: E402
+
+# Two random boxes: what else recipes do is tested elsewhere, and building it in TensorFlow took a second of each run.
+VIEWS = recipes.Recipe(
+    (recipes.View(recipes.Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),) * 2, recipes.Eval("resize", 1.0)
+)
 
 METHODS = {
     "simclr": {"temperature": 0.2, "projector_dim": 16},
@@ -19,13 +30,12 @@ METHODS = {
 
 def config(method: str = "simclr", **overrides):
     """A config of 20 steps; overrides by dotted key with the dots written as two underscores."""
-    sys.path.insert(0, str(ROOT))
     from configs.common import base
 
     found = base()
     found.method.update({"name": method} | METHODS[method])
     found.model.update({"name": "convnet", "widths": (8, 16)})
-    found.data.update({"num_examples": 160, "image_size": 8, "global_batch_size": 32, "recipe": "digits"})
+    found.data.update({"num_examples": 160, "image_size": 8, "global_batch_size": 32, "recipe": "runs:VIEWS"})
     found.data.augment = "host"
     found.optim.update({"learning_rate": 0.2, "warmup_epochs": 1.0})
     found.train.update({"steps": 20, "log_every": 2, "eval_every": 8, "checkpoint_every": 5})
@@ -40,16 +50,41 @@ def config(method: str = "simclr", **overrides):
     return found
 
 
-def fit(workdir, method: str = "simclr", **overrides):
-    """Run it; returns the summary."""
+def fit(workdir, method: str = "simclr", *, pictures: bool = False, **overrides):
+    """Run it; returns the summary. Without ``pictures`` none is drawn: they took half of such a run's time."""
     from ssl_jax.experiment import build
     from ssl_jax.train import fit
 
-    return fit(build(config(method, **overrides)), workdir)
+    with contextlib.nullcontext() if pictures else no_pictures():
+        return fit(build(config(method, **overrides)), workdir)
 
 
-def kill_after(last: int) -> None:
-    """From now on a run kills its process, as no handler can prevent, before it logs a step after ``last``."""
+PIXEL = base64.b64decode(  # a picture of one
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+
+
+@contextlib.contextmanager
+def no_pictures():
+    """Runs draw nothing, and evaluations pictures of one pixel."""
+    from ssl_jax import measure
+    from ssl_jax.evals.shared import figures
+
+    def drawing(experiment, folder, say):
+        return lambda pictures, always=False: None
+
+    def drawn(folder, draws):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in draws:
+            (folder / name).write_bytes(PIXEL)
+        return {}
+
+    with mock.patch.object(measure, "drawing", drawing), mock.patch.object(figures, "drawn", drawn):
+        yield
+
+
+def ending_after(last: int, end):
+    """``train.open_writer`` whose writer calls ``end`` instead of logging a step after ``last``."""
     from ssl_jax import train
 
     open_writer = train.open_writer
@@ -59,21 +94,23 @@ def kill_after(last: int) -> None:
 
         def log(step, metrics):
             if step > last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                end()
             writer.log(step, metrics)
 
         return writer._replace(log=log)
 
-    train.open_writer = opening
+    return opening
 
 
 if __name__ == "__main__":  # python tests/runs.py METHOD WORKDIR STEP [KEY=TEXT ...]: a run that is killed after STEP
     import jax
 
-    sys.path.insert(0, str(ROOT))
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    kill_after(int(sys.argv[3]))
+    from ssl_jax import train
+
+    # As no handler can prevent.
+    train.open_writer = ending_after(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
     fit(sys.argv[2], sys.argv[1], **dict(a.split("=") for a in sys.argv[4:]))

@@ -232,7 +232,7 @@ def test_heic(load, tmp_path):
         (root / "dog" / name).write_bytes((root / "cat" / "new.heic").read_bytes())
     splits = load(f"folder:{root}")
     assert sum(map(len, splits)) == 9
-    assert splits.notes == ()
+    assert not [note for note in splits.notes if "copies" not in note]  # the same picture three times
     pixels = decode.read(root / "dog" / "renamed.jpg")
     assert pixels.shape == (40, 30, 3)
     assert abs(pixels.astype(int) - 99).max() <= 2

@@ -43,7 +43,7 @@ def test_it_goes_on_and_is_evaluated(tmp_path, monkeypatch, capsys):
     config = runs.config("simclr", train__steps=12, train__eval_every=6, train__checkpoint_every=6)
     config.train.keep_checkpoints = 1
     config.method.projector_dim = 8
-    config.data.augment = "device"
+    config.data.update({"augment": "device", "recipe": "digits"})
     with config.unlocked():
         config.model.widths = (4, 8)
     summary = train.fit(build(config), folder)

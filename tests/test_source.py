@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from pictures import noise
+from PIL import Image
 
 from ssl_jax.data import source
 
@@ -295,6 +296,40 @@ def test_a_test_of_train_images_is_refused_and_a_few_are_said(load, tmp_path):
     assert load(spec).notes[0].endswith(said)
 
 
+def test_copies_of_what_is_cut_from_train_are_said(load, tmp_path):
+    """In arrays, and in files that are read when they are listed: labels are learned there by heart."""
+    images = np.repeat(noise(20, 6, 6).reshape(20, 6, 6), 2, axis=0)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=np.arange(40) % 2)
+    splits = load(f"npz:{tmp_path}/x.npz")
+    said = [note for note in splits.notes if "copies" in note]
+    assert len(said) == 2
+    train, val, test = splits
+    for note, part, known in zip(said, (test, val), ([*rows(train), *rows(val)], rows(train)), strict=True):
+        count = sum(image in known for image in rows(part))
+        assert f"of {count} of its {len(part)} examples there are copies" in note
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    assert sum("copies" in note for note in load(f"folder:{folder}").notes) == 2
+    assert not any("copies" in note for note in load(f"folder:{folder}", verify="header").notes)
+    assert not any("copies" in note for note in load("digits").notes)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: 3, r"fails: .*unexpected keyword argument 'data_dir'"),
+        (lambda data_dir: 3, "gives int; called with data_dir= it gives"),
+        (lambda data_dir: (3, None), "gives int, NoneType; called"),
+    ],
+)
+def test_a_source_of_ones_own_that_is_none_is_refused(load, monkeypatch, made, words):
+    monkeypatch.setattr(source, "mine", made, raising=False)
+    with pytest.raises(ValueError, match=f"data.source='ssl_jax.data.source:mine' {words}"):
+        load("ssl_jax.data.source:mine")
+
+
 def test_why_nothing_is_measured(load, tmp_path):
     splits = load(npz(tmp_path, np.arange(30) % 3))
     assert splits.notes == (
@@ -324,7 +359,7 @@ def test_npz_missing_or_broken(load, tmp_path):
 def test_what_a_reader_says_is_said_once():
     """It stays with every part of a dataset, and a run and an evaluation print it."""
     whole = dataclasses.replace(
-        source.from_arrays(np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2), notes=("5 of .txt passed over",)
+        source.from_arrays(noise(20, 4, 4).reshape(20, 4, 4), np.arange(20) % 2), notes=("5 of .txt passed over",)
     )
     test = dataclasses.replace(whole, notes=("5 of .txt passed over", "2 cannot be read"))
     parts = source.split(whole, test, spec="x", val_fraction=0.1, num_examples=None, seed=0)

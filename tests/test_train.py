@@ -26,7 +26,7 @@ from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.online import progress
-from ssl_jax.run import checkpoint, signals
+from ssl_jax.run import checkpoint, processes, signals
 from ssl_jax.run.folder import lock
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import LossOut
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     def get(method):
         if method not in found:
             workdir = tmp_path_factory.mktemp(method)
-            found[method] = workdir, runs.fit(workdir, method)
+            found[method] = workdir, runs.fit(workdir, method, pictures=method == "simclr")
         return found[method]
 
     return get
@@ -99,7 +99,7 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     (copy / "summary.json").write_text('{"test_knn_top1": 0.5, "test_pr')
     (copy / "metrics.jsonl").unlink()
     shutil.rmtree(copy / "figures")
-    again = runs.fit(copy, "simclr")
+    again = runs.fit(copy, "simclr", pictures=True)
     assert again == summary == json.loads((copy / "summary.json").read_text())
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(said) == 3
@@ -130,6 +130,7 @@ def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp
 
     monkeypatch.setattr(train, "open_writer", watched)
     monkeypatch.setattr(train.measure, "DRAWING", 0)
+    monkeypatch.setattr(train.measure.figures, "_save", small_picture)  # the real ones are those of ``finished``
     phases = []
 
     def thread(target, name, daemon):
@@ -138,7 +139,7 @@ def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp
 
     monkeypatch.setattr(progress, "threading", SimpleNamespace(Thread=thread, Event=threading.Event))
     monkeypatch.setattr(progress, "FIRST", 5.0)
-    again = runs.fit(tmp_path / "run", "simclr")
+    again = runs.fit(tmp_path / "run", "simclr", pictures=True)
     assert list(dict.fromkeys(phases)) == [
         "looking through digits",
         "compiling the initial state",
@@ -170,9 +171,14 @@ def test_pictures_are_there_from_the_first_step_on_and_cost_no_bit(finished, tmp
     shutil.rmtree(folder)
     (tmp_path / "run" / "summary.json").unlink()
     monkeypatch.setattr(train.measure.figures, "neighbours", broken)
-    assert runs.fit(tmp_path / "run", "simclr") == summary | {k: again[k] for k in TIMES}
+    assert runs.fit(tmp_path / "run", "simclr", pictures=True) == summary | {k: again[k] for k in TIMES}
     assert capfd.readouterr().err.count("WARNING: figures/neighbours could not be drawn: no font\n") == 1
     assert {path.stem for path in folder.glob("*.png")} == {"views", "curves"}
+
+
+def small_picture(figure, path, bottom=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(runs.PIXEL)
 
 
 TIMES = ("seconds", "images_per_sec", "input_wait")
@@ -181,17 +187,18 @@ TIMES = ("seconds", "images_per_sec", "input_wait")
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(finished, tmp_path):
     _, summary = finished("simclr")
     again = runs.fit(tmp_path / "again", "simclr")
-    other = runs.fit(tmp_path / "other", "simclr", seed=1)
+    other = runs.fit(tmp_path / "other", "simclr", seed=1, train__eval_every=0)
     assert again["params_fingerprint"] == summary["params_fingerprint"] != other["params_fingerprint"]
 
 
 def test_a_run_that_measures_nothing_ends_in_the_same_bits(finished, tmp_path):
     """Frozen evaluation changes nothing: parameters, statistics and method state are those of a run measured less."""
-    _, summary = finished("byol")
-    blind = runs.fit(tmp_path / "blind", "byol", train__eval_every=0, train__checkpoint_every=0)
+    _, summary = finished("simclr")
+    blind = runs.fit(tmp_path / "blind", "simclr", train__eval_every=0, train__checkpoint_every=0)
     assert blind["params_fingerprint"] == summary["params_fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_probe_is_the_same_run(finished, tmp_path):
     """Its step is another program, which XLA may round otherwise; ``test_methods.py`` compares in float64."""
     workdir, _ = finished("byol")
@@ -202,8 +209,9 @@ def test_a_run_without_a_probe_is_the_same_run(finished, tmp_path):
             assert without[name] == pytest.approx(with_probe[name], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(finished, tmp_path):
-    """At a known moment; ``test_faults.py`` kills at others, and other methods."""
+    """Augmented on the host, at a known moment; ``test_faults.py`` kills at others, and other methods."""
     method = "moco"
     workdir, summary = finished(method)
     killed = tmp_path / method
@@ -216,6 +224,12 @@ def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(finished,
 
     resumed = runs.fit(killed, method)
     assert resumed["params_fingerprint"] == summary["params_fingerprint"]
+    the_same(workdir, killed)
+    assert json.loads((killed / "config.json").read_text())["resumed"][0]["step"] == at
+
+
+def the_same(workdir, killed):
+    """Variables and log, but for what the clock says."""
     want, _ = checkpoint.restore_variables(workdir)
     got, _ = checkpoint.restore_variables(killed)
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
@@ -224,7 +238,6 @@ def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(finished,
     assert [{k: v for k, v in line.items() if k not in timing} for line in lines(killed)] == [
         {k: v for k, v in line.items() if k not in timing} for line in lines(workdir)
     ]
-    assert json.loads((killed / "config.json").read_text())["resumed"][0]["step"] == at
 
 
 def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path):
@@ -235,14 +248,18 @@ def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path)
     assert logged[-1]["train_loss"] < logged[0]["train_loss"]
     arguments = [runs.__file__, "simclr", str(tmp_path / "killed"), "13", "data__augment=device"]
     code = (
-        "import runpy, sys; sys.modules['tensorflow'] = None; "
+        f"import runpy, sys; sys.modules['tensorflow'] = None; sys.path.insert(0, {str(runs.ROOT / 'tests')!r}); "
         f"sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     process = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=600, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert checkpoint.latest(tmp_path / "killed") in (8, 10)
+    at = checkpoint.latest(tmp_path / "killed")
+    assert at in (8, 10)  # the save of step 10 runs beside the steps and may or may not have ended
+    assert lines(tmp_path / "killed")[-1]["step"] == 12
     resumed = runs.fit(tmp_path / "killed", "simclr", data__table_limit=0, **device)
     assert resumed["params_fingerprint"] == summary["params_fingerprint"]
+    the_same(tmp_path / "whole", tmp_path / "killed")
+    assert json.loads((tmp_path / "killed" / "config.json").read_text())["resumed"][0]["step"] == at
 
 
 def command(workdir, *arguments):
@@ -252,23 +269,37 @@ def command(workdir, *arguments):
     return [sys.executable, str(script), "--workdir", str(workdir), *small, *arguments]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_interrupted_saves_and_says_how_to_go_on(signum, code, tmp_path):
+def test_interrupted_saves_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(command(tmp_path / "run"), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
+    assert process.returncode == 143, errors
+    says_how_to_go_on(errors, tmp_path / "run")
+
+
+def says_how_to_go_on(errors, workdir):
     last = errors.strip().splitlines()[-1]
-    saved = checkpoint.latest(tmp_path / "run")
+    saved = checkpoint.latest(workdir)
     assert f"after step {saved}; saved" in last
-    assert str(tmp_path / "run") in last
+    assert str(workdir) in last
     assert "Traceback" not in errors
-    assert lines(tmp_path / "run")[-1]["step"] <= saved
+    assert lines(workdir)[-1]["step"] <= saved
+
+
+def test_ctrl_c_does_so_too(tmp_path, monkeypatch, capfd):
+    """The same command in this process, stopped once it has logged step 6."""
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
+    monkeypatch.setattr(train, "open_writer", stopping(6, signal.SIGINT))
+    (tmp_path / "tiny.py").write_text("import runs\n\n\ndef get_config():\n    return runs.config()\n")
+    with runs.no_pictures():
+        code = pretrain.main(["--config", str(tmp_path / "tiny.py"), "--workdir", str(tmp_path / "run")])
+    assert code == 130
+    says_how_to_go_on(capfd.readouterr().err, tmp_path / "run")
 
 
 def test_another_config_is_refused_naming_the_keys(finished):
@@ -293,6 +324,13 @@ def test_what_a_resumption_may_change_is_recorded(tmp_path):
 
 def interrupted_after(step, workdir):
     """A run that is sent SIGTERM once it has logged ``step``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "open_writer", stopping(step, signal.SIGTERM))
+        runs.fit(workdir, "simclr")
+
+
+def stopping(step, signum):
+    """``train.open_writer``, which sends its own process the signal once it has logged ``step``."""
     original = train.open_writer
 
     def opening(*arguments, **keywords):
@@ -301,15 +339,11 @@ def interrupted_after(step, workdir):
         def log(number, metrics):
             writer.log(number, metrics)
             if number == step:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signum)
 
         return writer._replace(log=log)
 
-    train.open_writer = opening
-    try:
-        runs.fit(workdir, "simclr")
-    finally:
-        train.open_writer = original
+    return opening
 
 
 def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
@@ -317,8 +351,10 @@ def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
         runs.fit(tmp_path, "simclr")
 
 
-def test_not_a_number_stops_the_run_and_no_later_state_is_saved(tmp_path):
+def test_not_a_number_stops_the_run_and_no_later_state_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.nonfinite, "explain", lambda *_, **__: "why")  # which test_faults.py looks at
     broken = {"optim__learning_rate": 1e30, "optim__scale": "none", "optim__warmup_epochs": 0.0}
+    broken |= {"train__steps": 6, "train__eval_every": 0, "train__checkpoint_every": 1}
     with pytest.raises(train.NotFinite, match=r"step \d+ was not finite"):
         runs.fit(tmp_path / "stop", "simclr", **broken)
     *_, bad = lines(tmp_path / "stop")
@@ -327,7 +363,7 @@ def test_not_a_number_stops_the_run_and_no_later_state_is_saved(tmp_path):
     assert not (tmp_path / "stop" / "summary.json").exists()
 
     summary = runs.fit(tmp_path / "skip", "simclr", train__on_nonfinite="skip", **broken)
-    assert summary["steps"] == 20
+    assert summary["steps"] == 6
     kept, _ = checkpoint.restore_variables(tmp_path / "skip")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept["params"]))
 
@@ -346,10 +382,10 @@ def collapsing(method):
 
 
 def test_a_forced_collapse_is_reported_and_a_healthy_run_is_not(finished, tmp_path, capfd):
-    assert finished("byol")[1]["collapsed"] is False
+    assert finished("simclr")[1]["collapsed"] is False
     config = runs.config("byol", train__steps=60, optim__learning_rate=0.5, train__eval_every=0)
     experiment = build(config)
-    summary = train.fit(experiment._replace(method=collapsing(experiment.method)), tmp_path)
+    summary = train.fit(experiment._replace(method=collapsing(experiment.method)), tmp_path, test=False)
     assert summary["collapsed"] is True
     printed = capfd.readouterr()
     assert (printed.err + printed.out).count("WARNING") == 1
@@ -357,9 +393,9 @@ def test_a_forced_collapse_is_reported_and_a_healthy_run_is_not(finished, tmp_pa
 
 
 def test_load_gives_features_of_images_of_any_size(finished):
-    workdir, _ = finished("moco")
+    workdir, _ = finished("simclr")
     variables, encode, config = ssl_jax.load(workdir)
-    assert config.method.name == "moco"
+    assert config.method.name == "simclr"
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
     features = encode(variables, images)["features"]
     assert features.shape == (5, 16)
@@ -386,7 +422,7 @@ def test_another_init_from_is_another_run(other):
 
 
 def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
-    workdir, _ = finished("byol")
+    workdir, _ = finished("simclr")
     source, _ = checkpoint.restore_variables(workdir)
     runs.fit(tmp_path / "tuned", "supervised", init_from=str(workdir), train__steps=1, optim__learning_rate=1e-12)
     tuned, _ = checkpoint.restore_variables(tmp_path / "tuned")
@@ -404,7 +440,8 @@ def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
 def test_a_run_without_labels_measures_what_it_can(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "mine.npz", train_images=images)
-    summary = runs.fit(tmp_path / "run", "simclr", data__source=f"npz:{tmp_path / 'mine.npz'}", data__num_examples=None)
+    short = {"train__steps": 2, "train__eval_every": 2, "data__num_examples": None, "pictures": True}
+    summary = runs.fit(tmp_path / "run", "simclr", data__source=f"npz:{tmp_path / 'mine.npz'}", **short)
     assert summary["test_knn_top1"] is None
     assert summary["test_probe_top1"] is None
     why = "no training example has a label: there is no train_labels in mine.npz"

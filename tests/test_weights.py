@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import zipfile
 
@@ -296,18 +297,27 @@ def test_a_file_gives_the_trunk_that_the_workdir_gives(method, workdir, exported
         same(trunk, want)
 
 
-def test_a_run_from_a_file_is_the_run_from_the_workdir(workdir, exported, tmp_path):
-    ends = [fit(tmp_path / str(i), "supervised", str(path)) for i, path in enumerate((workdir, exported))]
-    assert ends[0]["params_fingerprint"] == ends[1]["params_fingerprint"]
-
-
-def test_a_run_goes_on_when_the_file_is_gone(exported, tmp_path):
-    given = tmp_path / "x.safetensors"
+@pytest.fixture(scope="module")
+def from_file(exported, tmp_path_factory):
+    """A run from a file that is gone since: (folder, file, summary)."""
+    folder = tmp_path_factory.mktemp("from_file")
+    given = folder / "x.safetensors"
     given.write_bytes(exported.read_bytes())
-    first = fit(tmp_path / "run", "supervised", str(given))
+    summary = fit(folder / "run", "supervised", str(given))
     given.unlink()
-    (tmp_path / "run" / "summary.json").unlink()
-    again = fit(tmp_path / "run", "supervised", str(given))
+    return folder / "run", given, summary
+
+
+def test_a_run_from_a_file_is_the_run_from_the_workdir(workdir, from_file, tmp_path):
+    summary = fit(tmp_path, "supervised", str(workdir))
+    assert summary["params_fingerprint"] == from_file[2]["params_fingerprint"]
+
+
+def test_a_run_goes_on_when_the_file_is_gone(from_file, tmp_path):
+    folder, given, first = from_file
+    run = shutil.copytree(folder, tmp_path / "run")
+    (run / "summary.json").unlink()
+    again = fit(run, "supervised", str(given))
     assert again["params_fingerprint"] == first["params_fingerprint"]
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ssl_jax.data.source import Source
+
+HASH_UP_TO = 1 << 30  # bytes of images in memory
 
 
 def check(train: Iterable[bytes], test: Iterable[bytes], where: str, names: tuple[str, str]) -> tuple[str, ...]:
@@ -29,3 +38,30 @@ def check(train: Iterable[bytes], test: Iterable[bytes], where: str, names: tupl
     if 2 * count > len(test):
         raise ValueError(f"{said}; test examples must not be trained on: take them out of one of the two")
     return (f"WARNING: {said}; what is measured on them is memory",)
+
+
+def copies(train: Source, held_out: Source, what: str) -> tuple[str, ...]:
+    """What is to be said of the examples of a part cut from train that hold what others do, which stay in train.
+
+    Nothing is known of files that are not read when they are listed.
+    """
+    if (known := digests(train)) is None or (asked := digests(held_out)) is None:
+        return ()
+    seen = set(known)
+    count = sum(example in seen for example in asked)
+    if not count:
+        return ()
+    return (
+        f"WARNING: {what} is cut from train, and of {count} of its {len(held_out)} examples there are copies, byte for "
+        "byte, that are trained on; what is measured on them is memory: take copies out, or bring a split of your own",
+    )
+
+
+def digests(source: Source) -> Iterator[bytes] | None:
+    """What each example of a source holds, as bytes; None where that is not known."""
+    if source.digests is not None:
+        return iter(source.digests)
+    images = source.columns.get("image")
+    if images is not None and images.nbytes <= HASH_UP_TO:
+        return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
+    return None

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ssl_jax.data import classes
+from ssl_jax.data import classes, overlap
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Source:
       why_unlabelled: why no label is known, where none is; part of a sentence.
       by_content: whether the fingerprint is of what the files hold; else of their names, sizes and times.
       before: the fingerprint as runs have it that were made when it was of less, where it was another.
+      digests: bytes ``[n]`` (objects) that are alike where examples hold the same, where a reader knows them.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -82,6 +83,7 @@ class Source:
     why_unlabelled: str = ""
     by_content: bool = True
     before: str | None = None
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -113,6 +115,7 @@ class Source:
             labels=None if self.labels is None else self.labels[indices],
             fingerprint=sha256(self.fingerprint, indices),
             before=None if self.before is None else sha256(self.before, indices),
+            digests=None if self.digests is None else self.digests[indices],
         )
 
 
@@ -125,6 +128,7 @@ def join(first: Source, second: Source) -> Source:
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
         before=None,  # of a whole split alone
+        digests=None,
         unreadable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
@@ -195,9 +199,12 @@ def split(
 
     See :func:`ssl_jax.data.readers.load` for the other arguments.
     """
+    copies: list[str] = []
     if test is None:
         test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split")
+        copies += overlap.copies(train, test, f"{spec}: the test split")
     val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
+    copies += overlap.copies(train, val, f"{spec}: the validation split")
     if more is not None:
         labels = None if train.labels is None else np.full(len(more), -1, np.int32)
         train = join(train, dataclasses.replace(more, labels=labels))
@@ -214,6 +221,7 @@ def split(
         for role, part in (("training", train), ("test", test))
         if part.labels is None and part.why_unlabelled
     ]
+    notes = (*copies, *notes)
     return Splits(train, val, dataclasses.replace(test, notes=(*test.notes, *notes, *_never_learned(train, val, test))))
 
 

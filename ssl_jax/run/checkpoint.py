@@ -64,7 +64,7 @@ def best(workdir: Workdir, metric: str) -> tuple[int, float]:
     """
     scores = {}
     for step in steps(workdir):
-        record: Any = ocp.checkpointables_metadata(os.fspath(folder(workdir) / str(step))).custom_metadata
+        record = _record(folder(workdir) / str(step))
         height = height_of((record or {}).get("metrics"), metric)
         if height > -math.inf:
             scores[step] = height
@@ -134,6 +134,17 @@ def restore_variables(workdir: Workdir, step: int | None = None) -> tuple[dict[s
     return {part: tree.get(part, nothing) for part, nothing in empty.items()}, record
 
 
+def why_no_run_goes_on(workdir: Workdir, step: int) -> str | None:
+    """What is damaged of a checkpoint beside its variables, which an evaluation does not read; None if it is whole."""
+    try:
+        _load(folder(workdir) / str(step), ("training",))
+    except Exception as error:
+        if other := not_damage(error):
+            raise other from error
+        return _reason(error)
+    return None
+
+
 def record_digest(record: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in record.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -162,8 +173,7 @@ def _load(
     path: Path, parts: tuple[str, ...], want: Mapping[str, list[Any]] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Verified arrays by name, and the public part of the record."""
-    _look_at(path / "_CHECKPOINT_METADATA")  # Orbax would tell of an empty one
-    record: Any = ocp.checkpointables_metadata(os.fspath(path)).custom_metadata
+    record = _record(path)
     if not isinstance(record, dict) or record.get("sha256") != record_digest(record):
         raise ValueError("its record of hashes is missing or altered")
     if want is not None:
@@ -183,6 +193,16 @@ def _load(
         if not same or sha256(array) != hashed:
             raise ValueError(f"{name} is not what was saved (sha256)")
     return arrays, {name: record[name] for name in ("step", "metadata", "metrics")}
+
+
+def _record(path: Path) -> Any:
+    """What was saved beside the arrays, out of the file itself.
+
+    Orbax's own function reads what the arrays are, too, and where it does not know the type of one, it leaves behind
+    coroutines that nobody awaits, of which Python warns at any time after.
+    """
+    found = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+    return found.get("custom_metadata") if isinstance(found, dict) else None
 
 
 def _check_fits(saved: Mapping[str, list[Any]], want: Mapping[str, list[Any]], path: Path) -> None:

@@ -175,6 +175,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+def check_metrics(workdir: Path) -> None:
+    """Warn, on process 0, where lines of a finished run's ``metrics.jsonl`` are lost or damaged, or it is gone."""
+    if jax.process_index() == 0:
+        try:
+            read_metrics(workdir / METRICS)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the log of the run cannot be read: {error}", stacklevel=2)
+
+
 def cut_back(path: str | os.PathLike[str], step: int, logged: int | None = None) -> list[tuple[int, int]]:
     """Keep the lines of ``path`` up to and including ``step``, whole ones only; the file is replaced in one move.
 

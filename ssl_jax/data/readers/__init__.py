@@ -9,7 +9,7 @@ from typing import Any
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Splits, named, split
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, named, split
 from ssl_jax.names import hint, imported, is_imported
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>")
@@ -110,7 +110,7 @@ def load(
             memory_limit=memory_limit,
         )
     elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
-        train, test = imported(spec, "data.source")(data_dir=data_dir)
+        train, test = _own(spec, data_dir)
     else:
         meant = hint(spec, SCHEMES, cutoff=0.3)
         raise ValueError(f"unknown data.source {spec!r}; {meant}use one of {', '.join(SCHEMES)}")
@@ -120,6 +120,24 @@ def load(
         raise ValueError(f"{name}: {error}") from error
     train, test, more = levels.told(train, test, more, decoding, cache)
     return split(train, test, more, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+
+
+def _own(spec: str, data_dir: str | None) -> tuple[Source, Source | None]:
+    """What a user's own function gives.
+
+    Raises:
+      ValueError: of one line: it cannot be called so, or gives something else.
+    """
+    make, form = imported(spec, "data.source"), "called with data_dir= it gives (train, test or None), two Sources"
+    try:
+        found = make(data_dir=data_dir)
+    except TypeError as error:
+        raise ValueError(f"data.source={spec!r} fails: {error}; {form} (ssl_jax/data/source.py)") from error
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not pair or not isinstance(found[0], Source) or not isinstance(found[1], Source | None):
+        kinds = ", ".join(type(part).__name__ for part in found) if isinstance(found, tuple) else type(found).__name__
+        raise ValueError(f"data.source={spec!r} gives {kinds}; {form} (ssl_jax/data/source.py)")
+    return found
 
 
 def _path(name: str, data_dir: str | None) -> Path:

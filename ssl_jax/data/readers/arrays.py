@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +53,11 @@ def npz(path: Path) -> tuple[Source, Source | None]:
             )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    notes = overlap.check(_digests(train), _digests(test), str(path), ("train_images", "test_images"))
+    names = "train_images", "test_images"
+    notes = overlap.check(overlap.digests(train) or (), overlap.digests(test) or (), str(path), names)
     return train, dataclasses.replace(test, notes=notes)
 
 
 def _stored(arrays: dict[str, np.ndarray], split: str, path: Path, labelled: bool = False) -> Source:
     found = as_stored(arrays[f"{split}_images"], arrays.get(f"{split}_labels"), labelled=labelled)
     return dataclasses.replace(found, why_unlabelled=f"there is no {split}_labels in {path.name}")
-
-
-def _digests(source: Source) -> Iterator[bytes]:
-    return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in source.columns["image"])

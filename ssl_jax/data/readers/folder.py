@@ -244,6 +244,7 @@ def _source(
         why_unlabelled=why,
         by_content=full,
         before=None if full else before,
+        digests=objects([digest.tobytes() for digest in index.digest[kept]]) if full else None,
     )
 
 

@@ -345,6 +345,7 @@ def _source(kind: str, images: _Images, rows: np.ndarray, full: bool, memory_lim
         unreadable=tuple(name for name, _, _ in _unreadable(images, rows)),
         by_content=full,
         before=None if full else before,
+        digests=folder.objects([digest.tobytes() for digest in images.column("digest", kept)]) if full else None,
     )
 
 

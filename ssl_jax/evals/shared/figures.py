@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ssl_jax.evals.shared.names import shown
+
+# Which weight of a font stands in for another is nothing that whoever evaluates a run could change.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 # Okabe & Ito 2008: told apart by the colour-blind, too
