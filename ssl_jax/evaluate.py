@@ -170,7 +170,9 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
         say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
     alarms = _of_itself(run)
     for step in alarms["alarms"]["damaged"]:
-        say(f"WARNING: checkpoint {step} of {run.workdir} is damaged; what is evaluated is that of step {run.step}")
+        other = f"what is evaluated is that of step {run.step}"
+        same = "no run goes on from it, but what is evaluated of it is whole"
+        say(f"WARNING: checkpoint {step} of {run.workdir} is damaged; {same if step == run.step else other}")
 
     def job() -> dict[str, Found]:
         began = time.perf_counter()
@@ -219,7 +221,11 @@ def _of_itself(run: Run) -> dict[str, Any]:
     """
     found = folder.read_summary(run.workdir) or run.progress
     first = min(_numbered(run.workdir.glob("nonfinite/step_*")), default=None)
-    there = [*checkpoint.steps(run.workdir), *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
+    steps = checkpoint.steps(run.workdir)
+    there = [*steps, *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
+    damaged = {step for step in there if step > run.step}  # than what was opened, the newest that could be read
+    if run.step in steps and checkpoint.why_no_run_goes_on(run.workdir, run.step):
+        damaged.add(run.step)
     return {
         "online": {name: value for name, value in found.items() if name.endswith("top1")},
         "not_measured": found.get("not_measured") or {},
@@ -229,8 +235,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
             "nonfinite": found.get("nonfinite") or first,
             "skipped": found.get("skipped") or 0,
             "replaced": found.get("replaced") or len(found.get("unreadable") or ()),
-            # Newer than what was opened, which is the newest that could be read.
-            "damaged": sorted({step for step in there if step > run.step}),
+            "damaged": sorted(damaged),
         },
     }
 

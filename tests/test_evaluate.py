@@ -184,6 +184,12 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     assert opened.progress.keys() > saved.keys()
     known = _of_itself(opened._replace(progress=saved))["alarms"]
     assert known == {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3, "damaged": []}
+    # What evaluation does not read of the newest checkpoint, a run needs to go on.
+    largest = max((run / "checkpoints" / str(opened.step) / "training").rglob("d/*"), key=lambda f: f.stat().st_size)
+    whole = largest.read_bytes()
+    largest.write_bytes(bytes(b ^ 255 for b in whole))
+    assert _of_itself(opened)["alarms"]["damaged"] == [opened.step]
+    largest.write_bytes(whole)
     (run / "checkpoints" / "damaged_12").mkdir()
     assert _of_itself(opened._replace(step=5))["alarms"]["damaged"] == [8, 12]  # 5 was the newest that could be read
     assert _of_itself(opened._replace(step=12))["alarms"]["damaged"] == []  # the run went on from 8, and wrote 12 anew

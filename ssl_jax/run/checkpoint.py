@@ -134,6 +134,17 @@ def restore_variables(workdir: Workdir, step: int | None = None) -> tuple[dict[s
     return {part: tree.get(part, nothing) for part, nothing in empty.items()}, record
 
 
+def why_no_run_goes_on(workdir: Workdir, step: int) -> str | None:
+    """What is damaged of a checkpoint beside its variables, which an evaluation does not read; None if it is whole."""
+    try:
+        _load(folder(workdir) / str(step), ("training",))
+    except Exception as error:
+        if other := not_damage(error):
+            raise other from error
+        return _reason(error)
+    return None
+
+
 def record_digest(record: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in record.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

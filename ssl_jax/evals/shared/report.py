@@ -331,7 +331,9 @@ def _alarms(evaluations: Evaluations) -> str:
     lines = []
     for run, evaluation in list(evaluations.items())[: None if _several_runs(evaluations) else 1]:
         found = evaluation.get("alarms") or {}
-        damaged, about = ", ".join(map(str, found.get("damaged") or ())), _about(evaluation)
+        about = _about(evaluation)
+        damaged = ", ".join(str(step) for step in found.get("damaged") or () if step != about["step"])
+        halted = about["step"] in (found.get("damaged") or ())
         steps = [str(step) for step in found.get("loss_spikes") or ()]
         more = f" and {len(steps) - SPIKES} more" if len(steps) > SPIKES else ""
         replaced = found.get("replaced") or 0
@@ -342,6 +344,7 @@ def _alarms(evaluations: Evaluations) -> str:
             f"{found['skipped']} step{'s' * (found['skipped'] > 1)} skipped" if found.get("skipped") else "",
             f"{replaced} unreadable example{'s' * (replaced > 1)} replaced" if replaced else "",
             f"checkpoint {damaged} is damaged: what was evaluated is that of step {about['step']}" if damaged else "",
+            f"checkpoint {about['step']} is damaged: no run goes on from it, what was evaluated is whole" * halted,
         ]
         if any(said):
             lines.append(f"{run}: " * (_several_runs(evaluations)) + "; ".join(filter(None, said)))
