@@ -4,8 +4,8 @@
 
 LSTM of two layers, 128 wide, its decoder tied to the embedding; 90,000 tokens, a vocabulary of 3,206.
 Cost: 204 seconds of training on two cores of an AMD EPYC that other jobs shared.
-Expected: test perplexity 76, validation 113 (one run, seed 0). On test, word frequencies of train have 263, and pairs of
-words (Witten-Bell) 41: the texts repeat themselves, and eight epochs do not reach that.
+Expected: test perplexity 76, validation 113 (one run, seed 0). On test, word frequencies of train have 263, and pairs
+of words (Witten-Bell) 41: the texts repeat themselves, and eight epochs do not reach that.
 """
 
 from __future__ import annotations
