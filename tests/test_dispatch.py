@@ -143,8 +143,8 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
 
 def test_waiting_for_input_is_seen(tmp_path):
     """A feed that takes longer than its step: the loop waits most of the time, and says so."""
-    quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5}
-    built = experiment.build(runs.config("simclr", **quiet))
+    quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5, "train__steps": 10}
+    built = experiment.build(runs.config("simclr", data__augment="device", **quiet))
 
     def slow(**keywords):
         for batch in built.feed.batches(**keywords):

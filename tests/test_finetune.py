@@ -87,7 +87,7 @@ def moved(before, after):
     ("frozen", "learns", "name"),
     [
         ("encoder", 3, "adamw"),
-        ("stage1", 2, "larc"),
+        pytest.param("stage1", 2, "larc", marks=pytest.mark.slow),
         *(pytest.param(*rest, "sgd", marks=pytest.mark.slow) for rest in (("encoder", 3), ("stem", 1))),
     ],
 )
@@ -203,7 +203,9 @@ def test_without_options_the_optimizer_is_left_alone():
 # Gradual unfreezing
 
 
-@pytest.mark.parametrize(("devices", "mode"), [(8, "jit"), (8, "pmap"), pytest.param(1, "jit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("devices", "mode"), [(8, "jit"), *(pytest.param(*o, marks=pytest.mark.slow) for o in ((1, "jit"), (8, "pmap")))]
+)
 def test_parts_join_one_by_one_from_the_top(devices, mode):
     found = train(make(unfreeze_every=0.5), 8, devices=devices, mode=mode)  # 2 steps
     for t, ((params, stats), (new_params, new_stats)) in enumerate(itertools.pairwise(found)):

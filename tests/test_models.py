@@ -167,7 +167,7 @@ def test_batchnorm_refuses_groups_that_do_not_fit():
         jax.vmap(partial(run, 12, axis="data"), axis_name="data")(x)
 
 
-@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("strided", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_grouped_batchnorm_does_not_replicate_the_batch(strided):
     encoder = models.make("convnet", widths=(8,), norm=partial(BatchNorm, groups=16, strided=strided))
     x = jnp.ones((64, 8, 8, 3))
@@ -225,7 +225,7 @@ def test_resnet_is_torchvisions(float64, net):
     ("name", "stem", "size"),
     [
         ("resnet18", "cifar", 11_168_832),
-        ("resnet50", "cifar", 23_500_352),
+        pytest.param("resnet50", "cifar", 23_500_352, marks=pytest.mark.slow),
         # torchvision's counts less its classifier
         ("resnet18", "imagenet", 11_689_512 - 513_000),
         ("resnet34", "imagenet", 21_797_672 - 513_000),
@@ -250,7 +250,10 @@ def test_parameter_counts(name, stem, size):
             (2, 32, 32, 3),
             {"stem": (32, 128), "stage1": (32, 128), "stage4": (4, 1024)},
         ),
-        ("resnet50", {}, (2, 224, 224, 3), {"stem": (112, 64), "stage1": (56, 256), "stage4": (7, 2048)}),
+        pytest.param(
+            *("resnet50", {}, (2, 224, 224, 3), {"stem": (112, 64), "stage1": (56, 256), "stage4": (7, 2048)}),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *("resnet200", {"width": 0.125}, (2, 64, 64, 3)),
             {"stem": (32, 8), "stage1": (16, 32), "stage4": (2, 256)},
@@ -343,7 +346,9 @@ def test_stems_start_as_the_authors_do():
     np.testing.assert_array_equal(demo["stage1_block0"]["conv1"]["kernel"], plain["stage1_block0"]["conv1"]["kernel"])
 
 
-@pytest.mark.parametrize(("name", "more"), [("resnet18", 64 * 64 + 2 * 64), ("resnet50", 0)])
+@pytest.mark.parametrize(
+    ("name", "more"), [("resnet18", 64 * 64 + 2 * 64), pytest.param("resnet50", 0, marks=pytest.mark.slow)]
+)
 def test_the_first_shortcut_may_be_projected(name, more):
     """As in SimCLR's TensorFlow code, where every first block projects; stage 1 of ResNet-50 does so anyway."""
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

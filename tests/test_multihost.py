@@ -17,7 +17,7 @@ from ssl_jax.run.folder import lock
 
 LAUNCH = str(runs.ROOT / "experiments" / "launch_pod.sh")
 SCRIPT = str(runs.ROOT / "experiments" / "pretrain.py")
-SMALL = ["--config.model.widths=(4,)", "--config.data.image_size=8", "--config.train.log_every=2"]
+SMALL = ["--config.model.widths=(8,16)", "--config.data.image_size=8", "--config.train.log_every=2"]
 SMALL += ["--config.train.eval_every=0", "--config.eval.label_efficiency=False", "--config.method.projector_dim=16"]
 
 

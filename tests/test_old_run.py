@@ -46,12 +46,14 @@ def test_it_goes_on_and_is_evaluated(tmp_path, monkeypatch, capsys):
     config.data.update({"augment": "device", "recipe": "digits"})
     with config.unlocked():
         config.model.widths = (4, 8)
-    summary = train.fit(build(config), folder)
+    with runs.no_pictures():
+        summary = train.fit(build(config), folder)
     assert summary["steps"] == 12
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in lines if "train_loss" in line] == [2, 4, 6, 8, 10, 12]
     assert lines[-1]["train_loss"] == pytest.approx(LOSS, rel=0.05)
     monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
-    assert command.main(["--workdir", str(folder), "--evals", "knn"]) == 0, capsys.readouterr().err
+    with runs.no_pictures():
+        assert command.main(["--workdir", str(folder), "--evals", "knn"]) == 0, capsys.readouterr().err
     found = json.loads((folder / "evaluation" / "evaluation.json").read_text())
     assert found["metrics"]["test_knn_top1"] == pytest.approx(summary["test_knn_top1"], abs=1e-6)

@@ -46,7 +46,14 @@ def test_a_plan_for_simulated_devices(tmp_path, capsys):
 
 def test_what_does_not_fit_and_what_would(tmp_path, monkeypatch, capsys):
     """With less memory than half of the batch needs, and with memory for half as much again."""
-    config = configs.load(CONFIG, SMALL)
+    config, known, compile_and_measure = configs.load(CONFIG, SMALL), {}, plan_pod.measured
+
+    def measured(config, mesh, batch):  # each size once
+        if batch not in known:
+            known[batch] = compile_and_measure(config, mesh, batch)
+        return known[batch]
+
+    monkeypatch.setattr(plan_pod, "measured", measured)
     needs = {n: plan_pod.measured(config, parallel.make_mesh(8), n)["memory"] for n in (32, 64, 96)}
     assert needs[32] < needs[64] < needs[96]
 
@@ -97,13 +104,14 @@ def test_refused_in_one_line(words, message, capsys):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_a_plan_for_a_tpu_slice(tmp_path):
-    """In a process of its own, which libtpu may fill with what it likes, twice with one compilation cache."""
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_plan_for_a_tpu_slice(times, tmp_path):
+    """In a process of its own, which libtpu may fill with what it likes; twice with one compilation cache."""
     file = tmp_path / "plan.json"
     command = [sys.executable, plan_pod.__file__, "--config", CONFIG, "--topology", "v5e:2x2", "--quick", *WORDS]
     # Without the tests' own flags, which libtpu's XLA does not know.
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": ""}
-    for _ in range(2):
+    for _ in range(times):
         done = subprocess.run(
             [*command, "--json", str(file)], env=environment, capture_output=True, text=True, check=False
         )

@@ -74,7 +74,7 @@ def test_classification_is_the_mean_cross_entropy_and_its_gradient():
     ("name", "arguments", "classes"),
     [
         ("rotation", {}, 4),
-        ("relative_patch", {}, 8),
+        pytest.param("relative_patch", {}, 8, marks=pytest.mark.slow),
         ("jigsaw", {}, 24),
         pytest.param("jigsaw", {"grid": 3}, 72, marks=pytest.mark.slow),
     ],
@@ -333,7 +333,9 @@ def test_relative_patch_falls_to_chance_when_the_patches_are_of_two_images(contr
     assert low < accuracy < high
 
 
-@pytest.mark.parametrize(("name", "colour"), [("relative_patch", "drop"), ("jigsaw", "grey")])
+@pytest.mark.parametrize(
+    ("name", "colour"), [pytest.param("relative_patch", "drop", marks=pytest.mark.slow), ("jigsaw", "grey")]
+)
 def test_patch_tasks_can_be_looked_at(name, colour):
     method = make(name, colour=colour)
     images = random_images(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,14 +84,19 @@ import sys, warnings
 import numpy as np
 from ssl_jax.evals import projection
 assert "umap" not in sys.modules and "sklearn" not in sys.modules
-x = np.random.default_rng(0).normal(size=(40, 6))
-x[20:] += 50
+x = np.random.default_rng(0).normal(size=(24, 6))
+x[12:] += 50
 found = projection.project(x, methods=("umap",))["umap"]
-assert found.points.shape == (40, 2) and np.isfinite(found.points).all()
+assert found.points.shape == (24, 2) and np.isfinite(found.points).all()
 print(sorted({"tensorflow", "torch", "umap.parametric_umap"} & set(sys.modules)))
 """
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},  # compilation took half a minute
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "[]\n"

@@ -42,7 +42,13 @@ def as_double(tree):
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [("resnet18", "blocks"), ("convnet", "blocks"), ("grouped", "blocks"), ("vit", "blocks"), ("vit", "dots")],
+    [
+        pytest.param("resnet18", "blocks", marks=pytest.mark.slow),  # of the blocks of the next
+        pytest.param("convnet", "blocks", marks=pytest.mark.slow),
+        ("grouped", "blocks"),
+        ("vit", "blocks"),
+        ("vit", "dots"),
+    ],
 )
 def test_same_parameters_gradients_and_statistics(name, policy):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):

@@ -169,7 +169,7 @@ def test_evaluation_counts_every_example_once(image_size, process_count):
     assert sorted(seen) == list(range(13))
 
 
-@pytest.mark.parametrize("process_count", [1, 2])
+@pytest.mark.parametrize("process_count", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_views_of_every_example_once(process_count):
     """Each is the view that training would make of the seed (run, number of the example), whoever makes it."""
     from ssl_jax.data.images import host
@@ -198,13 +198,16 @@ def test_resized_evaluation_is_tf_resize():
     np.testing.assert_allclose(np.concatenate([batch["image"], last["image"][:1]]), expected, atol=1e-6)
 
 
-def test_digits_and_npz_run_without_tensorflow(tmp_path):
+def test_digits_npz_and_views_on_the_device_run_without_tensorflow(tmp_path):
     code = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
-import numpy as np
+import jax, numpy as np
 from ssl_jax.data import order, readers
-from ssl_jax.data.images import stream
+from ssl_jax.data.images import device, recipes, stream
+batch = {"image": np.zeros((4, 8, 8, 1), np.uint8)}
+out = jax.eval_shape(lambda key: device.views(recipes.get("digits"), 8)(batch, key, None), jax.random.key(0))
+assert out["views"][1].shape == (4, 8, 8, 1)
 np.savez(sys.argv[1] + "/x.npz", train_images=np.zeros((20, 8, 8), np.uint8))
 readers.load(f"npz:{sys.argv[1]}/x.npz")
 test = readers.load("digits").test
@@ -432,7 +435,7 @@ def half_damaged(tmp_path, monkeypatch):
     return lambda verify: readers.load(f"folder:{tmp_path}/x", verify=verify, cache_dir=str(tmp_path / verify)).train
 
 
-@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("views", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_tensorflow_alone_refuses_is_read_by_pillow(half_damaged, caplog, views):
     """With checked headers as with checked files, whenever the stream begins and whatever else is broken."""
     header, full = half_damaged("header"), half_damaged("full")
@@ -483,6 +486,7 @@ def test_no_file_left(files):
 # --- real data
 
 
+@pytest.mark.slow  # photographs and records are read by tests of their own
 def test_cifar10_with_simclrs_recipe(data_dir):
     data = readers.load(
         "tfds:cifar10", data_dir=str(data_dir / "tfds"), train_split="test[:1000]", test_split="test[1000:1009]"
