@@ -63,6 +63,9 @@ def shown(classes):
         *(("unlabeled", "unlabelled"), ("Unlabelled", "unlabelled"), ("unsup", "unlabelled")),
         *(("no_labels", "unlabelled"), ("un-labeled", "unlabelled"), ("unlabeled_images", "unlabelled")),
         *(("contest", None), ("trainer", None), ("valley", None), ("train_test", None), ("steam train", None)),
+        *(("validate", "validation"), ("train_labeled", "train"), ("labelled-train", "train"), ("labeled", None)),
+        *(("train_unlabeled", "unlabelled"), ("unlabelledTrain", "unlabelled"), ("train_un-labeled", "unlabelled")),
+        *(("test_unlabeled", None), ("train_labels", None), ("PublicTest", None), ("trainA", None)),
         *(("device", None), ("images", None), ("2017", None), ("labels", None), ("", None), ("trail", None)),
     ],
 )
@@ -173,6 +176,113 @@ def test_which_split_is_taken_where_there_are_several():
     found = layout.read(tree("D", files("train2014/a", "train2017/a", "train2017/b", "val2017/a")), "train2017", "val")
     assert set(shown(found.train)) == {"train2017/a", "train2017/b"}
     assert set(shown(found.test)) == {"val2017/a"}
+
+
+def test_splits_with_another_word_that_hold_classes():
+    both = {"a": "a", "b": "b"}
+
+    def nested(*splits):
+        return files(*(f"{split}/{name}" for split in splits for name in both))
+
+    for train, test, other in (
+        ("Training", "PrivateTest", "PublicTest"),
+        ("Training", "final_test", "first_test"),
+        ("train_clean", "test", "extra"),
+        ("clean_train", "noisy_val", "train-me-not"),
+    ):
+        if other == "train-me-not":
+            with pytest.raises(ValueError, match=r"^D holds clean_train, train-me-not, of which one .*train_split$"):
+                layout.read(tree("D", nested(train, test, other)))
+            continue
+        found = layout.read(tree("D", nested(train, test, other)))
+        assert shown(found.train) == {f"{train}/{name}": name for name in both}
+        assert shown(found.test) == {f"{test}/{name}": name for name in both}
+        assert found.notes == (
+            f"D: {other}/ not used; data.train_split and data.test_split name what is",
+            f"D: {train}/ is to train on and {test}/ is the test, by their names",
+        )
+        assert set(shown(layout.read(tree("D", nested(train, test, other)), None, other).test)) == {
+            f"{other}/{name}" for name in both
+        }
+    # Without classes in them, they may be classes.
+    found = layout.read(tree("D", files("test tubes", "training shoes", "cars", "cups")))
+    assert shown(found.train) == {name: name for name in ("test tubes", "training shoes", "cars", "cups")}
+    assert found.notes == ("D: test tubes, training shoes among the 4 folders is taken as a class, not as a split",)
+    assert set(shown(layout.read(tree("D", files("bullet train", "steam train"))).train).values()) != {None}
+
+
+def test_labelled_and_unlabelled_training_data():
+    for train, more in (
+        ("train_labeled", "train_unlabeled"),
+        ("train-labelled", "train-unlabelled"),
+        ("labelled_train", "unlabelled_train"),
+        ("trainLabeled", "trainUnlabeled"),
+        ("labeled", "unlabeled"),
+        ("train", "train_unsupervised"),
+    ):
+        for test in ((), ("test/a", "test/b"), ("val/a", "val/b")):
+            found = layout.read(tree("D", files(f"{train}/a", f"{train}/b", more, *test)))
+            assert shown(found.train) == {f"{train}/a": "a", f"{train}/b": "b"}
+            assert shown(found.unlabelled) == {more: None}
+            assert shown(found.test) == ({path: path[-1] for path in test} or None)
+
+
+def test_parts_of_the_data_are_no_classes():
+    for parts in (
+        ("trainA", "trainB", "testA", "testB"),  # no classes in them, but the names of splits
+        ("my training", "my friend's test"),
+    ):
+        found = layout.read(tree("D", files(*parts)))
+        assert shown(found.train) == dict.fromkeys(parts)
+        assert "the folders have names of splits" in found.why[0]
+    found = layout.read(tree("D", files("trainA", "trainB", "testA", "testB")), "trainA")
+    assert (shown(found.train), shown(found.test)) == ({"trainA": None}, {"testA": None})
+    for parts in (("entrenamiento", "prueba"), ("fold1", "fold2", "fold3"), ("amazon/images", "dslr/images")):
+        inner = [f"{part}/{name}" for part in parts for name in ("a", "b")]
+        found = layout.read(tree("D", files(*inner)))
+        assert shown(found.train) == dict.fromkeys(inner)
+        said = " hold folders of the same names (a, b), so they may be parts of the data and those the classes: name "
+        assert said + "what to train on with data.train_split" in found.why[0]
+        top = parts[0].split("/")[0]
+        assert set(shown(layout.read(tree("D", files(*inner)), top).train).values()) == {"a", "b"}
+    for inner in (["cat/x", "dog/x"], ["cat/x", "cat/y", "dog/y", "dog/z"], ["cat/x", "cat/y", "dog", "ox"]):
+        assert None not in layout.read(tree("D", files(*inner))).train.values()
+
+
+@pytest.mark.parametrize("below", ["", "images/"])
+def test_splits_inside_the_classes(below):
+    def at(*paths):
+        return [path.replace("/", f"/{below}", 1) for path in paths]
+
+    masks = at("bottle/ground_truth/cut", "cable/ground_truth/bent")
+    train, test = at("bottle/train/good", "cable/train/good"), at("bottle/test/cut", "bottle/test/good", "cable/test")
+    found = layout.read(tree("D", files(*train, *test, *masks)))
+    assert shown(found.train) == {path: path.split("/")[0] for path in train}
+    assert shown(found.test) == {path: path.split("/")[0] for path in test}
+    assert sorted(found.unused) == at("bottle/ground_truth", "cable/ground_truth")
+    assert found.notes == (
+        "D/*: each class holds its splits (train, test)",
+        "D/*: ground_truth/ not used; data.train_split and data.test_split name what is",
+    )
+    more = at("a/train", "b/train", "a/val", "b/val", "a/test", "b/test")
+    assert set(shown(layout.read(tree("D", files(*more)), None, "val").test)) == set(at("a/val", "b/val"))
+    found = layout.read(tree("D", files(*at("a/Train", "b/Train", "a/Test", "b/Test"), "c", "unlabeled")))
+    assert shown(found.train) == {path: path[0] for path in at("a/Train", "b/Train")} | {"c": "c"}
+    assert shown(found.unlabelled) == {"unlabeled": None}
+    assert found.notes[-1] == "D: c without splits, all in there is trained on"
+    found = layout.read(tree("D", files(*at("a/train", "a/test"), "b", "c")))
+    assert found.notes == ("D: a/ is a class with all folders in it (test, train)",)
+    for loose in ("x.jpg", f"a/{below}x.jpg"):
+        with pytest.raises(ValueError, match=r"has loose images \(.*x.jpg\) beside the folders of splits; move"):
+            layout.read(tree("D", [*files(*at("a/train", "a/test", "b/train", "b/test")), loose]))
+
+
+def test_masks_beside_the_images_of_each_class():
+    inner = ["covid/images", "normal/images", "covid/masks", "normal/masks"]
+    found = layout.read(tree("D", files(*inner)))
+    assert shown(found.train) == {"covid/images": "covid", "normal/images": "normal"}
+    assert found.unused == ("covid/masks", "normal/masks")
+    assert found.notes == ("D: masks/ in 2 folders not used: pictures of what is in others, by the name",)
 
 
 # --- on disk
@@ -342,8 +452,29 @@ def test_names_that_differ_in_a_number_behind_the_first_dot(load, tmp_path):
         "x.tar); each image is taken as an example of its own",
     )
     tar(path, {"0.left.png": picture(), "0.right.png": picture()})
-    with pytest.raises(ValueError, match=r"x.tar holds '0.left.png' and '0.right.png'; keep one image for each key$"):
+    said = (
+        r"x.tar holds '0.left.png' and '0.right.png' of one key, which is a name up to its first dot; "
+        r"rename them \(0_left.png\) if they are two examples, else keep one image for each key$"
+    )
+    with pytest.raises(ValueError, match=said):
         load(f"tar:{path}")
+
+
+def test_of_members_of_one_name_the_last_counts(load, tmp_path):
+    """As ``tar -r`` adds them and ``tar -x`` leaves them."""
+    path, made = tmp_path / "x.tar", pictures("cat", "dog", n=5)
+    later = {"./cat/0.png": picture(), "dog/1.png": picture()}
+    tar(path, made | {"dog/a.0.png": picture()})
+    with tarfile.open(path, "a") as file:
+        for name, data in [*later.items(), ("dog/a.0.png", picture()), ("dog/a.0.png", last := picture())]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    splits = load(f"tar:{path}", verify="header")
+    right = made | {"cat/0.png": later["./cat/0.png"], "dog/1.png": later["dog/1.png"], "dog/a.0.png": last}
+    assert labelled(splits) == {data: name.split("/")[0] for name, data in right.items()}
+    assert sum(map(len, splits)) == 11
+    assert splits.notes[-1] == f"{path}: passed over 4 members that later ones of their names replace"
 
 
 def test_links_inside_a_tar_are_followed(load, tmp_path):
@@ -434,6 +565,26 @@ def test_a_run_says_how_its_data_were_read(tmp_path, monkeypatch):
         f"{tmp_path}/x: the test split is cut from Train/",
         f"{tmp_path}/x: passed over 1 .csv",
     )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "more"),
+    [("Training", "PrivateTest", None), ("train_labeled", "test", "train_unlabeled"), ("labeled", "val", "unlabeled")],
+)
+@pytest.mark.parametrize("how", ["inside", "folders", "files"])
+def test_splits_of_tars_with_another_word(load, tmp_path, train, test, more, how):
+    parts = {train: pictures("a", "b", n=10), test: pictures("a", "b", n=4)}
+    parts |= {"PublicTest": pictures("a", "b", n=3)} if more is None else {more: pictures("", n=7)}
+    if how == "inside":
+        tar(
+            tmp_path / "x.tar",
+            {f"{split}/{name}": data for split, part in parts.items() for name, data in part.items()},
+        )
+    for split, part in parts.items() if how != "inside" else ():
+        tar(tmp_path / "x" / (f"{split}/0.tar" if how == "folders" else f"{split}-0.tar"), part)
+    splits = load(f"tar:{tmp_path}/x" + (".tar" if how == "inside" else ""), verify="header")
+    assert [len(part) for part in splits] == [18 + 7 * (more is not None), 2, 8]
+    assert set(labelled([splits.test]).values()) == {"a", "b"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

@@ -165,8 +165,10 @@ def test_patterns(load, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([("0.jpg", b"xx"), ("0.png", b"yy")], "holds '0.jpg' and '0.png'; keep one image for each key"),
-        ([("0.png", b"xx"), ("0.png", b"yy")], "keep one image"),
+        (
+            [("0.jpg", b"xx"), ("0.png", b"yy")],
+            "holds '0.jpg' and '0.png' of one key, .*, else keep one image for each key",
+        ),
         ([("0.png", b"xx"), ("0.cls", b"cat")], "0.cls in .* is b'cat'; write an integer"),
         ([("0.png", b"xx"), ("0.cls", b"-2")], "b'-2'; write an integer"),
         ([("0.png", b"xx"), ("0.json", b'{"label": "cat"}')], 'write an object in which "label" is an integer'),

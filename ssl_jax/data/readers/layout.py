@@ -2,13 +2,15 @@
 
 A class is a folder with the images below it, however deep; one flat folder of images is unlabelled. Folders without an
 image do not count, nor does a folder around everything. Names of splits are those of :mod:`split_names`; a folder
-``unlabeled/`` beside training data or beside classes is more training data, without labels. Where there is one class
-only, or where classes have the names of splits, an accuracy would say nothing: the images are unlabelled then.
+``unlabeled/`` beside training data or beside classes is more training data, without labels. Splits may also lie inside
+the classes. Where there is one class only, or where classes have the names of splits or hold folders of the same names,
+which may be the classes, an accuracy would say nothing: the images are unlabelled then.
 """
 
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -97,10 +99,22 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     full = _full(tree, top)
     there = {_base(f): f for f in tree.look(top).folders if f in full or _base(f) in asked}
     at = posixpath.join(tree.where, top) if top else tree.where
+    inside, more = {}, [folder for folder in full if split_names.role(_base(folder)) == "unlabelled"]
+    if not asked & there.keys() and not any(split_names.role(_base(folder)) for folder in full if folder not in more):
+        inside = _splits_inside(tree, [folder for folder in full if folder not in more])
+    if any(inside.values()) and 2 * sum(map(bool, inside.values())) >= len(inside):
+        found = _divided_inside(tree, at, inside, train_split, test_split)
+        beside = {image: None for folder in more for image in _below(tree, folder, _around(tree, folder))}
+        found = found._replace(unlabelled=found.unlabelled | beside, unused=(*unused, *found.unused))
+        return found._replace(notes=(*notes, *found.notes))
     chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
     if chosen is None:
         train, unlabelled, masks, said = _part(tree, top, None)
-        train, why, more = sensible(train, of_splits=True) if tree.given is None else (train, "", [])
+        same = _held_alike(tree, full) if tree.given is None else []
+        train, why, more = sensible(train, of_splits=True, same=same) if tree.given is None else (train, "", [])
+        more += [
+            f"{_base(folder)}/ is a class with all folders in it ({some([*of])})" for folder, of in inside.items() if of
+        ]
         notes += said + [f"{at}: {note}" for note in more]
         if top and known(train) and tree.given is None and _base(top).lower() not in WRAPPERS:
             notes.append(f"{at}: the classes are the folders in here ({some([*known(train)])})")
@@ -172,6 +186,8 @@ def divide(
             said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
         test, tested, unused, notes = found, name, unused + masks, notes + said
         break
+    if test is not None and not asked and split_names.parse(tested)[2] != split_names.parse(chosen.train)[2]:
+        notes.append(f"{where}: {chosen.train}/ is to train on and {tested}/ is the test, by their names")
     if chosen.tests and test is None:
         notes.append(f"{where}: the test split is cut from {chosen.train}/")
     for name in chosen.unlabelled:
@@ -207,25 +223,37 @@ def known(classes: Classes) -> set[str]:
     return {name for name in classes.values() if name is not None}
 
 
-def sensible(classes: Classes, *, of_splits: bool = False) -> tuple[Classes, str, list[str]]:
+def sensible(classes: Classes, *, of_splits: bool = False, same: Sequence[str] = ()) -> tuple[Classes, str, list[str]]:
     """Classes without those of which an accuracy would say nothing, why there are none then, and what is to be said.
 
     Args:
       classes: of the images of a split.
       of_splits: whether names of splits are no names of classes here.
+      same: names of folders that several classes hold, so that these may be the classes.
     """
     names = sorted(known(classes))
+    parsed = {name: split_names.parse(name)[0] for name in names if of_splits and split_names.parse(name)[0]}
+    # Of names with other words (trainA, testB) each alone may be that of a class.
+    several = len(set(parsed.values())) > 1
     like = [name for name in names if of_splits and split_names.role(name) is not None]
     if not names or (of_splits and all(split_names.role(name) == "unlabelled" for name in names)):
         return dict.fromkeys(classes), FLAT, []
     if len(names) == 1 and not like:
         return dict.fromkeys(classes), f"there is one class only, {names[0]}", []
-    if 2 * len(like) >= len(names):
+    if 2 * len(like) >= len(names) or (several and 2 * len(parsed) > len(names)):
         why = (
-            f"the folders have names of splits ({some(like)}), but it is not clear what to train on: name it with "
+            f"the folders have names of splits ({some([*parsed])}), but it is not clear what to train on: name it with "
             "data.train_split, or rename the folders if they are classes"
         )
         return dict.fromkeys(classes), why, []
+    if same:
+        why = (
+            f"the folders ({some(names)}) hold folders of the same names ({some(same)}), so they may be parts of the "
+            "data and those the classes: name what to train on with data.train_split, or put the images of a class "
+            "straight into its folder"
+        )
+        return dict.fromkeys(classes), why, []
+    like = [*parsed] if several else like
     notes = [f"{some(like)} among the {len(names)} folders is taken as a class, not as a split"] if like else []
     return classes, "", notes
 
@@ -277,6 +305,90 @@ def _nested(tree: Tree, folder: str) -> bool:
     return not tree.look(inner).images and len(_full(tree, inner)) > 1
 
 
+def _beneath(tree: Tree, folder: str) -> str:
+    """Below ``images/`` in a class."""
+    here = tree.look(folder)
+    while not here.images and len(here.folders) == 1 and _base(here.folders[0]).lower() in WRAPPERS:
+        folder = here.folders[0]
+        here = tree.look(folder)
+    return folder
+
+
+def _held_alike(tree: Tree, folders: Sequence[str]) -> list[str]:
+    """Names of folders that most of ``folders`` hold, two at least and no images beside them."""
+    held = []
+    for folder in folders:
+        here = tree.look(_beneath(tree, folder))
+        names = {_base(inner) for inner in here.folders if _base(inner).lower() not in (*NO_PICTURES, *WRAPPERS)}
+        if split_names.role(_base(folder)) != "unlabelled":
+            held.append(set() if here.images else names)
+    shared = {name for name, n in Counter(name for names in held for name in names).items() if n > 1}
+    alike = [names for names in held if len(names & shared) > 1]
+    return sorted(shared) if len(alike) > 1 and 2 * len(alike) >= len(held) else []
+
+
+def _splits_inside(tree: Tree, classes: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The folders of each class by name, where those are splits: one to train on and others; else none."""
+    found = {}
+    for folder in classes:
+        inner = {_base(part): part for part in tree.look(_beneath(tree, folder)).folders}
+        roles = {split_names.role(name) for name in inner} - {None}
+        found[folder] = inner if "train" in roles and len(roles) > 1 else {}
+    return found
+
+
+def _divided_inside(
+    tree: Tree, at: str, inside: Mapping[str, Mapping[str, str]], train_split: str | None, test_split: str | None
+) -> Layout:
+    """The layout of a dataset of which the classes hold the splits, ``inside`` by class and name."""
+    around, where = _around(tree, next(iter(inside))), f"{at}/*"
+    for folder in (posixpath.dirname(next(iter(inside))), *(folder for folder, splits in inside.items() if splits)):
+        if loose := tree.look(_beneath(tree, folder) if folder in inside else folder).images:
+            raise ValueError(
+                f"{posixpath.join(tree.where, folder)} has loose images ({some([*map(tree.name, loose)])}) beside the "
+                "folders of splits; move them into one of these"
+            )
+
+    holding = [
+        (name, part)
+        for splits in inside.values()
+        for name, part in splits.items()
+        if any(True for _ in _below(tree, part, around))
+    ]
+    names = sorted({name for name, _ in holding})
+    chosen = split_names.choose(where, names, train_split, test_split)
+    if chosen is None:
+        raise ValueError(f"{where} is not clear ({', '.join(names)}); name what to train on with data.train_split")
+
+    def images(name: str) -> Classes:
+        parts = [(folder, splits[name]) for folder, splits in inside.items() if name in splits]
+        if name == chosen.train:
+            parts += [(folder, folder) for folder, splits in inside.items() if not splits]
+        given = tree.given
+        return {
+            image: _base(folder) if given is None else given.get(image)
+            for folder, part in parts
+            for image in _below(tree, part, around)
+        }
+
+    found = divide(
+        where,
+        chosen,
+        lambda name: (images(name), {}, [], []),
+        lambda name: dict.fromkeys(images(name)),
+        asked=test_split is not None,
+        check=tree.given is None,
+    )
+    used = [name for name in found.used if name not in found.unused]
+    notes = [f"{where}: each class holds its splits ({', '.join(used)})", *found.notes]
+    if whole := [_base(folder) for folder, splits in inside.items() if not splits]:
+        notes.append(f"{at}: {some(whole)} without splits, all in there is trained on")
+    if others := {name for name in names if name not in found.used}:
+        notes.append(not_used(where, [f"{name}/" for name in others]))
+    unused = tuple(part for name, part in holding if name not in used)
+    return found._replace(unused=unused, notes=tuple(notes))
+
+
 def _only(tree: Tree, where: str) -> tuple[str | None, list[str]]:
     """The one folder in a folder that holds all its images, None if there are several; and folders of masks beside."""
     full = [] if tree.look(where).images else _full(tree, where)
@@ -317,6 +429,17 @@ def _inside(tree: Tree, folder: str, role: str | None) -> tuple[str, list[str]]:
         folder, masks = inner, masks + beside
 
 
+def _without_masks(tree: Tree, classes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Of each class the folder with its images, which lies beside masks or is the class itself; and those masks."""
+    found, unused = {}, []
+    for folder in classes:
+        held = {_base(inner).lower() for inner in tree.look(folder).folders}
+        pictures, masks = _only(tree, folder) if held & {*NO_PICTURES} else (None, [])
+        found[folder] = pictures if masks and pictures is not None else folder
+        unused += masks
+    return found, unused
+
+
 def _part(tree: Tree, folder: str, role: str | None) -> Part:
     """The classes of the images of a split, more images without, folders that are not used, and what is said."""
     inner, unused = _inside(tree, folder, role)
@@ -324,11 +447,18 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
     here, classes, unlabelled = tree.look(inner), {}, {}
     full = _full(tree, inner)
     around = _around(tree, full[0]) if full else set()
+    full, masks = _without_masks(tree, full)
+    if masks:
+        unused += masks
+        names = ", ".join(sorted({f"{_base(mask)}/" for mask in masks}))
+        notes.append(
+            f"{tree.where}: {names} in {len(masks)} folders not used: pictures of what is in others, by the name"
+        )
     if tree.given is not None:
-        images = [*here.images, *(image for name in full for image in _below(tree, name, around))]
+        images = [*here.images, *(image for name in full.values() for image in _below(tree, name, around))]
         return {image: tree.given.get(image) for image in images}, {}, unused, notes
-    for name in full:
-        images = _below(tree, name, around)
+    for name, pictures in full.items():
+        images = _below(tree, pictures, around)
         # Beside one class it is not clear what it is.
         if split_names.role(_base(name)) == "unlabelled" and len(full) > 2:
             unlabelled |= dict.fromkeys(images)

@@ -42,7 +42,10 @@ def find(kind: str, path: Path) -> tuple[list[tuple[str, Path]], dict[str, int]]
             raise tar_members.compressed(file)
         if not ends_in(file, suffixes):
             raise ValueError(f"{file} does not end in {' or '.join(suffixes)}; leave it out or rename it")
-    return [(_split(file.relative_to(root)), file.absolute()) for file in found], dict(passed)
+    splits = [_split(file.relative_to(root)) for file in found]
+    if any(split_names.role(split) == "unlabelled" for split in splits):  # beside which labeled-0.tar has a meaning
+        splits = [split or _word(file.name, split_names.LABELLED) for split, file in zip(splits, found, strict=True)]
+    return [(split, file.absolute()) for split, file in zip(splits, found, strict=True)], dict(passed)
 
 
 def _other(parts: tuple[str, ...]) -> str:
@@ -65,8 +68,17 @@ def _split(relative: Path) -> str:
     """By the folder that the shard is in, else by a word of its name; a folder is a part of the data in any case."""
     *folders, name = relative.parts
     named = next((folder for folder in folders if split_names.role(folder)), None)
+    role, word, rest = split_names.parse(name)
+    which = [other for other in rest if other in ("public", *split_names.LAST)]
+    if named is None and (role == "unlabelled" or which) and word:  # train_unlabeled-0.tar, PublicTest-0.tar
+        return "_".join([*which, word])
     words = [split_names.parse(word)[1] for word in re.split(r"[^A-Za-z]+", name)]
     return named or next((word for word in words if word), folders[0] if folders else "")
+
+
+def _word(name: str, words: tuple[str, ...]) -> str:
+    """The first of ``words`` in a name, ``""`` if there is none."""
+    return next((word for word in re.split(r"[^a-z]+", name.lower()) if word in words), "")
 
 
 def _expanded(pattern: str) -> Iterator[str]:

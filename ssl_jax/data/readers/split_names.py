@@ -1,8 +1,10 @@
 """The names that splits have: what ``Training``, ``test_set``, ``val2017`` and ``unlabeled`` mean.
 
-A name is read as words, whatever the case: numbers and words such as "set", "data" and "images" mean nothing. A name
-is that of a split if nothing else is left (``train_set_01``), or if the same words are left of a name for training and
-of one for testing (``seg_train`` beside ``seg_test``).
+A name is read as words, whatever the case: numbers and words such as "set", "data" and "images" mean nothing, nor does
+"labelled" beside the word of a split. A name is that of a split if nothing else is left (``train_set_01``,
+``train_labeled``), or if the same words are left of a name for training and of one for testing (``seg_train`` beside
+``seg_test``). Other words may be left where the folders hold classes, which say that they are no classes themselves
+(``Training`` beside ``PublicTest`` and ``PrivateTest``). ``labeled`` is to train on beside ``unlabeled``.
 """
 
 from __future__ import annotations
@@ -15,9 +17,22 @@ from typing import NamedTuple
 SPELLED = {
     "train": ("train", "training", "trainval", "trn", "tr"),
     "test": ("test", "testing", "tst"),
-    "validation": ("validation", "val", "valid", "validating", "dev", "development", "eval", "evaluation", "holdout"),
+    "validation": (
+        "validation",
+        "val",
+        "valid",
+        "validate",
+        "validating",
+        "dev",
+        "development",
+        "eval",
+        "evaluation",
+        "holdout",
+    ),
     "unlabelled": ("unlabelled", "unlabeled", "unlabel", "unlab", "unsupervised", "unsup", "unannotated", "nolabel"),
 }
+LABELLED = ("labelled", "labeled", "annotated", "supervised")
+LAST = ("private", "final")  # of several tests, those by which results are told
 ROLES = {form: role for role, words in SPELLED.items() for word in words for form in (word, f"{word}s")}
 FILLERS = ("set", "sets", "data", "dataset", "split", "part", "folder", "images", "image", "imgs", "img", "pictures")
 
@@ -38,7 +53,7 @@ def parse(name: str) -> tuple[str | None, str, tuple[str, ...]]:
       (('train', 'training', ()), ('validation', 'val', ('seg',)))
     """
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    text = re.sub(r"\b(un|no)[^a-z]+(?=label)", r"\1", text)
+    text = re.sub(r"(?<![a-z])(un|non?|not)[^a-z]+(?=label|supervised|annotated)", "un", text)
     found, rest = {}, []
     for word in re.findall(r"[^\W\d_]+", text):
         bare = next((word.removesuffix(f) for f in FILLERS if word.removesuffix(f) in ROLES), word)
@@ -46,9 +61,13 @@ def parse(name: str) -> tuple[str | None, str, tuple[str, ...]]:
             found.setdefault(ROLES[bare], bare)
         elif word not in FILLERS:
             rest.append(word)
-    if set(found) == {"train", "validation"}:
+    if found.keys() - {"unlabelled"} == {"train", "validation"}:
         found.pop("validation")
+    if found.keys() == {"train", "unlabelled"}:
+        found.pop("train")
     role = next(iter(found)) if len(found) == 1 else None
+    if role in ("train", "test", "validation"):
+        rest = [word for word in rest if word not in LABELLED]
     return role, found.get(role or "", ""), tuple(rest)
 
 
@@ -72,12 +91,12 @@ def choose(
       names: of its parts.
       train: the part that is asked for, or None.
       test: the part that is asked for, or None.
-      holds_classes: whether a part holds classes itself.
+      holds_classes: whether a part holds classes itself, so that it is none.
 
     Raises:
       ValueError: a part that is asked for is not there, or several could be meant.
     """
-    by_role = _by_role(names)
+    by_role = _by_role(names, train, holds_classes)
     if train is None and test is None:
         others = [name for name in names if all(name not in group for group in by_role.values())]
         held_out = by_role["test"] or by_role["validation"]
@@ -114,24 +133,36 @@ def choose(
     return Chosen(chosen, tuple(tests), tuple(unlabelled))
 
 
-def _by_role(names: Sequence[str]) -> dict[str, list[str]]:
+def _by_role(names: Sequence[str], train: str | None, holds_classes: Callable[[str], bool]) -> dict[str, list[str]]:
+    """The names of splits by their role; see the head of the module."""
     parsed = {name: parse(name) for name in names}
     groups: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for name, (role, _, rest) in parsed.items():
         if role is not None:
             groups.setdefault(rest, {r: [] for r in SPELLED})[role].append(name)
-    pairs = [g for rest, g in groups.items() if rest and g["train"] and (g["test"] or g["validation"])]
     plain = groups.get((), {role: [] for role in SPELLED})
-    return pairs[0] if len(pairs) == 1 and not plain["train"] else plain
+    if plain["unlabelled"] and not plain["train"]:
+        plain["train"] = [name for name, (_, _, rest) in parsed.items() if rest and set(rest) <= {*LABELLED}]
+    pairs = [g for rest, g in groups.items() if rest and g["train"] and (g["test"] or g["validation"])]
+    asked = [pair for pair in pairs if train in pair["train"]]
+    if not plain["train"] and (len(pairs) == 1 or asked):
+        return (asked or pairs)[0]
+    if plain["train"] and (plain["test"] or plain["validation"]):
+        return plain
+    nested = [name for name in names if holds_classes(name)]
+    like = [name for name in nested if parsed[name][0] in ("train", "test", "validation")]
+    known = {role: plain[role] or [name for name in like if parsed[name][0] == role] for role in SPELLED}
+    told = any(name in nested for name in known["train"]) and (known["test"] or known["validation"])
+    return known if told and 2 * len(like) >= len(nested) else plain
 
 
 def _ranked(where: str, names: Sequence[str], key: str) -> list[str]:
     """The names of one role, those as they are usually spelled before others."""
 
-    def rank(name: str) -> tuple[bool, int]:
-        role, word, _ = parse(name)
+    def rank(name: str) -> tuple[bool, int, bool]:
+        role, word, rest = parse(name)
         spelled = SPELLED[role or "train"]
-        return name.lower() != word, spelled.index(word) if word in spelled else len(spelled)
+        return name.lower() != word, spelled.index(word) if word in spelled else len(spelled), not {*rest} & {*LAST}
 
     ranked = sorted(names, key=lambda name: (rank(name), name))
     if len(ranked) > 1 and rank(ranked[0]) == rank(ranked[1]):

@@ -4,7 +4,8 @@ Of ``a/0001.v2.JPG`` the key is ``a/0001``, up to the first dot of the base name
 case; files of one key are one example. Its image is the file whose last suffix is that of an image, before others the
 one with that suffix alone: ``0001.jpg`` beside ``0001.seg.png``. Where the rest is but a number (``cat.0.jpg``,
 ``cat.1.jpg``) the key does not tell examples apart, and each image is one. The class of an example is an integer in
-``0001.cls`` or ``"label"`` in ``0001.json``. Links are followed inside the tar.
+``0001.cls`` or ``"label"`` in ``0001.json``. Links are followed inside the tar. Of members of one name the last counts,
+as when a tar is extracted.
 """
 
 from __future__ import annotations
@@ -74,11 +75,14 @@ def _members(tar: tarfile.TarFile) -> tuple[list[Member], collections.Counter[st
     """The files of a tar, links as what they lead to, and how many are passed over."""
     at: dict[str, tuple[int, int]] = {}  # name -> where its bytes lie
     leads: dict[str, str] = {}  # name of a link -> what it leads to
-    names, passed = [], collections.Counter()
+    names: dict[str, str] = {}  # name -> as it is written
+    passed = collections.Counter()
     for member in tar:
         name = posixpath.normpath(member.name).lstrip("/")
         if member.isdir():
             continue
+        if names.pop(name, None) is not None:
+            passed[image_files.REPLACED] += 1
         if member.issparse():  # does not lie in one piece
             kind = image_files.SPARSE
         elif member.isreg() or member.islnk() or member.issym():
@@ -88,7 +92,7 @@ def _members(tar: tarfile.TarFile) -> tuple[list[Member], collections.Counter[st
         if kind is not None:
             passed[kind] += 1
             continue
-        names.append((member.name, name))
+        names[name] = member.name
         leads.pop(name, None)
         if member.isreg():
             at[name] = member.offset_data, member.size
@@ -97,7 +101,7 @@ def _members(tar: tarfile.TarFile) -> tuple[list[Member], collections.Counter[st
         else:
             leads[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)).lstrip("/")
     members = []
-    for given, name in names:
+    for name, given in names.items():
         seen = set()
         while name in leads and name not in seen:
             seen.add(name)
@@ -180,7 +184,11 @@ def _images_of(found: list[tuple[str, str, Member]], shard: Path) -> list[tuple[
     first = plain or [image for word in FIRST for image, m in zip(found, middle, strict=True) if m == f".{word}"][:1]
     if len(first) != 1:
         one, two = (member.name for _, _, member in (first or found)[:2])
-        raise ValueError(f"{shard} holds {one!r} and {two!r}; keep one image for each key")
+        base, suffix = os.path.splitext(posixpath.basename(one))
+        raise ValueError(
+            f"{shard} holds {one!r} and {two!r} of one key, which is a name up to its first dot; rename them "
+            f"({base.replace('.', '_')}{suffix}) if they are two examples, else keep one image for each key"
+        )
     return first
 
 
