@@ -29,6 +29,8 @@ FREE_ON_RESUME = (
     "data.table_limit",  # the views have the same bits wherever the images lie
 )
 
+OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have
+
 RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
 POSITIVE = (
@@ -408,6 +410,7 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
     """
     old, new = flatten(modern(stored)), flatten(config)
     before, after = (_known_defaults(flat) | flat for flat in (old, new))
-    changed = {k: (before.get(k), after.get(k)) for k in sorted(old | new) if before.get(k) != after.get(k)}
+    keys = [k for k in sorted(old | new) if k in old or not k.startswith(OF_TEXT)]
+    changed = {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
     free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free
