@@ -408,6 +408,7 @@ def test_lock_is_for_one_run_and_ends_with_it(tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     code = """
         import sys, warnings, jax

@@ -104,6 +104,7 @@ def test_same_and_bfloat16(blocks_everywhere):
     np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=2**-7, atol=1e-2)  # one rounding of the sum
 
 
+@pytest.mark.slow
 def test_a_network_of_it_has_the_gradient_of_plain_convolutions(monkeypatch):
     """Every convolution of a residual network, the stride-2 shortcuts included."""
     encoder = models.make("convnet", widths=(4, 8), stem_width=3)

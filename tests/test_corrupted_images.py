@@ -304,6 +304,7 @@ def parts_of(state, role):
     return (*trees, state.opt_state.inner_states[role])
 
 
+@pytest.mark.slow
 def test_one_stage_moves_the_autoencoder_alone_and_the_other_everything_else(started):
     """Bit for bit, with momentum and weight decay, and also where a step was skipped for a not-a-number."""
     tx = optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9), optax.scale(-0.01))

@@ -101,6 +101,7 @@ def config(**changes):
     return runs.config("simclr", **(settings | changes))
 
 
+@pytest.mark.slow
 def test_compiled_from_shapes_it_is_the_step_of_the_run():
     """Operations, memory and what is exchanged are those of a step that is compiled for real arrays."""
     asked = config()

@@ -555,6 +555,7 @@ def test_all_at_once_makes_what_one_by_one_makes(batch, on_one):
     assert len({x.tobytes() for x in np.asarray(made)}) == ROWS
 
 
+@pytest.mark.slow
 def test_pmap_makes_what_one_makes(batch, on_one):
     rows = {"image": batch["table"][batch["index"]]}
     split = jax.tree.map(lambda a: a.reshape(8, 2, *a.shape[1:]), rows)

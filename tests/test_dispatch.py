@@ -60,6 +60,7 @@ def lines(workdir):
     return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_of_several_steps_at_once_logs_the_same_steps(whole, tmp_path):
     workdir, summary = whole
     one_by_one = runs.fit(tmp_path, "simclr", **EVERY)
@@ -70,6 +71,7 @@ def test_a_run_of_several_steps_at_once_logs_the_same_steps(whole, tmp_path):
         assert line["learning_rate"] == other["learning_rate"]
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued_it_is_the_uninterrupted_run(whole, tmp_path, monkeypatch):
     workdir, summary = whole
     original = signals.agreed
@@ -96,6 +98,7 @@ def test_refused(changes, message):
         experiment.build(runs.config("simclr", **(SEVERAL | changes)))
 
 
+@pytest.mark.slow
 def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_path):
     """On one device: after the first step and the third, to know its speed, and at each line; no program later on."""
     waits, compiled = [], []
@@ -141,6 +144,7 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
     assert not [at for at in compiled if 1 < at < 5 or 5 < at < 20]
 
 
+@pytest.mark.slow
 def test_waiting_for_input_is_seen(tmp_path):
     """A feed that takes longer than its step: the loop waits most of the time, and says so."""
     quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5, "train__steps": 10}

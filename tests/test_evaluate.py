@@ -104,6 +104,7 @@ def test_refused_in_one_line(case, workdirs, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_unlabelled_data_are_refused(workdirs, tmp_path, capfd):
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "x.npz", train_images=images)
@@ -259,6 +260,7 @@ def test_an_outdir_that_cannot_be_is_refused(workdirs, tmp_path, capfd):
     assert "cannot be made" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_layers_grid_devices_and_comparison(workdirs, tmp_path):
     both = [str(workdirs / "simclr"), str(workdirs / "other")]
     options = ["--evals=knn", "--eval.knn.k=5", "--eval.knn.layers=features,stage1"]
@@ -331,6 +333,7 @@ def colour(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_grey_becomes_colour_in_every_evaluator(colour, tmp_path):
     """Also for what is trained here, and for datasets whose paths end alike: each keeps its result."""
     for place in ("a", "b"):
@@ -422,6 +425,7 @@ def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_
         prepare(run, images(tmp_path / "least.npz", 9, classes=0, test=1))
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_shown(colour, pictures, tmp_path, capfd):
     """Folders with names that are no UTF-8, mathematics, or lines: to the report, the log and evaluation.json."""
     root = os.fsencode(tmp_path / "data") + b"\xff"

@@ -50,6 +50,7 @@ def poisoned(experiment, step, row):
     return experiment._replace(method=method._replace(loss=loss))
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_explained_and_kept_and_skipped_when_asked(tmp_path, capfd):
     experiment = poisoned(build(runs.config("simclr", **DEVICE)), 6, 3)
     with pytest.raises(train.NotFinite, match=r"step 7 was not finite: the first bad tensor is \S*poison\S*: div"):
@@ -82,6 +83,7 @@ def assert_explained(experiment, folder, same_parameters):
         assert any(name.startswith("params/encoder/") for name in variables.files)
 
 
+@pytest.mark.slow
 def test_a_bad_parameter_and_an_overflow_are_named():
     experiment = build(runs.config("simclr", **DEVICE))
     from ssl_jax.parallel import make_mesh
@@ -109,6 +111,7 @@ def test_a_bad_parameter_and_an_overflow_are_named():
     assert nonfinite.find(by_gradient, state, batch).path.split(": ")[-1] in ("div", "pow", "integer_pow", "rsqrt")
 
 
+@pytest.mark.slow
 def test_examples_that_break_in_the_run_are_counted_over_its_parts_or_stop_it(tmp_path, monkeypatch):
     for i in range(60):
         where = tmp_path / "x" / "ab"[i % 2]
@@ -201,7 +204,8 @@ def eight(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_checkpoint_of_eight_devices_goes_on_with_fewer(devices, eight, tmp_path):
     """The loss curve of 1, 2 and 4 devices is that of 8, within what float32 allows in ten steps."""
     want = {line["step"]: line["train_loss"] for line in read_metrics(eight / "whole" / "metrics.jsonl")}

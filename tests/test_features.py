@@ -75,6 +75,7 @@ def test_errors():
         extract(list(batches(16, 8)), num_examples=29)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -300,6 +300,7 @@ def test_the_target_is_a_copy_that_follows_ever_slower(case):
     np.testing.assert_allclose(found["stage1"], out["stage1"].mean(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_task_can_be_looked_at(case):
     method, _, variables, images = case
     rows = jax.jit(method.hooks["show"])(variables, images, jax.random.key(9))

@@ -371,6 +371,7 @@ jax.distributed.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     bank, _, queries, _ = examples()
     np.savez(tmp_path / "given.npz", bank=bank, queries=queries)

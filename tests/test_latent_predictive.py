@@ -293,6 +293,7 @@ def test_variance_and_covariance_terms_are_of_what_the_projector_gives():
 # ------------------------------------------------------------------------------------------- pictures and bad input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "latent"), [("features", "discrete"), pytest.param("pixels", "sparse", marks=pytest.mark.slow)]
 )

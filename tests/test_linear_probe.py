@@ -68,6 +68,7 @@ def test_fit_in_float64_is_the_minimum(digits):
     np.testing.assert_allclose(bias - bias.mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_of_repeated_examples_in_many_dimensions(digits):
     x, y = digits
     x = np.asarray(linear_probe.standardise(x)[0])
@@ -127,6 +128,7 @@ def test_path_equals_single_fits_and_rounding_ends_a_fit(digits):
     assert count < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "devices"), [(300, (8,)), (40, (1, 8))])
 def test_rows_over_devices_change_nothing(digits, n, devices):
     """300 rows on eight devices leave four of padding; 40 are fewer than dimensions."""

@@ -134,6 +134,7 @@ def test_permuted_labels_teach_nothing(sources):
     assert all(value < 0.17 for name, value in found.items() if name.endswith("top1"))
 
 
+@pytest.mark.slow
 def test_tuned(sources):
     train, seen = sources["train"], []
 

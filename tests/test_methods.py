@@ -39,6 +39,12 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
+# One of each kind: an all-gather, an EMA target, a queue with a shuffle, labels, labels that the method makes, a bank by
+# example, one mask for all rows, state by row. The others, and variants, are in `make test-all`.
+KINDS = ["simclr", "byol", "moco", "supervised", "rotation", "instance_discrimination", "jepa", "language_model"]
+OTHERS = [case for case in contract.CASES if case not in KINDS]
+
+
 def each(cases):
     """One case after the other through all tests, so that the programs of one can go before those of the next."""
     return pytest.mark.parametrize("case", cases, scope="module")
@@ -58,13 +64,12 @@ def assert_computes_what_one_device_does(case, mode):
     assert flops <= 1.15 / 8 * reference_flops
 
 
-@each(some(contract.CASES, contract.VARIANTS))
+@each(some(KINDS, [*OTHERS, *contract.VARIANTS]))
 def test_eight_devices_compute_what_one_does(case):
     assert_computes_what_one_device_does(case, "jit")
 
 
-# An all-gather, a queue with a shuffle, a bank by example, one mask for all rows, and nothing of the kind.
-UNDER_PMAP = ["simclr", "moco", "instance_discrimination", "jepa", "rotation"]
+UNDER_PMAP = ["simclr", "moco", "instance_discrimination", "language_model"]
 
 
 @each(some(UNDER_PMAP, [case for case in contract.ALL if case not in UNDER_PMAP]))
@@ -72,8 +77,15 @@ def test_eight_devices_under_pmap_compute_what_one_does(case):
     assert_computes_what_one_device_does(case, "pmap")
 
 
-IN_PARTS = ["moco", "jepa"]  # an EMA target and a queue, a transformer
-OTHERS_IN_PARTS = ["byol", "simclr", "instance_discrimination", "inpainting-adversarial", "supervised-unfreezing"]
+IN_PARTS = ["moco"]  # an EMA target and a queue
+OTHERS_IN_PARTS = [
+    "jepa",
+    "byol",
+    "simclr",
+    "instance_discrimination",
+    "inpainting-adversarial",
+    "supervised-unfreezing",
+]
 
 
 @each(some(IN_PARTS, OTHERS_IN_PARTS))
@@ -111,7 +123,7 @@ def test_two_processes_of_four_devices_compute_what_one_does(cases, tmp_path):
             np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
 
 
-@each([c for c in contract.CASES if c != "supervised"])
+@each(some([case for case in KINDS if case != "supervised"], OTHERS))
 def test_labels_never_reach_the_method(case):
     leaves, _, _ = contract.run(case, 1, "jit")
     permuted, _, _ = contract.run(case, 1, "jit", permuted=True)
@@ -130,7 +142,7 @@ def test_the_probe_never_reaches_the_method(case):
     assert_same(without, {name: leaf for name, leaf in leaves.items() if not name.startswith("probe/")})
 
 
-@each(contract.CASES)
+@each(some(KINDS, OTHERS))
 def test_saved_and_restored_a_run_goes_on_as_if_nothing_had_happened(case, tmp_path):
     step, compiled, begin = contract.program(case, 1, "jit")
 
@@ -311,7 +323,7 @@ def test_supervised_loss_leaves_unlabelled_rows_out():
     assert float(value) == pytest.approx(-(targets * log_p).sum(1)[x].mean(), rel=1e-5)
 
 
-@each(some(contract.CASES, contract.VARIANTS))
+@each(some(KINDS, [*OTHERS, *contract.VARIANTS]))
 def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
     method, variables, batch = variables_and_batch(case)
     encode = jax.jit(method.encode)

@@ -58,6 +58,7 @@ def test_what_process_0_refuses_ends_all_in_one_line_and_in_order(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_what_one_refuses_before_they_have_met_ends_the_other_in_seconds(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -85,6 +86,7 @@ def test_what_one_refuses_before_they_have_met_ends_the_other_in_seconds(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "dies"),
     [

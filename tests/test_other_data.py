@@ -54,7 +54,8 @@ def test_eight_devices_compute_what_one_does(case, mode, one):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-9 * max(1, np.abs(value).max()), err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["letters", pytest.param("two_parts", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["letters", "two_parts"])
 def test_two_processes_of_four_devices_compute_what_one_does(case, one, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

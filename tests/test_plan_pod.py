@@ -30,6 +30,7 @@ def planned(topology, tmp_path, *words):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_a_plan_for_simulated_devices(tmp_path, capsys):
     found = planned("cpu:8", tmp_path)
     compiled = program.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(8))
@@ -44,6 +45,7 @@ def test_a_plan_for_simulated_devices(tmp_path, capsys):
     assert "fits               yes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_and_what_would(tmp_path, monkeypatch, capsys):
     """With less memory than half of the batch needs, and with memory for half as much again."""
     config, known, compile_and_measure = configs.load(CONFIG, SMALL), {}, plan_pod.measured

@@ -333,6 +333,7 @@ def test_relative_patch_falls_to_chance_when_the_patches_are_of_two_images(contr
     assert low < accuracy < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "colour"), [pytest.param("relative_patch", "drop", marks=pytest.mark.slow), ("jigsaw", "grey")]
 )
@@ -412,6 +413,7 @@ def test_every_permutation_is_asked_as_often():
     assert abs(np.corrcoef(labels.T) - np.eye(6)).max() < 0.1
 
 
+@pytest.mark.slow
 def test_jigsaw_shows_the_tiles_put_back():
     """The head answers permutation 7; where that was the question, the picture is whole again."""
     rows = constant_answer("jigsaw", 7, grid=2, permutations=9, per_image=1)

@@ -67,6 +67,7 @@ def test_a_compiled_step_tells_its_files():
     assert {"augmentation", "loss", "convolutions, forward", "convolutions, backward", "optimizer"} <= kinds
 
 
+@pytest.mark.slow
 def test_a_profile(tmp_path):
     """In a process of its own, as users run it: it starts the tracer of libtpu, too, where that is installed."""
     command = [sys.executable, profile_step.__file__, "--config", CONFIG, "--out", str(tmp_path), "--steps", "1"]

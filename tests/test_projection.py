@@ -77,6 +77,7 @@ def test_odd_features_are_drawn_without_a_warning(x, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
 def test_umap_without_its_parametric_part():
     code = """

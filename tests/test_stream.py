@@ -297,6 +297,7 @@ def test_batches_of_files_are_pillows_pixels(files):
     assert kinds == {("JPEG", False), ("JPEG", True), ("PNG", False)}
 
 
+@pytest.mark.slow
 def test_files_resume_too(files):
     batches = take(5, files.train, recipe=ONE, image_size=16)
     assert same(take(1, files.train, recipe=ONE, image_size=16, start_step=4)[0], batches[4])
@@ -362,6 +363,7 @@ def test_a_file_that_breaks_later_is_replaced_and_named(files, caplog):
     assert "(3 so far)" in caplog.text
 
 
+@pytest.mark.slow
 def test_examples_that_break_have_many_stand_ins_which_are_the_same_everywhere(tmp_path):
     """In a run from the start, in one that goes on, in each of several processes, and where a stand-in breaks later."""
     where = tmp_path / "x" / "a"
@@ -500,6 +502,7 @@ def test_cifar10_with_simclrs_recipe(data_dir):
         assert view.std() > 0.1
 
 
+@pytest.mark.slow
 def test_hymenoptera_photographs(data_dir, tmp_path):
     data = readers.load("folder:folders/hymenoptera", data_dir=str(data_dir), cache_dir=str(tmp_path))
     part = data.test.take(np.arange(8))

@@ -245,6 +245,7 @@ def test_cut_record_file(made_tfds, tmp_path):
 # --- real data
 
 
+@pytest.mark.slow
 def test_cifar10_and_its_record_index(data_dir, load):
     """TFDS's decoder and ours, through the record index, agree on every test image."""
     kwargs = {"data_dir": str(data_dir / "tfds"), "train_split": "test", "test_split": "train[:10]"}

@@ -109,6 +109,7 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bits_and_pictures_from_the_first_step_on(
     finished, tmp_path, monkeypatch, capfd
 ):
@@ -186,6 +187,7 @@ def small_picture(figure, path, bottom=0):
 TIMES = ("seconds", "images_per_sec", "input_wait")
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_bits(finished, tmp_path):
     other = runs.fit(tmp_path, "simclr", seed=1, train__eval_every=0)
     assert other["params_fingerprint"] != finished("simclr")[1]["params_fingerprint"]
@@ -269,6 +271,7 @@ def command(workdir, *arguments):
     return [sys.executable, str(script), "--workdir", str(workdir), *small, *arguments]
 
 
+@pytest.mark.slow
 def test_interrupted_saves_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(command(tmp_path / "run"), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -310,6 +313,7 @@ def test_another_config_is_refused_naming_the_keys(finished):
         runs.fit(workdir, "simclr", train__steps=40)
 
 
+@pytest.mark.slow
 def test_what_a_resumption_may_change_is_recorded(tmp_path):
     with pytest.raises(signals.Interrupted):
         interrupted_after(6, tmp_path)
@@ -437,6 +441,7 @@ def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
         runs.fit(tmp_path / "none", "supervised", init_from=str(tmp_path / "nothing"))
 
 
+@pytest.mark.slow
 def test_a_run_without_labels_measures_what_it_can(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "mine.npz", train_images=images)

@@ -221,6 +221,7 @@ def test_drop_path_scales_each_branch_of_each_example():
     np.testing.assert_allclose(frozen["stage2"], plain["stage2"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drop_path_does_not_depend_on_how_rows_are_split():
     encoder, params, _ = tiny(drop_path=0.4)
     x = jnp.asarray(draw("x", (8, 4, 4, 3)), jnp.float32)
@@ -296,6 +297,7 @@ def test_initial_weights():
         assert not any(np.any(block[name]["bias"]) for name in stds)
 
 
+@pytest.mark.slow
 def test_every_weight_may_start_alike_as_in_the_training_of_ijepa():
     """Patch embedding, blocks of encoder and predictor: .02 each, whatever the depth."""
     encoder = models.make("vit", patch_size=8, width=64, depth=1, heads=2, patch_init="normal")

@@ -308,6 +308,7 @@ def from_file(exported, tmp_path_factory):
     return folder / "run", given, summary
 
 
+@pytest.mark.slow
 def test_a_run_from_a_file_is_the_run_from_the_workdir(workdir, from_file, tmp_path):
     summary = fit(tmp_path, "supervised", str(workdir))
     assert summary["params_fingerprint"] == from_file[2]["params_fingerprint"]

@@ -130,7 +130,7 @@ def test_lines_of_older_runs_have_no_number(tmp_path):
     assert writer.read_metrics(path) == [{"step": 5, "x": 1}, {"step": 10, "x": 1}, {"step": 15, "line": 3, "x": 1}]
 
 
-@pytest.mark.parametrize("script", ["pretrain", "evaluate"])
+@pytest.mark.parametrize("script", ["pretrain", pytest.param("evaluate", marks=pytest.mark.slow)])
 def test_warnings_of_this_package_are_plain_lines_of_a_command(script):
     code = f"""
         import contextlib, runpy, sys, warnings
