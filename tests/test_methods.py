@@ -39,8 +39,8 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
-# One of each kind: an all-gather, an EMA target, a queue with a shuffle, labels, labels that the method makes, a bank by
-# example, one mask for all rows, state by row. The others, and variants, are in `make test-all`.
+# One of each kind: an all-gather, an EMA target, a queue with a shuffle, labels, labels that the method makes, a bank
+# by example, one mask for all rows, state by row. The others, and variants, are in `make test-all`.
 KINDS = ["simclr", "byol", "moco", "supervised", "rotation", "instance_discrimination", "jepa", "language_model"]
 OTHERS = [case for case in contract.CASES if case not in KINDS]
 
