@@ -263,6 +263,7 @@ def test_all_entries_can_be_masked():
     assert not np.asarray(corrupted(jax.random.key(0), pictures(), "masking", 1.0)).any()
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_the_autoencoder_bit_for_bit():
     images = pictures()
     plain = make("autoencoder", model="mlp", widths=(8,))
@@ -314,6 +315,7 @@ def test_the_linear_denoiser_has_its_optimum_where_it_can_be_computed():
     assert at_optimum < 0.01 * at_identity
 
 
+@pytest.mark.slow
 def test_the_gain_is_measured_against_the_damaged_image():
     method, images = make("denoising_autoencoder", model="mlp", amount=0.3), pictures()
     variables = start(method, images)

@@ -395,6 +395,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_weights_of_a_finished_run_come_in_bit_for_bit_and_stay(finished, tmp_path):
     """And once it has begun, the new run needs the old one's folder no more."""
     there = tmp_path / "autoencoder"

@@ -113,6 +113,7 @@ def test_compiled_from_shapes_it_is_the_step_of_the_run():
     assert cost.of(program.compile_ahead(asked, mesh)) == cost.of(step.lower(state, batch).compile())
 
 
+@pytest.mark.slow
 def test_a_compiled_step_can_be_run():
     asked, mesh = config(parallel__devices=1), parallel.make_mesh(1)
     compiled = program.compile_ahead(asked, mesh)

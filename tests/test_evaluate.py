@@ -360,6 +360,7 @@ def test_grey_becomes_colour_in_every_evaluator(colour, tmp_path):
     assert examples["test_transfer_a-x.v1_knn_top1"] != examples["test_transfer_b-x.v1_knn_top1"]
 
 
+@pytest.mark.slow
 def test_colour_for_a_run_on_grey_images_is_refused(workdirs, colour, tmp_path, capfd):
     spec, common = f"npz:{colour.parent / 'colour.npz'}", ["--workdir", str(workdirs / "simclr")]
     for arguments in (["--source", spec, "--evals=knn"], ["--evals=transfer", f"--eval.transfer.sources={spec}"]):

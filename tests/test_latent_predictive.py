@@ -146,6 +146,7 @@ def test_no_latent_is_better_than_the_one_found(latent):
         assert len(np.unique(np.argmin(costs, axis=0))) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", ["discrete", "sparse"])
 def test_the_gradient_at_the_best_latent_is_that_of_the_minimum(latent):
     """Envelope theorem: differences of F itself, its minimum found anew, against the gradient at fixed z*."""
@@ -180,11 +181,13 @@ def views_of(t, number=32):
     return tuple((base + 0.1 * rng.normal(size=(number, 8, 8, 1))).astype(np.float32) for _ in range(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "latent", "weight"),
     [
         ("features", "discrete", 1.0),
-        *(pytest.param(*o, marks=pytest.mark.slow) for o in (("features", "sparse", 0.0), ("pixels", "none", 0))),
+        ("features", "sparse", 0.0),
+        ("pixels", "none", 0),
     ],
 )
 def test_energy_comes_to_be_low_where_x_and_y_fit_and_only_there(target, latent, weight):

@@ -39,9 +39,9 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
-# One of each kind: an all-gather, an EMA target, a queue with a shuffle, labels, labels that the method makes, a bank
-# by example, one mask for all rows, state by row. The others, and variants, are in `make test-all`.
-KINDS = ["simclr", "byol", "moco", "supervised", "rotation", "instance_discrimination", "jepa", "language_model"]
+# One of each kind: an all-gather, a queue with a shuffle and an EMA target, labels, labels that the method makes, a
+# bank by example, state by row. The others, and variants, are in `make test-all`.
+KINDS = ["simclr", "moco", "supervised", "rotation", "instance_discrimination", "language_model"]
 OTHERS = [case for case in contract.CASES if case not in KINDS]
 
 
@@ -69,7 +69,7 @@ def test_eight_devices_compute_what_one_does(case):
     assert_computes_what_one_device_does(case, "jit")
 
 
-UNDER_PMAP = ["simclr", "moco", "instance_discrimination", "language_model"]
+UNDER_PMAP = ["simclr", "moco"]
 
 
 @each(some(UNDER_PMAP, [case for case in contract.ALL if case not in UNDER_PMAP]))

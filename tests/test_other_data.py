@@ -161,6 +161,7 @@ def test_a_run_with_another_tokenizer_is_refused(how, whole, tmp_path):
         train.fit(build(other_data.config("letters"), folder=folder if how == "changed" else None), folder)
 
 
+@pytest.mark.slow
 def test_two_parts_train_and_resume(tmp_path):
     summary = train.fit(build(other_data.config("two_parts")), tmp_path, test=False)
     assert summary["steps"] == 12

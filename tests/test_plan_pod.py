@@ -105,8 +105,9 @@ def test_refused_in_one_line(words, message, capsys):
     assert message in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_plan_for_a_tpu_slice(times, tmp_path):
     """In a process of its own, which libtpu may fill with what it likes; twice with one compilation cache."""
     file = tmp_path / "plan.json"

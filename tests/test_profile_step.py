@@ -61,6 +61,7 @@ def test_kinds(source, kind):
     assert profile_step.kind_of(source) == kind
 
 
+@pytest.mark.slow
 def test_a_compiled_step_tells_its_files():
     text = program.compile_ahead(configs.load(CONFIG, SMALL), parallel.make_mesh(1)).as_text()
     kinds = {profile_step.kind_of(source) for source in profile_step.sources(text).values()}

@@ -23,6 +23,7 @@ def block(start: str) -> dict:
     return names
 
 
+@pytest.mark.slow
 def test_the_method_of_the_readme_trains():
     make = block("# ssl_jax/methods/simsiam.py")["make"]
     plan = Plan(20, 4, 256, (8, 8, 3), contract.ROWS, 4)

@@ -40,12 +40,15 @@ def as_double(tree):
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "policy"),
     [
-        *(pytest.param(name, "blocks", marks=pytest.mark.slow) for name in ("resnet18", "convnet", "grouped")),
+        ("resnet18", "blocks"),
+        ("convnet", "blocks"),
+        ("grouped", "blocks"),
         ("vit", "blocks"),
-        pytest.param("vit", "dots", marks=pytest.mark.slow),
+        ("vit", "dots"),
     ],
 )
 def test_same_parameters_gradients_and_statistics(name, policy):

@@ -437,6 +437,7 @@ def half_damaged(tmp_path, monkeypatch):
     return lambda verify: readers.load(f"folder:{tmp_path}/x", verify=verify, cache_dir=str(tmp_path / verify)).train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_tensorflow_alone_refuses_is_read_by_pillow(half_damaged, caplog, views):
     """With checked headers as with checked files, whenever the stream begins and whatever else is broken."""

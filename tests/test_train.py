@@ -193,6 +193,7 @@ def test_another_seed_gives_other_bits(finished, tmp_path):
     assert other["params_fingerprint"] != finished("simclr")[1]["params_fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_run_that_measures_nothing_ends_in_the_same_bits(finished, tmp_path):
     """Frozen evaluation changes nothing: parameters, statistics and method state are those of a run measured less."""
     _, summary = finished("simclr")
@@ -355,6 +356,7 @@ def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
         runs.fit(tmp_path, "simclr")
 
 
+@pytest.mark.slow
 def test_not_a_number_stops_the_run_and_no_later_state_is_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(train.nonfinite, "explain", lambda *_, **__: "why")  # which test_faults.py looks at
     broken = {"optim__learning_rate": 1e30, "optim__scale": "none", "optim__warmup_epochs": 0.0}
