@@ -21,7 +21,7 @@ SEVERAL = EVERY | {"train__steps_per_dispatch": 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_steps_of_one_program_are_those_of_many(devices):
     """Three steps of MoCo in float64: parameters, statistics, target, queue, probe, and the metrics of the last."""
     case, count = "moco", 3

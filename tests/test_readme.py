@@ -8,6 +8,7 @@ import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import runs
 
 from ssl_jax import methods, models
