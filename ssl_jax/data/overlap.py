@@ -43,8 +43,10 @@ def check(train: Iterable[bytes], test: Iterable[bytes], where: str, names: tupl
 def copies(train: Source, held_out: Source, what: str) -> tuple[str, ...]:
     """What is to be said of the examples of a part cut from train that hold what others do, which stay in train.
 
-    Nothing is known of files that are not read when they are listed.
+    Nothing is known of files that are not read when they are listed, and larger sets in memory are not looked through.
     """
+    if train.columns.get("image", np.zeros(0)).nbytes > HASH_UP_TO:
+        return ()
     if (known := digests(train)) is None or (asked := digests(held_out)) is None:
         return ()
     seen = set(known)
@@ -62,6 +64,6 @@ def digests(source: Source) -> Iterator[bytes] | None:
     if source.digests is not None:
         return iter(source.digests)
     images = source.columns.get("image")
-    if images is not None and images.nbytes <= HASH_UP_TO:
+    if images is not None:
         return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
     return None
