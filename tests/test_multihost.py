@@ -40,6 +40,7 @@ def test_four_processes_are_one_run(tmp_path):
     assert (resolved["processes"], resolved["devices"]) == (4, 4)
 
 
+@pytest.mark.slow
 def test_what_process_0_refuses_ends_all_in_one_line_and_in_order(tmp_path):
     words = ["--workdir", str(tmp_path), *SMALL, "--config.parallel.devices=2"]
     with lock(tmp_path):

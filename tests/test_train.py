@@ -243,6 +243,7 @@ def the_same(workdir, killed):
     ]
 
 
+@pytest.mark.slow  # `test_other_data.py` kills a run in `make test`
 def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path):
     """Bit for bit, wherever the images lie; and no step of it needs TensorFlow where images have their size already."""
     device = {"data__augment": "device"}
