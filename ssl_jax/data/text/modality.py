@@ -80,6 +80,7 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
         score=score if stream else None,
         accepts=lambda source: (texts(source), None)[1],
         vocab=vocab,
+        words=tokens.words(tokenizer),
         unit="rows" if stream else "documents",
         files={tokens.FILE: tokenizer.to_str(pretty=True).encode()},
     )
