@@ -2,8 +2,8 @@
 
     python experiments/ulmfit.py --out runs/ulmfit --general text:PATH/wikitext-103 --target tfds:imdb_reviews \
         --data_dir PATH/tfds
-    python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews \
-        --data_dir PATH/tfds --labelled 100 --seeds 0 1 2
+    python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 \
+        --target tfds:imdb_reviews --data_dir PATH/tfds --labelled 100 --seeds 0 1 2
 
 1. ``OUT/general``: a language model of ``--general``, once. 2. ``OUT/target*``: it goes on with the target's texts, the
 unlabelled ones too; words take their rows along into the target's vocabulary. 3. ``OUT/classifier*``: its encoder under
@@ -84,35 +84,28 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
     general = target = None
     if "general" not in without:
         general = out / "general"
-        config = load(name, {"data.source": options.general}, options, "general")
-        stage(config, general, out)
-    shared = [part for part in ("general", "discriminative", "slanted") if part in without]
-    tuned = {"data.source": options.target} | ({"init_from": str(general)} if general else {})
+        stage(load(name, {"data.source": options.general}, options, "general"), general, out)
+    tricks = {"optim.schedule": "constant"} if "slanted" in without else {}
     if "target" not in without:
+        shared = [part for part in ("general", "discriminative", "slanted") if part in without]
         target = out / "-".join(["target", *(f"no_{part}" for part in shared)])
-        config = load(name, tuned, options, "target")
+        changes = {"data.source": options.target} | tricks
         if general:
-            config.method.layer_decay = 1.0 if "discriminative" in without else 1 / 2.6
-        if "slanted" in without:
-            config.optim.schedule = "constant"
-        stage(config, target, out)
+            changes["init_from"] = general
+            changes["method.layer_decay"] = 1.0 if "discriminative" in without else 1 / 2.6
+        stage(load(name, changes, options, "target"), target, out)
     start = target or general
-    config = load("ulmfit_classifier" + SIZES[options.size], {"data.source": options.target}, options, "classifier")
-    config.seed = seed
-    if start:
-        config.init_from = str(start)
-    if target:
-        config.data.tokenizer.file = str(target / "tokenizer.json")
-    if options.labelled is not None:
-        config.data.labelled = options.labelled
+    changes = {"data.source": options.target, "seed": seed} | tricks
+    changes |= {"init_from": start} if start else {}
+    changes |= {"data.tokenizer.file": target / "tokenizer.json"} if target else {}
+    changes |= {"data.labelled": options.labelled} if options.labelled is not None else {}
     if "discriminative" in without or not start:
-        config.method.layer_decay = 1.0
-    if "slanted" in without:
-        config.optim.schedule = "constant"
+        changes["method.layer_decay"] = 1.0
     if "unfreezing" in without or not start or options.last:
-        config.method.unfreeze_every = 0.0
+        changes["method.unfreeze_every"] = 0.0
     if options.last:
-        config.method.frozen = "encoder"
+        changes["method.frozen"] = "encoder"
+    config = load("ulmfit_classifier" + SIZES[options.size], changes, options, "classifier")
     words = [f"no_{part}" for part in PARTS if part in without] + ["last"] * options.last
     labels = "all" if options.labelled is None else str(options.labelled)
     label = "-".join(["classifier", *words, labels, f"seed{seed}"])
@@ -137,7 +130,7 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
     return entry
 
 
-def load(name: str, changes: dict[str, str], options: Any, stage: str) -> Config:
+def load(name: str, changes: dict[str, Any], options: Any, stage: str) -> Config:
     """The config of a stage, with what the command changes of it."""
     given = [f"{key}={value}" for key, value in changes.items()]
     given += [f"data.data_dir={options.data_dir}"] if options.data_dir else []

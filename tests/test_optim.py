@@ -460,7 +460,7 @@ def test_slanted_triangular_is_the_closed_form(x64):
     assert [float(found[t]) for t in (0, top, total, total + 4)] == pytest.approx(
         [0.01 / 32, 0.01, 0.01 / 32, 0.01 / 32]
     )
-    with pytest.raises(ValueError, match="total_steps >= 2, got 0.1, 32.0, 1"):
+    with pytest.raises(ValueError, match=r"total_steps >= 2, got 0\.1, 32\.0, 1"):
         optim.slanted_triangular(0.01, 1)
 
 
