@@ -39,6 +39,7 @@ from ssl_jax.config import Config
 from ssl_jax.experiment import build
 from ssl_jax.run import command, processes, signals
 from ssl_jax.run.provenance import machine
+from ssl_jax.run.writer import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("general", "target", "discriminative", "slanted", "unfreezing")
@@ -84,7 +85,7 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
     general = target = None
     if "general" not in without:
         general = out / "general"
-        stage(load(name, {"data.source": options.general}, options, "general"), general, out)
+        stage(load(name, {"data.source": options.general}, options, "general"), general, out, test=False)
     tricks = {"optim.schedule": "constant"} if "slanted" in without else {}
     if "target" not in without:
         shared = [part for part in ("general", "discriminative", "slanted") if part in without]
@@ -93,7 +94,7 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
         if general:
             changes["init_from"] = general
             changes["method.layer_decay"] = 1.0 if "discriminative" in without else 1 / 2.6
-        stage(load(name, changes, options, "target"), target, out)
+        stage(load(name, changes, options, "target"), target, out, test=False)
     start = target or general
     changes = {"data.source": options.target, "seed": seed} | tricks
     changes |= {"init_from": start} if start else {}
@@ -119,8 +120,10 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
         "machine": machine(),
     }
     for model in filter(None, (general, target)):
-        found = json.loads((model / "summary.json").read_text())
-        entry[f"{model.name}_test_perplexity"] = found["test_perplexity"]
+        lines = read_metrics(model / "metrics.jsonl")
+        entry[f"{model.name}_val_perplexity"] = next(
+            line["val_perplexity"] for line in reversed(lines) if "val_perplexity" in line
+        )
     file = out / "ulmfit.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     temporary = file.with_suffix(".tmp")
@@ -137,10 +140,10 @@ def load(name: str, changes: dict[str, Any], options: Any, stage: str) -> Config
     return configs.load(ROOT / "configs" / f"{name}.py", [*given, *options.set, *getattr(options, f"set_{stage}")])
 
 
-def stage(config: Config, workdir: Path, out: Path) -> dict[str, Any]:
-    """A run, made or gone on with; its summary."""
+def stage(config: Config, workdir: Path, out: Path, *, test: bool = True) -> dict[str, Any]:
+    """A run, made or gone on with; its summary. The test texts are read by the classifier alone."""
     print(f"--- {workdir.relative_to(out)}", flush=True)
-    return train.fit(build(config, folder=workdir), workdir)
+    return train.fit(build(config, folder=workdir), workdir, test=test)
 
 
 if __name__ == "__main__":

@@ -170,21 +170,21 @@ class Classifier(nn.Module):
     Attributes:
       sizes: width of the hidden layers, and classes.
       dropout: of what goes into each Dense.
-      init: standard deviation of the last weights, 0 for zeros; None: truncated normal, 1/sqrt(fan_in).
+      last_init: standard deviation of the last weights, 0 for zeros; None: truncated normal, 1/sqrt(fan_in).
 
     Reference: Howard and Ruder 2018 (ULMFiT), section 3.3.
     """
 
     sizes: tuple[int, ...]
     dropout: tuple[float, ...]
-    init: float | None = None
+    last_init: float | None = None
     norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None, key: Array | None = None) -> Array:
         if len(self.dropout) != len(self.sizes) or not all(0 <= rate < 1 for rate in self.dropout):
             raise ValueError(f"method.head_dropout={self.dropout} must be {len(self.sizes)} numbers in [0, 1)")
-        last = lecun_kernel if self.init is None else nn.initializers.normal(self.init)
+        last = lecun_kernel if self.last_init is None else nn.initializers.normal(self.last_init)
         for i, (size, rate) in enumerate(zip(self.sizes, self.dropout, strict=True)):
             x = self.norm(name=f"norm{i}")(x, train=train, axis=axis)
             if train and key is not None and rate:
