@@ -25,6 +25,8 @@ def base() -> Config:
     data.download = False
     data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
+    # So many train examples keep their labels, as many of each class, drawn by the seed; of the others nobody sees any.
+    data.labelled = placeholder(int)
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
     data.max_unreadable = 0.01

@@ -42,6 +42,7 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 
 
 OF_TEXT_TOO = ("supervised",)  # methods that take what a recipe gives, images or tokens
+FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
 
 
 def takes_images(make: Callable) -> bool:

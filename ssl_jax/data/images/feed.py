@@ -28,17 +28,28 @@ from ssl_jax.types import Config
 TABLE_LIMIT = 1 << 30  # of runs from before the key existed
 
 
-def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batch_size: int, mode: str = "jit") -> Feed:
+def feed(
+    source: Source,
+    recipe: Recipe,
+    data: Config,
+    *,
+    seed: int,
+    global_batch_size: int,
+    mode: str = "jit",
+    among: np.ndarray | None = None,
+) -> Feed:
     """The feed of training images, a line of the table above.
 
     Args:
       data: that part of the config: ``augment``, ``image_size``, ``table_limit``, ``max_unreadable``.
       mode: ``parallel.mode``.
+      among: the examples that are drawn, if not all.
 
     Raises:
       ValueError: the recipe cannot be carried out on the device.
     """
-    steps, number = len(source) // global_batch_size, len(source)
+    number = len(source) if among is None else len(among)
+    pool, steps = number if among is None else among, number // global_batch_size
 
     def streamed(crops_only: bool):
         def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
@@ -55,6 +66,7 @@ def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batc
                 crops_only=crops_only,
                 max_unreadable=data.get("max_unreadable", 1.0),
                 unreadable=unreadable,
+                among=among,
             )
 
         return batches
@@ -66,7 +78,7 @@ def feed(source: Source, recipe: Recipe, data: Config, *, seed: int, global_batc
             rows = process_rows(global_batch_size, process, process_count)
             step, stop = start_step, FOREVER if total_steps is None else total_steps
             while step < stop:
-                drawn = indices(len(source), global_batch_size, seed, step)[rows]
+                drawn = indices(pool, global_batch_size, seed, step)[rows]
                 label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
                 batch = {"label": label, "index": drawn.astype(np.int32)}
                 yield batch | {"image": source.columns["image"][drawn]} if with_images else batch

@@ -44,8 +44,8 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         batch["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in batch["views"])
         return batch, device.views(recipe, size)
 
-    def make_feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
-        return feed.feed(fitting(source), recipe, data, seed=seed, global_batch_size=global_batch_size, mode=mode)
+    def make_feed(source: Source, **how: Any):
+        return feed.feed(fitting(source), recipe, data, **how)
 
     def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
         return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))

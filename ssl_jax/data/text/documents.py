@@ -20,18 +20,28 @@ def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
     return found
 
 
-def feed(source: Source, documents: Sequence[np.ndarray], *, length: int, seed: int, global_batch_size: int) -> Feed:
-    """How a classifier is fed: each epoch goes through all documents in an order of its own."""
+def feed(
+    source: Source,
+    documents: Sequence[np.ndarray],
+    *,
+    length: int,
+    seed: int,
+    global_batch_size: int,
+    among: np.ndarray | None = None,
+) -> Feed:
+    """How a classifier is fed: each epoch goes through all documents, or those ``among``, in an order of its own."""
+    pool = len(source) if among is None else among
+    number = len(source) if among is None else len(among)
 
     def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
         rows = process_rows(global_batch_size, process, process_count)
         for step in range(start_step, FOREVER if total_steps is None else total_steps):
-            drawn = indices(len(source), global_batch_size, seed, step)[rows]
+            drawn = indices(pool, global_batch_size, seed, step)[rows]
             label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
             tokens = padded([documents[i] for i in drawn], length)
             yield {"views": (tokens,), "label": label, "index": drawn.astype(np.int32)}
 
-    return Feed(batches, steps_per_epoch=len(source) // global_batch_size, num_examples=len(source))
+    return Feed(batches, steps_per_epoch=number // global_batch_size, num_examples=number)
 
 
 def inputs(

@@ -51,13 +51,13 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
             batch["first"] = jax.ShapeDtypeStruct((rows,), np.bool_)
         return batch
 
-    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
         found = numbers(source, stream)
         sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
         made = (
             streams.feed(found, shuffle=recipe.shuffle, **sizes)
             if isinstance(recipe, Stream)
-            else documents.feed(source, found, **sizes)
+            else documents.feed(source, found, among=among, **sizes)
         )
         return made._replace(notes=(*made.notes, *_notes(found, vocab, None if stream else length)))
 
