@@ -38,6 +38,7 @@ def base() -> Config:
     data.image_size = 32
     data.global_batch_size = 256
     data.recipe = "simclr_cifar"
+    data.ratio = placeholder(int)  # unlabelled rows per labelled one, of recipes of two parts; null: the recipe's
     data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
     data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
     data.mean = (0.0,)

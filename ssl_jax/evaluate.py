@@ -286,7 +286,8 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine.optim.clip_norm = None
         mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
         mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
-        mine.data.update({"labelled": None} if "labelled" in mine.data else {})  # the splits hold what is given
+        # The splits hold the labels that are given, and one part is all that supervised training takes.
+        mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
         with mine.unlocked():
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")

@@ -144,7 +144,7 @@ def make_modality(
     config: Config, *, train: source.Source | None = None, plan: Plan | None = None, folder: Path | None = None
 ) -> Modality:
     """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
-    recipe = recipes.get(config.data.recipe)
+    recipe = _parts_of(config, recipes.get(config.data.recipe))
     if not isinstance(recipe, ImageRecipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
     if train is None and plan is None:
@@ -156,6 +156,21 @@ def make_modality(
         )
     channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
+
+
+def _parts_of(config: Config, recipe: Any) -> Any:
+    """The recipe with the parts of a batch that the method learns from, as large as the config says."""
+    ratio = config.data.get("ratio")  # a key younger than some stored configs
+    if not getattr(recipe, "unlabelled", ()):
+        if ratio is not None:
+            raise ValueError(
+                f"data.ratio={ratio} is for recipes of two parts, and data.recipe={config.data.recipe!r} has one; set "
+                "it to null"
+            )
+        return recipe
+    if config.method.name in methods.FROM_LABELS:
+        return recipe._replace(unlabelled=())
+    return recipe if ratio is None else recipe._replace(ratio=ratio)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from ssl_jax.data.order import enough
 from ssl_jax.data.source import Source, Splits, sha256
 
 
@@ -67,3 +69,36 @@ def labelled(source: Source) -> np.ndarray:
 def bank(splits: Splits, number: int | None) -> list[Source]:
     """Whose labels predict those of test: train and validation; the given labels alone where others are hidden."""
     return [splits.train, splits.val] if number is None else [splits.train.take(labelled(splits.train))]
+
+
+def parts(source: Source, recipe: Any, rows: int, among: np.ndarray | None) -> tuple[int, tuple[dict[str, Any], ...]]:
+    """What each part of a batch is drawn from.
+
+    Args:
+      recipe: with ``unlabelled``, whether there is a second part, and ``ratio``.
+      rows: of the first part.
+      among: the examples that are drawn where there is one part; None: all.
+
+    Returns:
+      (how many examples an epoch goes through, of each part ``{"among", "global_batch_size", "part"}``): one part as
+      asked for, or the labelled examples, over and over where a batch has more rows, and all of them.
+
+    Raises:
+      ValueError: no example has a label, or there are fewer examples than rows of the second part.
+    """
+    if not recipe.unlabelled:
+        number = len(source) if among is None else len(among)
+        return number, ({"among": among, "global_batch_size": rows, "part": None},)
+    known, more = labelled(source), rows * recipe.ratio
+    if not len(known):
+        why = f" ({source.why_unlabelled})" if source.why_unlabelled else ""
+        raise ValueError(f"no train example has a label{why}, and data.recipe draws one part of a batch from those")
+    if more > len(source):
+        raise ValueError(
+            f"data.global_batch_size={rows} with {recipe.ratio} unlabelled for each (data.ratio) makes {more} rows, "
+            f"more than the {len(source)} train examples; lower one of them"
+        )
+    return len(source), (
+        {"among": enough(known, rows), "global_batch_size": rows, "part": 0},
+        {"among": None, "global_batch_size": more, "part": 1},
+    )
