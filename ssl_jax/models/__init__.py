@@ -272,16 +272,22 @@ def depth(path: Any, *, stages: int = 4) -> int:
 
 
 def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
-    """Refuse inputs that are too small for an encoder, given as a module or by name.
+    """Refuse inputs that are too small or too long for an encoder, given as a module or by name.
 
     Raises:
-      ValueError: an image whose side, or a text whose tokens, are fewer than ``encoder.min_size``.
+      ValueError: an image whose side, or a text whose tokens, are fewer than ``encoder.min_size``; a text of more than
+        ``encoder.positions``.
     """
     encoder = make(encoder) if isinstance(encoder, str) else encoder
     size = input_shape[0]
     if size < encoder.min_size:
         what = f"data.image_size={size} is" if len(input_shape) == 3 else f"inputs of {size} tokens are"
         raise ValueError(f"{what} too small for {encoder.label}; use at least {encoder.min_size}")
+    if size > getattr(encoder, "positions", size):
+        raise ValueError(
+            f"documents of data.document_length={size} tokens are longer than model.positions={encoder.positions}; "
+            "lower the one, or raise the other"
+        )
 
 
 def check_outputs(encoder: nn.Module, name: str, inputs: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
+from ssl_jax.types import Vocab
 
 
 def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -18,6 +19,28 @@ def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
     for row, tokens in zip(found, documents, strict=True):
         row[: min(len(tokens), length)] = tokens[:length]
     return found
+
+
+def enclosed(documents: Sequence[np.ndarray], vocab: Vocab, length: int) -> list[np.ndarray]:
+    """``[CLS] document [SEP]``, cut so that this has ``length`` tokens at most.
+
+    Raises:
+      ValueError: of one line: no such tokens, or no room beside them.
+    """
+    require(vocab, "cls", "sep")
+    if length < 3:
+        raise ValueError(f"data.document_length={length} leaves no room beside [CLS] and [SEP]; use 3 or more")
+    begin, end = np.array([vocab.cls], np.int32), np.array([vocab.sep], np.int32)
+    return [np.concatenate([begin, document[: length - 2], end]) for document in documents]
+
+
+def require(vocab: Vocab, *roles: str) -> None:
+    """Refuse a vocabulary without the special tokens that a recipe needs."""
+    if missing := [f"[{role.upper()}]" for role in roles if getattr(vocab, role) is None]:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(missing)}, which this recipe needs; let one be learned "
+            "(data.tokenizer.file=null), or use one of BERT's kind"
+        )
 
 
 def feed(
