@@ -25,6 +25,8 @@ def base() -> Config:
     data.download = False
     data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
     data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
+    # So many train examples keep their labels, as many of each class, drawn by the seed; of the others nobody sees any.
+    data.labelled = placeholder(int)
     data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
     data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
     data.max_unreadable = 0.01
@@ -36,6 +38,7 @@ def base() -> Config:
     data.image_size = 32
     data.global_batch_size = 256
     data.recipe = "simclr_cifar"
+    data.ratio = placeholder(int)  # unlabelled rows per labelled one, of recipes of two parts; null: the recipe's
     data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
     data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
     data.mean = (0.0,)

@@ -6,6 +6,7 @@ What comes out is a folder: ``evaluation.json``, the evaluators' pictures, and `
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import evals, measure, parallel, train
 from ssl_jax.config import Config
-from ssl_jax.data import recipes
+from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
 from ssl_jax.data.images.recipes import Flip
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
@@ -122,7 +123,8 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
     if source:
-        own = ("train_split", "test_split", "num_examples", "unlabelled")  # what the run said of its own data
+        # What the run said of its own data.
+        own = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
         config.data.update({"source": source} | {key: None for key in own if key in config.data})
     splits = load_splits(config)
     for note in splits.notes:
@@ -134,7 +136,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
             splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     except ValueError as error:
         raise ValueError(f"{run.workdir} cannot be evaluated on {config.data.source}: {error}") from None
-    known = sources.join(splits.train, splits.val)
+    known = functools.reduce(sources.join, few_labels.bank(splits, config.data.get("labelled")))
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
     else:  # as many as the run had, or as there are here
@@ -284,6 +286,8 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine.optim.clip_norm = None
         mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
         mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
+        # The splits hold the labels that are given, and one part is all that supervised training takes.
+        mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
         with mine.unlocked():
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")

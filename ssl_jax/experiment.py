@@ -16,7 +16,7 @@ import optax
 from ssl_jax import config as configs
 from ssl_jax import methods, models, optim, parallel
 from ssl_jax.config import Config
-from ssl_jax.data import readers, recipes, source
+from ssl_jax.data import few_labels, order, readers, recipes, source
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
@@ -90,7 +90,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     recipe = recipes.get(data.recipe)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         make_method(config, _plan_without_data(config))
-    splits = splits or load_splits(config)
+    splits = load_splits(config) if splits is None else _with_few_labels(config, splits)
     train = splits.train
     if batch_size > len(train):
         raise ValueError(
@@ -101,7 +101,8 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
     if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
         raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
-    feed = modality.feed(train, seed=config.seed, global_batch_size=batch_size, mode=config.parallel.mode)
+    among, said = _drawn(config, train)
+    feed = modality.feed(train, seed=config.seed, global_batch_size=batch_size, mode=config.parallel.mode, **among)
     plan = Plan(
         total_steps=_total_steps(config, feed.steps_per_epoch),
         steps_per_epoch=feed.steps_per_epoch,
@@ -122,7 +123,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         _trace(parts.method, config, modality, plan)
     except (TypeError, ZeroDivisionError, IndexError) as error:  # an argument that no check foresaw
         raise _cannot_be(config, error) from None
-    parts = parts._replace(notes=(*splits.notes, *parts.notes, *feed.notes))
+    parts = parts._replace(notes=(*splits.notes, *parts.notes, *said, *feed.notes))
     return Experiment(config, plan, splits, modality, feed, **parts._asdict())
 
 
@@ -143,7 +144,7 @@ def make_modality(
     config: Config, *, train: source.Source | None = None, plan: Plan | None = None, folder: Path | None = None
 ) -> Modality:
     """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
-    recipe = recipes.get(config.data.recipe)
+    recipe = _parts_of(config, recipes.get(config.data.recipe))
     if not isinstance(recipe, ImageRecipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
     if train is None and plan is None:
@@ -155,6 +156,21 @@ def make_modality(
         )
     channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
+
+
+def _parts_of(config: Config, recipe: Any) -> Any:
+    """The recipe with the parts of a batch that the method learns from, as large as the config says."""
+    ratio = config.data.get("ratio")  # a key younger than some stored configs
+    if not getattr(recipe, "unlabelled", ()):
+        if ratio is not None:
+            raise ValueError(
+                f"data.ratio={ratio} is for recipes of two parts, and data.recipe={config.data.recipe!r} has one; set "
+                "it to null"
+            )
+        return recipe
+    if config.method.name in methods.FROM_LABELS:
+        return recipe._replace(unlabelled=())
+    return recipe if ratio is None else recipe._replace(ratio=ratio)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -220,7 +236,22 @@ def load_splits(config: Config) -> source.Splits:
     arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column")}
     arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
-        return readers.load(config.data.source, **arguments)
+        return _with_few_labels(config, readers.load(config.data.source, **arguments))
+
+
+def _with_few_labels(config: Config, splits: source.Splits) -> source.Splits:
+    number = config.data.get("labelled")  # a key younger than some stored configs
+    return splits if number is None else few_labels.hide(splits, number, config.seed)
+
+
+def _drawn(config: Config, train: source.Source) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(Of the feed's arguments which examples are drawn, where not all are; what is to be said of it)."""
+    if config.data.get("labelled") is None or config.method.name not in methods.FROM_LABELS:
+        return {}, ()
+    given, rows = few_labels.labelled(train), config.data.global_batch_size
+    said = f"method.name={config.method.name!r} draws from the {len(given):,} labelled examples alone"
+    often = f"; each is there about {rows / len(given):.2g} times in a batch of {rows}" if rows > len(given) else ""
+    return {"among": order.enough(given, rows)}, (said + often,)
 
 
 def decoding(config: Config) -> source.Decoding:

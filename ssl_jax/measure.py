@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
+from ssl_jax.data import few_labels
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label, score
 from ssl_jax.evals.shared import figures, labels, pictures
@@ -94,7 +95,9 @@ def online(
     pictures are of features that were computed anyway.
     """
     config, splits = experiment.config.eval, experiment.splits
-    bank, queries = subset(splits.train, config.online_bank), subset(splits.val, config.online_queries)
+    few = experiment.config.data.get("labelled")  # a key younger than some stored configs
+    bank = subset(splits.train if few is None else few_labels.bank(splits, few)[0], config.online_bank)
+    queries = subset(splits.val, config.online_queries)
 
     def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
         drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
@@ -124,10 +127,10 @@ def final(
 ) -> tuple[dict[str, Any], Pictures]:
     """The test metrics of a finished run, and its pictures.
 
-    The bank is all that could be learned from: train and validation examples together.
+    The bank is all that could be learned from: train and validation examples together, or the few with a label.
     """
     config, splits, modality = experiment.config, experiment.splits, experiment.modality
-    known = [splits.train, splits.val]
+    known = few_labels.bank(splits, experiment.config.data.get("labelled"))
     if config.eval.max_bank:
         share = config.eval.max_bank / sum(len(s) for s in known)
         known = [subset(s, round(share * len(s))) for s in known]

@@ -29,3 +29,18 @@ class Feed(NamedTuple):
     views: Views | None = None
     table: Any = None
     notes: tuple[str, ...] = ()
+
+
+def together(first: Callable[..., Iterator], second: Callable[..., Iterator] | None = None) -> Callable[..., Iterator]:
+    """``Feed.batches`` of two parts: those of ``second`` lie under ``"unlabelled"``, their labels left out.
+
+    Without a second part those of ``first`` as they are.
+    """
+    if second is None:
+        return first
+
+    def batches(**split: Any):
+        for batch, more in zip(first(**split), second(**split), strict=True):
+            yield batch | {"unlabelled": {name: value for name, value in more.items() if name != "label"}}
+
+    return batches

@@ -24,7 +24,7 @@ class Modality(NamedTuple):
       input_shape: of one example as the encoder takes it.
       spec: ``(rows) -> batch``: shapes of a training batch after views, as ``jax.ShapeDtypeStruct``.
       feed: ``(source, *, seed, global_batch_size, mode="jit") -> Feed``: how training examples reach the step; ``mode``
-        is ``parallel.mode``.
+        is ``parallel.mode``. With ``among``, int64, those examples alone are drawn, of which there are enough.
       inputs: ``(source, *, global_batch_size, process=0, process_count=1)``: batches of evaluation, every example once
         and in order, ``{"inputs": [b, *input_shape], "label": [b], "index": [b], "mask": bool [b]}``; the last one is
         padded, its inputs zero, its label -1 and its index 0 there.

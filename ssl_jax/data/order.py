@@ -18,23 +18,33 @@ import numpy as np
 FOREVER = 1 << 62
 
 
-def indices(n: int, global_batch_size: int, seed: int, step: int, part: int | None = None) -> np.ndarray:
-    """The examples of batch ``step``, int64 ``[global_batch_size]``, out of ``n``. Needs no TensorFlow.
+def indices(
+    pool: int | np.ndarray, global_batch_size: int, seed: int, step: int, part: int | None = None
+) -> np.ndarray:
+    """The examples of batch ``step``, int64 ``[global_batch_size]``. Needs no TensorFlow.
 
     Args:
+      pool: what is drawn from: so many examples, or which ones, int64 ``[n]``.
       part: of a batch of several parts, each of which goes through its own examples in an order of its own, the first
         (0) in that of a batch of one.
 
     Raises:
       ValueError: if there are fewer examples than rows.
     """
+    n = pool if isinstance(pool, int) else len(pool)
     if not 1 <= global_batch_size <= n:
         raise ValueError(
             f"global_batch_size {global_batch_size} needs at least as many train examples, there are {n}; "
             f"use a number from 1 to {n}"
         )
     epoch, batch = divmod(int(step), n // global_batch_size)
-    return permutation(n, int(seed), epoch, part)[batch * global_batch_size : (batch + 1) * global_batch_size]
+    drawn = permutation(n, int(seed), epoch, part)[batch * global_batch_size : (batch + 1) * global_batch_size]
+    return drawn if isinstance(pool, int) else pool[drawn]
+
+
+def enough(pool: np.ndarray, global_batch_size: int) -> np.ndarray:
+    """The examples as many times over as a batch needs that has more rows than there are of them."""
+    return np.tile(pool, -(-global_batch_size // max(1, len(pool))))
 
 
 @functools.lru_cache(maxsize=4)

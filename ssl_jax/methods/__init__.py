@@ -41,7 +41,8 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
 
 
-OF_TEXT_TOO = ("supervised",)  # methods that take what a recipe gives, images or tokens
+OF_TEXT_TOO = ("supervised", "uda")  # methods that take what a recipe gives, images or tokens
+FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
 
 
 def takes_images(make: Callable) -> bool:

@@ -25,6 +25,7 @@ from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
+from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.vit import ViT
 from ssl_jax.names import hint, imported, is_imported
 from ssl_jax.types import Array, Axis, Tree
@@ -38,6 +39,7 @@ __all__ = [
     "LayerNorm",
     "MLPEncoder",
     "ResNet",
+    "TextTransformer",
     "ViT",
     "arguments",
     "check_encoder",
@@ -71,6 +73,7 @@ class Encoder(Protocol):
       frozen_stages: of the lowest so many parts (the stem is one) statistics stay as they are.
       dtype: of the computation; None: that of the inputs.
       vocab: how many tokens there are, set from the data; an encoder of images has none.
+      positions: of the longest text, where there is such a limit.
       by_token: names of the parameters whose rows are tokens, for another vocabulary; an encoder of images has none.
     """
 
@@ -98,6 +101,11 @@ ENCODERS: Mapping[str, Any] = {
     "awd_lstm": partial(
         LSTM, width=400, hidden=1150, layers=3, dropout=0.4, inner_dropout=0.2, input_dropout=0.65, weight_dropout=0.5
     ),
+    "text_transformer": TextTransformer,  # any width, depth and heads
+    "bert_tiny": partial(TextTransformer, width=128, depth=2, heads=2),
+    "bert_mini": partial(TextTransformer, width=256, depth=4, heads=4),
+    "bert_small": partial(TextTransformer, width=512, depth=4, heads=8),
+    "bert_base": partial(TextTransformer, width=768, depth=12, heads=12),
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
@@ -264,16 +272,22 @@ def depth(path: Any, *, stages: int = 4) -> int:
 
 
 def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
-    """Refuse inputs that are too small for an encoder, given as a module or by name.
+    """Refuse inputs that are too small or too long for an encoder, given as a module or by name.
 
     Raises:
-      ValueError: an image whose side, or a text whose tokens, are fewer than ``encoder.min_size``.
+      ValueError: an image whose side, or a text whose tokens, are fewer than ``encoder.min_size``; a text of more than
+        ``encoder.positions``.
     """
     encoder = make(encoder) if isinstance(encoder, str) else encoder
     size = input_shape[0]
     if size < encoder.min_size:
         what = f"data.image_size={size} is" if len(input_shape) == 3 else f"inputs of {size} tokens are"
         raise ValueError(f"{what} too small for {encoder.label}; use at least {encoder.min_size}")
+    if size > getattr(encoder, "positions", size):
+        raise ValueError(
+            f"documents of data.document_length={size} tokens are longer than model.positions={encoder.positions}; "
+            "lower the one, or raise the other"
+        )
 
 
 def check_outputs(encoder: nn.Module, name: str, inputs: Any) -> None:

@@ -1,7 +1,8 @@
-"""What transformers are made of: attention and the pre-norm block."""
+"""What transformers are made of: attention and the block, its norms before or behind the branches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,51 +15,99 @@ from ssl_jax.models.norm import LayerNorm
 from ssl_jax.types import Array
 
 
-def attention(q: Array, k: Array, v: Array, present: Array | None = None) -> Array:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    present: Array | None = None,
+    *,
+    causal: bool = False,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Array:
     """``softmax(q k^T / sqrt(d)) v`` of every head, ``[b, t, heads, d]``; logits and softmax in float32 or better.
 
     Args:
       present: ``[b, t]`` bool, False: a token that no other sees.
+      causal: no token sees those behind it.
+      drop: dropout of the softmax's weights ``[b, heads, t, t]``.
     """
     dtype = np.promote_types(q.dtype, np.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) / np.sqrt(q.shape[-1]).astype(dtype)
     if present is not None:
         logits = jnp.where(present[:, None, None, :], logits, np.finfo(dtype).min)
-    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+    if causal:
+        before = np.tril(np.ones((q.shape[1], k.shape[1]), bool))
+        logits = jnp.where(before[None, None], logits, np.finfo(dtype).min)
+    return jnp.einsum("bhqk,bkhd->bqhd", drop(jax.nn.softmax(logits)).astype(v.dtype), v)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: ``x + proj(attention(norm1(x)))``, then ``x + fc2(gelu(fc1(norm2(x))))``.
+    """Transformer block of two branches, self-attention and a network of two layers with the exact GELU.
 
-    GELU is the exact one. Called ``(x [b, t, d], present [b, t] = None, scale [b, 2] = None)``: ``scale`` multiplies
-    the two branches, for drop-path.
+    Pre-norm: ``x + proj(attention(norm1(x)))``, then ``x + fc2(gelu(fc1(norm2(x))))``; else, as BERT has it,
+    ``norm1(x + proj(attention(x)))``, then ``norm2(x + fc2(gelu(fc1(x))))``.
+
+    Called ``(x [b, t, d], present [b, t] = None, scale [b, 2] = None, keys [b] = None)``: ``scale`` multiplies the two
+    branches, for drop-path; ``keys`` are those of the examples, for dropout, without which nothing is dropped.
 
     Attributes:
       heads: of the attention.
       mlp_ratio: width of the hidden layer over that of the tokens.
       residual_std: standard deviation of the first weights of ``proj`` and ``fc2``; of the others it is .02.
+      norm_first: pre-norm.
+      causal: as in :func:`attention`.
+      dropout: of the attention's weights and of what each branch gives.
+      eps: of the norms.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     residual_std: float = 0.02
     dtype: Any = None
+    norm_first: bool = True
+    causal: bool = False
+    dropout: float = 0.0
+    eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Array, present: Array | None = None, scale: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, present: Array | None = None, scale: Array | None = None, keys: Array | None = None
+    ) -> Array:
         width = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype)
         back = partial(nn.Dense, width, kernel_init=nn.initializers.normal(self.residual_std), dtype=self.dtype)
+        norm = partial(LayerNorm, eps=self.eps, dtype=self.dtype)
+
+        def drop(y: Array, place: int) -> Array:
+            return dropout(y, self.dropout, keys, place)
 
         def branch(y: Array, number: int) -> Array:
+            y = drop(y, number)
             return y if scale is None else y * scale[:, number, None, None].astype(y.dtype)
 
-        y = dense(3 * width, name="qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        y = norm(name="norm1")(x) if self.norm_first else x
+        y = dense(3 * width, name="qkv")(y)
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, width // self.heads), 2, 0)
-        y = back(name="proj")(attention(q, k, v, present).reshape(x.shape))
-        x = x + branch(y, 0)
-        y = dense(round(self.mlp_ratio * width), name="fc1")(LayerNorm(dtype=self.dtype, name="norm2")(x))
-        return x + branch(back(name="fc2")(jax.nn.gelu(y, approximate=False)), 1)
+        y = attention(q, k, v, present, causal=self.causal, drop=lambda weights: drop(weights, 2))
+        x = x + branch(back(name="proj")(y.reshape(x.shape)), 0)
+        x = x if self.norm_first else norm(name="norm1")(x)
+        y = norm(name="norm2")(x) if self.norm_first else x
+        y = dense(round(self.mlp_ratio * width), name="fc1")(y)
+        x = x + branch(back(name="fc2")(jax.nn.gelu(y, approximate=False)), 1)
+        return x if self.norm_first else norm(name="norm2")(x)
+
+
+def dropout(x: Array, rate: float, keys: Array | None, place: int) -> Array:
+    """0 with probability ``rate``, else ``x / (1 - rate)``; every example ``[b, ...]`` draws from its own key.
+
+    Args:
+      keys: ``[b]``; None: x as it is.
+      place: another number for every dropout that has the same keys.
+    """
+    if not rate or keys is None:
+        return x
+    draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x.shape[1:]))
+    return jnp.where(draw(keys), x / (1 - rate), jnp.zeros_like(x))
 
 
 def residual_std(block: int, scaled: bool) -> float:
@@ -76,8 +125,9 @@ def branch_scales(keys: Array, block: int, rate: float) -> Array:
 
 
 def mean_token(x: Array, present: Array | None) -> Array:
+    """``[b, c]``: mean of the tokens that are present, in float32 or better; 0 where none is."""
     x = x.astype(np.promote_types(x.dtype, np.float32))
     if present is None:
         return x.mean(1)
     weight = present.astype(x.dtype)
-    return jnp.einsum("bt,btc->bc", weight, x) / weight.sum(1, keepdims=True)
+    return jnp.einsum("bt,btc->bc", weight, x) / jnp.maximum(weight.sum(1, keepdims=True), 1)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,19 @@ from jax import lax
 from ssl_jax import parallel
 from ssl_jax.data.images import device_ops as ops
 from ssl_jax.data.images import randaugment
-from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, RandAugment, Recipe, Solarize, View
+from ssl_jax.data.images.recipes import (
+    Blur,
+    Crop,
+    Cutout,
+    Flip,
+    Gray,
+    Jitter,
+    Noise,
+    RandAugment,
+    Recipe,
+    Solarize,
+    View,
+)
 from ssl_jax.types import Array, Axis, Batch, Views
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
@@ -51,25 +64,34 @@ def views(recipe: Recipe, image_size: int, *, one_by_one: bool | None = None, dt
     Returns:
       ``views(batch, key, axis) -> batch`` with ``"views"``: (float32 ``[b, s, s, c]`` in [0, 1], ...). They are made of
       ``"image"``, uint8 ``[b, h, w, c]``; or of ``"table"``, uint8 ``[n, h, w, c]``, and ``"index"``, int32 ``[b]``;
-      or, where the host has cropped and resized, of ``"views"``, uint8. ``"table"`` and ``"image"`` are dropped.
+      or, where the host has cropped and resized, of ``"views"``, uint8. ``"table"`` and ``"image"`` are dropped. Of
+      two parts, those of the second are made the same way under ``"unlabelled"``; one table serves both.
 
     Raises:
       ValueError: an operation occurs twice in a view, or a crop's sampler or interpolation is not known.
     """
-    for view in recipe.views:
+    for view in (*recipe.views, *recipe.unlabelled):
         check(view)
 
     def make(batch: Batch, key: Array, axis: Axis) -> Batch:
+        made = views_of(recipe.views, batch, key, axis)
+        if not recipe.unlabelled:
+            return made
+        shared = {name: value for name, value in batch.items() if name == "table"}
+        more = parallel.named_key(key, "unlabelled")
+        return {**made, "unlabelled": views_of(recipe.unlabelled, batch["unlabelled"] | shared, more, axis)}
+
+    def views_of(asked: Sequence[View], batch: Batch, key: Array, axis: Axis) -> dict[str, Any]:
         table, given = _images(batch)
         rest = {name: value for name, value in batch.items() if name not in ("table", "image", "views")}
         alone = parallel.platform() == "cpu" if one_by_one is None else one_by_one
 
         def local(axis, given):
             rows = len(jax.tree.leaves(given)[0])
-            keys = [parallel.row_keys(jax.random.fold_in(key, v), rows, axis) for v in range(len(recipe.views))]
+            keys = [parallel.row_keys(jax.random.fold_in(key, v), rows, axis) for v in range(len(asked))]
             return tuple(
                 _view(view, v, table, given, keys[v], image_size, alone=alone, dtype=dtype)
-                for v, view in enumerate(recipe.views)
+                for v, view in enumerate(asked)
             )
 
         # No row needs another, so no device waits for another.
@@ -133,7 +155,7 @@ def draw(view: View, keys: Array, shape: tuple[int, ...], size: int) -> dict[str
     Returns:
       By operation: ``"Crop"`` int32 ``[b, 4]`` (y, x, height, width); ``"<operation>"`` bool ``[b]``, whether it is
       done; and what it is done with, ``"factors"`` ``[b, 4]`` and ``"order"`` ``[b, 4]`` of the jitter, ``"sigma"``
-      ``[b]`` of the blur, ``"std"`` ``[b]`` and ``"noise"`` (keys) of the noise.
+      ``[b]`` of the blur, ``"std"`` ``[b]`` and ``"noise"`` (keys) of the noise, ``"cut"`` ``[b, 2]`` of the cutout.
     """
     drawn: dict[str, Any] = {}
     if view.crop is not None:
@@ -154,6 +176,8 @@ def draw(view: View, keys: Array, shape: tuple[int, ...], size: int) -> dict[str
             drawn["noise"] = jax.vmap(parallel.named_key, (0, None))(keys, "Noise values")
         elif isinstance(op, RandAugment):
             drawn |= _draw_randaugment(op, keys, size)
+        elif isinstance(op, Cutout):
+            drawn["cut"] = u[:, 1:3]
     return drawn
 
 
@@ -351,11 +375,20 @@ def _operation(op, drawn: dict[str, Any], size: int, dtype: Any, taps: bool):
 
     if isinstance(op, RandAugment):
         return lambda x: _randaugment(x, drawn, op.count)
+    if isinstance(op, Cutout):
+        return lambda x: _cutout(x, drawn["cut"], op.side)
 
     def noise(x):
         return jnp.clip(x + drawn["std"] * jax.random.normal(drawn["noise"], x.shape, jnp.float32), 0.0, 1.0)
 
     return noise
+
+
+def _cutout(x: Array, centre: Array, side: float) -> Array:
+    """Grey where the square lies, in ``[w, c, h]``."""
+    width, _, height = x.shape
+    rows, columns = (randaugment.span(jnp, centre[i], n, side * n) for i, n in enumerate((height, width)))
+    return jnp.where(columns[:, None, None] & rows[None, None], jnp.asarray(randaugment.FILL / 255, x.dtype), x)
 
 
 def _randaugment(x: Array, drawn: dict[str, Any], count: int) -> Array:

@@ -13,7 +13,19 @@ import math
 import zlib
 
 from ssl_jax.data.images import host_ops, randaugment
-from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, RandAugment, Solarize, View
+from ssl_jax.data.images.recipes import (
+    Blur,
+    Crop,
+    Cutout,
+    Eval,
+    Flip,
+    Gray,
+    Jitter,
+    Noise,
+    RandAugment,
+    Solarize,
+    View,
+)
 
 LONG = 16  # times the short side: from there on evaluation cuts out the centre before it resizes
 MOST = 1 << 24  # pixels between the two halves of a resize, rows and then columns; where it is more, columns come first
@@ -318,8 +330,22 @@ def _randaugment(image, op: RandAugment, seed):
     return _maybe(op.p, _uniform(seed, "RandAugment", 1)[0], image, apply)
 
 
+def _cutout(image, op: Cutout, seed):
+    import tensorflow as tf
+
+    u, size = _uniform(seed, "Cutout", 3), image.shape[0]
+
+    def apply():
+        middle, half = tf.floor(u[1:] * size), math.floor(op.side * size / 2)
+        lines = tf.range(size, dtype=tf.float32)
+        rows, columns = ((lines >= middle[i] - half) & (lines < middle[i] + half) for i in range(2))
+        return tf.where((rows[:, None] & columns)[..., None], randaugment.FILL / 255, image)
+
+    return _maybe(op.p, u[0], image, apply)
+
+
 _APPLY = {Flip: _flip, Jitter: _jitter, Gray: _gray, Blur: _blur, Solarize: _solarize, Noise: _noise}
-_APPLY |= {RandAugment: _randaugment}
+_APPLY |= {RandAugment: _randaugment, Cutout: _cutout}
 
 
 def _maybe(p: float, u, image, apply):

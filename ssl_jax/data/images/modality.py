@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ssl_jax.data.images import device, feed, stream
-from ssl_jax.data.images.recipes import Recipe
+from ssl_jax.data.images.recipes import Recipe, View
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
 from ssl_jax.types import Config
@@ -31,21 +31,24 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
             raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
         return source if source.channels == channels else source.in_colour()
 
-    def spec(rows: int) -> dict[str, Any]:
-        sizes = [view.size or size for view in recipe.views]
-        views = tuple(jax.ShapeDtypeStruct((rows, s, s, channels), np.float32) for s in sizes)
-        ids = jax.ShapeDtypeStruct((rows,), np.int32)
-        return {"views": views, "label": ids, "index": ids}
+    def of_part(views: Sequence[View], rows: int, dtype: Any = np.float32) -> dict[str, Any]:
+        sizes = [view.size or size for view in views]
+        images = tuple(jax.ShapeDtypeStruct((rows, s, s, channels), dtype) for s in sizes)
+        return {"views": images, "index": jax.ShapeDtypeStruct((rows,), np.int32)}
+
+    def spec(rows: int, dtype: Any = np.float32) -> dict[str, Any]:
+        batch = of_part(recipe.views, rows, dtype)
+        batch["label"] = batch["index"]
+        more = {"unlabelled": of_part(recipe.unlabelled, rows * recipe.ratio, dtype)} if recipe.unlabelled else {}
+        return batch | more
 
     def sent(rows: int):
-        batch = spec(rows)
         if data.augment != "device":
-            return batch, None
-        batch["views"] = tuple(jax.ShapeDtypeStruct(v.shape, np.uint8) for v in batch["views"])
-        return batch, device.views(recipe, size)
+            return spec(rows), None
+        return spec(rows, np.uint8), device.views(recipe, size)
 
-    def make_feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
-        return feed.feed(fitting(source), recipe, data, seed=seed, global_batch_size=global_batch_size, mode=mode)
+    def make_feed(source: Source, **how: Any):
+        return feed.feed(fitting(source), recipe, data, **how)
 
     def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
         return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))

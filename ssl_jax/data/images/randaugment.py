@@ -65,7 +65,7 @@ def by_pillow(image: np.ndarray, number: int, value: float, centre: tuple[float,
     """One operation on uint8 ``[h, w, c]``, c 1 or 3; ``centre``: y and x of a cutout, as parts of the image."""
     name, height, width = NAMES[number], *image.shape[:2]
     if name == "cutout":
-        rows, columns = (_span(np, c, n, value) for c, n in zip(centre, (height, width), strict=True))
+        rows, columns = (span(np, c, n, value) for c, n in zip(centre, (height, width), strict=True))
         return np.where((rows[:, None] & columns)[..., None], np.uint8(FILL), image)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     if name in AFFINE:
@@ -102,7 +102,7 @@ def _matrix(xp: Any, name: str, value, height: int, width: int):
     return c, s, x - c * x - s * y, -s, c, y + s * x - c * y
 
 
-def _span(xp: Any, centre, size: int, side):
+def span(xp: Any, centre, size: int, side):
     """Which of ``size`` lines lie in a square of that side around the centre, bool ``[size]``."""
     middle, half = xp.floor(centre * size), xp.floor(side / 2)
     lines = xp.arange(size, dtype=np.float32)
@@ -187,5 +187,5 @@ def _affine(x: Array, number: Array, value: Array, centre: Array) -> Array:
 
 
 def _cutout(x: Array, number: Array, value: Array, centre: Array) -> Array:
-    rows, columns = (_span(jnp, centre[i], x.shape[i], value) for i in range(2))
+    rows, columns = (span(jnp, centre[i], x.shape[i], value) for i in range(2))
     return jnp.where((rows[:, None] & columns[None])[..., None], jnp.float32(FILL), x)

@@ -124,7 +124,14 @@ class RandAugment(NamedTuple):
     p: float = 1.0
 
 
-Op = Flip | Jitter | Gray | Blur | Solarize | Noise | RandAugment
+class Cutout(NamedTuple):
+    """A grey square at a random place, with probability p; ``side``: of it, as a part of the view's."""
+
+    side: float = 0.5
+    p: float = 1.0
+
+
+Op = Flip | Jitter | Gray | Blur | Solarize | Noise | RandAugment | Cutout
 
 
 class View(NamedTuple):
@@ -162,10 +169,19 @@ class Eval(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a run does to an image: its views in training, and one view in evaluation."""
+    """What a run does to an image: its views in training, and one view in evaluation.
+
+    Attributes:
+      views: of each image of a batch; of two parts, of the labelled one.
+      evaluate: the view of evaluation.
+      unlabelled: views of the second part of a batch, which is drawn from all images; (): batches have one part.
+      ratio: rows of the second part for each of the first, where ``data.ratio`` says no other.
+    """
 
     views: tuple[View, ...]
     evaluate: Eval = Eval()
+    unlabelled: tuple[View, ...] = ()
+    ratio: int = 7
 
 
 def _jitter(strength: float, *, additive: bool = False) -> Jitter:
@@ -207,8 +223,14 @@ _NPID_CIFAR = View(_MOCO_CROP, (Jitter(0.4, 0.4, 0.4, 0.4, p=1.0, flavour="torch
 
 _RANDAUGMENT = View(_MOCO_CROP, (RandAugment(), Flip()))
 
+# UDA pads by 4 pixels and crops 32: a shift; the box here is its nearest among crops.
+_UDA_CROP = Crop(area=(0.7, 1.0), aspect=(1.0, 1.0))
+_UDA_PLAIN, _UDA_STRONG = View(_UDA_CROP, (Flip(),)), View(_UDA_CROP, (RandAugment(), Flip(), Cutout()))
+
 # Digits must stay readable: no flips (6 and 9, 2 and 5), little cut away, pen pressure and paper vary.
 _DIGITS = View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25)), (Jitter(0.2, 0.4, 0.0, 0.0, p=0.8), Noise(0.05, p=0.5)))
+_DIGITS_PLAIN = View(Crop(area=(0.8, 1.0), aspect=(0.9, 1.1)))
+_DIGITS_STRONG = View(_DIGITS.crop, (RandAugment(), Noise(0.05, p=0.5), Cutout(0.25)))
 
 RECIPES: dict[str, Recipe] = {
     # Chen et al. 2020, appendix A; ImageNet, strength 1.
@@ -230,6 +252,10 @@ RECIPES: dict[str, Recipe] = {
     "triplet_cifar": Recipe((View(None), _SIMCLR_CIFAR), Eval("resize", 1.0)),
     # The operations that UDA takes for CIFAR (Xie et al. 2020), after a box as in MoCo.
     "randaugment_cifar": Recipe((_RANDAUGMENT, _RANDAUGMENT), Eval("resize", 1.0)),
+    # Xie et al. 2020 on CIFAR-10: labelled and unlabelled images as they are but for flip and shift, and the unlabelled
+    # ones a second time with two operations and a square of half the side cut out.
+    "uda_cifar": Recipe((_UDA_PLAIN,), Eval("resize", 1.0), (_UDA_PLAIN, _UDA_STRONG)),
+    "uda_digits": Recipe((_DIGITS_PLAIN,), Eval("resize", 1.0), (_DIGITS_PLAIN, _DIGITS_STRONG)),
     # Ours, for handwritten digits in grey, 8 x 8 or larger.
     "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
     # Crop and flip only: supervised training, linear probes with augmentation. One view.

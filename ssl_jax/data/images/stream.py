@@ -43,6 +43,8 @@ def batches(
     crops_only: bool = False,
     max_unreadable: float = 1.0,
     unreadable: set[int] | None = None,
+    among: np.ndarray | None = None,
+    part: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Augmented training batches from step ``start_step`` on, this process's rows of each.
 
@@ -59,6 +61,8 @@ def batches(
       crops_only: crop and resize alone, to uint8 views: the device does the rest (``device.py``).
       max_unreadable: fraction of the examples that may break.
       unreadable: to it are added the examples that this process found broken.
+      among: the examples that are drawn, int64; None: all.
+      part: of a batch of several parts, which has an order and draws of its own.
 
     Returns:
       Iterator of ``{"views": (float32 [b, s, s, c], ...) in [0, 1], "label": int32 [b] (-1 where unknown),
@@ -69,11 +73,13 @@ def batches(
     """
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed {seed} is out of range; use 0 to {(1 << 32) - 1}")
-    indices(len(source), global_batch_size, seed, start_step)
+    pool = len(source) if among is None else among
+    indices(pool, global_batch_size, seed, start_step, part)
+    first = (part or 0) << 8  # so that no view of another part draws the same
     rows = process_rows(global_batch_size, process, process_count)
 
     def plan(step: int) -> tuple[np.ndarray, np.ndarray]:
-        drawn = indices(len(source), global_batch_size, seed, step)[rows]
+        drawn = indices(pool, global_batch_size, seed, step, part)[rows]
         return drawn, int(step) * global_batch_size + np.arange(rows.start, rows.stop, dtype=np.int64)
 
     def views(shape, crop, number):
@@ -81,7 +87,7 @@ def batches(
 
         tf = tensorflow()
         made = []
-        for v, view in enumerate(recipe.views):
+        for v, view in enumerate(recipe.views, first):
             view = view._replace(ops=()) if crops_only else view
             # The number of the view goes into the half of the seed that the run leaves free.
             image = host.augment(view, tf.stack([seed + (v << 32), number]), image_size, shape=shape, crop=crop)

@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
+from ssl_jax.types import Vocab
 
 
 def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -20,18 +21,50 @@ def padded(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
     return found
 
 
-def feed(source: Source, documents: Sequence[np.ndarray], *, length: int, seed: int, global_batch_size: int) -> Feed:
-    """How a classifier is fed: each epoch goes through all documents in an order of its own."""
+def enclosed(documents: Sequence[np.ndarray], vocab: Vocab, length: int) -> list[np.ndarray]:
+    """``[CLS] document [SEP]``, cut so that this has ``length`` tokens at most.
+
+    Raises:
+      ValueError: of one line: no such tokens, or no room beside them.
+    """
+    require(vocab, "cls", "sep")
+    if length < 3:
+        raise ValueError(f"data.document_length={length} leaves no room beside [CLS] and [SEP]; use 3 or more")
+    begin, end = np.array([vocab.cls], np.int32), np.array([vocab.sep], np.int32)
+    return [np.concatenate([begin, document[: length - 2], end]) for document in documents]
+
+
+def require(vocab: Vocab, *roles: str) -> None:
+    """Refuse a vocabulary without the special tokens that a recipe needs."""
+    if missing := [f"[{role.upper()}]" for role in roles if getattr(vocab, role) is None]:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(missing)}, which this recipe needs; let one be learned "
+            "(data.tokenizer.file=null), or use one of BERT's kind"
+        )
+
+
+def feed(
+    source: Source,
+    documents: Sequence[np.ndarray],
+    *,
+    length: int,
+    seed: int,
+    global_batch_size: int,
+    among: np.ndarray | None = None,
+) -> Feed:
+    """How a classifier is fed: each epoch goes through all documents, or those ``among``, in an order of its own."""
+    pool = len(source) if among is None else among
+    number = len(source) if among is None else len(among)
 
     def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
         rows = process_rows(global_batch_size, process, process_count)
         for step in range(start_step, FOREVER if total_steps is None else total_steps):
-            drawn = indices(len(source), global_batch_size, seed, step)[rows]
+            drawn = indices(pool, global_batch_size, seed, step)[rows]
             label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
             tokens = padded([documents[i] for i in drawn], length)
             yield {"views": (tokens,), "label": label, "index": drawn.astype(np.int32)}
 
-    return Feed(batches, steps_per_epoch=len(source) // global_batch_size, num_examples=len(source))
+    return Feed(batches, steps_per_epoch=number // global_batch_size, num_examples=number)
 
 
 def inputs(

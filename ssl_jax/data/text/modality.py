@@ -1,18 +1,48 @@
-"""Text as a kind of data."""
+"""Text as a kind of data: what every recipe for it shares, and the form that each gives to batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tokenizers import Tokenizer
 
+from ssl_jax.data.feed import Feed
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
-from ssl_jax.data.text import documents, streams, tokens
-from ssl_jax.data.text.recipes import Recipe, Stream
-from ssl_jax.types import Config
+from ssl_jax.data.text import documents, pairs, streams, tokens
+from ssl_jax.data.text.recipes import Documents, Pairs, Recipe, Stream
+from ssl_jax.types import Config, Vocab
+
+
+class Form(NamedTuple):
+    """What the type of a recipe says.
+
+    Attributes:
+      length: tokens in a row of a training batch.
+      leaves: ``(rows) -> {name: shape}`` of a training batch besides views, label and index.
+      feed, score: of the modality.
+      unit: of the modality.
+      enclosed: whether documents stand in ``[CLS]`` and ``[SEP]``.
+    """
+
+    length: int
+    leaves: Callable[[int], dict[str, Any]]
+    feed: Callable[..., Feed]
+    score: Callable[..., Iterator[dict[str, Any]]] | None
+    unit: str = "documents"
+    enclosed: bool = False
+
+
+class Text(NamedTuple):
+    """What a form is made with: the tokenizer, and ``read(source, how)``, which gives ``how(tokenizer, texts)``."""
+
+    tokenizer: Tokenizer
+    vocab: Vocab
+    read: Callable[[Source, Callable[[Tokenizer, list[str]], Any]], Any]
 
 
 def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | None) -> Modality:
@@ -21,69 +51,127 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
     Raises:
       ValueError: of one line: the source holds no text, or there is no tokenizer, or none can be learned.
     """
-    stored = None if folder is None else folder / tokens.FILE
-    if stored is not None and stored.is_file():
-        tokenizer = tokens.read(stored)
-    elif train is None:
-        raise ValueError(f"{stored} is not there, without which a run on text cannot be opened; put a copy of it back")
-    elif data.tokenizer.file is not None:
-        tokenizer = tokens.read(Path(data.tokenizer.file).expanduser())
-    else:
-        tokenizer = tokens.learn(map(str, texts(train)), data)
+    tokenizer = _tokenizer(data, train, folder)
     vocab = tokens.vocab(tokenizer)
-    stream, seen = isinstance(recipe, Stream), data.document_length
-    length = data.length if stream else seen
-    held: dict[str, tuple[Source, list[np.ndarray]]] = {}
+    held: dict[Any, tuple[Source, Any]] = {}
 
-    def numbers(source: Source, lines: bool) -> list[np.ndarray]:
-        """The tokens of a source's documents; those of the source that was asked for last are kept."""
-        kind = "lines" if lines else "documents"
-        if kind not in held or held[kind][0] is not source:
-            encode = tokens.lines if lines else tokens.encode
-            held[kind] = source, encode(tokenizer, [str(text) for text in texts(source)])
-        return held[kind][1]
+    def read(source: Source, how: Callable[[Tokenizer, list[str]], Any]) -> Any:
+        """What ``how`` makes of a source's texts; that of the source that was asked for last is kept."""
+        if how not in held or held[how][0] is not source:
+            held[how] = source, how(tokenizer, [str(text) for text in texts(source)])
+        return held[how][1]
+
+    form = FORMS[type(recipe)](recipe, data, Text(tokenizer, vocab, read))
+    seen = data.document_length
 
     def spec(rows: int) -> dict[str, Any]:
         ids = jax.ShapeDtypeStruct((rows,), np.int32)
-        batch: dict[str, Any] = {"views": (jax.ShapeDtypeStruct((rows, length), np.int32),), "label": ids, "index": ids}
-        if stream:
-            batch["tokens"] = jax.ShapeDtypeStruct((rows, length + 1), np.int32)
-            batch["first"] = jax.ShapeDtypeStruct((rows,), np.bool_)
-        return batch
+        views = (jax.ShapeDtypeStruct((rows, form.length), np.int32),)
+        return {"views": views, "label": ids, "index": ids} | form.leaves(rows)
 
-    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit"):
-        found = numbers(source, stream)
-        sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
-        made = (
-            streams.feed(found, shuffle=recipe.shuffle, **sizes)
-            if isinstance(recipe, Stream)
-            else documents.feed(source, found, **sizes)
-        )
-        return made._replace(notes=(*made.notes, *_notes(found, vocab, None if stream else length)))
+    def whole(found: list[np.ndarray]) -> list[np.ndarray]:
+        return documents.enclosed(found, vocab, seen) if form.enclosed else found
 
     def inputs(source: Source, **split: int):
-        return documents.inputs(source, numbers(source, False), length=seen, **split)
-
-    def score(source: Source, **split: int):
-        return streams.held_out(numbers(source, True), length=length, **split)
+        return documents.inputs(source, whole(read(source, tokens.encode)), length=seen, **split)
 
     def prepare(given: Any) -> np.ndarray:
         given = [given] if isinstance(given, str) else list(given)
-        return documents.padded(tokens.encode(tokenizer, given), seen)
+        return documents.padded(whole(tokens.encode(tokenizer, given)), seen)
 
     return Modality(
-        input_shape=(length,),
+        input_shape=(seen,),
         spec=spec,
-        feed=feed,
+        feed=form.feed,
         inputs=inputs,
         prepare=prepare,
-        score=score if stream else None,
+        score=form.score,
         accepts=lambda source: (texts(source), None)[1],
         vocab=vocab,
         words=tokens.words(tokenizer),
-        unit="rows" if stream else "documents",
+        unit=form.unit,
         files={tokens.FILE: tokenizer.to_str(pretty=True).encode()},
     )
+
+
+def _tokenizer(data: Config, train: Source | None, folder: Path | None) -> Tokenizer:
+    stored = None if folder is None else folder / tokens.FILE
+    if stored is not None and stored.is_file():
+        return tokens.read(stored)
+    if train is None:
+        raise ValueError(f"{stored} is not there, without which a run on text cannot be opened; put a copy of it back")
+    if data.tokenizer.file is not None:
+        return tokens.read(Path(data.tokenizer.file).expanduser())
+    return tokens.learn(map(str, texts(train)), data)
+
+
+def _stream(recipe: Stream, data: Config, text: Text) -> Form:
+    length = data.length
+
+    def leaves(rows: int) -> dict[str, Any]:
+        whole = jax.ShapeDtypeStruct((rows, length + 1), np.int32)
+        return {"tokens": whole, "first": jax.ShapeDtypeStruct((rows,), np.bool_)}
+
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
+        found = text.read(source, tokens.lines)
+        sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
+        made = streams.feed(found, shuffle=recipe.shuffle, **sizes)
+        return made._replace(notes=(*made.notes, _unknown(found, text.vocab)))
+
+    def score(source: Source, **split: int):
+        return streams.held_out(text.read(source, tokens.lines), length=length, **split)
+
+    return Form(length, leaves, feed, score, unit="rows")
+
+
+def _documents(recipe: Documents, data: Config, text: Text) -> Form:
+    length = data.document_length
+
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
+        found = text.read(source, tokens.encode)
+        whole = documents.enclosed(found, text.vocab, length) if recipe.enclosed else found
+        sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
+        made = documents.feed(source, whole, among=among, **sizes)
+        notes, room = [_unknown(found, text.vocab)], length - 2 * recipe.enclosed
+        if cut := sum(len(each) > room for each in found):
+            notes.append(f"{cut} of {len(found)} documents are cut at data.document_length={length} tokens")
+        return made._replace(notes=(*made.notes, *notes))
+
+    return Form(length, lambda rows: {}, feed, None, enclosed=recipe.enclosed)
+
+
+def _pairs(recipe: Pairs, data: Config, text: Text) -> Form:
+    length = data.length
+    documents.require(text.vocab, "cls", "sep", "mask")
+    if length < pairs.AROUND + 2:
+        raise ValueError(f"data.length={length} holds no pair of sentences; use {pairs.AROUND + 2} or more")
+    form: dict[str, Any] = {"length": length, "short": recipe.short, "vocab": text.vocab}
+    form["continues"] = tokens.continues(text.tokenizer)
+
+    def corpus(source: Source) -> pairs.Corpus:
+        return pairs.corpus(text.read(source, _sentences), source.labels)
+
+    def leaves(rows: int) -> dict[str, Any]:
+        row = jax.ShapeDtypeStruct((rows, length), np.int32)
+        flags = {"continues": jax.ShapeDtypeStruct(row.shape, np.bool_)}
+        return {"tokens": row, "segment": row, "random_next": jax.ShapeDtypeStruct((rows,), np.bool_)} | flags
+
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
+        found = corpus(source)
+        made = pairs.feed(found, seed=seed, global_batch_size=global_batch_size, **form)
+        return made._replace(notes=(*made.notes, _unknown([found.tokens], text.vocab)))
+
+    def score(source: Source, **split: int):
+        return pairs.held_out(corpus(source), **form, **split)
+
+    return Form(length, leaves, feed, score, unit="pairs", enclosed=True)
+
+
+def _sentences(tokenizer: Tokenizer, texts: list[str]) -> list[list[np.ndarray]]:
+    return tokens.nested(tokenizer, [pairs.sentences(text) for text in texts])
+
+
+FORMS: Mapping[type, Callable[[Any, Config, Text], Form]] = {Stream: _stream, Documents: _documents, Pairs: _pairs}
 
 
 def texts(source: Source) -> np.ndarray:
@@ -96,10 +184,7 @@ def texts(source: Source) -> np.ndarray:
     return source.columns["text"]
 
 
-def _notes(found: list[np.ndarray], vocab, length: int | None) -> tuple[str, ...]:
+def _unknown(found: list[np.ndarray], vocab: Vocab) -> str:
     total = sum(map(len, found))
     unknown = 0 if vocab.unk is None else sum(int((each == vocab.unk).sum()) for each in found)
-    notes = [f"a vocabulary of {vocab.size:,} tokens; {unknown / max(total, 1):.1%} of those of train are unknown"]
-    if length is not None and (cut := sum(len(each) > length for each in found)):
-        notes.append(f"{cut} of {len(found)} documents are cut at data.document_length={length} tokens")
-    return tuple(notes)
+    return f"a vocabulary of {vocab.size:,} tokens; {unknown / max(total, 1):.1%} of those of train are unknown"

@@ -30,8 +30,14 @@ class Stream(NamedTuple):
         return modality.make(self, data, train=train, folder=folder)
 
 
-class Documents(NamedTuple):
-    """One document in a row, cut at ``data.document_length`` tokens or padded to it, for classifiers."""
+class Pairs(NamedTuple):
+    """Two parts of documents in a row of ``data.length`` tokens, the second what follows the first or not, for BERT.
+
+    Attributes:
+      short: share of the rows that are not filled, but of any number of tokens.
+    """
+
+    short: float = 0.1
 
     def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
         from ssl_jax.data.text import modality
@@ -39,12 +45,29 @@ class Documents(NamedTuple):
         return modality.make(self, data, train=train, folder=folder)
 
 
-Recipe = Stream | Documents
+class Documents(NamedTuple):
+    """One document in a row, cut at ``data.document_length`` tokens or padded to it, for classifiers.
+
+    Attributes:
+      enclosed: ``[CLS]`` stands before it and ``[SEP]`` behind it, as in BERT's rows.
+    """
+
+    enclosed: bool = False
+
+    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
+        from ssl_jax.data.text import modality
+
+        return modality.make(self, data, train=train, folder=folder)
+
+
+Recipe = Stream | Pairs | Documents
 
 RECIPES: Mapping[str, Recipe] = {
     # Corpora in their order: WikiText, books.
     "stream": Stream(),
     # Collections of documents that have none: reviews, articles.
     "stream_shuffled": Stream(shuffle=True),
+    "pairs": Pairs(),
     "documents": Documents(),
+    "documents_enclosed": Documents(enclosed=True),
 }

@@ -145,6 +145,8 @@ def parse(text: str, where: str) -> Tokenizer:
     except Exception as error:  # the library raises bare ones
         raise ValueError(f"{where} is no tokenizer of the tokenizers library ({error})") from error
     vocab(tokenizer, where)
+    tokenizer.no_padding()  # which methods and recipes see to
+    tokenizer.no_truncation()
     return tokenizer
 
 
@@ -174,12 +176,24 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return [np.asarray(each.ids, np.int32) for each in found]
 
 
+def nested(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[np.ndarray]]:
+    """The same of texts that are given in parts."""
+    numbers = iter(encode(tokenizer, [part for parts in texts for part in parts]))
+    return [[next(numbers) for _ in parts] for parts in texts]
+
+
 def lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """int32 tokens of each text, every line of it ended by ``<eos>``, as language models of words are trained."""
     eos = vocab(tokenizer).eos
     if eos is None:
         raise ValueError(f"the tokenizer has no token {EOS} for the end of a line, which a stream of text needs")
-    split = [text.split("\n") for text in texts]
-    numbers = iter(encode(tokenizer, [line for of_text in split for line in of_text]))
     end = np.array([eos], np.int32)
-    return [np.concatenate([part for _ in of_text for part in (next(numbers), end)]) for of_text in split]
+    parted = nested(tokenizer, [text.split("\n") for text in texts])
+    return [np.concatenate([part for line in parts for part in (line, end)]) for parts in parted]
+
+
+def continues(tokenizer: Tokenizer) -> np.ndarray:
+    """bool ``[vocab]``: which tokens continue a word, as WordPiece marks them (``##ing``); of other kinds none do."""
+    found = np.zeros(tokenizer.get_vocab_size(), bool)
+    found[[i for word, i in tokenizer.get_vocab().items() if word.startswith("##") and len(word) > 2]] = True
+    return found

@@ -32,8 +32,9 @@ def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
     first = next(feed.batches(total_steps=1))
     if feed.views is not None:
         first = jax.jit(feed.views, static_argnums=2)(first, jax.random.key(seed), None)
-    originals = evaluation_images(modality, train.take(first["index"]))
-    names = {f"view {v}": images for v, images in enumerate(first["views"], 1)}
+    part = first.get("unlabelled", first)  # of two parts the one of which there are several views
+    originals = evaluation_images(modality, train.take(np.asarray(part["index"])[:rows]))
+    names = {f"view {v}": images[:rows] for v, images in enumerate(part["views"], 1)}
     figures.image_rows({"original": originals} | names, path)
 
 
