@@ -145,6 +145,10 @@ def make_modality(
 ) -> Modality:
     """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
     recipe = _parts_of(config, recipes.get(config.data.recipe))
+    if isinstance(recipe, text.Recipe):
+        from ssl_jax.data.text import modality  # its library is loaded for text alone
+
+        return modality.make(recipe, config.data, train=train, folder=folder)
     if not isinstance(recipe, ImageRecipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
     if train is None and plan is None:

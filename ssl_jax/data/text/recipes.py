@@ -7,12 +7,7 @@ evaluated, ``data.tokenizer`` how text becomes tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
-
-from ssl_jax.data.modality import Modality
-from ssl_jax.data.source import Source
-from ssl_jax.types import Config, Plan
 
 
 class Stream(NamedTuple):
@@ -24,11 +19,6 @@ class Stream(NamedTuple):
 
     shuffle: bool = False
 
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
-
 
 class Pairs(NamedTuple):
     """Two parts of documents in a row of ``data.length`` tokens, the second what follows the first or not, for BERT.
@@ -39,11 +29,6 @@ class Pairs(NamedTuple):
 
     short: float = 0.1
 
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
-
 
 class Documents(NamedTuple):
     """One document in a row, cut at ``data.document_length`` tokens or padded to it, for classifiers.
@@ -53,11 +38,6 @@ class Documents(NamedTuple):
     """
 
     enclosed: bool = False
-
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
 
 
 Recipe = Stream | Pairs | Documents
