@@ -108,11 +108,7 @@ def make(
 
     def encode(variables, inputs, max_dim=None):
         out, _ = models.forward(encoder, variables.params["encoder"], {}, inputs, train=False)
-        present = (inputs != 0).astype(out["features"].dtype)[:, :, None]
-        count = jnp.maximum(present.sum(1), 1)
-        stages = {k: a for k, a in out.items() if k == "stem" or k.startswith("stage")}
-        means = {k: (a.astype(present.dtype) * present).sum(1) / count for k, a in stages.items()}
-        return means | {"features": out["features"]}
+        return models.pooled(out, present=inputs != 0)
 
     def wrap_tx(tx):
         return rates_by_depth(tx, depth, encoder.stages + 1, layer_decay=layer_decay)

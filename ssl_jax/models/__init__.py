@@ -224,13 +224,24 @@ def deepest(outputs: Mapping[str, Array]) -> Array:
     return outputs[max((name for name in outputs if re.fullmatch(r"stage\d+", name)), key=lambda name: int(name[5:]))]
 
 
-def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
+def pooled(outputs: Mapping[str, Array], max_dim: int | None = None, present: Array | None = None) -> dict[str, Array]:
     """Mean over the places of every stage map or token row, ``{name: [b, c]}``, float32 or better; ``[b, c]`` stays.
 
     With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``.
+    ``present`` ``[b, t]`` bool: the tokens that count, of an encoder of text; its carried state is left out, and what a
+    decoder reads, which is the last stage.
     """
+    if present is not None:
+        outputs = {name: a for name, a in outputs.items() if name not in ("rows", "output")}
+        return {name: _token_mean(a, present) if a.ndim == 3 else a for name, a in outputs.items()}
     pool = {4: partial(_grid_pool, max_dim=max_dim), 3: lambda a: global_pool(a[:, None]), 2: lambda a: a}
     return {name: pool[a.ndim](a) for name, a in outputs.items()}
+
+
+def _token_mean(x: Array, present: Array) -> Array:
+    x = x.astype(np.promote_types(x.dtype, np.float32))
+    weight = present.astype(x.dtype)[:, :, None]
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
 
 
 def _grid_pool(x: Array, max_dim: int | None) -> Array:
