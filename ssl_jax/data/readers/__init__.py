@@ -116,7 +116,7 @@ def load(
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
-        train, test = tfds.load(
+        train, test, more = tfds.load(
             name,
             data_dir=data_dir,
             **roles,
@@ -124,6 +124,8 @@ def load(
             decoding=decoding,
             cache_dir=cache,
             memory_limit=memory_limit,
+            text_column=text_column,
+            label_column=label_column,
         )
     elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
         train, test = _own(spec, data_dir)

@@ -88,6 +88,7 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
         score=form.score,
         accepts=lambda source: (texts(source), None)[1],
         vocab=vocab,
+        words=tokens.words(tokenizer),
         unit=form.unit,
         files={tokens.FILE: tokenizer.to_str(pretty=True).encode()},
     )

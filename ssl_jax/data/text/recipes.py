@@ -7,12 +7,7 @@ evaluated, ``data.tokenizer`` how text becomes tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal, NamedTuple
-
-from ssl_jax.data.modality import Modality
-from ssl_jax.data.source import Source
-from ssl_jax.types import Config, Plan
 
 
 class Stream(NamedTuple):
@@ -24,11 +19,6 @@ class Stream(NamedTuple):
 
     shuffle: bool = False
 
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
-
 
 class Pairs(NamedTuple):
     """Two parts of documents in a row of ``data.length`` tokens, the second what follows the first or not, for BERT.
@@ -38,11 +28,6 @@ class Pairs(NamedTuple):
     """
 
     short: float = 0.1
-
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
 
 
 class Documents(NamedTuple):
@@ -61,11 +46,6 @@ class Documents(NamedTuple):
     unlabelled: Literal["", "replaced", "text_2"] = ""
     ratio: int = 3
     share: float = 0.3
-
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
 
 
 Recipe = Stream | Pairs | Documents
