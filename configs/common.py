@@ -48,6 +48,7 @@ def base() -> Config:
     data.document_length = 256  # tokens of a document that a classifier and evaluation see
     data.text_column = placeholder(str)  # of tables; null: found by the usual names (text, sentence, review, ...)
     data.label_column = placeholder(str)
+    data.second_column = placeholder(str)  # another form of the text, as a translation there and back; null: text_2
     data.tokenizer = ConfigDict({"kind": "words"})  # spaced (as the text is) | words | wordpiece | bpe
     data.tokenizer.size = placeholder(int)  # of the vocabulary; null: all words that are frequent enough
     data.tokenizer.min_frequency = 2
@@ -59,10 +60,11 @@ def base() -> Config:
     optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol | larc
     optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
     optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
-    optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant
+    optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant | linear | slanted
     optim.step_at = placeholder(tuple)  # of step: shares of the run at which the rate drops to a tenth; null: .6 and .8
-    optim.warmup_epochs = 0.0  # of cosine and step
-    optim.momentum = 0.9
+    optim.warmup_epochs = 0.0  # of cosine, linear and step
+    optim.momentum = 0.9  # of adamw: b1
+    optim.b2 = placeholder(float)  # of adamw; null: 0.999
     optim.nesterov = False  # of sgd
     optim.weight_decay = 1e-4
     optim.weight_decay_end = placeholder(float)  # reached at the end along half a cosine; null: constant

@@ -33,6 +33,7 @@ from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
+WORDS = ("--workdir", "--evals", "--outdir", "--source", "--data_dir", "--download", "--devices", "--list", "--help")
 
 
 def main(arguments: list[str]) -> int:
@@ -103,8 +104,9 @@ def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]
     words = iter(rest)
     for word in words:
         if not word.startswith("--eval."):
+            meant = hint(word.partition("=")[0], WORDS)
             raise ValueError(
-                f"argument {word!r} is unknown; known: --workdir, --evals, --eval.NAME.OPTION=VALUE, --help"
+                f"argument {word!r} is unknown; {meant}known: {', '.join(WORDS)}, --eval.NAME.OPTION=VALUE"
             )
         key, equals, text = word.removeprefix("--eval.").partition("=")
         text = text if equals else next(words, "")

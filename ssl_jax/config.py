@@ -49,7 +49,7 @@ COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden",
 CHOICES = {
     "optim.name": ("sgd", "adamw", "lars_simclr", "lars_byol", "larc"),
     "optim.scale": ("linear", "sqrt", "none"),
-    "optim.schedule": ("cosine", "cosine_by_epoch", "step", "constant"),
+    "optim.schedule": ("cosine", "cosine_by_epoch", "step", "constant", "linear", "slanted"),
     "parallel.mode": ("jit", "pmap"),
     "data.augment": ("host", "device"),
     "data.verify": (None, "full", "header"),

@@ -171,7 +171,8 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
     data = sources.identity(splits)
     if not source and not sources.same(run.resolved["data"], data):
-        say(f"WARNING: {config.data.source} is not what {run.workdir} was trained on; its test part may have been seen")
+        now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
+        say(f"WARNING: {now}; they are encoded anew, and what is called test may have been trained on")
     alarms = _of_itself(run)
     for step in alarms["alarms"]["damaged"]:
         other = f"what is evaluated is that of step {run.step}"

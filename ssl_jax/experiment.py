@@ -145,6 +145,10 @@ def make_modality(
 ) -> Modality:
     """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
     recipe = _parts_of(config, recipes.get(config.data.recipe))
+    if isinstance(recipe, text.Recipe):
+        from ssl_jax.data.text import modality  # its library is loaded for text alone
+
+        return modality.make(recipe, config.data, train=train, folder=folder)
     if not isinstance(recipe, ImageRecipe):
         return recipe.modality(config.data, train=train, plan=plan, folder=folder)
     if train is None and plan is None:
@@ -169,7 +173,7 @@ def _parts_of(config: Config, recipe: Any) -> Any:
             )
         return recipe
     if config.method.name in methods.FROM_LABELS:
-        return recipe._replace(unlabelled=())
+        return recipe._replace(unlabelled=recipe._field_defaults["unlabelled"])
     return recipe if ratio is None else recipe._replace(ratio=ratio)
 
 
@@ -233,7 +237,7 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column")}
+    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column", "second_column")}
     arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
         return _with_few_labels(config, readers.load(config.data.source, **arguments))
@@ -324,14 +328,17 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
         raise ValueError(f"optim.step_at={tuple(at)} is for optim.schedule='step', not {o.schedule!r}; set it to null")
     if o.schedule == "cosine":
         return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
+    if o.schedule == "linear":
+        return optim.warmup_linear(peak, warmup, plan.total_steps), warmup, tuple(notes)
     if warmup and o.schedule != "step":
         raise ValueError(
-            f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use 'cosine' or 'step'"
+            f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use cosine, linear or step"
         )
     schedules = {
         "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs),
         "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup),
         "constant": lambda: optim.constant(peak),
+        "slanted": lambda: optim.slanted_triangular(peak, plan.total_steps),
     }
     return schedules[o.schedule](), warmup, tuple(notes)
 
@@ -342,6 +349,12 @@ def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> o
     arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}
     # Runs from before these keys existed have no nesterov and weight_decay_end in their stored config.
     decay, end = o.weight_decay, o.get("weight_decay_end")
+    if (b2 := o.get("b2")) is not None:
+        if o.name != "adamw" or not 0 <= b2 < 1:
+            raise ValueError(
+                f"optim.b2={b2} is a number in [0, 1) for optim.name='adamw', not {o.name!r}; leave it out"
+            )
+        arguments["b2"] = b2
     arguments |= {"weight_decay": decay if end is None else optim.cosine(decay, end, total_steps)}
     return optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
 

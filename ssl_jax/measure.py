@@ -103,7 +103,8 @@ def online(
         drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
         own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
         own = {f"val_{name}": value for name, value in own.items()}
-        if not experiment.plan.num_classes:
+        wanted = config.knn or experiment.probe is not None or "classify" in experiment.method.hooks
+        if not (experiment.plan.num_classes and wanted):
             return {"val_knn_top1": None, "val_probe_top1": None} | own, drawn
         scores: dict[str, float | None] = {"val_knn_top1": None}
         with phase("measuring on validation data"):

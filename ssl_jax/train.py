@@ -69,7 +69,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 if stored and (summary := workdirs.read_summary(workdir)):
                     check_metrics(workdir)
                     return summary
-                given = _given(experiment, workdir)  # refused, if it must be, before the folder is made
+                given, given_notes = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
             state, progress = _start(experiment, workdir, mesh, given)
@@ -87,6 +87,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         stack.callback(writer.close)
         for line in (
             *experiment.notes,
+            *given_notes,
             *measure.notes(experiment.splits),
             *workdirs.resume_notes(stored, asked, resolved, start),
         ):
@@ -351,11 +352,11 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
 Given = dict[str, tuple[Tree, Tree]] | None
 
 
-def _given(experiment: Experiment, workdir: Path) -> Given:
-    """What ``init_from`` gives a run that begins; one that goes on does not need it any more."""
+def _given(experiment: Experiment, workdir: Path) -> tuple[Given, tuple[str, ...]]:
+    """What ``init_from`` gives a run that begins, and notes; one that goes on does not need it any more."""
     init_from = starts(experiment.config)
     if not init_from or checkpoint.latest(workdir) is not None:
-        return None
+        return None, ()
     return load_given(init_from, experiment.method, experiment.modality, experiment.config, experiment.plan)
 
 

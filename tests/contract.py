@@ -17,6 +17,8 @@ import optax
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert"}
+FROM_LABELS = {"supervised", "uda"}  # methods that see them
+RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 TX = optax.sgd(0.05)
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -46,6 +48,7 @@ CASES = {
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
     "language_model": {"activity": 2.0, "change": 1.0},
     "bert": {"mask_rate": 0.3},
+    "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
 VARIANTS = {
     "cpc-sequence": (
@@ -166,7 +169,11 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
     label = rng.integers(0, CLASSES, rows).astype(np.int32)
     label[3] = -1
-    return {"views": views, "label": label, "index": np.arange(rows, dtype=np.int32)}
+    batch = {"views": views, "label": label, "index": np.arange(rows, dtype=np.int32)}
+    if case.partition("-")[0] != "uda":
+        return batch
+    more = batch_of(1000 + step, RATIO * rows, dtype)
+    return batch | {"views": views[:1], "unlabelled": {"views": more["views"], "index": more["index"]}}
 
 
 @contextlib.contextmanager
@@ -251,8 +258,12 @@ def leaves_of(state) -> dict[str, np.ndarray]:
 
 def local_rows(batch: dict) -> dict:
     """This process's share of a batch."""
-    rows = ROWS // jax.process_count()
-    return jax.tree.map(lambda a: a[jax.process_index() * rows :][:rows], batch)
+
+    def share(a):
+        rows = len(a) // jax.process_count()
+        return a[jax.process_index() * rows :][:rows]
+
+    return jax.tree.map(share, batch)
 
 
 def local_value(leaf):

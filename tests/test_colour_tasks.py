@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -448,6 +449,7 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
 
     class Other:
         method = split
+        modality = SimpleNamespace(words=None)
         variables = jax.eval_shape(split.init, KEY, batch)
         config = ConfigDict({"model": {"name": "convnet"}, "method": {"name": "split_brain"}})
 
@@ -456,7 +458,7 @@ def test_a_split_trunk_does_not_start_another_run(monkeypatch):
     with pytest.raises(
         ValueError, match="init_from=runs/x holds another architecture: params/first/stage1_block0"
     ) as error:
-        load_given({"encoder": "runs/x"}, other, None, Other.config, plan())
+        load_given({"encoder": "runs/x"}, other, SimpleNamespace(words=None), Other.config, plan())
     assert "\n" not in str(error.value)
 
 

@@ -15,6 +15,7 @@ import ssl_jax
 from ssl_jax import models
 from ssl_jax.evals.score import score
 from ssl_jax.experiment import build
+from ssl_jax.interop import vocabulary
 from ssl_jax.methods import language_model
 from ssl_jax.models.lstm import concat_pool
 from ssl_jax.train import fit
@@ -200,3 +201,35 @@ def test_a_run_learns_goes_on_and_is_opened(tmp_path):
     variables, encode, _ = ssl_jax.load(tmp_path / "whole")
     features = encode(variables, ["the cat sat", "the dog"])["features"]
     assert features.shape == (2, 48)
+
+
+def test_a_cut_state_takes_no_gradient_back(params):
+    """At every multiple of ``bptt``: what a token gives to later windows is its own only through what is read there."""
+    tokens = jnp.asarray(TOKENS[:1])
+
+    def last(table, bptt):
+        return run(lstm(bptt=bptt), {**params, "stem_embedding": table}, tokens)["output"][0, -1].sum()
+
+    table = jnp.asarray(params["stem_embedding"])
+    assert float(last(table, 2)) == float(last(table, None))
+    whole, cut = (np.abs(np.asarray(jax.grad(last)(table, bptt))).sum(-1) for bptt in (None, 2))
+    assert (whole[[3, 1, 4, 5]] > 0).all()
+    # The last window holds the token 5 alone; before it are 3, 1 and 4, 1.
+    assert cut[5] == pytest.approx(whole[5], rel=1e-5)
+    assert not cut[[3, 1, 4]].any()
+
+
+def test_words_take_their_rows_into_another_vocabulary(tmp_path):
+    theirs, ours = ("[PAD]", "<unk>", "cat", "dog"), ("[PAD]", "<unk>", "dog", "owl", "cat")
+    table = np.arange(8, dtype=np.float32).reshape(4, 2)
+    other = {"stage1_bias": np.ones(4, np.float32)}
+    (params, state), said = vocabulary.by_word(
+        ({"stem_embedding": table, **other}, {}), ("stem_embedding",), theirs, ours
+    )
+    np.testing.assert_array_equal(params["stem_embedding"], [[0, 1], [2, 3], [6, 7], [3, 4], [4, 5]])
+    assert params["stage1_bias"] is other["stage1_bias"]
+    assert state == {}
+    assert said.startswith("4 of the 5 tokens here are known there and keep their rows; the other 1 begin as the mean")
+    same, said = vocabulary.by_word(({"stem_embedding": table}, {}), ("stem_embedding",), theirs, theirs)
+    assert same[0]["stem_embedding"] is table
+    assert said == ""

@@ -85,6 +85,7 @@ OTHERS_IN_PARTS = [
     "instance_discrimination",
     "inpainting-adversarial",
     "supervised-unfreezing",
+    "uda",
 ]
 
 
@@ -123,7 +124,7 @@ def test_two_processes_of_four_devices_compute_what_one_does(cases, tmp_path):
             np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
 
 
-@each(some([case for case in KINDS if case != "supervised"], OTHERS))
+@each(some([c for c in KINDS if c not in contract.FROM_LABELS], [c for c in OTHERS if c not in contract.FROM_LABELS]))
 def test_labels_never_reach_the_method(case):
     leaves, _, _ = contract.run(case, 1, "jit")
     permuted, _, _ = contract.run(case, 1, "jit", permuted=True)

@@ -448,3 +448,25 @@ def test_a_warmup_that_does_not_fit_is_cut_to_a_tenth():
     assert "using 10" in message
     for total in (1, 5, 20):
         optim.warmup_cosine(1.0, optim.cut_warmup(500, total)[0], total)
+
+
+def test_slanted_triangular_is_the_closed_form(x64):
+    total, cut, ratio = 200, 0.1, 32
+    found = jax.vmap(optim.slanted_triangular(0.01, total))(np.arange(total + 5))
+    top = int(np.floor(total * cut))
+    for t in range(total + 1):  # Howard and Ruder 2018, equation 3
+        p = t / top if t < top else 1 - (t - top) / (top * (1 / cut - 1))
+        assert float(found[t]) == pytest.approx(0.01 * (1 + p * (ratio - 1)) / ratio, rel=1e-12)
+    assert [float(found[t]) for t in (0, top, total, total + 4)] == pytest.approx(
+        [0.01 / 32, 0.01, 0.01 / 32, 0.01 / 32]
+    )
+    with pytest.raises(ValueError, match=r"total_steps >= 2, got 0\.1, 32\.0, 1"):
+        optim.slanted_triangular(0.01, 1)
+
+
+def test_warmup_linear_is_optax(x64):
+    found = jax.vmap(optim.warmup_linear(2.0, 8, 40))(np.arange(45))
+    oracle = optax.join_schedules([optax.linear_schedule(0, 2.0, 8), optax.linear_schedule(2.0, 0, 32)], [8])
+    np.testing.assert_allclose(found, [float(oracle(t)) for t in range(45)], rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match=r"warmup_steps=40 is not in \[0, total_steps=40\)"):
+        optim.warmup_linear(1.0, 40, 40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -260,10 +261,59 @@ def test_cifar10_and_its_record_index(data_dir, load):
         assert (read == decoded.val.columns["image"][i]).all()
 
 
-def test_fashion_mnist_is_grey_and_text_is_refused(data_dir, load):
+def test_fashion_mnist_is_grey(data_dir, load):
     kwargs = {"data_dir": str(data_dir / "tfds")}
     splits = load("tfds:fashion_mnist", train_split="train[:1%]", **kwargs)
     assert splits.train.columns["image"].shape == (540, 28, 28, 1)
     assert splits.train.channels == 1
-    with pytest.raises(ValueError, match="has no image feature, only label, text"):
-        load("tfds:imdb_reviews", **kwargs)
+
+
+def test_imdb_is_text_with_labels(data_dir, load):
+    kwargs = {"data_dir": str(data_dir / "tfds"), "test_split": "test[:1%]"}
+    splits = load("tfds:imdb_reviews", train_split="train[:2%]", **kwargs)
+    assert [len(part) for part in splits] == [450, 50, 250]
+    assert splits.train.class_names == ("neg", "pos")
+    assert splits.train.columns["text"][0].startswith("This was an absolutely terrible movie. Don't be lured in by")
+    assert splits.train.labels[0] == 0
+    with pytest.raises(ValueError, match=r"has no feature 'texts' \(data.text_column\); did you mean 'text'"):
+        load("tfds:imdb_reviews", text_column="texts", **kwargs)
+
+
+def test_a_split_without_labels_is_read_with_a_text(tmp_path, load):
+    from ssl_jax.data import tensorflow
+
+    made, tf = tfds._import(), tensorflow()
+    where = tmp_path / "notes" / "1.0.0"
+    where.mkdir(parents=True)
+    for split, n, label in (
+        ("train", 12, lambda i: i % 2),
+        ("test", 4, lambda i: i % 2),
+        ("unsupervised", 5, lambda i: -1),
+    ):
+        with tf.io.TFRecordWriter(str(where / f"notes-{split}.tfrecord-00000-of-00001")) as out:
+            for i in range(n):
+                text = b"\xff odd" if (split, i) == ("train", 3) else f"{split} {i}".encode()
+                features = {
+                    "body": tf.train.Feature(bytes_list=tf.train.BytesList(value=[text])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label(i)])),
+                }
+                out.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    made.folder_dataset.write_metadata(
+        data_dir=str(where),
+        features=made.features.FeaturesDict(
+            {"body": made.features.Text(), "label": made.features.ClassLabel(names=["no", "yes"])}
+        ),
+        split_infos=[
+            made.core.SplitInfo(name=split, shard_lengths=[n], num_bytes=0)
+            for split, n in (("train", 12), ("test", 4), ("unsupervised", 5))
+        ],
+    )
+    with pytest.raises(ValueError, match="1 of 12 texts are no UTF-8; prepare it again as UTF-8"):
+        load("tfds:notes", data_dir=str(tmp_path))
+    with mock.patch.object(tfds, "MAX_UNREADABLE", 0.1):
+        splits = load("tfds:notes", data_dir=str(tmp_path))
+    assert any("1 of 12 texts are no UTF-8" in note for note in splits.notes)
+    texts, labels = splits.train.columns["text"], splits.train.labels
+    assert sorted(texts[labels < 0]) == [f"unsupervised {i}" for i in range(5)]
+    for text, label in zip(texts[labels >= 0], labels[labels >= 0], strict=True):
+        assert "odd" in text or int(text.split()[1]) % 2 == label

@@ -290,7 +290,7 @@ def test_a_file_gives_the_trunk_that_the_workdir_gives(method, workdir, exported
     np.savez(tmp_path / "x.npz", **named)
     made = experiment.build(runs.config(method))
     want, *found = (
-        load_given({"encoder": str(path)}, made.method, made.modality, made.config, made.plan)["encoder"]
+        load_given({"encoder": str(path)}, made.method, made.modality, made.config, made.plan)[0]["encoder"]
         for path in (workdir, exported, tmp_path / "x.npz")
     )
     for trunk in found:

@@ -38,6 +38,7 @@ class Modality(NamedTuple):
         the step makes views with, for plans.
       accepts: ``(source)``: raises a ValueError of one line where a source's records are not for this encoder.
       vocab: of tokens.
+      words: what each token is, by its number, where encoders have a row for each.
       unit: what examples are called in the log.
       shown: whether inputs are pictures.
       files: what the run's folder must hold of it (a tokenizer): name -> content.
@@ -54,6 +55,7 @@ class Modality(NamedTuple):
     sent: Callable[[int], tuple[Batch, Views | None]] | None = None
     accepts: Callable[[Source], None] = lambda source: None
     vocab: Vocab | None = None
+    words: tuple[str, ...] | None = None
     unit: str = "images"
     shown: bool = False
     files: Mapping[str, bytes] = {}

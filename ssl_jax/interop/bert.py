@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +22,7 @@ import safetensors.numpy
 
 from ssl_jax import models
 from ssl_jax.data.text import tokens
+from ssl_jax.run.leaves import by_name
 from ssl_jax.types import Tree
 
 SIZES = {  # of config.json -> of TextTransformer
@@ -147,8 +147,8 @@ def convert(arrays: Mapping[str, np.ndarray], depth: int, where: str = "the file
 def _check(params: Tree, encoder: Any, where: str) -> None:
     """Refuse arrays whose shapes are not those that the sizes give."""
     spec = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False)["params"])
-    there, here = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (params, spec))
+    there, here = by_name(params), by_name(spec)
     for name, leaf in here.items():
-        if there[name].shape != leaf.shape:
-            shapes = f"{list(there[name].shape)} there and {list(leaf.shape)} by config.json"
+        if np.shape(there[name]) != leaf.shape:
+            shapes = f"{list(np.shape(there[name]))} there and {list(leaf.shape)} by config.json"
             raise ValueError(f"{where}: {name} is {shapes}; get the folder again")

@@ -90,6 +90,16 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
     return tree.get("params", {}), tree.get("model_state", {})
 
 
+def files(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The files that :func:`write` was given beside the arrays (a tokenizer): name -> text; call after ``read``."""
+    path = Path(os.path.expanduser(path))
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    with safetensors.safe_open(path, "numpy") as file:
+        about = json.loads((file.metadata() or {}).get(RECORD, "{}"))
+    return about.get("files", {})
+
+
 def _can_execute(what: str) -> str:
     return (
         f"{what} can execute code when they are opened; where you trust it, load it and write its arrays with "

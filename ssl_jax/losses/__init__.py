@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssl_jax.losses.byol_regression import byol_regression
+from ssl_jax.losses.consistency import consistency
 from ssl_jax.losses.info_nce import info_nce
 from ssl_jax.losses.info_nce_queue import info_nce_queue
 from ssl_jax.losses.instance import estimate_log_z, instance_nce, instance_softmax
@@ -14,6 +15,7 @@ from ssl_jax.losses.triplet import triplet_all, triplet_margin
 
 __all__ = [
     "byol_regression",
+    "consistency",
     "estimate_log_z",
     "info_nce",
     "info_nce_queue",

@@ -41,7 +41,7 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
 
 
-OF_TEXT_TOO = ("supervised",)  # methods that take what a recipe gives, images or tokens
+OF_TEXT_TOO = ("supervised", "uda")  # methods that take what a recipe gives, images or tokens
 FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
 
 
@@ -125,14 +125,16 @@ def run_parts(
     """Images through the encoder, what is read of its outputs through the heads in turn.
 
     Args:
-      key: of what an encoder draws that takes one (dropout); others draw nothing.
+      key: of what a part draws that takes one (dropout); others draw nothing.
 
     Returns:
       (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
     """
     outputs, new_state, x = {}, {}, images
     for name, module in parts.items():
-        drawn = {"key": key} if name == "encoder" and key is not None and models.takes(module, "key") else {}
+        drawn = {}
+        if key is not None and models.takes(module, "key"):
+            drawn = {"key": key if name == "encoder" else named_key(key, name)}
         out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis, **drawn)
         outputs[name] = out
         x = read(out) if name == "encoder" else out

@@ -9,6 +9,8 @@ Perplexity is ``exp(L)`` without the terms in brackets.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,6 +19,7 @@ from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, online_trunk
 from ssl_jax.models.heads import TiedDecoder, linear
+from ssl_jax.optim.by_depth import rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -28,6 +31,7 @@ def make(
     tied: bool = True,
     activity: float = 0.0,
     change: float = 0.0,
+    layer_decay: float = 1.0,
 ) -> Method:
     """A decoder over the vocabulary on ``encoder``, which gives ``"output"`` ``[b, t, w]`` and carries ``"rows"``.
 
@@ -35,6 +39,8 @@ def make(
       tied: W is the encoder's embedding (Press and Wolf 2017, Inan et al. 2017); else the decoder's own.
       activity: alpha, of the activation regularisation (AR; 2 in AWD-LSTM).
       change: beta, of the temporal one (TAR; 1 in AWD-LSTM).
+      layer_decay: factor of the learning rate from one layer to the one below; the decoder has the rate itself, a tied
+        embedding that of its place, the lowest (ULMFiT's discriminative rates: 1/2.6).
 
     Raises:
       ValueError: data that are no stream of text, an encoder that does not read tokens, an argument out of its meaning.
@@ -49,6 +55,8 @@ def make(
     for name, value in {"activity": activity, "change": change}.items():
         if value < 0:
             raise ValueError(f"method.{name}={value} must not be negative; 0 leaves its term out")
+    depth = partial(models.depth, stages=encoder.stages)
+    rates_by_depth(optax.identity(), depth, encoder.stages + 1, layer_decay=layer_decay)  # refused early
     size = plan.vocab.size
     parts = {"encoder": encoder, "decoder": TiedDecoder(size) if tied else linear(size, dtype=encoder.dtype)}
 
@@ -106,4 +114,7 @@ def make(
         means = {k: (a.astype(present.dtype) * present).sum(1) / count for k, a in stages.items()}
         return means | {"features": out["features"]}
 
-    return Method(init, loss, online_trunk, encode, hooks={"score": score})
+    def wrap_tx(tx):
+        return rates_by_depth(tx, depth, encoder.stages + 1, layer_decay=layer_decay)
+
+    return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks={"score": score})

@@ -21,8 +21,8 @@ from jax import lax
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
-from ssl_jax.models.heads import linear
-from ssl_jax.optim.by_depth import by_path, from_update
+from ssl_jax.models.heads import Classifier, linear
+from ssl_jax.optim.by_depth import by_path, from_update, rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -39,8 +39,10 @@ def make(
     head_rate: float = 1.0,
     unfreeze_every: float = 0.0,
     head_init: float | None = None,
+    head_hidden: int | None = None,
+    head_dropout: Sequence[float] = (0.0, 0.0),
 ) -> Method:
-    """A linear classifier on ``encoder``, both trained.
+    """A classifier on ``encoder``, both trained.
 
     Args:
       label_smoothing: s in [0, 1).
@@ -52,6 +54,9 @@ def make(
         ``optim.clip_norm`` bounds each part by itself.
       head_init: standard deviation of the classifier's first weights, 0 for zeros; None: truncated normal,
         1/sqrt(fan_in).
+      head_hidden: width of a hidden layer, for ULMFiT's classifier: BatchNorm, dropout, Dense, ReLU and BatchNorm,
+        dropout, Dense; None: a linear one.
+      head_dropout: of the features and of the hidden layer, with ``head_hidden``.
 
     Raises:
       ValueError: an argument outside its meaning, a part that the encoder does not have, data without labels.
@@ -65,10 +70,6 @@ def make(
         raise ValueError("method.name='supervised' needs labels and data.source has none; use class sub-folders")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"method.label_smoothing={label_smoothing} must be in [0, 1)")
-    if not 0 < layer_decay <= 1:
-        raise ValueError(f"method.layer_decay={layer_decay} must be in (0, 1]; 1 is one rate for all")
-    if not head_rate > 0:
-        raise ValueError(f"method.head_rate={head_rate} must be positive; 1 is one rate for all")
     top = encoder.stages + 1
     below = {"": 0, "stem": 1, **{f"stage{k}": k + 1 for k in range(1, top)}, "encoder": top}
     if frozen not in below:
@@ -78,7 +79,15 @@ def make(
     every = max(1, round(unfreeze_every * plan.steps_per_epoch)) if unfreeze_every else 0
     # How many depths stand still in each phase of the run.
     phases = range(top if every else below[frozen], below[frozen] - 1, -1)
-    parts = {"encoder": encoder, "classifier": linear(num_classes, init=head_init)}
+    rates_by_depth(optax.identity(), models.depth, top, layer_decay=layer_decay, head_rate=head_rate)  # refused early
+    head = linear(num_classes, init=head_init)
+    if head_hidden is not None:
+        head = Classifier((head_hidden, num_classes), tuple(head_dropout), head_init)
+    elif any(head_dropout):
+        raise ValueError(
+            f"method.head_dropout={tuple(head_dropout)} is for a hidden layer; set method.head_hidden, too"
+        )
+    parts = {"encoder": encoder, "classifier": head}
 
     def depth(path) -> int:
         return models.depth(path, stages=encoder.stages)
@@ -110,17 +119,12 @@ def make(
         def group(path, _) -> str:
             return "never" if depth(path) < below[frozen] else f"from{every * (top - depth(path))}"
 
-        def scale(path, update):
-            return update * (layer_decay ** (top - depth(path)) * (head_rate if depth(path) == top else 1.0))
-
         if frozen or every:
             firsts = {every * (top - d) for d in range(below[frozen], top + 1)}
             groups: dict[Hashable, optax.GradientTransformation] = {"never": optax.set_to_zero()}
             groups |= {f"from{first}": from_update(tx, first) if first else tx for first in firsts}
             tx = optax.partition(groups, by_path(group))
-        if (layer_decay, head_rate) != (1, 1):  # last, so that adaptive optimizers and weight decay feel it
-            tx = optax.chain(tx, optax.stateless(lambda updates, params: by_path(scale)(updates)))
-        return tx
+        return rates_by_depth(tx, depth, top, layer_decay=layer_decay, head_rate=head_rate)
 
     def classify(variables, images):
         images = normalize(images, mean, std)

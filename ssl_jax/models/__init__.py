@@ -227,10 +227,11 @@ def deepest(outputs: Mapping[str, Array]) -> Array:
 def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
     """Mean over the places of every stage map or token row, ``{name: [b, c]}``, float32 or better; ``[b, c]`` stays.
 
-    With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``.
+    With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``. The
+    state that an encoder of text carries on, ``"rows"``, is left out.
     """
     pool = {4: partial(_grid_pool, max_dim=max_dim), 3: lambda a: global_pool(a[:, None]), 2: lambda a: a}
-    return {name: pool[a.ndim](a) for name, a in outputs.items()}
+    return {name: pool[a.ndim](a) for name, a in outputs.items() if name != "rows"}
 
 
 def _grid_pool(x: Array, max_dim: int | None) -> Array:

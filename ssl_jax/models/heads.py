@@ -10,6 +10,7 @@ import jax
 from jax import numpy as jnp
 
 from ssl_jax.models.norm import BatchNorm, LayerNorm
+from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis
 
 
@@ -159,6 +160,41 @@ def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dt
     """
     kernel_init = lecun_kernel if init is None else nn.initializers.normal(init)
     return MLP((out_dim,), out_bias=use_bias, kernel_init=kernel_init, dtype=dtype)
+
+
+class Classifier(nn.Module):
+    """``[b, d] -> [b, classes]``: before each Dense BatchNorm and dropout, between them ReLU.
+
+    Called with ``key=`` of the step for dropout; without it nothing is dropped.
+
+    Attributes:
+      sizes: width of the hidden layers, and classes.
+      dropout: of what goes into each Dense.
+      last_init: standard deviation of the last weights, 0 for zeros; None: truncated normal, 1/sqrt(fan_in).
+
+    Reference: Howard and Ruder 2018 (ULMFiT), section 3.3.
+    """
+
+    sizes: tuple[int, ...]
+    dropout: tuple[float, ...]
+    last_init: float | None = None
+    norm: Callable[..., nn.Module] = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None, key: Array | None = None) -> Array:
+        if len(self.dropout) != len(self.sizes) or not all(0 <= rate < 1 for rate in self.dropout):
+            raise ValueError(f"method.head_dropout={self.dropout} must be {len(self.sizes)} numbers in [0, 1)")
+        last = lecun_kernel if self.last_init is None else nn.initializers.normal(self.last_init)
+        for i, (size, rate) in enumerate(zip(self.sizes, self.dropout, strict=True)):
+            x = self.norm(name=f"norm{i}")(x, train=train, axis=axis)
+            if train and key is not None and rate:
+                keys = row_keys(named_key(key, f"dropout{i}"), len(x), axis)
+                kept = jax.vmap(lambda k, rate=rate, shape=x.shape[1:]: jax.random.bernoulli(k, 1 - rate, shape))(keys)
+                x = jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+            end = i == len(self.sizes) - 1
+            x = nn.Dense(size, kernel_init=last if end else lecun_kernel, name=f"dense{i}")(x)
+            x = x if end else nn.relu(x)
+        return x
 
 
 class TiedDecoder(nn.Module):

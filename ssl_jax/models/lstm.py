@@ -45,6 +45,8 @@ class LSTM(nn.Module):
       input_dropout: of the embedded words.
       word_dropout: of words: everywhere in the batch a word is nothing.
       weight_dropout: of U.
+      bptt: gradients go back over the state of at most so many tokens: it is cut before every multiple of them, which
+        bounds what a long document learns from its beginning but by pooling (ULMFiT's BPT3C). None: all of them.
       init_scale: embedding from U(-s, s); the layers are drawn from U(-1/sqrt(hidden), 1/sqrt(hidden)) as torch does.
       norm: what methods make their heads with.
       frozen_stages: of the lowest so many parts (the embedding is one) nothing is dropped even with ``train``.
@@ -69,6 +71,7 @@ class LSTM(nn.Module):
     input_dropout: float = 0.0
     word_dropout: float = 0.0
     weight_dropout: float = 0.0
+    bptt: int | None = None
     init_scale: float = 0.1
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
@@ -97,10 +100,10 @@ class LSTM(nn.Module):
         return (*(self.hidden or self.width for _ in range(self.layers - 1)), self.width)
 
     def _check(self) -> None:
-        if min(self.vocab, self.width, self.layers, self.hidden or 1) < 1:
+        if min(self.vocab, self.width, self.layers, self.hidden or 1, 1 if self.bptt is None else self.bptt) < 1:
             raise ValueError(
-                f"model.vocab={self.vocab}, width={self.width}, hidden={self.hidden}, layers={self.layers} make no "
-                "network; use numbers from 1 on"
+                f"model.vocab={self.vocab}, width={self.width}, hidden={self.hidden}, layers={self.layers}, "
+                f"bptt={self.bptt} make no network; use numbers from 1 on"
             )
         for name in ("dropout", "inner_dropout", "input_dropout", "word_dropout", "weight_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -149,7 +152,7 @@ class LSTM(nn.Module):
                 u = jnp.where(kept, u / (1 - self.weight_dropout), jnp.zeros_like(u))
             nothing = jnp.zeros((len(x), size), x.dtype)
             h, c = (nothing, nothing) if rows is None else rows[k - 1]
-            x, state = _layer(x, w, u, b, (h.astype(x.dtype), c.astype(x.dtype)))
+            x, state = _layer(x, w, u, b, (h.astype(x.dtype), c.astype(x.dtype)), self.bptt)
             states.append(state)
             outputs[f"stage{k}"] = x
             if k < self.layers:
@@ -162,17 +165,23 @@ def _uniform(scale: float) -> Callable[..., Array]:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -scale, scale)
 
 
-def _layer(x: Array, w: Array, u: Array, b: Array, begin: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+def _layer(
+    x: Array, w: Array, u: Array, b: Array, begin: tuple[Array, Array], bptt: int | None
+) -> tuple[Array, tuple[Array, Array]]:
     """One layer over ``[b, t, c]``; what needs no state is one product for all tokens."""
+    cuts = None if bptt is None else np.arange(x.shape[1]) % bptt == 0
 
-    def step(state, projected):
+    def step(state, given):
+        projected, cut = given
+        if cut is not None:
+            state = jax.tree.map(lambda a: jnp.where(cut, jax.lax.stop_gradient(a), a), state)
         h, c = state
         i, f, g, o = jnp.split(projected + h @ u, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
-    state, hidden = jax.lax.scan(step, begin, jnp.swapaxes(x @ w + b[None, None], 0, 1))
+    state, hidden = jax.lax.scan(step, begin, (jnp.swapaxes(x @ w + b[None, None], 0, 1), cuts))
     return jnp.swapaxes(hidden, 0, 1), state
 
 

@@ -115,6 +115,53 @@ def step_decay(
     return schedule
 
 
+def slanted_triangular(peak: float, total_steps: int, *, cut: float = 0.1, ratio: float = 32.0) -> Schedule:
+    """A short rise and a long fall, both linear; ULMFiT's.
+
+    ``lr(t) = peak (1 + p (ratio - 1)) / ratio``, with ``p = t / C`` for t < C and ``(T - t) / (T - C)`` from there on;
+    ``C = max(1, floor(T cut))``. So ``peak / ratio`` at 0 and from T on, ``peak`` at C.
+
+    Args:
+      peak: highest value.
+      total_steps: T.
+      cut: share of the steps in which it rises, in (0, 1).
+      ratio: of the highest to the lowest value, 1 or more.
+
+    Reference: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018, equation 3, whose
+    ``C (1 / cut - 1)`` is T - C where T cut is whole.
+    """
+    if not 0 < cut < 1 or not ratio >= 1 or total_steps < 2:
+        raise ValueError(
+            f"slanted_triangular needs cut in (0, 1), ratio >= 1 and total_steps >= 2, got "
+            f"{cut}, {ratio}, {total_steps}"
+        )
+    top = max(1, math.floor(total_steps * cut))
+
+    def schedule(step):
+        t = _as_float(step)
+        p = jnp.where(t < top, t / top, jnp.maximum(total_steps - t, 0) / (total_steps - top))
+        return peak * (1 + p * (ratio - 1)) / ratio
+
+    return schedule
+
+
+def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear warmup from 0, then linear to 0 at ``total_steps``; BERT's.
+
+    Raises:
+      ValueError: unless 0 <= warmup_steps < total_steps (:func:`cut_warmup` shortens the warmup).
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(f"warmup_steps={warmup_steps} is not in [0, total_steps={total_steps}); use 0 (cut_warmup)")
+
+    def schedule(step):
+        t = _as_float(step)
+        falling = jnp.maximum(total_steps - t, 0) / (total_steps - warmup_steps)
+        return peak * jnp.where(t < warmup_steps, t / max(warmup_steps, 1), falling)
+
+    return schedule
+
+
 def linear(first: float, last: float, total_steps: int) -> Schedule:
     """From ``first`` at step 0 to ``last`` at ``total_steps`` and from there on, in equal steps."""
     return lambda step: first + (last - first) * jnp.minimum(_as_float(step) / total_steps, 1.0)

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -139,7 +140,7 @@ def why_no_run_goes_on(workdir: Workdir, step: int) -> str | None:
     try:
         _load(folder(workdir) / str(step), ("training",))
     except Exception as error:
-        if other := not_damage(error):
+        if other := not_damage(error) or (None if _orbax_reads() else error):
             raise other from error
         return _reason(error)
     return None
@@ -236,7 +237,7 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
         try:
             result = read(place / str(candidate))
         except Exception as error:
-            other = not_damage(error)
+            other = not_damage(error) or (None if _orbax_reads() else error)
             reason = _reason(error)
         everywhere = multihost_utils.process_allgather(np.array([reason != "", other is not None]))
         unusable, stopped = np.any(np.reshape(everywhere, (-1, 2)), axis=0)
@@ -276,6 +277,18 @@ def not_damage(error: Exception) -> Exception | None:
     if text.startswith(OF_THE_SYSTEM) or number not in (0, errno.ENOENT, errno.ENOTDIR):
         return OSError(number or errno.EIO, f"a checkpoint cannot be read: {_reason(error)}")
     return None
+
+
+def _orbax_reads() -> bool:
+    """Whether what is written just now can be read; where it cannot, the installation is at fault and no file."""
+    if jax.process_count() > 1:  # where one process alone may have met an error, and Orbax waits for all
+        return True
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            ocp.save(os.path.join(place, "1"), {"sample": np.arange(3)})
+            return bool((ocp.load(os.path.join(place, "1"))["sample"] == np.arange(3)).all())
+        except Exception:
+            return False
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,10 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import config as configs
+from ssl_jax import models
 from ssl_jax.config import Config
 from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
-from ssl_jax.interop import weights
+from ssl_jax.interop import vocabulary, weights
 from ssl_jax.run import checkpoint, folder, provenance
 from ssl_jax.run.leaves import by_name
 from ssl_jax.run.processes import without_tpu
@@ -116,7 +117,7 @@ def variables_spec(method: Method, modality: Modality, plan: Plan) -> Variables:
 
 def load_given(
     init_from: Mapping[str, str], method: Method, modality: Modality, config: Config, plan: Plan
-) -> dict[str, tuple[Tree, Tree]]:
+) -> tuple[dict[str, tuple[Tree, Tree]], tuple[str, ...]]:
     """What ``init_from`` gives a method at its start, checked leaf by leaf against its own variables.
 
     Args:
@@ -124,22 +125,24 @@ def load_given(
         takes the trunk of that run, another part all of it.
 
     Returns:
-      part -> (params, model_state).
+      (part -> (params, model_state), what is to be said of it). An encoder of tokens from a run with another vocabulary
+      has its rows put where their words are here, and the mean of all rows for words that it does not know.
 
     Raises:
       ValueError: no such run or file; another architecture, naming the first parameter that differs.
     """
     spec = variables_spec(method, modality, plan)
-    given = {}
+    given, notes = {}, []
     for part, source in init_from.items():
         key = "init_from" if part == "encoder" else f"init_from.{part}"
         want = method.trunk(spec) if part == "encoder" else method.parts[part].read(spec)
         fix = f"use weights of this model ({config.model.name})"
         if weights.is_weights(source):
-            found = weights.read(source)
+            found, theirs = weights.read(source), vocabulary.of_files(weights.files(source))
         else:
             try:
                 other = open_run(source)
+                theirs = other.modality.words
                 if part == "encoder":
                     found = other.method.trunk(other.variables)
                 else:
@@ -152,8 +155,15 @@ def load_given(
                 fix += f"(there: {other.config.method.name})"
             else:
                 fix = f"use its model ({other.config.model.name}) and the arguments of its method"
+        if part == "encoder" and modality.words is not None:
+            found, said = vocabulary.by_word(found, _by_token(config), theirs, modality.words)
+            notes += [f"{key}={source}: {said}"] if said else []
         given[part] = _fitted(found, want, f"{key}={source}", fix)
-    return given
+    return given, tuple(notes)
+
+
+def _by_token(config: Config) -> tuple[str, ...]:
+    return getattr(models.make(config.model.name), "by_token", ())
 
 
 def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: str) -> tuple[Tree, Tree]:

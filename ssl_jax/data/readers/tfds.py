@@ -3,12 +3,15 @@
 Images of one known shape that fit in memory are decoded once, by TFDS (tf.image), into one uint8 array. Others are
 decoded as :mod:`ssl_jax.data.images.decode` says, from their bytes in memory or, where those do not fit either, from
 where they lie in the TFRecord or ArrayRecord files (:mod:`ssl_jax.data.readers.records`).
+
+A dataset without images and with a text is one of text, which lies in memory.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ import numpy as np
 
 from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
-from ssl_jax.data.readers import records
+from ssl_jax.data.readers import records, split_names
+from ssl_jax.data.readers.text import MAX_UNREADABLE, TEXTS, of_texts
 from ssl_jax.data.source import Decoding, Source, sha256
-from ssl_jax.names import nearest
+from ssl_jax.names import hint, nearest
 from ssl_jax.online.progress import counted
 
 READ_BATCH = 512
@@ -36,8 +40,14 @@ def load(
     decoding: Decoding,
     cache_dir: Path,
     memory_limit: int,
-) -> tuple[Source, Source | None]:
-    """Train and test of a TFDS dataset; see :func:`ssl_jax.data.source.load`. Test is None if there is none."""
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[Source, Source | None, Source | None]:
+    """Train, test and unlabelled examples of a TFDS dataset; see :func:`ssl_jax.data.readers.load`.
+
+    Test is None where there is none. A split without labels counts where a dataset is of text ("unsupervised"): it is
+    what language models read.
+    """
     tfds = _import()
     if Path(name).is_absolute() or ".." in Path(name.partition(":")[0]).parts:
         raise ValueError(f"tfds:{name} names no dataset; give name[/config][:version], and data.data_dir=<path>")
@@ -58,10 +68,16 @@ def load(
     chosen = [_chosen(builder.info, s) for s in names]
     if len(names) == 2:
         _refuse_shared(f"tfds:{builder.info.full_name}", names, chosen, cache_dir)
+    if _is_text(tfds, builder.info.features):
+        more = [s for s in splits if split_names.role(s) == "unlabelled" and train_split == "train"][:1]
+        chosen += [_chosen(builder.info, s) for s in more]
+        asked = {"text": text_column, "label": label_column}
+        read = [_read_texts(tfds, builder, s, c, cache_dir, asked) for s, c in zip(names + more, chosen, strict=True)]
+        return read[0], read[1] if len(names) == 2 else None, read[-1] if more else None
     sources = [
         _read(tfds, builder, s, c, memory_limit, cache_dir, decoding) for s, c in zip(names, chosen, strict=True)
     ]
-    return sources[0], sources[1] if len(sources) == 2 else None
+    return sources[0], sources[1] if len(sources) == 2 else None, None
 
 
 def _import() -> Any:
@@ -254,19 +270,81 @@ def _image_and_label(tfds, features, full_name: str) -> tuple[str, str | None, s
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     if not images:
         raise ValueError(
-            f"{full_name} has no image feature, only {', '.join(sorted(features))}; choose an image dataset"
+            f"{full_name} has neither images nor text, only {', '.join(sorted(features))}; choose another dataset"
         )
     image = "image" if "image" in images else images[0]
     if features[image].np_dtype != np.uint8:
         raise ValueError(f"{full_name}: images are {np.dtype(features[image].np_dtype)}; uint8 can be used")
+    return image, *_label(tfds, features)
+
+
+def _label(tfds, features) -> tuple[str | None, str]:
+    """Name of the label, None where there is none, and why there is none."""
     classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     if classes:
-        return image, "label" if "label" in classes else classes[0], ""
+        return "label" if "label" in classes else classes[0], ""
     numbers = [k for k, f in features.items() if _is_integer(f)]
     label = next((name for name in LABELS if name in numbers), None)
     there = ", ".join(sorted(features))
-    return image, label, f"no feature is a ClassLabel or an integer called label (there: {there})"
+    return label, f"no feature is a ClassLabel or an integer called label (there: {there})"
 
 
 def _is_integer(feature: Any) -> bool:
     return getattr(feature, "shape", None) == () and np.dtype(getattr(feature, "np_dtype", object)).kind in "iu"
+
+
+def _is_text(tfds, features) -> bool:
+    kinds = [type(feature) for feature in features.values()]
+    return tfds.features.Text in kinds and not any(issubclass(kind, tfds.features.Image) for kind in kinds)
+
+
+def _read_texts(tfds, builder, split: str, chosen: Any, cache_dir: Path, asked: dict[str, str | None]) -> Source:
+    """A split of text; ``asked``: the features that are "text" and "label", None: found by type and usual names."""
+    info = builder.info
+    full_name, features = f"tfds:{info.full_name}", info.features
+    for role, name in asked.items():
+        if name is not None and name not in features:
+            raise ValueError(
+                f"{full_name} has no feature {name!r} (data.{role}_column); {hint(name, features)}it has "
+                f"{', '.join(sorted(features))}"
+            )
+    texts = [k for k, f in features.items() if isinstance(f, tfds.features.Text)]
+    text = asked["text"] or next((name for name in TEXTS if name in texts), texts[0])
+    label, why = (asked["label"], "") if asked["label"] else _label(tfds, features)
+    n = chosen.num_examples
+    found, labels, unread = [], np.full(n, -1, np.int64), 0
+    for i, (data, of) in enumerate(
+        counted(_examples(tfds, builder, split, text, label), f"reading {split}", n, "texts")
+    ):
+        try:
+            found.append(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            unread += 1
+            found.append(data.decode("utf-8", "replace"))
+        labels[i] = of
+    if unread > MAX_UNREADABLE * len(found):
+        raise ValueError(f"{full_name}:{split}: {unread} of {len(found)} texts are no UTF-8; prepare it again as UTF-8")
+    other = sorted(set(texts) - {text})
+    notes = [f"{full_name}: the text is {text!r}; {', '.join(other)} not used (data.text_column)"] if other else []
+    if unread:
+        notes.append(
+            f"{full_name}:{split}: {unread} of {len(found)} texts are no UTF-8; bytes that are none read as \ufffd"
+        )
+    named = label and isinstance(features[label], tfds.features.ClassLabel)
+    names = tuple(features[label].names) if named else None
+    known = label and (labels >= 0).any()
+    return of_texts(found, labels if known else None, names if known else None, tuple(notes), why)
+
+
+def _examples(tfds, builder, split: str, text: str, label: str | None) -> Iterator[tuple[bytes, int]]:
+    """Text and label of each example, in the order of the records."""
+    if builder.info.file_format.value == "array_record":  # of which TFDS makes no tf.data.Dataset
+        for example in builder.as_data_source(split):
+            data = example[text]
+            yield data.encode() if isinstance(data, str) else data, example[label] if label else -1
+        return
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    dataset = builder.as_dataset(split, shuffle_files=False, read_config=config)
+    pairs = dataset.map(lambda example: (example[text], example[label] if label else np.int64(-1)))
+    for texts, labels in pairs.batch(READ_BATCH).prefetch(2).as_numpy_iterator():
+        yield from zip(texts, labels, strict=True)

@@ -7,12 +7,7 @@ evaluated, ``data.tokenizer`` how text becomes tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
-
-from ssl_jax.data.modality import Modality
-from ssl_jax.data.source import Source
-from ssl_jax.types import Config, Plan
+from typing import Literal, NamedTuple
 
 
 class Stream(NamedTuple):
@@ -24,11 +19,6 @@ class Stream(NamedTuple):
 
     shuffle: bool = False
 
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
-
 
 class Pairs(NamedTuple):
     """Two parts of documents in a row of ``data.length`` tokens, the second what follows the first or not, for BERT.
@@ -39,25 +29,23 @@ class Pairs(NamedTuple):
 
     short: float = 0.1
 
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
-
 
 class Documents(NamedTuple):
     """One document in a row, cut at ``data.document_length`` tokens or padded to it, for classifiers.
 
     Attributes:
       enclosed: ``[CLS]`` stands before it and ``[SEP]`` behind it, as in BERT's rows.
+      unlabelled: of a batch of two parts the other form of each unlabelled document, beside the document itself:
+        "replaced" (words that tell little of it are others, see ``replace.py``) or "text_2" (a column of that name,
+        such as a translation there and back); "": batches have one part.
+      ratio: rows of the second part for each of the first, where ``data.ratio`` says no other.
+      share: of the words that are replaced.
     """
 
     enclosed: bool = False
-
-    def modality(self, data: Config, *, train: Source | None, plan: Plan | None, folder: Path | None) -> Modality:
-        from ssl_jax.data.text import modality
-
-        return modality.make(self, data, train=train, folder=folder)
+    unlabelled: Literal["", "replaced", "text_2"] = ""
+    ratio: int = 3
+    share: float = 0.3
 
 
 Recipe = Stream | Pairs | Documents
@@ -70,4 +58,8 @@ RECIPES: Mapping[str, Recipe] = {
     "pairs": Pairs(),
     "documents": Documents(),
     "documents_enclosed": Documents(enclosed=True),
+    # UDA: few labelled documents, and all without labels in two forms (Xie et al. 2020).
+    "documents_uda": Documents(unlabelled="replaced"),
+    "documents_uda_pairs": Documents(unlabelled="text_2"),
+    "documents_uda_enclosed": Documents(enclosed=True, unlabelled="replaced"),
 }

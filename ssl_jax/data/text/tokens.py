@@ -130,12 +130,21 @@ def read(path: Path | str) -> Tokenizer:
       ValueError: of one line: there is none, or it is damaged, or its padding is not token 0.
     """
     try:
-        tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); put a copy of the tokenizer there") from error
-    except Exception as error:  # the library raises bare ones
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no tokenizer of the tokenizers library ({error})") from error
-    vocab(tokenizer, str(path))
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> Tokenizer:
+    """The tokenizer that a text describes; ValueError as of :func:`read`."""
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare ones
+        raise ValueError(f"{where} is no tokenizer of the tokenizers library ({error})") from error
+    vocab(tokenizer, where)
     tokenizer.no_padding()  # which methods and recipes see to
     tokenizer.no_truncation()
     return tokenizer
@@ -154,6 +163,11 @@ def vocab(tokenizer: Tokenizer, where: str = "the tokenizer") -> Vocab:
     if special["pad"] != 0:
         raise ValueError(f"{where} has no padding token {PAD} numbered 0, which all methods count on; renumber it")
     return Vocab(tokenizer.get_vocab_size(), **{**special, "pad": 0})
+
+
+def words(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """What each token is, by its number."""
+    return tuple(sorted(known := tokenizer.get_vocab(), key=known.__getitem__))
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:

@@ -1,0 +1,23 @@
+"""ULMFiT's classifier on IMDb for two CPU cores: 128 wide, reviews cut at 192 words.
+
+    python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews
+
+Cost: to be measured, minutes.
+Expected: to be measured.
+"""
+
+from __future__ import annotations
+
+from configs import ulmfit_classifier
+
+
+def get_config():
+    config = ulmfit_classifier.get_config()
+    config.model.update({"width": 128, "hidden": 128, "layers": 1})
+    config.model.update({"dropout": 0.2, "inner_dropout": 0.0, "input_dropout": 0.2})
+    config.model.update({"word_dropout": 0.02, "weight_dropout": 0.2})
+    config.data.update({"document_length": 192, "global_batch_size": 32})
+    config.data.tokenizer.size = 8000
+    config.train.update({"epochs": 4, "log_every": 20, "eval_every": 350, "checkpoint_every": 350})
+    config.eval.online_queries = 1000
+    return config

@@ -1,0 +1,50 @@
+"""The house: imports point one way, those inside functions too, and few files lie loose."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ssl_jax"
+
+
+def name_of(file: Path) -> str:
+    parts = ("ssl_jax", *file.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file: Path, known: set[str]) -> set[str]:
+    """Modules of ours that a file imports, wherever in it, but for types alone."""
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssl_jax"):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found.update(inside or {node.module})
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name in known)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found - {name_of(file)}
+
+
+def test_no_circle_of_imports():
+    files = {name_of(file): file for file in PACKAGE.rglob("*.py")}
+    graph = {name: imported(file, set(files)) for name, file in files.items()}
+    assert len(graph) > 100
+    assert "ssl_jax.types" in graph["ssl_jax.step"]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_ten_files_lie_loose():
+    assert len(list(PACKAGE.glob("*.py"))) <= 10, sorted(path.name for path in PACKAGE.glob("*.py"))
