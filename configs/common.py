@@ -48,6 +48,7 @@ def base() -> Config:
     data.document_length = 256  # tokens of a document that a classifier and evaluation see
     data.text_column = placeholder(str)  # of tables; null: found by the usual names (text, sentence, review, ...)
     data.label_column = placeholder(str)
+    data.second_column = placeholder(str)  # another form of the text, as a translation there and back; null: text_2
     data.tokenizer = ConfigDict({"kind": "words"})  # spaced (as the text is) | words | wordpiece | bpe
     data.tokenizer.size = placeholder(int)  # of the vocabulary; null: all words that are frequent enough
     data.tokenizer.min_frequency = 2

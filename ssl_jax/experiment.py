@@ -173,7 +173,7 @@ def _parts_of(config: Config, recipe: Any) -> Any:
             )
         return recipe
     if config.method.name in methods.FROM_LABELS:
-        return recipe._replace(unlabelled=())
+        return recipe._replace(unlabelled=recipe._field_defaults["unlabelled"])
     return recipe if ratio is None else recipe._replace(ratio=ratio)
 
 
@@ -237,7 +237,7 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column")}
+    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column", "second_column")}
     arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
         return _with_few_labels(config, readers.load(config.data.source, **arguments))

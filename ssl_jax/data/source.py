@@ -54,7 +54,8 @@ class Source:
     """One split of a dataset, immutable, with random access.
 
     Attributes:
-      columns: name -> array with ``n`` rows. Exactly one of ``"text"`` (objects, strings), ``"image"`` (uint8
+      columns: name -> array with ``n`` rows. Exactly one of ``"text"`` (objects, strings; beside it maybe ``"text_2"``,
+        another form of each), ``"image"`` (uint8
         ``[n, h, w, c]``), ``"encoded"`` (objects, the bytes of image files) and ``"path"`` (objects, absolute paths;
         inside other files beside ``"offset"`` and ``"length"``, which are inside record ``"record"`` where there is
         such a column). The last two come with ``"plain"`` (bool): a baseline JPEG that need not be turned, which
@@ -125,7 +126,11 @@ def join(first: Source, second: Source) -> Source:
     labels = (first.labels, second.labels)
     return dataclasses.replace(
         first,
-        columns={name: np.concatenate([column, second.columns[name]]) for name, column in first.columns.items()},
+        columns={
+            name: np.concatenate([column, second.columns[name]])
+            for name, column in first.columns.items()
+            if name in second.columns  # what is only measured may lack another form of its texts
+        },
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
         before=None,  # of a whole split alone

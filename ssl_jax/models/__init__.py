@@ -26,6 +26,7 @@ from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
+from ssl_jax.models.transformer import mean_token
 from ssl_jax.models.vit import ViT
 from ssl_jax.names import hint, imported, is_imported
 from ssl_jax.types import Array, Axis, Tree
@@ -233,15 +234,9 @@ def pooled(outputs: Mapping[str, Array], max_dim: int | None = None, present: Ar
     """
     if present is not None:
         outputs = {name: a for name, a in outputs.items() if name not in ("rows", "output")}
-        return {name: _token_mean(a, present) if a.ndim == 3 else a for name, a in outputs.items()}
+        return {name: mean_token(a, present) if a.ndim == 3 else a for name, a in outputs.items()}
     pool = {4: partial(_grid_pool, max_dim=max_dim), 3: lambda a: global_pool(a[:, None]), 2: lambda a: a}
     return {name: pool[a.ndim](a) for name, a in outputs.items()}
-
-
-def _token_mean(x: Array, present: Array) -> Array:
-    x = x.astype(np.promote_types(x.dtype, np.float32))
-    weight = present.astype(x.dtype)[:, :, None]
-    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
 
 
 def _grid_pool(x: Array, max_dim: int | None) -> Array:

@@ -34,6 +34,7 @@ def load(
     unlabelled: int | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    second_column: str | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
@@ -62,7 +63,8 @@ def load(
         ``~/.cache/ssl_jax``).
       memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
       unlabelled: an integer label that means "no label", beside -1.
-      text_column, label_column: of tables of text (default: found by the usual names).
+      text_column, label_column, second_column: of tables of text (default: found by the usual names); the last holds
+        another form of each text.
 
     Returns:
       Splits of three sources.
@@ -90,7 +92,7 @@ def load(
         if scheme == "pydoc":
             train, test = text.pydoc(), None
         else:
-            columns = text.Columns(text_column, label_column)
+            columns = text.Columns(text_column, label_column, second_column)
             train, val, test, more = text.load(_path(name, data_dir), **roles, columns=columns)
     elif scheme == "npz" and name:
         train, test = npz(_path(name, data_dir))

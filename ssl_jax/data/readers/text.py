@@ -26,17 +26,22 @@ from ssl_jax.names import hint
 
 PLAIN, TABLES = (".txt", ".text", ".tokens", ".raw"), (".csv", ".tsv", ".jsonl")
 TEXTS = ("text", "sentence", "review", "content", "document", "body")
+SECONDS = ("text_2",)
 LABELS = ("label", "labels", "class", "category", "sentiment", "target", "topic")
 HEADING = re.compile(r"^ ?= [^=](.*[^=])? = ?$")
 MAX_UNREADABLE = 0.01
 
 
 class Found(NamedTuple):
-    """Documents, of each its label (None where there is none), and what is to be said of them."""
+    """Documents, of each its label (None where there is none), and what is to be said of them.
+
+    ``seconds``: another form of each, such as a translation there and back; empty where there is none.
+    """
 
     texts: list[str]
     labels: list[str | int | None]
     notes: tuple[str, ...] = ()
+    seconds: Sequence[str] = ()
 
 
 class Sources(NamedTuple):
@@ -49,10 +54,14 @@ class Sources(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Names of the columns of a table that hold text and label; None: found by the usual names."""
+    """Names of the columns of a table that hold text, label and another form of the text.
+
+    None: found by the usual names; the other form is called ``text_2`` then.
+    """
 
     text: str | None = None
     label: str | None = None
+    second: str | None = None
 
 
 USUAL = Columns()
@@ -100,13 +109,17 @@ def of_texts(
     class_names: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
     why_unlabelled: str = "there are no labels",
+    seconds: Sequence[str] = (),
 ) -> Source:
-    """A source of texts in memory, with integer labels ``[n]`` or None."""
-    column = np.empty(len(texts), object)
-    column[:] = list(texts)
-    fingerprint = sha256(*column, *([] if labels is None else [labels]), *(class_names or ()))
+    """A source of texts in memory, with integer labels ``[n]`` or None, and another form of each or none."""
+    columns = {"text": np.empty(len(texts), object)}
+    columns["text"][:] = list(texts)
+    if len(seconds):
+        columns["text_2"] = np.empty(len(texts), object)
+        columns["text_2"][:] = list(seconds)
+    fingerprint = sha256(*columns["text"], *([] if labels is None else [labels]), *(class_names or ()), *seconds)
     why = why_unlabelled if labels is None else ""
-    return Source({"text": column}, labels, class_names, fingerprint, notes=notes, why_unlabelled=why)
+    return Source(columns, labels, class_names, fingerprint, notes=notes, why_unlabelled=why)
 
 
 def _source(parts: dict[str, Found], path: Path) -> dict[str, Source]:
@@ -120,6 +133,8 @@ def _source(parts: dict[str, Found], path: Path) -> dict[str, Source]:
 
     given = [np.array([stored(label) for label in part.labels], np.int64) for part in parts.values()]
     labels, names, notes = classes.number(given, names)
+    if "more" in parts and bool(parts["train"].seconds) != bool(parts["more"].seconds):
+        raise ValueError(f"{path}: documents of train and unlabelled ones must both have another form, or neither")
     made = {}
     for (role, part), numbered in zip(parts.items(), labels, strict=True):
         missing = sum(label is None for label in part.labels)
@@ -127,7 +142,8 @@ def _source(parts: dict[str, Found], path: Path) -> dict[str, Source]:
         if 0 < missing < len(part.labels):
             said += (f"{path}: {missing} of {len(part.labels)} documents of {role} have no label",)
         why = "" if numbered is not None else "there are no labels"
-        made[role] = of_texts(part.texts, numbered, None if numbered is None else names, said, why)
+        called = None if numbered is None else names
+        made[role] = of_texts(part.texts, numbered, called, said, why, part.seconds)
     return made
 
 
@@ -152,18 +168,22 @@ def _parts(path: Path) -> dict[str, Path]:
 def _joined(root: Path, path: Path, columns: Columns) -> Found:
     """All that a file or folder of the dataset ``root`` holds."""
     texts, labels, notes, passed = [], [], [], 0
+    seconds: list[str] = []
     lines = _Lines()
     for found, skipped in _below(path, columns, lines):
         texts += found.texts
         labels += found.labels
         notes += found.notes
+        seconds += found.seconds
         passed += skipped
     if passed:
         notes.append(f"{root}: passed over {passed} files that are neither text nor tables")
     notes += lines.said(root)
     if not any(text.strip() for text in texts):
         raise ValueError(f"text:{path} holds no text; files of text end in {', '.join((*PLAIN, *TABLES))}")
-    return Found(texts, labels, tuple(dict.fromkeys(notes)))
+    if seconds and len(seconds) != len(texts):
+        raise ValueError(f"{path}: {len(seconds)} of {len(texts)} documents have another form (data.second_column)")
+    return Found(texts, labels, tuple(dict.fromkeys(notes)), seconds)
 
 
 def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found, int]]:
@@ -225,16 +245,20 @@ def _table(path: Path, columns: Columns, lines: _Lines) -> Found:
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     where = _column(path, names, columns.text, TEXTS, "text")
     label = _column(path, names, columns.label, LABELS, "label")
+    second = _column(path, names, columns.second, SECONDS, "second")
     assert where is not None
-    texts, labels = [], []
+    texts, labels, seconds = [], [], []
     for number, row in rows:
         if not isinstance(row.get(where), str):
             raise ValueError(f"{path}, line {number}: there is no text in the column {where!r}; remove the row")
+        if second is not None and not isinstance(row.get(second), str):
+            raise ValueError(f"{path}, line {number}: there is no text in the column {second!r}; remove the row")
         texts.append(row[where])
+        seconds += [] if second is None else [row[second]]
         labels.append(_label(path, number, row.get(label)) if label is not None else None)
     if all(isinstance(v, str) and re.fullmatch(r"-?\d+", v) for v in labels if v is not None):
         labels = [None if v is None or int(v) == -1 else int(v) for v in labels]
-    return Found(texts, labels)
+    return Found(texts, labels, seconds=seconds)
 
 
 def _label(path: Path, number: int, value: Any) -> str | int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.feed import Feed
+from ssl_jax.data import few_labels
+from ssl_jax.data.feed import Feed, together
 from ssl_jax.data.order import FOREVER, indices, process_rows
 from ssl_jax.data.source import Source
 from ssl_jax.types import Vocab
@@ -46,25 +47,39 @@ def require(vocab: Vocab, *roles: str) -> None:
 def feed(
     source: Source,
     documents: Sequence[np.ndarray],
+    recipe: Any,
     *,
     length: int,
     seed: int,
     global_batch_size: int,
     among: np.ndarray | None = None,
+    second: Callable[[int, int], np.ndarray] | None = None,
 ) -> Feed:
-    """How a classifier is fed: each epoch goes through all documents, or those ``among``, in an order of its own."""
-    pool = len(source) if among is None else among
-    number = len(source) if among is None else len(among)
+    """How a classifier is fed: each epoch goes through all documents, or those ``among``, in an order of its own.
 
-    def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
-        rows = process_rows(global_batch_size, process, process_count)
-        for step in range(start_step, FOREVER if total_steps is None else total_steps):
-            drawn = indices(pool, global_batch_size, seed, step)[rows]
-            label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
-            tokens = padded([documents[i] for i in drawn], length)
-            yield {"views": (tokens,), "label": label, "index": drawn.astype(np.int32)}
+    Args:
+      recipe: with ``unlabelled`` and ``ratio``, see :func:`ssl_jax.data.few_labels.parts`.
+      second: ``(step, i) -> tokens``: the other form of document i, in the second part of a batch of two.
+    """
+    number, parts = few_labels.parts(source, recipe, global_batch_size, among)
 
-    return Feed(batches, steps_per_epoch=number // global_batch_size, num_examples=number)
+    def part_of(among, global_batch_size, part):
+        pool = len(source) if among is None else among
+
+        def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
+            rows = process_rows(global_batch_size, process, process_count)
+            for step in range(start_step, FOREVER if total_steps is None else total_steps):
+                drawn = indices(pool, global_batch_size, seed, step, part)[rows]
+                label = np.full(len(drawn), -1, np.int32) if source.labels is None else source.labels[drawn]
+                views = (padded([documents[i] for i in drawn], length),)
+                if part and second:
+                    views = (*views, padded([second(step, int(i)) for i in drawn], length))
+                yield {"views": views, "label": label, "index": drawn.astype(np.int32)}
+
+        return batches
+
+    steps = number // parts[-1]["global_batch_size"]
+    return Feed(together(*(part_of(**part) for part in parts)), steps_per_epoch=steps, num_examples=number)
 
 
 def inputs(

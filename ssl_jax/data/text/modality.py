@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
-from ssl_jax.data.text import documents, pairs, streams, tokens
+from ssl_jax.data.text import documents, pairs, replace, streams, tokens
 from ssl_jax.data.text.recipes import Documents, Pairs, Recipe, Stream
 from ssl_jax.types import Config, Vocab
 
@@ -131,13 +131,42 @@ def _documents(recipe: Documents, data: Config, text: Text) -> Form:
         found = text.read(source, tokens.encode)
         whole = documents.enclosed(found, text.vocab, length) if recipe.enclosed else found
         sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
-        made = documents.feed(source, whole, among=among, **sizes)
-        notes, room = [_unknown(found, text.vocab)], length - 2 * recipe.enclosed
+        room, second = length - 2 * recipe.enclosed, None
+        if recipe.unlabelled:
+            second = _second(recipe, source, [document[:room] for document in found], text, length, seed)
+        made = documents.feed(source, whole, recipe, among=among, second=second, **sizes)
+        notes = [_unknown(found, text.vocab)]
         if cut := sum(len(each) > room for each in found):
             notes.append(f"{cut} of {len(found)} documents are cut at data.document_length={length} tokens")
         return made._replace(notes=(*made.notes, *notes))
 
-    return Form(length, lambda rows: {}, feed, None, enclosed=recipe.enclosed)
+    def leaves(rows: int) -> dict[str, Any]:
+        if not recipe.unlabelled:
+            return {}
+        row = jax.ShapeDtypeStruct((rows * recipe.ratio, length), np.int32)
+        return {"unlabelled": {"views": (row, row), "index": jax.ShapeDtypeStruct(row.shape[:1], np.int32)}}
+
+    return Form(length, leaves, feed, None, enclosed=recipe.enclosed)
+
+
+def _second(
+    recipe: Documents, source: Source, found: list[np.ndarray], text: Text, length: int, seed: int
+) -> Callable[[int, int], np.ndarray]:
+    """``(step, i) -> tokens`` of the other form of document i; ``found`` are the documents as they are seen."""
+
+    def whole(tokens: list[np.ndarray]) -> list[np.ndarray]:
+        return documents.enclosed(tokens, text.vocab, length) if recipe.enclosed else tokens
+
+    if recipe.unlabelled == "replaced":
+        words = replace.corpus(found, text.vocab.size, [i for i in text.vocab[1:] if i is not None])
+        return lambda step, i: whole([replace.replaced(found[i], words, recipe.share, (seed, step, i))])[0]
+    if "text_2" not in source.columns:
+        raise ValueError(
+            "this recipe takes the other form of each document from a column, and there is none; name it with "
+            "data.second_column, or use data.recipe=documents_uda"
+        )
+    others = whole(tokens.encode(text.tokenizer, [str(other) for other in source.columns["text_2"]]))
+    return lambda step, i: others[i]
 
 
 def _pairs(recipe: Pairs, data: Config, text: Text) -> Form:
@@ -162,7 +191,8 @@ def _pairs(recipe: Pairs, data: Config, text: Text) -> Form:
         return made._replace(notes=(*made.notes, _unknown([found.tokens], text.vocab)))
 
     def score(source: Source, **split: int):
-        return pairs.held_out(corpus(source), **form, **split)
+        sizes: dict[str, Any] = form | split
+        return pairs.held_out(corpus(source), **sizes)
 
     return Form(length, leaves, feed, score, unit="pairs", enclosed=True)
 

@@ -7,7 +7,7 @@ evaluated, ``data.tokenizer`` how text becomes tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Stream(NamedTuple):
@@ -35,9 +35,17 @@ class Documents(NamedTuple):
 
     Attributes:
       enclosed: ``[CLS]`` stands before it and ``[SEP]`` behind it, as in BERT's rows.
+      unlabelled: of a batch of two parts the other form of each unlabelled document, beside the document itself:
+        "replaced" (words that tell little of it are others, see ``replace.py``) or "text_2" (a column of that name,
+        such as a translation there and back); "": batches have one part.
+      ratio: rows of the second part for each of the first, where ``data.ratio`` says no other.
+      share: of the words that are replaced.
     """
 
     enclosed: bool = False
+    unlabelled: Literal["", "replaced", "text_2"] = ""
+    ratio: int = 3
+    share: float = 0.3
 
 
 Recipe = Stream | Pairs | Documents
@@ -50,4 +58,8 @@ RECIPES: Mapping[str, Recipe] = {
     "pairs": Pairs(),
     "documents": Documents(),
     "documents_enclosed": Documents(enclosed=True),
+    # UDA: few labelled documents, and all without labels in two forms (Xie et al. 2020).
+    "documents_uda": Documents(unlabelled="replaced"),
+    "documents_uda_pairs": Documents(unlabelled="text_2"),
+    "documents_uda_enclosed": Documents(enclosed=True, unlabelled="replaced"),
 }
