@@ -16,7 +16,7 @@ sys.path.insert(0, "tests")
 import runs
 
 def get_config():
-    config = runs.config("supervised", data__augment="device", data__recipe="uda_digits", eval__knn=False)
+    config = runs.config("supervised", data__augment="device", data__recipe="runs:TWO_PARTS", eval__knn=False)
     config.method.update({"name": "uda"})
     config.data.update({"labelled": 20, "ratio": 2, "global_batch_size": 8})
     config.train.update({"steps": 2, "eval_every": 2, "checkpoint_every": 2})
