@@ -16,7 +16,7 @@ import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 TOKENS, LENGTH = 50, 12  # of text
-OF_TEXT = {"language_model"}
+OF_TEXT = {"language_model", "bert"}
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 TX = optax.sgd(0.05)
@@ -47,6 +47,7 @@ CASES = {
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
     "language_model": {"activity": 2.0, "change": 1.0},
+    "bert": {"mask_rate": 0.3},
     "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
 VARIANTS = {
@@ -70,6 +71,7 @@ VARIANTS = {
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
     ),
+    "bert-whole_word": ("bert", {"mask_rate": 0.3, "whole_word": True, "nsp": False}),
     "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
     "triplet-all": ("triplet", {"projector_dim": 16, "mining": "all"}),
     "triplet-random": ("triplet", {"projector_dim": 16, "mining": "random", "normalize": False, "margin": 1.0}),
@@ -86,6 +88,10 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts
+        "text_transformer",
+        {"vocab": TOKENS, "width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "positions": 16, "dropout": 0.1},
+    ),
     "language_model": (
         "lstm",
         {
@@ -105,7 +111,7 @@ def make(case: str, **plan):
 
     name, arguments = ALL[case]
     if name in OF_TEXT:
-        plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2)} | plan
+        plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2, cls=3, sep=4, mask=5)} | plan
     plan = Plan(
         **{
             "total_steps": 20,
@@ -145,16 +151,20 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
     Of a case of text: tokens that often come two by two, with padding at the end of some rows; some rows begin anew.
     """
     rng = np.random.default_rng(step)
-    if case in OF_TEXT:
+    if case and ALL[case][0] in OF_TEXT:
         tokens = rng.integers(1, TOKENS, (rows, LENGTH + 1)).astype(np.int32)
         tokens[:, 1::2] = np.where(rng.random((rows, 1)) < 0.8, tokens[:, :-1:2] % (TOKENS - 1) + 1, tokens[:, 1::2])
         tokens[::5, -2:] = 0
         label = rng.integers(0, CLASSES, rows).astype(np.int32)
+        known = {"label": label, "index": np.arange(rows, dtype=np.int32)}
+        if ALL[case][0] == "bert":
+            pair = tokens[:, :LENGTH]
+            pair[:, 0], pair[:, LENGTH // 2] = 3, 4
+            segment = np.broadcast_to(np.arange(LENGTH) > LENGTH // 2, pair.shape).astype(np.int32)
+            known |= {"segment": segment, "continues": pair % 3 == 0, "random_next": rng.random(rows) < 0.5}
+            return {"tokens": pair, "views": (pair,)} | known
         first = rng.random(rows) < (1 if step == 0 else 0.2)
-        return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | {
-            "label": label,
-            "index": np.arange(rows, dtype=np.int32),
-        }
+        return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | known
     base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
     label = rng.integers(0, CLASSES, rows).astype(np.int32)
