@@ -16,7 +16,8 @@ import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 TOKENS, LENGTH = 50, 12  # of text
-OF_TEXT = {"language_model"}
+OF_TEXT = {"language_model", "word2vec", "glove"}
+WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 TX = optax.sgd(0.05)
@@ -47,6 +48,8 @@ CASES = {
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
     "language_model": {"activity": 2.0, "change": 1.0},
+    "word2vec": {"negatives": 3},
+    "glove": {"x_max": 1.0},
     "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
 VARIANTS = {
@@ -71,6 +74,7 @@ VARIANTS = {
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
     ),
     "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
+    "word2vec-cbow": ("word2vec", {"form": "cbow"}),
     "triplet-all": ("triplet", {"projector_dim": 16, "mining": "all"}),
     "triplet-random": ("triplet", {"projector_dim": 16, "mining": "random", "normalize": False, "margin": 1.0}),
     "inpainting-adversarial": (
@@ -86,6 +90,8 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
+    "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
     "language_model": (
         "lstm",
         {
@@ -145,15 +151,15 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
     Of a case of text: tokens that often come two by two, with padding at the end of some rows; some rows begin anew.
     """
     rng = np.random.default_rng(step)
-    if case in OF_TEXT:
+    if case.partition("-")[0] in OF_TEXT:
         tokens = rng.integers(1, TOKENS, (rows, LENGTH + 1)).astype(np.int32)
         tokens[:, 1::2] = np.where(rng.random((rows, 1)) < 0.8, tokens[:, :-1:2] % (TOKENS - 1) + 1, tokens[:, 1::2])
         tokens[::5, -2:] = 0
         label = rng.integers(0, CLASSES, rows).astype(np.int32)
         first = rng.random(rows) < (1 if step == 0 else 0.2)
         return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | {
-            "label": label,
-            "index": np.arange(rows, dtype=np.int32),
+            **{"label": label, "index": np.arange(rows, dtype=np.int32)},
+            **leaves_of_words(case.partition("-")[0], tokens, rng, dtype),
         }
     base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
@@ -164,6 +170,18 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
         return batch
     more = batch_of(1000 + step, RATIO * rows, dtype)
     return batch | {"views": views[:1], "unlabelled": {"views": more["views"], "index": more["index"]}}
+
+
+def leaves_of_words(name: str, tokens: np.ndarray, rng: np.random.Generator, dtype) -> dict:
+    """What a batch of word2vec or GloVe has besides."""
+    rows, length = len(tokens), LENGTH - 2 * WINDOW
+    if name == "word2vec":
+        reach = rng.integers(0, WINDOW + 1, (rows, length)).astype(np.int32)
+        return {"reach": reach, "negatives": rng.integers(1, TOKENS, (rows, NEGATIVES)).astype(np.int32)}
+    if name == "glove":
+        words, contexts = rng.integers(1, TOKENS, (2, rows, CELLS)).astype(np.int32)
+        return {"views": (words,), "context": contexts, "count": rng.uniform(0.1, 3, words.shape).astype(dtype)}
+    return {}
 
 
 @contextlib.contextmanager
