@@ -4,7 +4,8 @@
     python experiments/few_labels.py --config configs/uda_digits.py --out runs/few_digits
 
 Cost: 2 to 4 minutes on two cores of an AMD EPYC that other jobs shared.
-Expected: to be measured over seeds.
+Expected: test accuracy 90.0 and 88.9 % with seeds 0 and 1; supervised training on the same 40 labels 78.3 and 86.4 %
+(our runs). Threshold and augmentation were chosen on seed 0, by 144 validation images.
 """
 
 from __future__ import annotations
