@@ -51,6 +51,8 @@ CASES = {
     "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
 VARIANTS = {
+    "language_model-transformer": ("language_model", {}),
+    "language_model-last": ("language_model", {"last": True, "tied": False}),
     "cpc-sequence": (
         "cpc",
         {"form": "sequence", "patch_size": 2, "steps": 2, "context_dim": 16, "negatives": 8, "temperature": 1.0},
@@ -92,6 +94,10 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         "text_transformer",
         {"vocab": TOKENS, "width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "positions": 16, "dropout": 0.1},
     ),
+    "language_model-transformer": (
+        "text_transformer",
+        {"vocab": TOKENS, "width": 16, "depth": 1, "heads": 2, "positions": LENGTH, "causal": True, "norm_first": True},
+    ),
     "language_model": (
         "lstm",
         {
@@ -123,8 +129,8 @@ def make(case: str, **plan):
         }
         | plan
     )
-    if name in ENCODERS:
-        encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1])
+    if found := ENCODERS.get(case) or ENCODERS.get(name):
+        encoder = models.make(found[0], **found[1])
     else:  # what a variant adds on each of eight devices would outweigh a narrower network
         encoder = convnet((8, 16) if case in VARIANTS else (4, 8))
     images = {} if name in OF_TEXT else {"mean": (0.5,), "std": (0.25,)}

@@ -50,6 +50,8 @@ class Documents(NamedTuple):
 
 Recipe = Stream | Pairs | Documents
 
+OF_CORPORA = (Stream, Pairs)  # whose rows are no documents but cut from all of them
+
 RECIPES: Mapping[str, Recipe] = {
     # Corpora in their order: WikiText, books.
     "stream": Stream(),
