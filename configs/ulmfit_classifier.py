@@ -2,6 +2,7 @@
 
     python experiments/ulmfit.py --out runs/ulmfit --general text:PATH/wikitext-103 --target tfds:imdb_reviews
 
+By itself, from scratch: make pretrain CONFIG=configs/ulmfit_classifier.py ARGS="--config.data.data_dir=PATH".
 Recipe: Howard and Ruder 2018, sections 3.3 and 4.1: pooling of the last, greatest and mean output, BatchNorm, dropout
 .4, 50 ReLU, BatchNorm, dropout .1, rates up to .01 that fall by 2.6 from layer to layer, one more part learning after
 every epoch, gradients over 70 tokens of a document of up to 1,400.

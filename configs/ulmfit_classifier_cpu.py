@@ -2,6 +2,7 @@
 
     python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews
 
+By itself, from scratch: make pretrain CONFIG=configs/ulmfit_classifier_cpu.py ARGS="--config.data.data_dir=PATH".
 Cost: to be measured, minutes.
 Expected: to be measured.
 """

@@ -2,6 +2,7 @@
 
     python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews
 
+Stage 1 alone: make pretrain CONFIG=configs/ulmfit_language_model_cpu.py ARGS="--config.data.source=text:PATH".
 Cost: minutes for each million words: see configs/ulmfit_classifier_cpu.py.
 Expected: see configs/ulmfit_classifier_cpu.py.
 """

@@ -135,9 +135,9 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
 
 def load(name: str, changes: dict[str, Any], options: Any, stage: str) -> Config:
     """The config of a stage, with what the command changes of it."""
-    given = [f"{key}={value}" for key, value in changes.items()]
+    given = [*options.set, *getattr(options, f"set_{stage}"), *(f"{key}={value}" for key, value in changes.items())]
     given += [f"data.data_dir={options.data_dir}"] if options.data_dir else []
-    return configs.load(ROOT / "configs" / f"{name}.py", [*given, *options.set, *getattr(options, f"set_{stage}")])
+    return configs.load(ROOT / "configs" / f"{name}.py", given)
 
 
 def stage(config: Config, workdir: Path, out: Path, *, test: bool = True) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         make_method(config, _plan_without_data(config))
     splits = load_splits(config) if splits is None else _with_few_labels(config, splits)
     train = splits.train
-    if batch_size > len(train):
+    if batch_size > len(train) and not isinstance(recipe, text.OF_CORPORA):
         raise ValueError(
             f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
             f"use at most {len(train)}"

@@ -148,7 +148,8 @@ class Method(NamedTuple):
       hooks: optional, name -> ``f(variables, inputs)``: "classify" (logits ``[b, k]``), "reconstruct", "energy",
         "show"; and "score": ``f(variables, batch, key, rows) -> ({name: (sum, count)}, rows)``, what the method makes
         of held-out batches, in inference mode; rows whose ``"index"`` is -1 are padding and do not count. ``rows`` is
-        None at first. One name is "loss", by the least of which the best checkpoint is kept.
+        None at first. One name is "loss", by the least of which the best checkpoint is kept. Of a language model
+        "next": ``f(variables, tokens [b, t], rows) -> (logits [b, vocab] of the next token, rows)``.
       parts: what ``init`` may be given besides the encoder, by name.
     """
 

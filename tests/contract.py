@@ -16,7 +16,7 @@ import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 TOKENS, LENGTH = 50, 12  # of text
-OF_TEXT = {"language_model", "word2vec", "glove"}
+OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
@@ -50,9 +50,12 @@ CASES = {
     "language_model": {"activity": 2.0, "change": 1.0},
     "word2vec": {"negatives": 3},
     "glove": {"x_max": 1.0},
+    "bert": {"mask_rate": 0.3},
     "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
 VARIANTS = {
+    "language_model-transformer": ("language_model", {}),
+    "language_model-last": ("language_model", {"last": True, "tied": False}),
     "cpc-sequence": (
         "cpc",
         {"form": "sequence", "patch_size": 2, "steps": 2, "context_dim": 16, "negatives": 8, "temperature": 1.0},
@@ -73,6 +76,7 @@ VARIANTS = {
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
     ),
+    "bert-whole_word": ("bert", {"mask_rate": 0.3, "whole_word": True, "nsp": False}),
     "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
     "word2vec-cbow": ("word2vec", {"form": "cbow"}),
     "triplet-all": ("triplet", {"projector_dim": 16, "mining": "all"}),
@@ -92,6 +96,14 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
     "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
     "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
+    "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts
+        "text_transformer",
+        {"vocab": TOKENS, "width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "positions": 16, "dropout": 0.1},
+    ),
+    "language_model-transformer": (
+        "text_transformer",
+        {"vocab": TOKENS, "width": 16, "depth": 1, "heads": 2, "positions": LENGTH, "causal": True, "norm_first": True},
+    ),
     "language_model": (
         "lstm",
         {
@@ -111,7 +123,7 @@ def make(case: str, **plan):
 
     name, arguments = ALL[case]
     if name in OF_TEXT:
-        plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2)} | plan
+        plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2, cls=3, sep=4, mask=5)} | plan
     plan = Plan(
         **{
             "total_steps": 20,
@@ -123,8 +135,8 @@ def make(case: str, **plan):
         }
         | plan
     )
-    if name in ENCODERS:
-        encoder = models.make(ENCODERS[name][0], **ENCODERS[name][1])
+    if found := ENCODERS.get(case) or ENCODERS.get(name):
+        encoder = models.make(found[0], **found[1])
     else:  # what a variant adds on each of eight devices would outweigh a narrower network
         encoder = convnet((8, 16) if case in VARIANTS else (4, 8))
     images = {} if name in OF_TEXT else {"mean": (0.5,), "std": (0.25,)}
@@ -151,16 +163,21 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
     Of a case of text: tokens that often come two by two, with padding at the end of some rows; some rows begin anew.
     """
     rng = np.random.default_rng(step)
-    if case.partition("-")[0] in OF_TEXT:
+    if case and ALL[case][0] in OF_TEXT:
         tokens = rng.integers(1, TOKENS, (rows, LENGTH + 1)).astype(np.int32)
         tokens[:, 1::2] = np.where(rng.random((rows, 1)) < 0.8, tokens[:, :-1:2] % (TOKENS - 1) + 1, tokens[:, 1::2])
         tokens[::5, -2:] = 0
         label = rng.integers(0, CLASSES, rows).astype(np.int32)
+        known = {"label": label, "index": np.arange(rows, dtype=np.int32)}
+        if ALL[case][0] == "bert":
+            pair = tokens[:, :LENGTH]
+            pair[:, 0], pair[:, LENGTH // 2] = 3, 4
+            segment = np.broadcast_to(np.arange(LENGTH) > LENGTH // 2, pair.shape).astype(np.int32)
+            known |= {"segment": segment, "continues": pair % 3 == 0, "random_next": rng.random(rows) < 0.5}
+            return {"tokens": pair, "views": (pair,)} | known
         first = rng.random(rows) < (1 if step == 0 else 0.2)
-        return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | {
-            **{"label": label, "index": np.arange(rows, dtype=np.int32)},
-            **leaves_of_words(case.partition("-")[0], tokens, rng, dtype),
-        }
+        known |= leaves_of_words(ALL[case][0], tokens, rng, dtype)
+        return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | known
     base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
     label = rng.integers(0, CLASSES, rows).astype(np.int32)

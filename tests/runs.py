@@ -20,6 +20,12 @@ VIEWS = recipes.Recipe(
     (recipes.View(recipes.Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),) * 2, recipes.Eval("resize", 1.0)
 )
 
+# Labelled images, and unlabelled ones in two forms.
+TWO_PARTS = VIEWS._replace(
+    views=VIEWS.views[:1],
+    unlabelled=(VIEWS.views[0], VIEWS.views[0]._replace(ops=(recipes.Cutout(0.5),))),
+)
+
 METHODS = {
     "simclr": {"temperature": 0.2, "projector_dim": 16},
     "byol": {"hidden": 32, "projector_dim": 16, "tau": 0.9},

@@ -12,6 +12,7 @@ import runs
 from ml_collections import ConfigDict
 
 import ssl_jax
+from experiments import generate
 from ssl_jax import models
 from ssl_jax.evals.score import score
 from ssl_jax.experiment import build
@@ -164,6 +165,8 @@ def test_the_score_counts_tokens_and_not_batches():
         (lambda: language_model.make(lstm(), plan=PLAN._replace(vocab=None)), "reads text"),
         (lambda: language_model.make(models.make("convnet"), plan=PLAN), "needs an encoder of tokens"),
         (lambda: method(change=-1.0), r"method.change=-1.0 must not be negative"),
+        (lambda: language_model.make(transformer(causal=False), plan=PLAN), r"sees it; set model.causal=True"),
+        (lambda: language_model.make(transformer(), plan=PLAN, change=1.0), r"change=1.0 is of a recurrent encoder's"),
         (lambda: models.init(lstm(dropout=1.0), jax.random.key(0), TOKENS), r"model.dropout=1.0 must be in"),
         (lambda: models.init(lstm(layers=0), jax.random.key(0), TOKENS), "make no network"),
     ],
@@ -173,7 +176,7 @@ def test_what_cannot_be_is_refused(make, words):
         make()
 
 
-def test_a_run_learns_goes_on_and_is_opened(tmp_path):
+def test_a_run_learns_goes_on_and_is_opened(tmp_path, capsys):
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "train.txt").write_text("the cat sat on the mat .\nthe dog ate the cat .\n" * 60)
@@ -198,6 +201,10 @@ def test_a_run_learns_goes_on_and_is_opened(tmp_path):
     shutil.rmtree(tmp_path / "whole" / "checkpoints" / "24")
     again = fit(build(config(), folder=tmp_path / "whole"), tmp_path / "whole")
     assert again["params_fingerprint"] == summary["params_fingerprint"]
+    assert generate.main([str(tmp_path / "whole"), "the dog ate", "--tokens", "4", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.startswith("the dog ate the")
+    assert generate.main([str(tmp_path / "whole"), "the dog", "--top", "99"]) == 2
+    assert "--top 99 must be from 1 to the" in capsys.readouterr().err
     variables, encode, _ = ssl_jax.load(tmp_path / "whole")
     features = encode(variables, ["the cat sat", "the dog"])["features"]
     assert features.shape == (2, 48)
@@ -233,3 +240,50 @@ def test_words_take_their_rows_into_another_vocabulary(tmp_path):
     same, said = vocabulary.by_word(({"stem_embedding": table}, {}), ("stem_embedding",), theirs, theirs)
     assert same[0]["stem_embedding"] is table
     assert said == ""
+
+
+def transformer(**fields):
+    sizes = {"vocab": 9, "width": 8, "depth": 1, "heads": 2, "dropout": 0.0, "causal": True, "positions": 5}
+    return models.make("text_transformer", **sizes | fields)
+
+
+def test_a_causal_transformer_never_sees_what_is_asked_for():
+    made = language_model.make(transformer(), plan=PLAN)
+    variables = jax.jit(made.init)(jax.random.key(0), batch())
+    assert variables.rows is None
+    score = jax.jit(lambda tokens: made.hooks["next"](variables, tokens, None)[0])
+    out = run(transformer(), variables.params["encoder"])["output"]
+    for t in range(1, 5):  # what stands behind a place changes nothing there
+        cut = np.where(np.arange(5)[None] < t, TOKENS[:1], 0)
+        np.testing.assert_allclose(
+            score(cut)[0], out[0, t - 1] @ variables.params["encoder"]["stem_embedding"].T, atol=1e-5
+        )
+    value, found = jax.jit(lambda b: made.loss(variables, b, jax.random.key(0), jnp.int32(0), None))(batch())
+    assert float(value) == pytest.approx(np.log(9), abs=0.1)
+    assert found.rows is None
+
+
+def test_the_fourth_word_from_three():
+    """Nothing but what follows each window is asked for, and no state is carried into the next."""
+    made = method(last=True)
+    variables = jax.jit(made.init)(jax.random.key(3), batch())
+    assert variables.rows is None
+    value, _ = jax.jit(lambda b: made.loss(variables, b, jax.random.key(0), jnp.int32(0), None))(batch(False))
+    zeros = [(np.zeros((2, n)),) * 2 for n in (6, 4)]
+    hidden, _ = by_hand(variables.params["encoder"], TOKENS, zeros)
+    logits = hidden[:1, -1] @ np.asarray(variables.params["encoder"]["stem_embedding"]).T
+    want = np.log(np.exp(logits).sum(-1)) - logits[:, batch()["tokens"][0, -1]]  # the other row ends in padding
+    assert float(value) == pytest.approx(want[0], rel=1e-5)
+
+
+def test_what_is_drawn_is_what_the_logits_say():
+    rng = np.random.default_rng(0)
+    scores = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    assert generate.draw(scores, 0, None, rng) == 0
+    drawn = [generate.draw(scores, 1.0, None, rng) for _ in range(4000)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    two = [generate.draw(scores, 1.0, 2, rng) for _ in range(4000)]
+    np.testing.assert_allclose(np.bincount(two, minlength=4) / 4000, [0.625, 0.375, 0, 0], atol=0.03)
+    sharp = [generate.draw(scores, 0.5, None, rng) for _ in range(4000)]
+    want = np.exp(2 * scores)
+    np.testing.assert_allclose(np.bincount(sharp, minlength=4) / 4000, want / want.sum(), atol=0.03)

@@ -16,7 +16,7 @@ from ssl_jax.types import Plan
 
 
 def config(**overrides):
-    found = runs.config("supervised", **{"data__augment": "device", "data__recipe": "uda_digits"} | overrides)
+    found = runs.config("supervised", **{"data__augment": "device", "data__recipe": "runs:TWO_PARTS"} | overrides)
     found.method.name = "other_data:consistency"
     found.data.update({"labelled": 40, "ratio": 3, "global_batch_size": 16, "num_examples": 160})
     return found
@@ -83,9 +83,9 @@ def test_views_of_both(augment, limit):
     assert near < np.abs(np.asarray(batch["views"][0]) - source[np.asarray(batch["index"])[::-1]]).mean()
 
 
-def test_the_table_and_the_rows_give_the_same_bits():
+def test_the_table_and_the_rows_give_the_same_views():
     tabled, sent = (first(build(config(data__table_limit=limit))) for limit in (1 << 20, 0))
-    jax.tree.map(np.testing.assert_array_equal, tabled, sent)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tabled, sent)
 
 
 def test_without_its_data():

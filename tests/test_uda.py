@@ -176,7 +176,7 @@ def test_recipes_that_do_not_suit_are_refused():
 
 
 def config(**overrides):
-    found = runs.config("supervised", **{"data__augment": "device", "data__recipe": "uda_digits"} | overrides)
+    found = runs.config("supervised", **{"data__augment": "device", "data__recipe": "runs:TWO_PARTS"} | overrides)
     found.method.update({"name": "uda", "tsa": "linear", "ema": 0.9})
     found.data.update({"labelled": 40, "ratio": 2, "global_batch_size": 16})
     return found

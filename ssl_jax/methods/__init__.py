@@ -148,7 +148,8 @@ def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
     def encode(variables: Variables, images: Array, max_dim: int | None = None) -> Mapping[str, Array]:
         images = normalize(images, mean, std)
         outputs, _ = run_parts(parts, variables.params, variables.model_state, images, train=False)
-        pooled = models.pooled(outputs["encoder"], max_dim)
+        present = images != 0 if jnp.issubdtype(images.dtype, jnp.integer) else None
+        pooled = models.pooled(outputs["encoder"], max_dim, present)
         return pooled | ({"projections": outputs["projector"]} if "projector" in parts else {})
 
     return encode

@@ -55,7 +55,7 @@ def make(encoder, *, plan: Plan, form: Literal["skipgram", "cbow"] = "skipgram",
         check_leaves(batch, "reach", "windows", "word2vec")
         params, state = init_parts({"encoder": encoder}, key, batch["views"][0], given)
         params["encoder"] = begin_with(params["encoder"], given)
-        output = jnp.zeros((plan.vocab.size, encoder.width), params["encoder"]["stem_embedding"].dtype)
+        output = jnp.zeros_like(params["encoder"]["stem_embedding"])
         return Variables(params | {"output": {"table": output}}, state)
 
     def pairs(variables, batch):
@@ -142,7 +142,7 @@ def check_leaves(batch, leaf: str, recipe: str, name: str) -> None:
         raise ValueError(f"method.name={name!r} needs data.recipe={recipe}, which gives {leaf!r}; use it")
 
 
-def of_documents(encoder, trunk, inputs):
+def of_documents(encoder, trunk, inputs) -> dict[str, Array]:
     """``Method.encode`` of a table: the mean of a document's words, which is all there is at any stage."""
     features = models.forward(encoder, trunk[0], trunk[1], inputs, train=False)[0]["features"]
-    return dict.fromkeys(("stem", "stage1", "features"), features)
+    return {"stem": features, "stage1": features, "features": features}

@@ -27,6 +27,7 @@ from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
+from ssl_jax.models.transformer import mean_token
 from ssl_jax.models.vit import ViT
 from ssl_jax.names import hint, imported, is_imported
 from ssl_jax.types import Array, Axis, Tree
@@ -227,14 +228,18 @@ def deepest(outputs: Mapping[str, Array]) -> Array:
     return outputs[max((name for name in outputs if re.fullmatch(r"stage\d+", name)), key=lambda name: int(name[5:]))]
 
 
-def pooled(outputs: Mapping[str, Array], max_dim: int | None = None) -> dict[str, Array]:
+def pooled(outputs: Mapping[str, Array], max_dim: int | None = None, present: Array | None = None) -> dict[str, Array]:
     """Mean over the places of every stage map or token row, ``{name: [b, c]}``, float32 or better; ``[b, c]`` stays.
 
-    With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``. The
-    state that an encoder of text carries on, ``"rows"``, is left out.
+    With ``max_dim`` a map is averaged over the finest grid of cells with at most so many numbers: ``[b, g g c]``.
+    ``present`` ``[b, t]`` bool: the tokens that count, of an encoder of text; its carried state is left out, and what a
+    decoder reads, which is the last stage.
     """
+    if present is not None:
+        outputs = {name: a for name, a in outputs.items() if name not in ("rows", "output")}
+        return {name: mean_token(a, present) if a.ndim == 3 else a for name, a in outputs.items()}
     pool = {4: partial(_grid_pool, max_dim=max_dim), 3: lambda a: global_pool(a[:, None]), 2: lambda a: a}
-    return {name: pool[a.ndim](a) for name, a in outputs.items() if name != "rows"}
+    return {name: pool[a.ndim](a) for name, a in outputs.items()}
 
 
 def _grid_pool(x: Array, max_dim: int | None) -> Array:

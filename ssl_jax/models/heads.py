@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jax import numpy as jnp
 
-from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis
 
@@ -207,3 +207,26 @@ class TiedDecoder(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab,), jnp.float32).astype(x.dtype)
         logits = bias if table is None else x @ table.astype(x.dtype).T + bias[None, None]
         return jnp.broadcast_to(logits, (*x.shape[:-1], self.vocab))
+
+
+class WordTransform(nn.Module):
+    """Dense, GELU (the exact one) and LayerNorm, of the same width: what BERT puts before its decoder of words."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        x = nn.Dense(x.shape[-1], kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, name="dense")(x)
+        return LayerNorm(eps=1e-12, dtype=self.dtype, name="norm")(jax.nn.gelu(x, approximate=False))
+
+
+class NextSentence(nn.Module):
+    """``[b, w] -> [b, 2]``: Dense and tanh of the same width (BERT's pooler), then the logits of two answers."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        init = nn.initializers.normal(0.02)
+        x = jnp.tanh(nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name="pooler")(x))
+        return nn.Dense(2, kernel_init=init, dtype=self.dtype, name="logits")(x)

@@ -230,7 +230,7 @@ _UDA_PLAIN, _UDA_STRONG = View(_UDA_CROP, (Flip(),)), View(_UDA_CROP, (RandAugme
 # Digits must stay readable: no flips (6 and 9, 2 and 5), little cut away, pen pressure and paper vary.
 _DIGITS = View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25)), (Jitter(0.2, 0.4, 0.0, 0.0, p=0.8), Noise(0.05, p=0.5)))
 _DIGITS_PLAIN = View(Crop(area=(0.8, 1.0), aspect=(0.9, 1.1)))
-_DIGITS_STRONG = View(_DIGITS.crop, (RandAugment(), Noise(0.05, p=0.5), Cutout(0.25)))
+_DIGITS_STRONG = View(_DIGITS.crop, (*_DIGITS.ops, Cutout(0.25)))
 
 RECIPES: dict[str, Recipe] = {
     # Chen et al. 2020, appendix A; ImageNet, strength 1.

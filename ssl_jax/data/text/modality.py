@@ -191,7 +191,8 @@ def _pairs(recipe: Pairs, data: Config, text: Text) -> Form:
         return made._replace(notes=(*made.notes, _unknown([found.tokens], text.vocab)))
 
     def score(source: Source, **split: int):
-        return pairs.held_out(corpus(source), **form, **split)
+        sizes: dict[str, Any] = form | split
+        return pairs.held_out(corpus(source), **sizes)
 
     return Form(length, leaves, feed, score, unit="pairs", enclosed=True)
 

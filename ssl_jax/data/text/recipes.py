@@ -74,6 +74,8 @@ class Cooccurrences(NamedTuple):
 
 Recipe = Stream | Pairs | Documents | Windows | Cooccurrences
 
+OF_CORPORA = (Stream, Pairs)  # whose rows are no documents but cut from all of them
+
 RECIPES: Mapping[str, Recipe] = {
     # Corpora in their order: WikiText, books.
     "stream": Stream(),

@@ -182,6 +182,17 @@ def nested(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[np
     return [[next(numbers) for _ in parts] for parts in texts]
 
 
+def decode(tokenizer: Tokenizer, numbers: Sequence[int]) -> str:
+    """The text of some tokens; the end of a line is one."""
+    eos, found = vocab(tokenizer).eos, [[]]
+    for number in numbers:
+        if number == eos:
+            found.append([])
+        else:
+            found[-1].append(number)
+    return "\n".join(tokenizer.decode(line, skip_special_tokens=False) for line in found)
+
+
 def lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """int32 tokens of each text, every line of it ended by ``<eos>``, as language models of words are trained."""
     eos = vocab(tokenizer).eos
