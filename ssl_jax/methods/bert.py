@@ -145,4 +145,9 @@ def make(
         out = run("encoder", variables, inputs)
         return words(variables, out["output"], jnp.broadcast_to(jnp.arange(inputs.shape[1])[None], inputs.shape))
 
-    return Method(init, loss, online_trunk, encode, hooks={"score": score, "fill": fill})
+    def contextual(variables, inputs):
+        """``[b, t, w]``: what each token is in its text."""
+        return run("encoder", variables, inputs)["output"]
+
+    hooks = {"score": score, "fill": fill, "contextual": contextual}
+    return Method(init, loss, online_trunk, encode, hooks=hooks)

@@ -1,0 +1,26 @@
+"""BERT on the help texts inside Python: no network needed, minutes on two CPU cores.
+
+    make pretrain CONFIG=configs/bert_demo.py
+
+BERT-Tiny (2 blocks, 128 wide), pairs of 64 tokens, a WordPiece vocabulary of 2,000.
+Cost: minutes on two CPU cores.
+Expected: to be filled in.
+"""
+
+from __future__ import annotations
+
+from configs.common import base
+
+
+def get_config():
+    config = base()
+    config.method.update({"name": "bert"})
+    config.model.update({"name": "bert_tiny", "positions": 128, "dropout": 0.0})
+    config.data.update({"source": "pydoc", "recipe": "pairs", "length": 64, "document_length": 128})
+    config.data.update({"global_batch_size": 32})
+    config.data.tokenizer.update({"kind": "wordpiece", "size": 2000, "lowercase": True})
+    config.optim.update({"name": "adamw", "learning_rate": 1e-3, "scale": "none", "weight_decay": 0.01})
+    config.optim.update({"clip_norm": 1.0, "warmup_epochs": 2.0})
+    config.train.update({"epochs": 24, "log_every": 100, "eval_every": 400, "checkpoint_every": 400})
+    config.eval.update({"probe": False, "knn": False})
+    return config
