@@ -70,7 +70,7 @@ def _row(words: Sequence[str], found: Mapping[str, np.ndarray], batch: Mapping[s
     if label >= 0 and train.class_names is not None:
         tags.append(train.class_names[label])
     if "random_next" in batch:
-        tags.append("a random part follows" if batch["random_next"][i] else "what follows, follows")
+        tags.append("a random part behind it" if batch["random_next"][i] else "the next part behind it")
     tag = f'<span class="tag">{html.escape("; ".join(tags))}</span>' if tags else ""
     segment = batch["segment"][i] if "segment" in batch else None
     return f'<div class="row">{tag}{_tokens(words, found["tokens"][i], found["targets"][i], segment)}</div>'
