@@ -16,7 +16,8 @@ import optax
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 TOKENS, LENGTH = 50, 12  # of text
-OF_TEXT = {"language_model", "bert"}
+OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
+WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 TX = optax.sgd(0.05)
@@ -47,6 +48,8 @@ CASES = {
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
     "language_model": {"activity": 2.0, "change": 1.0},
+    "word2vec": {"negatives": 3},
+    "glove": {"x_max": 1.0},
     "bert": {"mask_rate": 0.3},
     "uda": {"temperature": 0.5, "threshold": 0.3, "tsa": "linear", "ema": 0.9},
 }
@@ -75,6 +78,7 @@ VARIANTS = {
     ),
     "bert-whole_word": ("bert", {"mask_rate": 0.3, "whole_word": True, "nsp": False}),
     "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
+    "word2vec-cbow": ("word2vec", {"form": "cbow"}),
     "triplet-all": ("triplet", {"projector_dim": 16, "mining": "all"}),
     "triplet-random": ("triplet", {"projector_dim": 16, "mining": "random", "normalize": False, "margin": 1.0}),
     "inpainting-adversarial": (
@@ -90,6 +94,8 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
+    "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
     "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts
         "text_transformer",
         {"vocab": TOKENS, "width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "positions": 16, "dropout": 0.1},
@@ -170,6 +176,7 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
             known |= {"segment": segment, "continues": pair % 3 == 0, "random_next": rng.random(rows) < 0.5}
             return {"tokens": pair, "views": (pair,)} | known
         first = rng.random(rows) < (1 if step == 0 else 0.2)
+        known |= leaves_of_words(ALL[case][0], tokens, rng, dtype)
         return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | known
     base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
     views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
@@ -180,6 +187,18 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
         return batch
     more = batch_of(1000 + step, RATIO * rows, dtype)
     return batch | {"views": views[:1], "unlabelled": {"views": more["views"], "index": more["index"]}}
+
+
+def leaves_of_words(name: str, tokens: np.ndarray, rng: np.random.Generator, dtype) -> dict:
+    """What a batch of word2vec or GloVe has besides."""
+    rows, length = len(tokens), LENGTH - 2 * WINDOW
+    if name == "word2vec":
+        reach = rng.integers(0, WINDOW + 1, (rows, length)).astype(np.int32)
+        return {"reach": reach, "negatives": rng.integers(1, TOKENS, (rows, NEGATIVES)).astype(np.int32)}
+    if name == "glove":
+        words, contexts = rng.integers(1, TOKENS, (2, rows, CELLS)).astype(np.int32)
+        return {"views": (words,), "context": contexts, "count": rng.uniform(0.1, 3, words.shape).astype(dtype)}
+    return {}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from jax import lax
 
 from ssl_jax.models import heads
 from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.embedding import Embedding
 from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
@@ -36,6 +37,7 @@ __all__ = [
     "LSTM",
     "BatchNorm",
     "ConvNet",
+    "Embedding",
     "Encoder",
     "LayerNorm",
     "MLPEncoder",
@@ -98,6 +100,7 @@ class Encoder(Protocol):
 ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
     "mlp": MLPEncoder,
+    "embedding": Embedding,
     "lstm": LSTM,
     "awd_lstm": partial(
         LSTM, width=400, hidden=1150, layers=3, dropout=0.4, inner_dropout=0.2, input_dropout=0.65, weight_dropout=0.5

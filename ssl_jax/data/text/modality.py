@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
-from ssl_jax.data.text import documents, pairs, replace, streams, tokens
-from ssl_jax.data.text.recipes import Documents, Pairs, Recipe, Stream
+from ssl_jax.data.text import cooccurrences, documents, pairs, replace, streams, tokens, windows
+from ssl_jax.data.text.recipes import Cooccurrences, Documents, Pairs, Recipe, Stream, Windows
 from ssl_jax.types import Config, Vocab
 
 
@@ -158,7 +158,7 @@ def _second(
         return documents.enclosed(tokens, text.vocab, length) if recipe.enclosed else tokens
 
     if recipe.unlabelled == "replaced":
-        words = replace.corpus(found, text.vocab.size, [i for i in text.vocab[1:] if i is not None])
+        words = replace.corpus(found, text.vocab.size, _special(text.vocab))
         return lambda step, i: whole([replace.replaced(found[i], words, recipe.share, (seed, step, i))])[0]
     if "text_2" not in source.columns:
         raise ValueError(
@@ -201,7 +201,56 @@ def _sentences(tokenizer: Tokenizer, texts: list[str]) -> list[list[np.ndarray]]
     return tokens.nested(tokenizer, [pairs.sentences(text) for text in texts])
 
 
-FORMS: Mapping[type, Callable[[Any, Config, Text], Form]] = {Stream: _stream, Documents: _documents, Pairs: _pairs}
+def _windows(recipe: Windows, data: Config, text: Text) -> Form:
+    sizes = windows.Sizes(data.length, recipe.window, recipe.negatives)
+
+    def corpus(source: Source) -> windows.Corpus:
+        form = {"window": recipe.window, "subsample": recipe.subsample, "vocab": text.vocab.size}
+        return windows.corpus(text.read(source, tokens.encode), special=_special(text.vocab), **form)
+
+    def leaves(rows: int) -> dict[str, Any]:
+        found = {"reach": sizes.length, "negatives": sizes.negatives}
+        return {name: jax.ShapeDtypeStruct((rows, width), np.int32) for name, width in found.items()}
+
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
+        made = windows.feed(corpus(source), sizes, seed=seed, global_batch_size=global_batch_size)
+        return made._replace(notes=(*made.notes, _unknown(text.read(source, tokens.encode), text.vocab)))
+
+    def score(source: Source, **split: int):
+        return windows.held_out(corpus(source), sizes, **split)
+
+    return Form(sizes.length + 2 * sizes.window, leaves, feed, score, unit="rows")
+
+
+def _cooccurrences(recipe: Cooccurrences, data: Config, text: Text) -> Form:
+    length = data.length
+
+    def leaves(rows: int) -> dict[str, Any]:
+        found = {"context": np.int32, "count": np.float32}
+        return {name: jax.ShapeDtypeStruct((rows, length), dtype) for name, dtype in found.items()}
+
+    def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
+        found = text.read(source, tokens.encode)
+        form = {"window": recipe.window, "vocab": text.vocab.size, "special": _special(text.vocab)}
+        cells = cooccurrences.cells(found, **form)
+        made = cooccurrences.feed(cells, length=length, seed=seed, global_batch_size=global_batch_size)
+        return made._replace(notes=(*made.notes, _unknown(found, text.vocab)))
+
+    return Form(length, leaves, feed, None, unit="rows")
+
+
+def _special(vocab: Vocab) -> list[int]:
+    """Tokens that are no words."""
+    return [i for i in vocab[1:] if i is not None]
+
+
+FORMS: Mapping[type, Callable[[Any, Config, Text], Form]] = {
+    Stream: _stream,
+    Documents: _documents,
+    Pairs: _pairs,
+    Windows: _windows,
+    Cooccurrences: _cooccurrences,
+}
 
 
 def texts(source: Source) -> np.ndarray:

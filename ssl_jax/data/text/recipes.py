@@ -48,7 +48,31 @@ class Documents(NamedTuple):
     share: float = 0.3
 
 
-Recipe = Stream | Pairs | Documents
+class Windows(NamedTuple):
+    """Words and what stands near them, ``data.length`` centres in a row, for word2vec.
+
+    Attributes:
+      window: how far a centre looks at most; how far it does is drawn.
+      subsample: t: a word of the share f of all is kept with the probability sqrt(t / f) + t / f; 0: all are.
+      negatives: words that are drawn for each row, all of which its centres share.
+    """
+
+    window: int = 5
+    subsample: float = 1e-3
+    negatives: int = 32
+
+
+class Cooccurrences(NamedTuple):
+    """How often which words stand near each other, ``data.length`` pairs of words in a row, for GloVe.
+
+    Attributes:
+      window: how far apart they are at most.
+    """
+
+    window: int = 10
+
+
+Recipe = Stream | Pairs | Documents | Windows | Cooccurrences
 
 OF_CORPORA = (Stream, Pairs)  # whose rows are no documents but cut from all of them
 
@@ -58,6 +82,8 @@ RECIPES: Mapping[str, Recipe] = {
     # Collections of documents that have none: reviews, articles.
     "stream_shuffled": Stream(shuffle=True),
     "pairs": Pairs(),
+    "windows": Windows(),
+    "cooccurrences": Cooccurrences(),
     "documents": Documents(),
     "documents_enclosed": Documents(enclosed=True),
     # UDA: few labelled documents, and all without labels in two forms (Xie et al. 2020).
