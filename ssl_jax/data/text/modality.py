@@ -90,6 +90,7 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
         vocab=vocab,
         words=tokens.words(tokenizer),
         unit=form.unit,
+        record="documents",
         files={tokens.FILE: tokenizer.to_str(pretty=True).encode()},
     )
 
