@@ -285,7 +285,7 @@ def _data(about: Mapping[str, Any]) -> str:
 def _is_whole(name: str) -> bool:
     """Not of a stage, a second setting, the top 5, a spread or a hyper-parameter."""
     name = re.sub(r"transfer_.*_((knn|linear)_)", r"\1", name)  # whatever a dataset is called
-    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_std$", name)
+    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_loss$|_std$", name)
 
 
 def _main(numbers: Sequence[_Number]) -> list[_Number]:
@@ -461,16 +461,16 @@ def _pictures(figures: Mapping[str, Sequence[Figure]]) -> str:
 
 def _picture(figure: Figure, title: str) -> str:
     data = Path(figure.path).read_bytes()
-    caption = f"<figcaption><b>{escape(title)}</b> {escape(figure.caption)}</figcaption></figure>"
+    caption = f"<figcaption><b>{escape(title)}</b> {escape(figure.caption)}</figcaption>"
     if Path(figure.path).suffix == ".json":
-        return f'<figure class="wide">{text_pages.neighbours(json.loads(data))}{caption}'
+        return f'<figure class="wide">{caption}{text_pages.neighbours(json.loads(data))}</figure>'
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"{figure.path} is not a PNG file; save the picture as .png")
     width, height = struct.unpack(">II", data[16:24])
     wide = ' class="wide"' if width > WIDE else ""
     return (
         f'<figure{wide}><img alt="{escape(title)}" width="{width}" height="{height}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">{caption}'
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">{caption}</figure>'
     )
 
 
