@@ -311,5 +311,5 @@ def test_ranks_of_few_images_have_a_note(tmp_path):
     found = dict(evaluator.run(1.0, tmp_path))
     assert found["rankme"] <= 5
     assert set(evaluator.notes) == {"rankme", "effective_rank", "lidar"}
-    assert evaluator.notes["rankme"].startswith("5 images in ")
+    assert evaluator.notes["rankme"].startswith("5 examples in ")
     assert "at most 4" in evaluator.notes["effective_rank"]
