@@ -3,8 +3,11 @@
     make pretrain CONFIG=configs/bert_demo.py
 
 BERT-Tiny (2 blocks, 128 wide), pairs of 64 tokens, a WordPiece vocabulary of 2,000.
-Cost: minutes on two CPU cores.
-Expected: to be filled in.
+Cost: 846 seconds of training on two cores of an AMD EPYC that other jobs shared; fewer on cores of one's own.
+Expected: on test masked words at 4.32 nats, 26.6 % right (one run, seed 0); the same tokens have 5.56 by their
+frequencies in train and 3.53 by pairs of words (Witten-Bell), which this budget does not reach: the texts repeat
+themselves. Next sentences: 58.6 % of 1,536 pairs of test, z = 6.7 were they independent (they are cut from 814 places);
+of the 161 pairs that "test_nsp_top1" counts 55.9 %, z = 1.5. Lengths alone are at chance (tests/test_pairs.py).
 """
 
 from __future__ import annotations

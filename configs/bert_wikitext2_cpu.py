@@ -4,8 +4,8 @@
 
 PATH holds train.txt, valid.txt and test.txt. 2 blocks, 128 wide, pairs of 64 tokens, a WordPiece vocabulary of 8,000,
 lower case.
-Cost: not run to its end; 20,000 steps of 32 pairs, some two hours on two cores that nothing else uses, by the 0.35
-seconds of a step of configs/bert_demo.py, whose decoder is a quarter as wide.
+Cost: not run to its end; 20,000 steps of 32 pairs, two to four hours on two cores, by the
+.35 seconds that a step of configs/bert_demo.py took on two shared cores, with a decoder a quarter as wide.
 Expected: no published figure is known; masked words below the entropy of word frequencies, next sentences above chance.
 """
 
