@@ -2,9 +2,9 @@
 
     make pretrain CONFIG=configs/awd_lstm_wikitext2.py ARGS="--config.data.source=text:PATH/wikitext-2"
 
-Recipe: Merity et al. 2018, section 5: 400 wide, 1,150 between, batch 80, windows of 70, SGD at 30 clipped at .25, weight
-decay 1.2e-6, averaging once five checks in a row are no better (one an epoch), 750 epochs. Differs: windows of one
-length, see ssl_jax/data/text/streams.py.
+Recipe: Merity et al. 2018, section 5: 400 wide, 1,150 between, batch 80, windows of 70, SGD at 30 clipped at .25,
+weight decay 1.2e-6, averaging once five checks in a row are no better (one an epoch), 750 epochs. Differs: windows
+of one length, see ssl_jax/data/text/streams.py.
 Cost: not run here; the paper's code takes some 180 seconds an epoch on one GPU of 2017, 37 hours in all.
 Expected: the paper has perplexity 68.6 on validation and 65.8 on test, with 33 million parameters.
 """

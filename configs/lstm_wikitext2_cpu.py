@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/lstm_wikitext2_cpu.py ARGS="--config.data.source=text:PATH/wikitext-2"
 
-Sizes of GluonNLP's standard_lstm_lm_200: dropout .2, windows of 35, batch 20, SGD at 20 clipped at .2; a few epochs with
-half a cosine where that row has 750. ``--config.train.epochs=750`` on an accelerator is the row itself.
+Sizes of GluonNLP's standard_lstm_lm_200: dropout .2, windows of 35, batch 20, SGD at 20 clipped at .2; a few epochs
+with half a cosine where that row has 750. ``--config.train.epochs=750`` on an accelerator is the row itself.
 Cost: not timed yet; 2.1 million tokens an epoch through a softmax over 33,282 words.
 Expected: no figure of ours yet; the published row has 107.6 on validation and 101.6 on test.
 """
