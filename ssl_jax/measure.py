@@ -20,7 +20,7 @@ from ssl_jax import parallel
 from ssl_jax.data import few_labels
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label, score
-from ssl_jax.evals.shared import figures, labels, pictures
+from ssl_jax.evals.shared import figures, labels, pictures, text_pages
 from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.online.progress import phase
@@ -185,8 +185,12 @@ def final(
     return summary, drawn | {"curves": draw_curves}
 
 
-def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) -> Callable[..., None]:
+def drawing(
+    experiment: Experiment, folder: Path, say: Callable[[str], None], variables: Variables | None = None
+) -> Callable[..., None]:
     """``draw(pictures, always=False)``: on process 0, into ``folder``, where the views are drawn at once.
+
+    Of text it is a batch as a page, with some rows of the embedding in ``variables``.
 
     A picture that cannot be drawn ends nothing: it is named in a line. Without ``always`` nothing is drawn where that
     would take more than a small share of the run's time.
@@ -213,7 +217,16 @@ def drawing(experiment: Experiment, folder: Path, say: Callable[[str], None]) ->
     modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
     if jax.process_index() == 0 and modality.shown and not (folder / "views.png").exists():
         attempt({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+    if jax.process_index() == 0 and modality.words is not None and not (folder / "batch.html").exists():
+        page, matrix = (modality, experiment.method, seed, train), None if variables is None else _embedding(variables)
+        attempt({"batch": lambda folder: text_pages.batch_page(*page, folder / "batch.html", matrix)})
     return draw
+
+
+def _embedding(variables: Variables) -> np.ndarray | None:
+    """The matrix whose rows are tokens; None where there is none, or where this process has but a part of it."""
+    matrix = variables.params["encoder"].get("stem_embedding")
+    return None if matrix is None or not matrix.is_fully_replicated else np.asarray(matrix.addressable_data(0))
 
 
 def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:

@@ -104,7 +104,9 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         explain = partial(nonfinite.explain, experiment, workdir=workdir)
         scored = measure.scorer(experiment, mesh)
         online = measure.online(experiment, extract, scored)
-        draw = measure.drawing(experiment, workdir / "figures", writer.say) if test else None
+        draw = None
+        if test:
+            draw = measure.drawing(experiment, workdir / "figures", writer.say, measure.variables_of(state))
         state = _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop)
         with phase("writing the last checkpoint"):
             saver.wait()

@@ -150,6 +150,8 @@ class Method(NamedTuple):
         of held-out batches, in inference mode; rows whose ``"index"`` is -1 are padding and do not count. ``rows`` is
         None at first. One name is "loss", by the least of which the best checkpoint is kept. Of a language model
         "next": ``f(variables, tokens [b, t], rows) -> (logits [b, vocab] of the next token, rows)``.
+        Of methods of text "asked": ``f(batch, key) -> {"tokens", "targets" [b, t]}``, what is read and asked for, 0:
+        nothing, for pictures.
       parts: what ``init`` may be given besides the encoder, by name.
     """
 

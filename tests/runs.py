@@ -76,7 +76,7 @@ def no_pictures():
     from ssl_jax import measure
     from ssl_jax.evals.shared import figures
 
-    def drawing(experiment, folder, say):
+    def drawing(experiment, folder, say, variables=None):
         return lambda pictures, always=False: None
 
     def drawn(folder, draws):

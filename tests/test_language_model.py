@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -228,6 +229,12 @@ def test_a_run_learns_goes_on_and_is_opened(tmp_path, capsys):
     assert summary["test_perplexity"] == pytest.approx(np.exp(summary["test_loss"]))
     assert summary["test_perplexity"] < 8  # of 15 tokens
     assert (tmp_path / "whole" / "tokenizer.json").is_file()
+    page = (tmp_path / "whole" / "figures" / "batch.html").read_text()
+    assert "<ruby><span class=asked>the</span><rt>cat</rt></ruby>" in page  # the first words, and what follows
+    words = json.loads((tmp_path / "whole" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert f"<tr><td>the<td>{words['the']}<td>" in page
+    assert f"<td>cat ({words['cat']})</tr>" in page
+    assert f"The matrix is {len(words)} x 16." in page
     # From an earlier checkpoint it goes on to the same bits: tokenizer, order and carried state are those of the run.
     (tmp_path / "whole" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "whole" / "checkpoints" / "24")

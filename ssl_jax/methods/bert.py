@@ -134,6 +134,12 @@ def make(
         found["loss"] = jnp.where(real, own, jnp.zeros_like(own)).sum(), real.sum()
         return found, rows
 
+    def asked(batch, key):
+        masked = hide(batch, row_keys(named_key(key, "masks"), len(batch["views"][0]), None))
+        rows = jnp.arange(len(masked.places))[:, None]
+        targets = jnp.where(masked.asked, masked.targets, 0)
+        return {"tokens": masked.tokens, "targets": jnp.zeros_like(masked.tokens).at[rows, masked.places].max(targets)}
+
     def encode(variables, inputs, max_dim=None):
         out = run("encoder", variables, inputs)
         stages = {k: mean_token(a, inputs != 0) for k, a in out.items() if k == "stem" or k.startswith("stage")}
@@ -149,5 +155,5 @@ def make(
         """``[b, t, w]``: what each token is in its text."""
         return run("encoder", variables, inputs)["output"]
 
-    hooks = {"score": score, "fill": fill, "contextual": contextual}
+    hooks = {"asked": asked, "score": score, "fill": fill, "contextual": contextual}
     return Method(init, loss, online_trunk, encode, hooks=hooks)

@@ -129,6 +129,12 @@ def make(
         x = jnp.take_along_axis(out["output"], at[:, None, None], axis=1)
         return decode(variables.params, x)[:, 0], out["rows"] if carries else None
 
+    def asked(batch, key):
+        targets = batch["tokens"][:, 1:]
+        if last:
+            targets = jnp.where(jnp.arange(targets.shape[1])[None] == targets.shape[1] - 1, targets, 0)
+        return {"tokens": batch["views"][0], "targets": targets}
+
     def encode(variables, inputs, max_dim=None):
         out, _ = models.forward(encoder, variables.params["encoder"], {}, inputs, train=False)
         return models.pooled(out, present=inputs != 0)
@@ -136,4 +142,5 @@ def make(
     def wrap_tx(tx):
         return rates_by_depth(tx, depth, encoder.stages + 1, layer_decay=layer_decay)
 
-    return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks={"score": score, "next": following})
+    hooks = {"score": score, "next": following, "asked": asked}
+    return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks=hooks)

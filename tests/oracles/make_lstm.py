@@ -1,4 +1,4 @@
-"""Makes lstm.npz: torch.nn.LSTM of two layers behind an embedding, over three windows whose state is carried, in float64.
+"""Makes lstm.npz: torch.nn.LSTM of two layers behind an embedding, over three windows of carried state, in float64.
 
     pip install torch && python tests/oracles/make_lstm.py
 
