@@ -70,6 +70,9 @@ def base() -> Config:
     optim.weight_decay_end = placeholder(float)  # reached at the end along half a cosine; null: constant
     optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd, larc: true, others: false)
     optim.clip_norm = placeholder(float)
+    # Checks on validation that are not better than all those before the last so many, after which the mean of the
+    # parameters is what counts (NT-ASGD: 5); null: never.
+    optim.average_after = placeholder(int)
 
     train: Config = ConfigDict()
     config.train = train

@@ -23,6 +23,7 @@ from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.text import recipes as text
 from ssl_jax.names import hint, is_imported
+from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
@@ -85,6 +86,11 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
         raise ValueError(
             f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
+        )
+    if config.optim.get("average_after") is not None and not config.train.eval_every:
+        raise ValueError(
+            f"optim.average_after={config.optim.average_after} counts checks on validation and train.eval_every is 0; "
+            "set both or neither"
         )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
     recipe = recipes.get(data.recipe)
@@ -300,6 +306,8 @@ def make_method(config: Config, plan: Plan) -> Method:
         method = make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
         raise _cannot_be(config, error) from None
+    if isinstance(method, Method) and config.optim.get("average_after") is not None:
+        method = averaged(method)
     if not isinstance(method, Method):
         raise ValueError(
             f"method.name={config.method.name!r} gives a {type(method).__name__} and no Method; called as "

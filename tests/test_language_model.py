@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +74,36 @@ def test_layers_are_the_equations_and_the_state_goes_on(params):
     first = run(lstm(), params, TOKENS[:, :2], rows=rows)
     second = run(lstm(), params, TOKENS[:, 2:], rows=first["rows"])
     np.testing.assert_allclose(second["output"], out["output"][:, 2:], rtol=1e-5, atol=1e-6)
+
+
+def test_carried_state_and_gradients_are_those_of_torch():
+    with np.load(Path(__file__).parent / "oracles" / "lstm.npz") as found:
+        oracle = dict(found)
+
+    def ours(kind):
+        """Weights or their gradients under our names."""
+        of = {name.removeprefix(f"{kind}/"): array for name, array in oracle.items() if name.startswith(kind)}
+        made = {"stem_embedding": of["embedding"]}
+        for k in range(2):
+            made |= {f"stage{k + 1}_input": of[f"weight_ih_l{k}"].T, f"stage{k + 1}_state": of[f"weight_hh_l{k}"].T}
+            both = of[f"bias_ih_l{k}"], of[f"bias_hh_l{k}"]  # one bias where torch adds two
+            made[f"stage{k + 1}_bias"] = sum(both) if kind == "weights" else both[0]
+        return made
+
+    encoder, rows, before = lstm(vocab=11, width=6, hidden=6), None, None
+    with contract.double():
+        params = ours("weights")
+        apply = jax.jit(lambda p, x, rows: run(encoder, p, x, rows=rows))
+        for i, window in enumerate(oracle["tokens"]):
+            before, out = rows, apply(params, window, rows)
+            rows = out["rows"]
+            np.testing.assert_allclose(out["output"], oracle[f"outputs/{i}"], rtol=1e-9, atol=1e-12)
+            for name, parts in zip("hc", zip(*rows, strict=True), strict=True):
+                np.testing.assert_allclose(np.stack(parts), oracle[f"{name}/{i}"], rtol=1e-9, atol=1e-12)
+        last = oracle["tokens"][-1]
+        gradients = jax.jit(jax.grad(lambda p: jnp.square(run(encoder, p, last, rows=before)["output"]).sum()))(params)
+    for name, want in ours("gradients").items():
+        np.testing.assert_allclose(gradients[name], want, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_features_know_nothing_of_padding(params):

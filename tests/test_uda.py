@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import contract
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,21 @@ def test_consistency(temperature, threshold):
     assert float(share) == pytest.approx(confident, rel=1e-12)
     assert not np.asarray(gradients[0]).any()
     np.testing.assert_allclose(gradients[1], gradient, atol=1e-14)
+
+
+def test_consistency_is_torchs_kl_div():
+    with np.load(Path(__file__).parent / "oracles" / "consistency.npz") as found:
+        oracle = dict(found)
+    for i, (temperature, threshold) in enumerate(oracle["cases"]):
+
+        def loss(v, temperature=temperature, threshold=threshold):
+            return consistency(oracle["plain"], v, temperature=temperature, threshold=threshold)
+
+        with contract.double():
+            (value, share), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(oracle["augmented"]))
+        assert float(value) == pytest.approx(oracle[f"loss/{i}"], rel=1e-12)
+        assert float(share) == pytest.approx(oracle[f"share/{i}"], rel=1e-12)
+        np.testing.assert_allclose(gradient, oracle[f"gradient/{i}"], atol=1e-14)
 
 
 def test_a_sure_and_equal_prediction_costs_nothing():

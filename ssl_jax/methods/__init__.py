@@ -15,7 +15,7 @@ from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.names import imported, is_imported, refuse_unknown
 from ssl_jax.parallel import named_key
-from ssl_jax.types import Array, Axis, Batch, Tree, Variables
+from ssl_jax.types import Array, Axis, Batch, Part, Tree, Variables
 
 
 def names() -> list[str]:
@@ -95,6 +95,10 @@ Given = Mapping[str, tuple[Tree, Tree]] | None  # what a run starts from, as ``M
 Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
 
 
+# A table of words that an encoder of text begins with: init_from.embedding, a run or a file of vectors.
+EMBEDDING = Part(lambda variables: ({"stem_embedding": variables.params["encoder"]["stem_embedding"]}, {}))
+
+
 def _features(outputs: Mapping[str, Array]) -> Array:
     return outputs["features"]
 
@@ -102,10 +106,15 @@ def _features(outputs: Mapping[str, Array]) -> Array:
 def init_parts(
     parts: Parts, key: Array, images: Array, given: Given = None, *, read: Read = _features
 ) -> tuple[Tree, Tree]:
-    """(params, model_state) of every part; those in ``given`` are taken as they are, ``read`` as in ``run_parts``."""
+    """(params, model_state) of every part; those in ``given`` are taken as they are, ``read`` as in ``run_parts``.
+
+    ``given["embedding"]`` goes into the encoder, of methods whose ``parts`` hold :data:`EMBEDDING`.
+    """
     params, state, x = {}, {}, images
     for name, module in parts.items():
         params[name], state[name] = (given or {}).get(name) or models.init(module, named_key(key, name), x)
+        if name == "encoder" and given and "embedding" in given:
+            params[name] = {**params[name], **given["embedding"][0]}
         out, _ = models.forward(module, params[name], state[name], x, train=False)  # dead code under jit, for its shape
         x = read(out) if name == "encoder" else out
     return params, state

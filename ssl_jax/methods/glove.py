@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.methods import init_parts
-from ssl_jax.methods.word2vec import EMBEDDING, begin_with, check_leaves, check_table, of_documents
+from ssl_jax.methods import EMBEDDING, init_parts
+from ssl_jax.methods.word2vec import check_leaves, check_table, of_documents
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -42,7 +42,6 @@ def make(encoder, *, plan: Plan, x_max: float = 100.0, exponent: float = 0.75) -
         check_leaves(batch, "count", "cooccurrences", "glove")
         x = batch["views"][0]
         params, state = init_parts({"encoder": encoder}, key, x, given)
-        params["encoder"] = begin_with(params["encoder"], given)
         table = models.init(encoder, named_key(key, "context"), x)[0]["stem_embedding"]
         bias = jnp.zeros(len(table), table.dtype)
         return Variables(params | {"context": {"table": table, "bias": bias}, "word": {"bias": bias}}, state)

@@ -18,7 +18,7 @@ import optax
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.methods import init_parts, online_trunk
+from ssl_jax.methods import EMBEDDING, init_parts, online_trunk
 from ssl_jax.models.heads import TiedDecoder, linear
 from ssl_jax.optim.by_depth import rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
@@ -143,4 +143,4 @@ def make(
         return rates_by_depth(tx, depth, encoder.stages + 1, layer_decay=layer_decay)
 
     hooks = {"score": score, "next": following, "asked": asked}
-    return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks=hooks)
+    return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks=hooks, parts={"embedding": EMBEDDING})

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.methods import init_parts, online_trunk
+from ssl_jax.methods import EMBEDDING, init_parts, online_trunk
 from ssl_jax.models.embedding import Embedding
 from ssl_jax.parallel import mean as mean_over_devices
-from ssl_jax.types import Array, LossOut, Method, Part, Plan, Variables
+from ssl_jax.types import Array, LossOut, Method, Plan, Variables
 
 
 def make(encoder, *, plan: Plan, form: Literal["skipgram", "cbow"] = "skipgram", negatives: int = 5) -> Method:
@@ -54,7 +54,6 @@ def make(encoder, *, plan: Plan, form: Literal["skipgram", "cbow"] = "skipgram",
     def init(key, batch, given=None):
         check_leaves(batch, "reach", "windows", "word2vec")
         params, state = init_parts({"encoder": encoder}, key, batch["views"][0], given)
-        params["encoder"] = begin_with(params["encoder"], given)
         output = jnp.zeros_like(params["encoder"]["stem_embedding"])
         return Variables(params | {"output": {"table": output}}, state)
 
@@ -119,13 +118,6 @@ def _band(x: Array, window: int) -> Array:
 
 
 # --- what methods share whose encoder is a table of words
-
-EMBEDDING = Part(lambda variables: ({"stem_embedding": variables.params["encoder"]["stem_embedding"]}, {}))
-
-
-def begin_with(params, given):
-    """The encoder's parameters with the embedding that ``init_from.embedding`` gave."""
-    return dict(params) | dict(given["embedding"][0]) if given and "embedding" in given else params
 
 
 def check_table(encoder, plan: Plan, name: str, recipe: str) -> None:

@@ -17,7 +17,7 @@ from ssl_jax import models
 from ssl_jax.config import Config
 from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
-from ssl_jax.interop import vocabulary, weights
+from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.run import checkpoint, folder, provenance
 from ssl_jax.run.leaves import by_name
 from ssl_jax.run.processes import without_tpu
@@ -121,8 +121,9 @@ def load_given(
     """What ``init_from`` gives a method at its start, checked leaf by leaf against its own variables.
 
     Args:
-      init_from: part -> the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`). "encoder"
-        takes the trunk of that run, another part all of it.
+      init_from: part -> the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`) or of word
+        vectors (:mod:`ssl_jax.interop.word_vectors`). "encoder" takes the trunk of that run, "embedding" its table of
+        words, another part all of it.
 
     Returns:
       (part -> (params, model_state), what is to be said of it). An encoder of tokens from a run with another vocabulary
@@ -137,13 +138,17 @@ def load_given(
         key = "init_from" if part == "encoder" else f"init_from.{part}"
         want = method.trunk(spec) if part == "encoder" else method.parts[part].read(spec)
         fix = f"use weights of this model ({config.model.name})"
-        if weights.is_weights(source):
+        if word_vectors.is_vectors(source):
+            theirs, vectors = word_vectors.read(source)
+            found = {"stem_embedding": vectors}, {}
+            fix = f"vectors are for init_from.embedding, as wide as the model's (model.width={vectors.shape[1]})"
+        elif weights.is_weights(source):
             found, theirs = weights.read(source), vocabulary.of_files(weights.files(source))
         else:
             try:
                 other = open_run(source)
                 theirs = other.modality.words
-                if part == "encoder":
+                if part in ("encoder", "embedding"):
                     found = other.method.trunk(other.variables)
                 else:
                     method.parts[part].check(to_json(other.config))
@@ -155,7 +160,9 @@ def load_given(
                 fix += f"(there: {other.config.method.name})"
             else:
                 fix = f"use its model ({other.config.model.name}) and the arguments of its method"
-        if part == "encoder" and modality.words is not None:
+        if part == "embedding":
+            found = {name: a for name, a in found[0].items() if name == "stem_embedding"}, {}
+        if part in ("encoder", "embedding") and modality.words is not None:
             found, said = vocabulary.by_word(found, _by_token(config), theirs, modality.words)
             notes += [f"{key}={source}: {said}"] if said else []
         given[part] = _fitted(found, want, f"{key}={source}", fix)
