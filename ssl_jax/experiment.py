@@ -120,8 +120,9 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     )
     if config.train.get("steps_per_dispatch", 1) > 1 and feed.table is None:
         raise ValueError(
-            f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs images that lie on the device, and "
-            f"those of {data.source} do not (data.table_limit={data.table_limit}, images in memory only); set it to 1"
+            f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs examples that lie on the device, and "
+            f"those of {data.source} do not (data.table_limit={data.table_limit}; images in memory, or text of "
+            "data.recipe=stream, alone); set it to 1"
         )
     parts = make_parts(config, plan)
     _check_given(config, parts.method)

@@ -43,7 +43,8 @@ def batch_page(
     """
     words, rows = modality.words, min(ROWS, len(train))
     assert words is not None
-    batch = next(modality.feed(train, seed=seed, global_batch_size=rows).batches(total_steps=1))
+    feed = modality.feed(train, seed=seed, global_batch_size=rows, mode="pmap")  # tokens, not the corpus on the device
+    batch = next(feed.batches(total_steps=1))
     found = asked(method, batch, jax.random.key(seed))
     lines = [_row(words, found, batch, train, i) for i in range(rows)]
     if "unlabelled" in batch:
