@@ -40,7 +40,7 @@ def base() -> Config:
     data.recipe = "simclr_cifar"
     data.ratio = placeholder(int)  # unlabelled rows per labelled one, of recipes of two parts; null: the recipe's
     data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
-    data.table_limit = 1 << 30  # device: bytes up to which images in memory lie on the device as a whole
+    data.table_limit = 1 << 30  # device: bytes up to which images in memory, or a stream's text, lie on the device
     data.mean = (0.0,)
     data.std = (1.0,)
     # Of text.
@@ -70,12 +70,17 @@ def base() -> Config:
     optim.weight_decay_end = placeholder(float)  # reached at the end along half a cosine; null: constant
     optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd, larc: true, others: false)
     optim.clip_norm = placeholder(float)
+    # Checks on validation that are not better than all those before the last so many, after which the mean of the
+    # parameters is what counts (NT-ASGD: 5); null: never.
+    optim.average_after = placeholder(int)
 
     train: Config = ConfigDict()
     config.train = train
     train.epochs = 100
     train.steps = placeholder(int)  # wins over epochs when set
-    train.steps_per_dispatch = 1  # steps in one program, without the host; where all images lie on the device
+    train.steps_per_dispatch = (
+        1  # steps in one program, without the host; where all images, or the text of a stream, lie on the device
+    )
     train.log_every = 50
     train.eval_every = 1000
     train.checkpoint_every = 1000

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-PEERS = ("torch", "torchvision", "lightly", "kornia", "transformers", "faiss-cpu", "scikit-learn", "pillow")
+PEERS = ("torch", "torchvision", "lightly", "kornia", "transformers", "faiss-cpu", "gensim", "scikit-learn", "pillow")
 
 
 class Benchmark(NamedTuple):
@@ -83,6 +83,7 @@ NAMES = {
     "input_jpeg": Entry("reading", "jpeg", cores=1),
     "input_crops_1": Entry("reading", "one_crop", cores=1),
     "input_crops_2": Entry("reading", "two_crops", cores=1),
+    "word2vec": Entry("words", "word2vec"),
     "loop_overhead": Entry("loop", "overhead"),
 }
 

@@ -90,6 +90,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     processes.configure(int(count[1]) if count else 1)
     import jax
 
+    from ssl_jax.experiment import make_modality
     from ssl_jax.plan import program
 
     if not count:  # what was compiled for devices that are not here cannot be read again
@@ -104,6 +105,7 @@ def plan(config: configs.Config, name: str, *, quick: bool = False) -> dict[str,
     asked = config.data.global_batch_size
     began = time.perf_counter()
     found = {"topology": name, "devices": mesh.size, "global_batch_size": asked, "examples": program.examples(config)}
+    found["unit"] = make_modality(config, plan=program.plan_of(config)).unit
     # Half of it beside it, in a thread: a compilation keeps one core busy. One row of a device cannot be halved.
     other = asked // 2 // mesh.size * mesh.size or 2 * asked
     with ThreadPoolExecutor(2) as pool:
@@ -230,7 +232,7 @@ def show(options, found: dict[str, Any]) -> None:
     if found["images_per_sec_roofline"]:
         parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in found["seconds"].items())
         print(f"  roofline           {1e3 * found['seconds_roofline']:.2f} ms a step ({parts}), ", end="")
-        print(f"{found['images_per_sec_roofline']:,.0f} images/s, bound by {found['bound_by']}")
+        print(f"{found['images_per_sec_roofline']:,.0f} {found['unit']}/s, bound by {found['bound_by']}")
     print(f"  planned in         {found['seconds_of_planning']} s")
 
 

@@ -43,6 +43,7 @@ AT_LEAST_ZERO = (
 )
 POSITIVE_IF_SET = (
     *("train.steps", "train.epochs", "train.keep_checkpoints", "data.num_examples", "optim.clip_norm"),
+    "optim.average_after",
     *("eval.max_bank", "eval.max_queries", "parallel.devices"),
 )
 COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models

@@ -27,8 +27,9 @@ from ssl_jax.data import source as sources
 from ssl_jax.data.images.recipes import Flip
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.source import Splits
+from ssl_jax.data.text import recipes as text
 from ssl_jax.evals import Fitted
-from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite
+from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite, text_pages
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json
@@ -152,7 +153,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     recipe = recipes.get(run.config.data.recipe)
     encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
-    for name in evals.DEFAULT if asked is None else asked:
+    for name in (*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked:
         given = {**_defaults(run.config, name, known), **options.get(name, {})}
         settings[name] = _plain(evals.options(name) | given)
         if evals.trains(name):
@@ -260,13 +261,24 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
         draws["neighbours.png"] = lambda path: pictures.neighbours(
             modality, features[0], bank, features[1], queries, path
         )
+    elif "text" in bank.columns:
+        draws["neighbours.json"] = lambda path: _write_json(
+            path, text_pages.nearest(features[0], bank, features[1], queries)
+        )
     if curves.is_file():  # else the run logged nothing
         draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path)
     return figures.drawn(place, draws)
 
 
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
 def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any]:
-    """kNN as the run itself measured it, so that its number comes again."""
+    """kNN and score as the run itself measured them, so that their numbers come again."""
+    if name == "score":
+        return {"batch_size": config.data.global_batch_size}
     if name != "knn" or known.labels is None:
         return {}
     e, count = config.eval, int((known.labels >= 0).sum())
@@ -286,9 +298,13 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine.init_from, mine.method = str(run.workdir), ConfigDict({"name": "supervised"})
         mine.optim.clip_norm = None
         mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
+        if "steps_per_dispatch" in mine.train:  # an epoch need be no multiple of it
+            mine.train.steps_per_dispatch = 1
         mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
         # The splits hold the labels that are given, and one part is all that supervised training takes.
         mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
+        # What belongs to another optimizer or schedule than that of fine-tuning.
+        mine.optim.update({key: None for key in ("b2", "step_at", "weight_decay_end") if key in mine.optim})
         with mine.unlocked():
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")
@@ -318,8 +334,14 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
 
 
 def plain_recipe(name: str) -> str:
-    """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit)."""
+    """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit).
+
+    Of text whole documents, in ``[CLS]`` and ``[SEP]`` where the run has read text so.
+    """
     recipe = recipes.get(name)
+    if isinstance(recipe, text.Recipe):
+        enclosed = isinstance(recipe, text.Pairs) or getattr(recipe, "enclosed", False)
+        return "documents_enclosed" if enclosed else "documents"
     if not isinstance(recipe, ImageRecipe):  # data that are no images
         return name
     ops = [op for view in recipe.views for op in view.ops]

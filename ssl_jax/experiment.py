@@ -23,6 +23,7 @@ from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.text import recipes as text
 from ssl_jax.names import hint, is_imported
+from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
 from ssl_jax.types import Method, Plan, Probe, Variables
@@ -86,6 +87,11 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         raise ValueError(
             f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
         )
+    if config.optim.get("average_after") is not None and not config.train.eval_every:
+        raise ValueError(
+            f"optim.average_after={config.optim.average_after} counts checks on validation and train.eval_every is 0; "
+            "set both or neither"
+        )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
     recipe = recipes.get(data.recipe)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
@@ -114,8 +120,9 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     )
     if config.train.get("steps_per_dispatch", 1) > 1 and feed.table is None:
         raise ValueError(
-            f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs images that lie on the device, and "
-            f"those of {data.source} do not (data.table_limit={data.table_limit}, images in memory only); set it to 1"
+            f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs examples that lie on the device, and "
+            f"those of {data.source} do not (data.table_limit={data.table_limit}; images in memory, or text of "
+            "data.recipe=stream, alone); set it to 1"
         )
     parts = make_parts(config, plan)
     _check_given(config, parts.method)
@@ -300,6 +307,8 @@ def make_method(config: Config, plan: Plan) -> Method:
         method = make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
         raise _cannot_be(config, error) from None
+    if isinstance(method, Method) and config.optim.get("average_after") is not None:
+        method = averaged(method)
     if not isinstance(method, Method):
         raise ValueError(
             f"method.name={config.method.name!r} gives a {type(method).__name__} and no Method; called as "

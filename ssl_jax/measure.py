@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ssl_jax import parallel
 from ssl_jax.data import few_labels
 from ssl_jax.data.source import Source, Splits, stratified_order
-from ssl_jax.evals import knn, low_label, score
+from ssl_jax.evals import knn, low_label
 from ssl_jax.evals.shared import figures, labels, pictures, text_pages
 from ssl_jax.evals.shared.encode import LOGITS, Encode
 from ssl_jax.experiment import Experiment, zeros
@@ -71,19 +71,8 @@ def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
 
 def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
     """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
-    method, batches = experiment.method, experiment.modality.score
-    if "score" not in method.hooks or batches is None:
-        return None
-    size = experiment.plan.global_batch_size
-    split = {"global_batch_size": size, "process": jax.process_index(), "process_count": jax.process_count()}
-    key = jax.random.key(experiment.config.seed)
-
-    def measure(variables: Variables, source: Source) -> dict[str, float]:
-        with jax.set_mesh(mesh):
-            drawn = batches(source, **split)
-            return score.score(method, variables, drawn, key=key, place=lambda batch: parallel.place(batch, mesh))
-
-    return measure
+    encode = Encode(experiment.method, experiment.modality, mesh, seed=experiment.config.seed)
+    return partial(encode.score, batch_size=experiment.plan.global_batch_size) if encode.has_score else None
 
 
 def online(
@@ -239,14 +228,18 @@ def draw_curves(folder: Path) -> None:
 
 
 def neighbours(experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source) -> Pictures:
-    """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``, of pictures."""
+    """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``: pictures, or a page."""
     modality = experiment.modality
 
     def draw(folder: Path) -> None:
         rows = bank.features[: len(known)]
-        pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
+        if modality.shown:
+            pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
+        else:
+            found = text_pages.nearest(rows, known, queries.features, test)
+            text_pages.neighbours_page(found, folder / "neighbours.html")
 
-    return {"neighbours": draw} if modality.shown else {}
+    return {"neighbours": draw} if modality.shown or "text" in known.columns else {}
 
 
 def not_measured(experiment: Experiment, summary: dict[str, Any], bank: Encoded, queries: Encoded) -> dict[str, str]:

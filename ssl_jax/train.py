@@ -23,7 +23,7 @@ import numpy as np
 from ssl_jax import measure, parallel
 from ssl_jax.config import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
-from ssl_jax.online import collapse, pace, spikes
+from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
@@ -259,6 +259,15 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         foretell(number, pacing)
         scores = {name: value for name, value in measured.items() if value is not None}
         progress["seconds"] = seconds_before + time.perf_counter() - began
+        if measures and config.optim.get("average_after") is not None and average.waits(state):
+            metric = best_metric(experiment)
+            if (found := measured.get(metric.lstrip("-"))) is not None:
+                progress["checks"] = [*progress["checks"], found if metric[0] == "-" else -found]
+            if average.due(progress["checks"], config.optim.average_after):
+                state = average.begin(state, number)
+                writer.say(
+                    f"the mean of the parameters from step {number} on is what is measured (optim.average_after)"
+                )
         if logs or measures:
             writer.log(number, line | measured)
             progress["logged"] = number
@@ -377,6 +386,7 @@ def _start(experiment: Experiment, workdir: Path, mesh, given: Given) -> tuple[T
         "skipped": 0,  # steps
         "losses": [],  # the last logged ones
         "loss_spikes": [],  # steps
+        "checks": [],  # of validation, lower is better, until averaging begins
         "logged": None,  # the last step in metrics.jsonl
         "unreadable": [],  # train examples that this process found broken and replaced
     }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import runs
 
+from ssl_jax import config as configs
 from ssl_jax import experiment, step, train
 from ssl_jax.run import signals
 
@@ -97,6 +98,43 @@ def test_interrupted_and_continued_it_is_the_uninterrupted_run(whole, tmp_path, 
 def test_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         experiment.build(runs.config("simclr", **(SEVERAL | changes)))
+
+
+def text_of(name, *keys):
+    common = ["data.source=pydoc", "data.global_batch_size=8", "data.tokenizer.size=200", "data.val_fraction=0.5"]
+    common += ["train.log_every=4", "train.eval_every=0", "train.checkpoint_every=4", "train.steps=12"]
+    return configs.load(str(runs.ROOT / "configs" / name), [*common, "parallel.devices=1", *keys])
+
+
+LSTM = ["model.width=8", "model.hidden=8", "data.length=8", "optim.warmup_epochs=0.0"]
+
+
+@pytest.mark.slow
+def test_a_language_model_learns_the_same_wherever_its_text_lies(tmp_path):
+    """Sent by the host, or cut in the step: the same bits; several steps in a program: the same but for rounding."""
+    prints, losses = {}, {}
+    for name, keys in {
+        "host": ["data.table_limit=0"],
+        "device": [],
+        "several": ["train.steps_per_dispatch=4"],
+    }.items():
+        with runs.no_pictures():
+            built = experiment.build(text_of("language_model_demo.py", *LSTM, *keys))
+            summary = train.fit(built, tmp_path / name)
+        assert (built.feed.table is None) == (name == "host")
+        prints[name], losses[name] = (
+            summary["params_fingerprint"],
+            [line["train_loss"] for line in lines(tmp_path / name)],
+        )
+    assert prints["host"] == prints["device"]
+    np.testing.assert_allclose(losses["several"], losses["host"], rtol=2e-3)
+
+
+def test_text_that_lies_on_no_device_is_refused():
+    keys = ["train.steps_per_dispatch=4", *LSTM]
+    for other in ("data.recipe=stream_shuffled", "data.table_limit=10"):
+        with pytest.raises(ValueError, match=r"those of pydoc do not .* or text of data.recipe=stream, alone"):
+            experiment.build(text_of("language_model_demo.py", *keys, other))
 
 
 @pytest.mark.slow

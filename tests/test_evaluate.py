@@ -422,7 +422,7 @@ def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_
     for asked in ("knn", "low_label", "projection"):
         with pytest.raises(ValueError, match=asked):
             prepare(run, f"npz:{tmp_path / 'one.npz'}", [asked])
-    with pytest.raises(ValueError, match=r"nothing can be measured on npz:.*geometry needs 2 or more images"):
+    with pytest.raises(ValueError, match=r"nothing can be measured on npz:.*geometry needs 2 or more examples"):
         prepare(run, images(tmp_path / "least.npz", 9, classes=0, test=1))
 
 

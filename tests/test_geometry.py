@@ -226,6 +226,7 @@ class Encoded:
     """An encoder that stands still: features from pixels, views from noise."""
 
     layers = {"features": 6, "stage1": 4}  # noqa: RUF012
+    has_views = True
 
     def __init__(self, noise=0.1):
         self.noise = noise
@@ -291,7 +292,7 @@ def test_evaluator_of_a_collapsed_representation(tmp_path):
     ("options", "words"),
     [
         ({"views": 1}, "2 or more"),
-        ({"max_examples": 1}, "2 or more images"),
+        ({"max_examples": 1}, "2 or more examples"),
         ({"layers": "stage9"}, "known: features, stage1"),
         ({"t": 0}, "must be positive"),
         ({"alpha_ranks": 4}, "alpha_ranks=4 must be a first and a last rank"),
@@ -310,5 +311,5 @@ def test_ranks_of_few_images_have_a_note(tmp_path):
     found = dict(evaluator.run(1.0, tmp_path))
     assert found["rankme"] <= 5
     assert set(evaluator.notes) == {"rankme", "effective_rank", "lidar"}
-    assert evaluator.notes["rankme"].startswith("5 images in ")
+    assert evaluator.notes["rankme"].startswith("5 examples in ")
     assert "at most 4" in evaluator.notes["effective_rank"]

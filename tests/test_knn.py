@@ -330,8 +330,8 @@ def test_evaluator_leaves_one_out():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"k": 84}, "eval.knn.k=84 but the bank has 83 labelled images; use at most 83"),
-        ({"k": (5, 40), "leave_one_out": True}, "eval.knn.k=40 but the bank has 40 labelled images; use at most 39"),
+        ({"k": 84}, "eval.knn.k=84 but the bank has 83 labelled examples; use at most 83"),
+        ({"k": (5, 40), "leave_one_out": True}, "eval.knn.k=40 but the bank has 40 labelled examples; use at most 39"),
         ({"k": (5, 0)}, "eval.knn.k=0 must be a whole number"),
         ({"k": 2.5}, "eval.knn.k=2.5 must be a whole number"),
         ({"k": ()}, "must each name one or more"),

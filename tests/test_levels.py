@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,7 +195,7 @@ def test_a_config_and_a_transfer_carry_the_range(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.readers, "load", lambda spec, **given: seen.update(given) or splits)
     monkeypatch.setattr(transfer.knn, "Evaluator", lambda *a, **kw: None)
     monkeypatch.setattr(transfer.linear_probe, "Evaluator", lambda *a, **kw: None)
-    encode: Any = None
+    encode: Any = SimpleNamespace(accepts=lambda part: None)
     transfer.Evaluator(encode, train=splits.train, test=splits.test, sources=("folder:elsewhere",))
     assert seen["decoding"] == TWELVE
 

@@ -86,6 +86,7 @@ OTHERS_IN_PARTS = [
     "inpainting-adversarial",
     "supervised-unfreezing",
     "uda",
+    "bert",
 ]
 
 

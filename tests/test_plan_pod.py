@@ -126,3 +126,37 @@ def test_a_plan_for_a_tpu_slice(times, tmp_path):
     assert found["fits"] is True
     assert found["images_per_sec_roofline"] > 0
     assert found["collectives"]["all-reduce"] > 0
+
+
+TEXT = {
+    "bert_base": ["model.name=bert_tiny", "data.length=32", "data.document_length=32", "model.positions=32"],
+    "language_model_demo": ["model.width=8", "model.hidden=8", "data.length=8"],
+}
+
+
+def of_text(name):
+    words = [*TEXT[name], "data.tokenizer.size=100", "data.num_examples=1000", "data.global_batch_size=16"]
+    return str(runs.ROOT / "configs" / f"{name}.py"), words
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_of_text_the_vocabulary_is_as_large_as_the_config_says(name):
+    found = program.plan_of(configs.load(*of_text(name)))
+    assert found.vocab is not None
+    assert found.vocab.size == 100
+    file, words = of_text(name)
+    unknown = [word.replace("size=100", "size=null") for word in words]
+    with pytest.raises(ValueError, match=r"not known without reading the text; set --config\.data\.tokenizer\.size"):
+        program.plan_of(configs.load(file, unknown))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEXT)
+def test_a_plan_of_text(name, tmp_path, capsys):
+    file, words = of_text(name)
+    arguments = ["--config", file, "--topology", "cpu:2", "--json", str(tmp_path / "plan.json"), "--quick"]
+    assert plan_pod.main([*arguments, *(f"--config.{word}" for word in words)]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] is True
+    assert found["flops_per_step"] > 0
+    assert "at batch 16 on 2 devices" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -240,6 +241,21 @@ def test_any_step_and_any_number_of_processes_give_the_same_batches():
     parts = [[b["tokens"] for b in feed.batches(total_steps=9, process=p, process_count=2)] for p in range(2)]
     np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
     assert sorted(set(np.concatenate([w.ravel() for w in whole[:4]]))) != list(range(1, 101))[:80]  # another order
+
+
+def test_windows_cut_on_the_device_are_those_of_the_host():
+    form = {"length": 5, "shuffle": False, "seed": 3, "global_batch_size": 4}
+    host, device = (streams.feed(CORPUS, **form, table_limit=limit) for limit in (399, 400))
+    assert host.table is None
+    assert device.table.nbytes == 400  # 100 tokens
+    split = {"start_step": 2, "total_steps": 11, "process": 1, "process_count": 2}  # into the third epoch
+    for sent, want in zip(device.batches(**split), host.batches(**split), strict=True):
+        assert "tokens" not in sent
+        found = jax.jit(device.views, static_argnums=2)({**sent, "table": device.table}, jax.random.key(0), None)
+        assert found.keys() == want.keys()
+        jax.tree.map(np.testing.assert_array_equal, dict(found), want)
+        assert found["tokens"].dtype == want["tokens"].dtype
+    assert streams.feed(CORPUS, **(form | {"shuffle": True}), table_limit=1 << 30).table is None
 
 
 def test_a_corpus_too_short_is_refused():

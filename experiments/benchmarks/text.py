@@ -82,11 +82,12 @@ def bert(quick: bool) -> Benchmark:
     """
     rows, length, size, rate = 32, 128, 30_522, 1e-4
     encoder = models.make("bert_tiny" if _cpu() else "bert_mini", vocab=size, dropout=0.1)
-    vocab = Vocab(size, unk=1, eos=2, cls=3, sep=4, mask=5)
+    cls, sep, mask = 3, 4, 5
+    vocab = Vocab(size, unk=1, eos=2, cls=cls, sep=sep, mask=mask)
     plan = Plan(1000, 100, 50_000, (length,), rows, vocab=vocab)
     rng = np.random.default_rng(0)
     tokens = rng.integers(6, size, (rows, length)).astype(np.int32)
-    tokens[:, 0], tokens[:, length // 2], tokens[:, -1] = vocab.cls, vocab.sep, vocab.sep
+    tokens[:, 0], tokens[:, length // 2], tokens[:, -1] = cls, sep, sep
     segment = np.broadcast_to(np.arange(length) > length // 2, tokens.shape).astype(np.int32)
     random_next = rng.random(rows) < 0.5
     batch = {"tokens": tokens, "views": (tokens,), "segment": segment, "random_next": random_next, **_numbered(rows)}
@@ -108,14 +109,14 @@ def bert(quick: bool) -> Benchmark:
             given = {"input_ids": tokens, "token_type_ids": segment, "attention_mask": np.ones_like(tokens)}
             given = {name: torch.tensor(array, dtype=torch.int64, device=where) for name, array in given.items()}
             answer = torch.tensor(random_next, dtype=torch.int64, device=where)
-            words = given["input_ids"] > vocab.mask
+            words = given["input_ids"] > mask
 
             def run() -> float:
                 # Masks of its own in every step: as many, 80 % hidden, 10 % another word.
                 places = (torch.rand(words.shape, device=where) * words).topk(asked).indices
                 targets = given["input_ids"].gather(1, places)
                 chance, other = torch.rand(places.shape, device=where), torch.randint_like(places, 1, size)
-                hidden = torch.where(chance < 0.8, vocab.mask, torch.where(chance < 0.9, other, targets))
+                hidden = torch.where(chance < 0.8, mask, torch.where(chance < 0.9, other, targets))
                 seen = given | {"input_ids": given["input_ids"].scatter(1, places, hidden)}
                 optimizer.zero_grad(set_to_none=True)
                 if gathered:

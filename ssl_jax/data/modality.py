@@ -39,7 +39,8 @@ class Modality(NamedTuple):
       accepts: ``(source)``: raises a ValueError of one line where a source's records are not for this encoder.
       vocab: of tokens.
       words: what each token is, by its number, where encoders have a row for each.
-      unit: what examples are called in the log.
+      unit: what the rows of a training batch are called in the log.
+      record: what an example of a source is called.
       shown: whether inputs are pictures.
       files: what the run's folder must hold of it (a tokenizer): name -> content.
     """
@@ -57,6 +58,7 @@ class Modality(NamedTuple):
     vocab: Vocab | None = None
     words: tuple[str, ...] | None = None
     unit: str = "images"
+    record: str = "examples"
     shown: bool = False
     files: Mapping[str, bytes] = {}
 

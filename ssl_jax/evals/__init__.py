@@ -38,10 +38,20 @@ class Accuracy(float):
 
 
 class Encode(Protocol):
-    """Frozen features of a whole source; ``layers``: what may be asked for, and how many numbers each gives a row."""
+    """Frozen features of a whole source; ``layers``: what may be asked for, and how many numbers each gives a row.
+
+    ``has_views``: whether random views of an example are known.
+    """
 
     @property
     def layers(self) -> Mapping[str, int]: ...
+
+    @property
+    def has_views(self) -> bool: ...
+
+    def accepts(self, source: Source) -> None:
+        """Raises a ValueError of one line where the source's records are not for this encoder."""
+        ...
 
     def __call__(
         self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0

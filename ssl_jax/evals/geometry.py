@@ -22,6 +22,7 @@ from ssl_jax.types import Array, Variables
 
 ROWS = 8192  # turned into float64 at a time
 TINY = np.finfo(np.float64).tiny
+OF_VIEWS = ("alignment", "lidar", "energy_gap", "energy_auc")
 
 
 def alignment(x, y) -> Array:
@@ -206,16 +207,16 @@ class Evaluator:
 
     Yields ``alignment``, ``uniformity``, ``rankme``, ``effective_rank``, ``lidar``, ``alpha_req`` (left out where fewer
     than two directions vary), ``dead_dimensions``, ``energy_gap``, ``energy_auc``; of layers other than ``"features"``
-    as ``<layer>_rankme`` and so on. Draws ``energy.png`` and ``spectrum.png``. Ranks that the number of images bounds
-    more closely than the dimensions do have a note of it.
+    as ``<layer>_rankme`` and so on. Draws ``energy.png`` and ``spectrum.png``. Ranks that the number of examples bounds
+    more closely than the dimensions do have a note of it. What is of views is left out of data that have none, as text.
 
     Args:
-      max_examples: test images of which random views are taken, for alignment, LiDAR and the energies; the other
-        numbers are of all test images, seen once.
+      max_examples: test examples of which random views are taken, for alignment, LiDAR and the energies; the other
+        numbers are of all test examples, seen once.
       views: of each of these; LiDAR uses all, alignment and the energies the first two.
       layers: what is measured.
       t: of :func:`uniformity`.
-      seed: of the choice of the images.
+      seed: of the choice of the examples.
       alpha_ranks: first and last rank that alpha-ReQ is fitted to, as far as there are so many; None: all. The
         authors' code has (4, 100).
     """
@@ -242,7 +243,9 @@ class Evaluator:
         if views < 2:
             raise ValueError(f"eval.geometry.views={views}: pairs are made of 2 or more; the default is 10")
         if min(max_examples, len(test)) < 2:
-            raise ValueError(f"geometry needs 2 or more images; max_examples={max_examples}, {len(test)} test images")
+            raise ValueError(
+                f"geometry needs 2 or more examples; max_examples={max_examples}, {len(test)} test examples"
+            )
         if not t > 0:
             raise ValueError(f"eval.geometry.t={t} must be positive; the paper uses 2")
         self.alpha_ranks = {} if alpha_ranks is None else _ranks(alpha_ranks)
@@ -252,42 +255,47 @@ class Evaluator:
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
         whole = self.encode(variables, self.test, layers=self.layers)
-        several = self.encode(variables, self.subset, layers=self.layers, views=self.views)
+        several = None
+        if self.encode.has_views:
+            several = self.encode(variables, self.subset, layers=self.layers, views=self.views)
+        else:
+            self.left_out |= dict.fromkeys(OF_VIEWS, "random views of these data are not known")
         for layer in self.layers:
-            h, views = whole[layer], several[layer]
-            eigenvalues, energies = spectrum(h), energy_histograms(views[:, 0], views[:, 1])
+            h, views = whole[layer], None if several is None else several[layer]
+            eigenvalues = spectrum(h)
+            energies = None if views is None else energy_histograms(views[:, 0], views[:, 1])
             prefix, alpha, scale = "" if layer == "features" else f"{layer}_", float("nan"), float("nan")
             try:
                 alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
             except ValueError as error:  # a collapsed representation has no spectrum to speak of
                 self.left_out[f"{prefix}alpha_req"] = str(error)
             self._note_bounds(prefix, h, views)
-            values = {
-                "alignment": float(alignment(views[:, 0], views[:, 1])),
+            values = {} if views is None else {"alignment": float(alignment(views[:, 0], views[:, 1]))}
+            values |= {
                 "uniformity": float(uniformity(h, self.t)),
                 "rankme": rankme(h),
                 "effective_rank": entropy_rank(eigenvalues),
-                "lidar": lidar(views),
+                **({} if views is None else {"lidar": lidar(views)}),
                 **({"alpha_req": alpha} if np.isfinite(alpha) else {}),
                 "dead_dimensions": float(dead_dimensions(h)),
-                "energy_gap": energies.gap,
-                "energy_auc": energies.auc,
             }
+            values |= {} if energies is None else {"energy_gap": energies.gap, "energy_auc": energies.auc}
             for name, value in values.items():
                 yield prefix + name, value
             if outdir is not None:
-                draws = {
-                    f"{prefix}energy.png": partial(figures.energy, energies),
-                    f"{prefix}spectrum.png": partial(figures.spectrum, eigenvalues, alpha, scale),
-                }
+                draws = {f"{prefix}spectrum.png": partial(figures.spectrum, eigenvalues, alpha, scale)}
+                if energies is not None:
+                    draws = {f"{prefix}energy.png": partial(figures.energy, energies)} | draws
                 self.left_out |= figures.drawn(outdir, draws)
 
-    def _note_bounds(self, prefix: str, h: np.ndarray, views: np.ndarray) -> None:
-        """A rank is at most that of the matrix: of few images it says how few they are."""
-        for name, n, centred in (("rankme", len(h), 0), ("effective_rank", len(h), 1), ("lidar", len(views), 1)):
+    def _note_bounds(self, prefix: str, h: np.ndarray, views: np.ndarray | None) -> None:
+        """A rank is at most that of the matrix: of few examples it says how few they are."""
+        bounded = [("rankme", len(h), 0), ("effective_rank", len(h), 1)]
+        bounded += [] if views is None else [("lidar", len(views), 1)]
+        for name, n, centred in bounded:
             if n - centred < h.shape[1]:
-                bound = f"{n} images in {h.shape[1]} dimensions: at most {n - centred}"
-                self.notes[prefix + name] = f"{bound}, to be compared at the same number of images only"
+                bound = f"{n} examples in {h.shape[1]} dimensions: at most {n - centred}"
+                self.notes[prefix + name] = f"{bound}, to be compared at the same number of examples only"
 
 
 def _ranks(given: Any) -> dict[str, int]:

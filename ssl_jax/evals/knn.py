@@ -220,13 +220,13 @@ class Evaluator:
         self.centre, self.leave_one_out = centre, leave_one_out
         ks, temperatures = np.atleast_1d(k).tolist(), np.atleast_1d(temperature).tolist()
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        images = int(np.sum(np.asarray(self.bank.labels) >= 0))
-        most = images - leave_one_out
+        known = int(np.sum(np.asarray(self.bank.labels) >= 0))
+        most = known - leave_one_out
         for number in ks:
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"eval.knn.k={number} must be a whole number, 1 or more; 20 and 200 are usual")
             if number > most:
-                raise ValueError(f"eval.knn.k={number} but the bank has {images} labelled images; use at most {most}")
+                raise ValueError(f"eval.knn.k={number} but the bank has {known} labelled examples; use at most {most}")
         for number in temperatures:
             if not isinstance(number, int | float) or not number > 0:
                 raise ValueError(f"eval.knn.temperature={number} must be positive; the literature uses 0.07 or 0.1")

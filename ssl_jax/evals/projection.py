@@ -102,9 +102,9 @@ class Evaluator:
 
     Args:
       methods: some of ``METHODS``.
-      max_examples: test images shown, the classes in proportion.
+      max_examples: test examples shown, the classes in proportion.
       layers: what is projected.
-      seed: of the choice of the images, and of the methods.
+      seed: of the choice of the examples, and of the methods.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Evaluator:
                 raise ValueError(f"eval.projection.layers: {layer!r} is unknown; known: {', '.join(encode.layers)}")
         if min(max_examples, len(test)) < LEAST:
             raise ValueError(
-                f"projection needs {LEAST} images or more; max_examples={max_examples}, {len(test)} test images"
+                f"projection needs {LEAST} examples or more; max_examples={max_examples}, {len(test)} test examples"
             )
         self.left_out: dict[str, str] = {}
         self.shown = np.sort(stratified_order(test.labels, len(test), seed)[:max_examples])

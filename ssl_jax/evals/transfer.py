@@ -24,7 +24,7 @@ class Evaluator:
     Args:
       sources: what ``data.source`` may be: ``("tfds:fashion_mnist", "folder:PATH")``.
       data_dir: where TFDS datasets lie.
-      k: neighbours; at most as many as a target has labelled train images.
+      k: neighbours; at most as many as a target has labelled train examples.
       temperature: of the vote.
     """
 
@@ -48,6 +48,8 @@ class Evaluator:
             for note in splits.notes:
                 print(names.printable(note))
             try:
+                for part in splits:
+                    encode.accepts(part)
                 splits = source.Splits(*(source.with_channels(part, train.channels) for part in splits))
                 bank, queries = source.join(splits.train, splits.val), splits.test
                 known = int(np.sum(bank.labels >= 0)) if bank.labels is not None else 0

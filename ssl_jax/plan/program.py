@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.config import Config
+from ssl_jax.data import recipes
+from ssl_jax.data.text import recipes as text
 from ssl_jax.experiment import make_modality, make_parts
 from ssl_jax.step import compile_step, init_state, make_init
 from ssl_jax.types import Plan, TrainState
@@ -46,9 +48,13 @@ def plan_of(config: Config) -> Plan:
     if number < data.global_batch_size:
         raise ValueError(f"data.global_batch_size={data.global_batch_size} is larger than the {number} examples")
     steps_per_epoch = number // data.global_batch_size
+    steps = config.train.steps or max(1, round(config.train.epochs * steps_per_epoch))
+    if isinstance(recipes.get(data.recipe), text.Recipe):
+        modality = make_modality(config)
+        return Plan(steps, steps_per_epoch, number, modality.input_shape, data.global_batch_size, 10, modality.vocab)
     channels = 1 if data.source in ("digits", "tfds:mnist", "tfds:fashion_mnist") else 3
     return Plan(
-        total_steps=config.train.steps or max(1, round(config.train.epochs * steps_per_epoch)),
+        total_steps=steps,
         steps_per_epoch=steps_per_epoch,
         num_examples=number,
         input_shape=(data.image_size, data.image_size, channels),

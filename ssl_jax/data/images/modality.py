@@ -27,6 +27,8 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
     size = data.image_size
 
     def fitting(source: Source) -> Source:
+        if "text" in source.columns:
+            raise ValueError("this recipe is for images and the examples are text; use a source of images")
         if source.channels > channels:
             raise ValueError("these images are in colour and the encoder takes grey ones; convert them to grey first")
         return source if source.channels == channels else source.in_colour()
@@ -85,6 +87,7 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         raw=raw,
         sent=sent,
         accepts=lambda source: (fitting(source), None)[1],
+        record="images",
         shown=True,
     )
 

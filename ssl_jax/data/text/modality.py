@@ -17,6 +17,8 @@ from ssl_jax.data.text import cooccurrences, documents, pairs, replace, streams,
 from ssl_jax.data.text.recipes import Cooccurrences, Documents, Pairs, Recipe, Stream, Windows
 from ssl_jax.types import Config, Vocab
 
+TABLE_LIMIT = 1 << 30  # of runs from before the key existed
+
 
 class Form(NamedTuple):
     """What the type of a recipe says.
@@ -47,6 +49,8 @@ class Text(NamedTuple):
 
 def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | None) -> Modality:
     """The modality of a recipe for text; the tokenizer is the run's own, another's, or learned from ``train``.
+
+    Without ``train`` and ``folder``, as for a plan, one that is as large as the config says stands in for it.
 
     Raises:
       ValueError: of one line: the source holds no text, or there is no tokenizer, or none can be learned.
@@ -86,10 +90,12 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
         inputs=inputs,
         prepare=prepare,
         score=form.score,
+        sent=lambda rows: (spec(rows), None),
         accepts=lambda source: (texts(source), None)[1],
         vocab=vocab,
         words=tokens.words(tokenizer),
         unit=form.unit,
+        record="documents",
         files={tokens.FILE: tokenizer.to_str(pretty=True).encode()},
     )
 
@@ -98,6 +104,8 @@ def _tokenizer(data: Config, train: Source | None, folder: Path | None) -> Token
     stored = None if folder is None else folder / tokens.FILE
     if stored is not None and stored.is_file():
         return tokens.read(stored)
+    if train is None and folder is None:
+        return tokens.stand_in(data)
     if train is None:
         raise ValueError(f"{stored} is not there, without which a run on text cannot be opened; put a copy of it back")
     if data.tokenizer.file is not None:
@@ -115,7 +123,9 @@ def _stream(recipe: Stream, data: Config, text: Text) -> Form:
     def feed(source: Source, *, seed: int, global_batch_size: int, mode: str = "jit", among: np.ndarray | None = None):
         found = text.read(source, tokens.lines)
         sizes = {"length": length, "seed": seed, "global_batch_size": global_batch_size}
-        made = streams.feed(found, shuffle=recipe.shuffle, **sizes)
+        # A key younger than some stored configs; under pmap the host sends the windows.
+        limit = data.get("table_limit", TABLE_LIMIT) if mode == "jit" else 0
+        made = streams.feed(found, shuffle=recipe.shuffle, table_limit=limit, **sizes)
         return made._replace(notes=(*made.notes, _unknown(found, text.vocab)))
 
     def score(source: Source, **split: int):

@@ -16,14 +16,27 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.order import FOREVER, permutation, process_rows
+from ssl_jax.types import Batch, Views
 
 
-def feed(documents: Sequence[np.ndarray], *, length: int, shuffle: bool, seed: int, global_batch_size: int) -> Feed:
+def feed(
+    documents: Sequence[np.ndarray],
+    *,
+    length: int,
+    shuffle: bool,
+    seed: int,
+    global_batch_size: int,
+    table_limit: int = 0,
+) -> Feed:
     """How a language model is fed.
+
+    Where the corpus lies on the devices as a whole, the host says where each window begins and the step cuts it out:
+    the same tokens.
 
     Args:
       documents: their tokens.
@@ -31,6 +44,7 @@ def feed(documents: Sequence[np.ndarray], *, length: int, shuffle: bool, seed: i
       shuffle: whether each epoch has the documents in another order.
       seed: of order and places.
       global_batch_size: B.
+      table_limit: bytes up to which a corpus that is not shuffled lies on the devices.
 
     Raises:
       ValueError: the corpus is too short for one window of each row.
@@ -49,6 +63,7 @@ def feed(documents: Sequence[np.ndarray], *, length: int, shuffle: bool, seed: i
         return np.concatenate([documents[i] for i in order])
 
     whole = None if shuffle else corpus(0)
+    table = None if whole is None or 4 * tokens > table_limit else np.ascontiguousarray(whole, np.int32)
 
     def batches(*, start_step=0, total_steps=None, process=0, process_count=1, unreadable=None):
         rows = np.arange(global_batch_size)[process_rows(global_batch_size, process, process_count)]
@@ -57,21 +72,44 @@ def feed(documents: Sequence[np.ndarray], *, length: int, shuffle: bool, seed: i
             words = np.random.SeedSequence([seed, epoch, length])
             offset = int(np.random.default_rng(words).integers(length)) if epoch else 0
             begin = offset + (rows * steps + window) * length
+            if table is not None:
+                rest = about(rows, first=window == 0)
+                yield rest | {"begin": begin.astype(np.int32)}
+                continue
             text = corpus(epoch) if whole is None else whole
             yield batch(text[begin[:, None] + np.arange(length + 1)], rows, first=window == 0)
 
     note = f"{tokens:,} tokens, {steps:,} windows of {length} in each of {global_batch_size} rows"
-    return Feed(batches, steps_per_epoch=steps, num_examples=len(documents), notes=(note,))
+    made = Feed(batches, steps_per_epoch=steps, num_examples=len(documents), notes=(note,))
+    if table is None:
+        return made
+    lies = f"the corpus lies on the device ({table.nbytes / 1e6:.3g} MB), where windows are cut"
+    return made._replace(views=views(length), table=table, notes=(note, lies))
+
+
+def views(length: int) -> Views:
+    """``(batch, key, axis) -> batch``: windows of ``length + 1`` tokens cut out of ``"table"`` from ``"begin"`` on."""
+
+    def cut(batch: Batch, key, axis) -> Batch:
+        at = batch["begin"][:, None] + jnp.arange(length + 1, dtype=jnp.int32)[None]
+        tokens = batch["table"][at]
+        rest = {name: value for name, value in batch.items() if name not in ("table", "begin")}
+        return rest | {"tokens": tokens, "views": (tokens[:, :-1],)}
+
+    return cut
 
 
 def batch(tokens: np.ndarray, rows: np.ndarray, *, first: bool) -> dict[str, Any]:
     """A batch of windows ``[b, T + 1]``; the first of each row begins with an empty state."""
     tokens = np.ascontiguousarray(tokens, np.int32)
+    return about(rows, first=first) | {"tokens": tokens, "views": (tokens[:, :-1],)}
+
+
+def about(rows: np.ndarray, *, first: bool) -> dict[str, Any]:
+    """A batch without its tokens."""
     return {
-        "tokens": tokens,
-        "views": (tokens[:, :-1],),
-        "first": np.full(len(tokens), first),
-        "label": np.full(len(tokens), -1, np.int32),
+        "first": np.full(len(rows), first),
+        "label": np.full(len(rows), -1, np.int32),
         "index": rows.astype(np.int32),
     }
 

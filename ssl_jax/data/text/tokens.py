@@ -67,6 +67,23 @@ def learn(texts: Iterable[str], data: Config) -> Tokenizer:
     return found
 
 
+def stand_in(data: Config) -> Tokenizer:
+    """A tokenizer of the size that a config says and of no text at all, for what depends on the size alone.
+
+    Raises:
+      ValueError: the config names neither a size nor a file.
+    """
+    if data.tokenizer.file is not None:
+        return read(Path(data.tokenizer.file).expanduser())
+    size = data.tokenizer.size
+    if size is None:
+        raise ValueError(
+            "how many tokens there are is not known without reading the text; set --config.data.tokenizer.size"
+        )
+    vocab = {word: i for i, word in enumerate((*SPECIAL, *(f"word {i}" for i in range(len(SPECIAL), size))))}
+    return _finished(Tokenizer(models.WordLevel(vocab, unk_token=UNK)), None)
+
+
 def _words(texts: Iterable[str], asked: Config, lower: Any) -> Tokenizer:
     split = pre_tokenizers.WhitespaceSplit() if asked.kind == "spaced" else pre_tokenizers.Whitespace()
     counts: Counter[str] = Counter()

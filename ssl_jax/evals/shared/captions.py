@@ -20,7 +20,7 @@ CAPTIONS = {
         "Projections",
         "Test features in the plane, by class; trustworthiness 1 invents no neighbour.",
     ),
-    "neighbours": ("Nearest neighbours", "Test images and the training images nearest to them by cosine."),
+    "neighbours": ("Nearest neighbours", "Test examples and the training examples nearest to them by cosine."),
 }
 
 
@@ -29,7 +29,8 @@ def pictures(found: Found) -> list[Figure]:
     drawn = []
     for name, entry in found.result["evaluators"].items():
         drawn += of_evaluator(found.home, name, entry["figures"])
-    of_run = [found.home / "pictures" / f"{name}.png" for name in CAPTIONS]
+    # Of text the neighbours are no picture but what was found, which the report puts into words.
+    of_run = [found.home / "pictures" / f"{name}{kind}" for name in CAPTIONS for kind in (".png", ".json")]
     return drawn + [Figure(path, *CAPTIONS[path.stem], "pictures") for path in of_run if path.is_file()]
 
 

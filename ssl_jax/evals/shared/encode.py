@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ssl_jax import parallel
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source, sha256
+from ssl_jax.evals import score
 from ssl_jax.evals.shared import features
 from ssl_jax.online.progress import counted
 from ssl_jax.run import checkpoint
@@ -39,6 +40,33 @@ class Encode:
     mesh: Mesh
     max_dim: int | None = None
     seed: int = 0
+
+    @property
+    def has_views(self) -> bool:
+        return self.modality.views is not None
+
+    def accepts(self, source: Source) -> None:
+        self.modality.accepts(source)
+
+    def check_score(self) -> None:
+        """Raises a ValueError of one line where the method has no measure of its own on held-out batches."""
+        if not self.has_score:
+            raise ValueError("score: this method has no measure of its own on held-out data; leave it out")
+
+    @property
+    def has_score(self) -> bool:
+        return "score" in self.method.hooks and self.modality.score is not None
+
+    def score(self, variables: Variables, source: Source, *, batch_size: int) -> dict[str, float]:
+        """What the method makes of held-out batches, see ``evals/score.py``; ``batch_size`` rounded up to devices."""
+        assert self.modality.score is not None  # check_score
+        devices = self.mesh.devices.size
+        split = {"process": jax.process_index(), "process_count": jax.process_count()}
+        with jax.set_mesh(self.mesh):
+            batches = self.modality.score(source, global_batch_size=-(-batch_size // devices) * devices, **split)
+            place = partial(parallel.place, mesh=self.mesh)
+            key = jax.random.key(self.seed)
+            return score.score(self.method, variables._replace(rows=None), batches, key=key, place=place)
 
     @cached_property
     def _compiled(self):
@@ -79,7 +107,7 @@ class Encode:
         if not views:
             batches = self.modality.inputs(source, **split)
         elif self.modality.views is None:
-            raise ValueError(f"random views of {self.modality.unit} are not known; leave out what needs them")
+            raise ValueError(f"random views of {self.modality.record} are not known; leave out what needs them")
         else:
             batches = self.modality.views(source, count=views, seed=self.seed, **split)
         compiled = self._compiled[bool(views)]
@@ -87,7 +115,7 @@ class Encode:
             found = features.extract(
                 lambda variables, inputs: compiled(variables, inputs, layers=tuple(layers)),
                 variables,
-                counted(batches, "encoding", len(source), self.modality.unit, by=split["global_batch_size"]),
+                counted(batches, "encoding", len(source), self.modality.record, by=split["global_batch_size"]),
                 place=lambda batch: parallel.place(batch, self.mesh),
             )
         index = found.pop("index")
@@ -116,6 +144,20 @@ class CachedEncode:
     @property
     def layers(self) -> Mapping[str, int]:
         return self._layers
+
+    @property
+    def has_views(self) -> bool:
+        return self.encode.has_views
+
+    def accepts(self, source: Source) -> None:
+        self.encode.accepts(source)
+
+    def check_score(self) -> None:
+        self.encode.check_score()
+
+    def score(self, variables: Variables, source: Source, *, batch_size: int) -> dict[str, float]:
+        variables = jax.device_put(variables, parallel.replicated(self.encode.mesh))
+        return self.encode.score(variables, source, batch_size=batch_size)
 
     @cached_property
     def _layers(self) -> Mapping[str, int]:

@@ -168,7 +168,7 @@ def _make_room(folder: Path, shapes: Mapping[str, tuple[int, ...]], rows: int, s
         )
     folder.mkdir(parents=True, exist_ok=True)
     layers = ", ".join(name for name in shapes if name != "label")
-    say(f"features of {rows:,} images ({layers}): {need / 1e6:,.1f} MB in {folder}")
+    say(f"features of {rows:,} examples ({layers}): {need / 1e6:,.1f} MB in {folder}")
 
 
 def _write_shard(folder: Path, name: str, rows: int, shape: tuple[int, ...], shard: int, values: np.ndarray) -> None:

@@ -35,6 +35,7 @@ _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 PANELS = (
     ("Loss", "loss", ("loss",)),
     ("Accuracy", "top-1 accuracy", ("top1", "top5", "accuracy")),
+    ("Perplexity", "perplexity, log scale", ("perplexity",)),
     ("Spread of projections", "std × √d (healthy: 1)", ("std_ratio",)),
     ("Effective rank", "dimensions", ("effective_rank",)),
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
@@ -110,6 +111,11 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
         if title == "Accuracy":
             axes.yaxis.set_major_formatter(_PERCENT)
+        if title == "Perplexity":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.tick_params(which="minor", length=0, labelsize=8, labelcolor=FAINT)
         if title == "Spread of projections":
             axes.set_ylim(0, 1.08 * max(1.0, axes.dataLim.y1))
             axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -207,7 +213,8 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], 
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055 * (high - low)), ends, strict=True):
-        axes.text(where[-1] + 0.1, height, text, va="center", fontsize=9, color=colour)
+        beside = {"xytext": (8, 0), "textcoords": "offset points"}
+        axes.annotate(text, (where[-1], height), **beside, va="center", fontsize=9, color=colour)
     _plain(axes, "Accuracy with few labels", "labels per class", "test accuracy of a linear classifier")
     axes.set_xticks(where, entries)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

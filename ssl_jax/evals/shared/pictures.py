@@ -40,10 +40,7 @@ def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
 
 def neighbours(modality: Modality, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
     """A few test images and the images of the bank nearest to them by cosine; a row of features for each image."""
-    shown = np.linspace(0, len(query_features) - 1, min(SHOWN, len(query_features))).astype(int)
-    bank_features, query_features = knn.centred(bank_features, query_features[shown])
-    norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
-    near = np.argsort(-(query_features @ bank_features.T) / norms[None], axis=1, kind="stable")[:, :SHOWN]
+    shown, near, _ = nearest(bank_features, query_features, SHOWN)
     queries = test.take(shown)
     found = evaluation_images(modality, bank.take(near.reshape(-1)))
     figures.neighbours(
@@ -54,6 +51,20 @@ def neighbours(modality: Modality, bank_features, bank: Source, query_features, 
         neighbour_labels=None if bank.labels is None else bank.labels[near],
         class_names=bank.class_names,
     )
+
+
+def nearest(bank_features, query_features, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows ``[q]`` of ``count`` queries far apart in order, their nearest ``[q, count]`` of the bank, the cosines).
+
+    The bank's mean is taken off before the cosine, as kNN does.
+    """
+    shown = np.linspace(0, len(query_features) - 1, min(count, len(query_features))).astype(int)
+    bank_features, query_features = knn.centred(bank_features, query_features[shown])
+    norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
+    similar = (query_features @ bank_features.T) / norms[None]
+    near = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+    lengths = np.linalg.norm(query_features, axis=1, keepdims=True).clip(1e-12)
+    return shown, near, np.take_along_axis(similar, near, axis=1) / lengths
 
 
 def tasks(

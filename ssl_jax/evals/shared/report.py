@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html as markup
+import json
 import math
 import re
 import struct
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.evals.shared import text_pages
 from ssl_jax.evals.shared.names import printable
 
 Evaluations = Mapping[str, Mapping[str, Any]]
@@ -28,7 +30,7 @@ class Figure(NamedTuple):
     """A picture of a run.
 
     Attributes:
-      path: a PNG file.
+      path: a PNG file; or a JSON file of what ``text_pages.nearest`` found.
       title: what it shows, in a few words; runs stand side by side where section and title agree.
       caption: how to read it; may be empty.
       section: the heading it stands under ("Training", "Neighbours"); sections keep the order of first appearance.
@@ -58,6 +60,10 @@ METRICS = (
     Metric("low_label", "low label", "trained with few labels; the mean over several draws of them", True),
     Metric("transfer", "transfer", "the same frozen encoder on another dataset", True),
     Metric("probe", "probe", "linear classifier trained beside the method, without influence on it", True),
+    Metric("perplexity", "perplexity", "exp of the mean loss of a word that is to be predicted; lower is better", True),
+    Metric("mlm", "masked words", "of held-out text: what stood where a word was masked, changed or kept", True),
+    Metric("nsp", "next sentence", "of held-out pairs: does the second part follow the first; half is chance", True),
+    Metric("loss", "loss", "what the method minimises, on held-out data; lower is better"),
     Metric("rankme", "RankMe", "effective number of dimensions; higher is richer", True),
     Metric("effective_rank", "effective rank", "dimensions in use by the entropy of the spectrum; higher is richer"),
     Metric("lidar", "LiDAR", "effective rank of what tells examples apart from their views; higher is richer"),
@@ -279,7 +285,7 @@ def _data(about: Mapping[str, Any]) -> str:
 def _is_whole(name: str) -> bool:
     """Not of a stage, a second setting, the top 5, a spread or a hyper-parameter."""
     name = re.sub(r"transfer_.*_((knn|linear)_)", r"\1", name)  # whatever a dataset is called
-    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_std$", name)
+    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_loss$|_std$", name)
 
 
 def _main(numbers: Sequence[_Number]) -> list[_Number]:
@@ -455,14 +461,16 @@ def _pictures(figures: Mapping[str, Sequence[Figure]]) -> str:
 
 def _picture(figure: Figure, title: str) -> str:
     data = Path(figure.path).read_bytes()
+    caption = f"<figcaption><b>{escape(title)}</b> {escape(figure.caption)}</figcaption>"
+    if Path(figure.path).suffix == ".json":
+        return f'<figure class="wide">{caption}{text_pages.neighbours(json.loads(data))}</figure>'
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"{figure.path} is not a PNG file; save the picture as .png")
     width, height = struct.unpack(">II", data[16:24])
     wide = ' class="wide"' if width > WIDE else ""
     return (
         f'<figure{wide}><img alt="{escape(title)}" width="{width}" height="{height}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption><b>{escape(title)}</b> {escape(figure.caption)}</figcaption></figure>"
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">{caption}</figure>'
     )
 
 
