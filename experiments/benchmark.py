@@ -32,7 +32,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-PEERS = ("torch", "torchvision", "lightly", "kornia", "faiss-cpu", "gensim", "scikit-learn", "pillow")
+PEERS = ("torch", "torchvision", "lightly", "kornia", "transformers", "faiss-cpu", "gensim", "scikit-learn", "pillow")
 
 
 class Benchmark(NamedTuple):
@@ -75,6 +75,8 @@ NAMES = {
     "step_byol_cifar": Entry("step", "byol_cifar", accelerator=True),
     "step_moco_cifar": Entry("step", "moco_cifar", accelerator=True),
     "step_resnet50_224": Entry("step", "simclr_resnet50", accelerator=True),
+    "language_model_step": Entry("text", "language_model", cores=1),
+    "bert_step": Entry("text", "bert", cores=1),
     "nt_xent_8192": Entry("contrastive", "nt_xent_8192", cores=1),
     "knn_50k": Entry("neighbours", "knn_50k"),
     "input_uint8": Entry("reading", "uint8", cores=1),

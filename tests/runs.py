@@ -42,7 +42,7 @@ def config(method: str = "simclr", **overrides):
     found.method.update({"name": method} | METHODS[method])
     found.model.update({"name": "convnet", "widths": (8, 16)})
     found.data.update({"num_examples": 160, "image_size": 8, "global_batch_size": 32, "recipe": "runs:VIEWS"})
-    found.data.augment = "host"
+    found.data.augment = "device"
     found.optim.update({"learning_rate": 0.2, "warmup_epochs": 1.0})
     found.train.update({"steps": 20, "log_every": 2, "eval_every": 8, "checkpoint_every": 5})
     found.eval.update({"knn_k": 5})

@@ -369,7 +369,7 @@ def test_random_regions_hide_their_share_and_their_rim_is_a_dilation():
         np.testing.assert_array_equal(w, np.where(hole, 1, np.where(near, 10, 0)))
 
 
-@pytest.mark.parametrize("mask", ["centre", "random"])
+@pytest.mark.parametrize("mask", ["centre", pytest.param("random", marks=pytest.mark.slow)])
 def test_what_is_hidden_does_not_reach_the_network_and_only_hole_and_rim_count(mask):
     """The loss is the weighted error of what the networks make of the context, by hand."""
     method, images = make("inpainting", mask=mask, mean=(0.3,), latent_dim=8, decoder_widths=(8,)), pictures()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import contract
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -18,6 +20,7 @@ from ssl_jax.run import checkpoint
 from ssl_jax.run.open import open_run
 from ssl_jax.step import compile_step, init_state
 from ssl_jax.train import fit
+from ssl_jax.types import Variables
 
 
 def test_when_it_begins():
@@ -77,3 +80,18 @@ def test_a_run_averages_goes_on_and_is_opened(tmp_path):
 def test_without_checks_it_is_refused():
     with pytest.raises(ValueError, match=r"average_after=5 counts checks on validation and train.eval_every is 0"):
         build(runs.config("supervised", train__eval_every=0, optim__average_after=5))
+
+
+def test_the_mean_is_torchs():
+    """``torch.optim.ASGD(t0=0, lambd=0)``, whose mean leaves the first of its updates out."""
+    with np.load(Path(__file__).parent / "oracles" / "asgd.npz") as found:
+        oracle = dict(found)
+    method = average.averaged(contract.make("supervised")[0])
+    begin = int(oracle["begin"]) + 1
+    with contract.double():
+        aux = {"own": None, "average": jnp.asarray(oracle["params0"]), "since": jnp.int32(-1)}
+        for t, params in enumerate(oracle["params"]):
+            aux["since"] = jnp.int32(-1 if t < begin else begin)
+            aux = method.update_aux(Variables(jnp.asarray(params), {}, aux), None, jnp.int32(t))
+            want = oracle["averages"][t] if t >= begin else params
+            np.testing.assert_allclose(aux["average"], want, rtol=1e-7, atol=1e-8)

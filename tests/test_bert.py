@@ -99,6 +99,7 @@ def test_logits_loss_and_gradient_are_those_of_transformers(oracle, monkeypatch)
     np.testing.assert_allclose(answer, oracle["next"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_as_good_as_a_guess_and_its_score_is_the_same_in_any_batch(oracle):
     method = bert.make(encoder(), plan=PLAN)
     rows = batch(oracle)

@@ -146,6 +146,7 @@ def test_the_error_of_kept_places_is_its_formula_and_a_mean_over_devices():
     assert float(nothing) == 0
 
 
+@pytest.mark.slow
 def test_where_everything_is_kept_the_repaired_image_is_the_autoencoders(started, shown, monkeypatch):
     method, variables = started
     plain = make("autoencoder", loss="mse", spatial=True)

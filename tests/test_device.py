@@ -533,7 +533,7 @@ def on_one(one_device):
     return one_device(5)
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("alone", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_eight_devices_make_what_one_makes_without_a_collective(batch, on_one, alone):
     first = 0 if alone else 1
     compiled, run = over(8, batch, Recipe(BIG.views[:1] if alone else BIG.views[1:] * 2), one_by_one=alone)

@@ -235,6 +235,7 @@ def test_names_that_are_imported_are_names_of_files_there(name):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_later_evaluation_adds_to_an_earlier_one(workdirs, tmp_path, capsys):
     common = ["--workdir", str(workdirs / "other"), "--outdir", str(tmp_path / "out")]
     assert evaluate.main([*common, "--evals=knn", "--eval.knn.k=5"]) == 0

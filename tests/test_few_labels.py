@@ -133,6 +133,7 @@ def test_documents_among_others():
     assert built.modality.vocab.size == 6 + 20  # the tokenizer is learned from all texts
 
 
+@pytest.mark.slow
 def test_a_run_its_bank_and_its_resumption(tmp_path, monkeypatch, capsys):
     few = {"data__augment": "device", "data__labelled": 20, "train__steps": 4, "train__eval_every": 4}
     summary = runs.fit(tmp_path / "run", "supervised", **few)

@@ -110,6 +110,7 @@ def test_what_is_frozen_stays_on_eight_devices(devices, mode):
     assert moved(stats, new_stats) == ["stage2"]
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_is_that_of_the_pretraining_run(tmp_path):
     """Through the loop and checkpoints: pretrained weights go in, and come out as they were."""
     from ssl_jax.train import fit

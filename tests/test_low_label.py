@@ -17,6 +17,7 @@ def digits():
     return data.data.astype(np.float32), data.target.astype(np.int32)
 
 
+@pytest.mark.slow
 def test_label_efficiency(digits):
     x, y = digits
     labels = y[:1200].copy()

@@ -85,6 +85,7 @@ def test_draws_belong_to_the_example_and_the_step():
     np.testing.assert_array_equal(late.tokens, first.tokens[4:])
 
 
+@pytest.mark.slow
 def test_whole_words_are_hidden_as_a_whole():
     rng = np.random.default_rng(0)
     tokens = rows(4000, 24)

@@ -119,7 +119,7 @@ def test_what_a_run_of_letters_measures(whole):
     assert summary["test_loss"] == pytest.approx(losses[-1], abs=0.5)
     assert summary["lines_per_sec"] > 0
     assert 0 <= summary["test_knn_top1"] <= 1
-    assert sorted(p.name for p in (folder / "figures").iterdir()) == ["curves.png"]
+    assert sorted(p.name for p in (folder / "figures").iterdir()) == ["curves.png", "neighbours.html"]
 
 
 def test_the_score_counts_every_token_once(whole):

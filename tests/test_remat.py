@@ -62,7 +62,8 @@ def test_same_parameters_gradients_and_statistics(name, policy):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(a).max()))
 
 
-@pytest.mark.parametrize(("name", "at_most"), [pytest.param("resnet18", 0.5, marks=pytest.mark.slow), ("vit", 0.5)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "at_most"), [("resnet18", 0.5), ("vit", 0.5)])
 def test_less_is_kept(name, at_most, capsys):
     """By JAX's own list of what is kept for the backward pass; XLA on a CPU undoes it, so memory does not tell."""
     kept = {}

@@ -26,7 +26,7 @@ def run(made, params, tokens=TOKENS, **inputs):
     return models.forward(made, params, {}, jnp.asarray(tokens), **{"train": False} | inputs)[0]
 
 
-@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("norm_first", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_padding_is_seen_by_nobody(norm_first):
     made = encoder(norm_first=norm_first)
     params = variables(made)
@@ -81,6 +81,7 @@ def test_dropout_is_drawn_by_example_and_only_in_training():
     assert np.abs(stem["output"] - plain["output"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_remat_and_bfloat16_keep_the_numbers():
     made = encoder()
     params = variables(made)

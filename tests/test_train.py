@@ -213,19 +213,19 @@ def test_a_run_without_a_probe_is_the_same_run(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(finished, tmp_path):
+def test_killed_and_started_again_is_the_uninterrupted_run_bit_for_bit(tmp_path):
     """Augmented on the host, at a known moment; ``test_faults.py`` kills at others, and other methods."""
-    method = "moco"
-    workdir, summary = finished(method)
-    killed = tmp_path / method
-    script = [sys.executable, runs.__file__, method, str(killed), "13"]  # SIGKILLs itself before it logs step 14
+    method, host = "moco", {"data__augment": "host"}
+    workdir, killed = tmp_path / "whole", tmp_path / method
+    summary = runs.fit(workdir, method, **host)
+    script = [sys.executable, runs.__file__, method, str(killed), "13", "data__augment=host"]  # SIGKILLs itself
     process = subprocess.run(script, stderr=subprocess.PIPE, text=True, timeout=600, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr
     at = checkpoint.latest(killed)
     assert at in (8, 10)  # the save of step 10 runs beside the steps and may or may not have ended
     assert lines(killed)[-1]["step"] == 12
 
-    resumed = runs.fit(killed, method)
+    resumed = runs.fit(killed, method, **host)
     assert resumed["params_fingerprint"] == summary["params_fingerprint"]
     the_same(workdir, killed)
     assert json.loads((killed / "config.json").read_text())["resumed"][0]["step"] == at
@@ -244,13 +244,12 @@ def the_same(workdir, killed):
 
 
 @pytest.mark.slow  # `test_other_data.py` kills a run in `make test`
-def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path):
+def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(finished, tmp_path):
     """Bit for bit, wherever the images lie; and no step of it needs TensorFlow where images have their size already."""
-    device = {"data__augment": "device"}
-    summary = runs.fit(tmp_path / "whole", "simclr", **device)
-    logged = lines(tmp_path / "whole")
+    workdir, summary = finished("simclr")
+    logged = lines(workdir)
     assert logged[-1]["train_loss"] < logged[0]["train_loss"]
-    arguments = [runs.__file__, "simclr", str(tmp_path / "killed"), "13", "data__augment=device"]
+    arguments = [runs.__file__, "simclr", str(tmp_path / "killed"), "13"]
     code = (
         f"import runpy, sys; sys.modules['tensorflow'] = None; sys.path.insert(0, {str(runs.ROOT / 'tests')!r}); "
         f"sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -260,9 +259,9 @@ def test_augmented_on_the_device_without_tensorflow_killed_and_resumed(tmp_path)
     at = checkpoint.latest(tmp_path / "killed")
     assert at in (8, 10)  # the save of step 10 runs beside the steps and may or may not have ended
     assert lines(tmp_path / "killed")[-1]["step"] == 12
-    resumed = runs.fit(tmp_path / "killed", "simclr", data__table_limit=0, **device)
+    resumed = runs.fit(tmp_path / "killed", "simclr", data__table_limit=0)
     assert resumed["params_fingerprint"] == summary["params_fingerprint"]
-    the_same(tmp_path / "whole", tmp_path / "killed")
+    the_same(workdir, tmp_path / "killed")
     assert json.loads((tmp_path / "killed" / "config.json").read_text())["resumed"][0]["step"] == at
 
 
@@ -428,6 +427,7 @@ def test_another_init_from_is_another_run(other):
     assert (refused, free) == ({"init_from": ("runs/b", other)}, {})
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_encoder_and_nothing_else(finished, tmp_path):
     workdir, _ = finished("simclr")
     source, _ = checkpoint.restore_variables(workdir)

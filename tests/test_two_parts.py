@@ -65,7 +65,8 @@ def test_each_process_makes_its_share_of_both():
 
 
 @pytest.mark.parametrize(
-    ("augment", "limit"), [("device", 1 << 20), ("device", 0), pytest.param("host", 0, marks=pytest.mark.slow)]
+    ("augment", "limit"),
+    [("device", 1 << 20), *(pytest.param(a, 0, marks=pytest.mark.slow) for a in ("device", "host"))],
 )
 def test_views_of_both(augment, limit):
     built = build(config(data__augment=augment, data__table_limit=limit))

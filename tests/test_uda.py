@@ -107,7 +107,13 @@ def logits_of(variables, batch):
     return np.split(found, np.cumsum([contract.ROWS, RATIO * contract.ROWS])), np.asarray(out["encoder"]["features"])
 
 
-@pytest.mark.parametrize(("tsa", "step"), [("", 0), ("linear", 0), ("linear", 10), ("exp", 17), ("log", 3)])
+@pytest.mark.parametrize(
+    ("tsa", "step"),
+    [
+        ("linear", 10),
+        *(pytest.param(*o, marks=pytest.mark.slow) for o in (("", 0), ("linear", 0), ("exp", 17), ("log", 3))),
+    ],
+)
 def test_the_loss(tsa, step):
     with contract.double():
         method, variables, batch = made(temperature=0.5, threshold=0.6, weight=2.0, tsa=tsa)
@@ -131,6 +137,7 @@ def test_the_loss(tsa, step):
     np.testing.assert_allclose(out.outputs["features"], features[: contract.ROWS], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_annealing_reaches_all_and_nothing_kept_is_no_division_by_zero():
     method, variables, batch = made(tsa="linear", threshold=0.99)
     assert float(run(method, variables, batch, 20)[1].metrics["kept"]) == 1

@@ -297,6 +297,7 @@ def folder(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["word2vec", "glove"])
 def test_a_run_learns_which_words_are_alike(method, folder, tmp_path):
     summary = fit(build(config(folder, method)), tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -39,7 +40,7 @@ def by_word(
         return found, ""
     at = {word: i for i, word in enumerate(theirs)}
     rows = np.array([at.get(word, -1) for word in ours])
-    params = flax.traverse_util.flatten_dict(found[0])
+    params: dict[Any, Any] = dict(flax.traverse_util.flatten_dict(found[0]))
     for path, table in params.items():
         if path[-1] in by_token and len(table) == len(theirs):
             table = np.asarray(table)

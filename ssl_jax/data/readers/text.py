@@ -257,7 +257,8 @@ def _table(path: Path, columns: Columns, lines: _Lines) -> Found:
         seconds += [] if second is None else [row[second]]
         labels.append(_label(path, number, row.get(label)) if label is not None else None)
     if all(isinstance(v, str) and re.fullmatch(r"-?\d+", v) for v in labels if v is not None):
-        labels = [None if v is None or int(v) == -1 else int(v) for v in labels]
+        numbers: list[str | int | None] = [None if v is None or int(v) == -1 else int(v) for v in labels]
+        labels = numbers
     return Found(texts, labels, seconds=seconds)
 
 

@@ -83,12 +83,12 @@ def _row(words: Sequence[str], found: Mapping[str, np.ndarray], batch: Mapping[s
 
 def _tokens(words: Sequence[str], tokens: Any, targets: Any = None, segment: Any = None) -> str:
     parts = []
-    for t, token in enumerate(tokens[:TOKENS]):
+    for t, token in enumerate(map(int, tokens[:TOKENS])):
         if token == 0:
             continue
         text = html.escape(words[token])
         if targets is not None and targets[t]:
-            text = f"<ruby><span class=asked>{text}</span><rt>{html.escape(words[targets[t]])}</rt></ruby>"
+            text = f"<ruby><span class=asked>{text}</span><rt>{html.escape(words[int(targets[t])])}</rt></ruby>"
         parts.append(f"<span class=second>{text}</span>" if segment is not None and segment[t] else text)
     return " ".join(parts) + (" ..." if np.count_nonzero(tokens) > TOKENS else "")
 
@@ -96,7 +96,7 @@ def _tokens(words: Sequence[str], tokens: Any, targets: Any = None, segment: Any
 def _steps(words: Sequence[str], tokens: np.ndarray, targets: np.ndarray, embedding: np.ndarray | None) -> str:
     head = "<tr><th>word<th>x" + ("<th>row of the embedding matrix" if embedding is not None else "") + "<th>y</tr>"
     lines = []
-    for token, target in zip(tokens[:12], targets, strict=False):
+    for token, target in zip(map(int, tokens[:12]), map(int, targets), strict=False):
         if token == 0:
             continue
         row = ""
