@@ -10,7 +10,7 @@ Cost: not run as a whole; 0.7 TFLOP for a batch of 64 reviews of 256 tokens, 391
 Expected: of the whole no figure of ours yet. On 400 reviews of train and 200 of test (the first of each class, in
 class folders: ``--config.data.source=text:FOLDER``), 128 tokens of each, one step of training that leaves the
 encoder as it is: kNN 66.5 % (60.0 to 73.0), linear 67.0 % (60.5 to 73.5), by ``python experiments/evaluate.py --workdir
-RUN --evals knn,linear_probe --eval.knn.k=20`` in 6 minutes of two shared CPU cores, since batches are 512 reviews.
+RUN --evals knn,linear_probe --eval.knn.k=20`` in some 5 minutes on two shared cores, as batches are 512 reviews.
 """
 
 from __future__ import annotations
