@@ -35,6 +35,7 @@ def test_when_it_begins():
     assert not average.due([1.0, 2.0, 3.0], 5)
 
 
+@pytest.mark.slow
 def test_the_mean_is_of_the_parameters_since_then_and_training_does_not_feel_it():
     plain, _ = contract.make("supervised")
     method, tx, mesh = average.averaged(plain), optax.sgd(0.05), make_mesh(1)

@@ -92,6 +92,7 @@ def save_all(workdir, states, **options) -> None:
     saver.close()
 
 
+@pytest.mark.slow
 def test_checkpoints_leave_no_thread_and_no_open_file_behind(tmp_path):
     """A run of some hundred checkpoints would run out of files, of which a process has 1,024."""
     state = make_state(0, jax.random.key(0), width=4)

@@ -359,6 +359,7 @@ def test_the_halves_share_nothing():
         assert np.abs(second).max() > 0
 
 
+@pytest.mark.slow
 def test_no_prediction_depends_on_its_target(monkeypatch):
     """Gradients of the method's own losses with respect to images that are in Lab already, channel by channel."""
     method, images, variables, _ = started("split_brain")

@@ -233,7 +233,7 @@ def test_gru_is_the_recurrence_step_by_step():
         np.testing.assert_allclose(found[:, t, 0], h, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["image", "sequence"])
+@pytest.mark.parametrize("form", [pytest.param("image", marks=pytest.mark.slow), "sequence"])
 def test_a_context_knows_nothing_of_what_comes_after_it(form):
     """d c_t / d x_s from pixels to contexts: zero for s > t, exactly, not zero for s <= t."""
     chosen = encoder().clone(norm=ExampleNorm)

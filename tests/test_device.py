@@ -257,9 +257,8 @@ def test_view_as_the_host(name, channels):
 def test_every_recipe_can_be_made(name):
     for channels in (1, 3) if name in ("digits", "byol", "moco_v2") else (3,):
         image = jax.ShapeDtypeStruct((4, 24, 27, channels), np.uint8)
-        out = jax.eval_shape(
-            lambda b, k: device.views(recipes.get(name), 20)(b, k, None), {"image": image}, jax.random.key(0)
-        )
+        batch = {"image": image} | ({"unlabelled": {"image": image}} if recipes.get(name).unlabelled else {})
+        out = jax.eval_shape(lambda b, k: device.views(recipes.get(name), 20)(b, k, None), batch, jax.random.key(0))
         assert [(v.shape, v.dtype) for v in out["views"]] == [((4, 20, 20, channels), np.float32)] * len(out["views"])
         assert len(out["views"]) == len(recipes.get(name).views)
 
@@ -593,6 +592,7 @@ def test_the_same_twice_and_another_key(one_device, on_one):
     assert all((a != b).any() for a, b in zip(on_one["views"], one_device(6)["views"], strict=True))
 
 
+@pytest.mark.slow
 def test_table_and_rows_are_the_same(batch):
     """Bit for bit, in programs as a run compiles them; XLA's older emitters, see conftest.py, round otherwise."""
     options = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else None

@@ -371,6 +371,7 @@ def test_colour_for_a_run_on_grey_images_is_refused(workdirs, colour, tmp_path, 
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_several_data_and_runs_on_different_data(workdirs, colour, tmp_path, capfd):
     """Results on own data stay when others come; runs on different test data are compared by no test."""
     other, out = images(tmp_path / "x.npz", 40), ["--outdir", str(tmp_path / "out")]

@@ -209,6 +209,7 @@ def test_what_cannot_be_is_refused(make, words):
         make()
 
 
+@pytest.mark.slow
 def test_a_run_learns_goes_on_and_is_opened(tmp_path, capsys):
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -249,6 +250,7 @@ def test_a_run_learns_goes_on_and_is_opened(tmp_path, capsys):
     assert features.shape == (2, 48)
 
 
+@pytest.mark.slow
 def test_a_cut_state_takes_no_gradient_back(params):
     """At every multiple of ``bptt``: what a token gives to later windows is its own only through what is read there."""
     tokens = jnp.asarray(TOKENS[:1])
@@ -286,6 +288,7 @@ def transformer(**fields):
     return models.make("text_transformer", **sizes | fields)
 
 
+@pytest.mark.slow
 def test_a_causal_transformer_never_sees_what_is_asked_for():
     made = language_model.make(transformer(), plan=PLAN)
     variables = jax.jit(made.init)(jax.random.key(0), batch())

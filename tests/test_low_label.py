@@ -85,6 +85,7 @@ def sources(digits):
     return {"train": of(x[:600], labels[:600]), "test": of(x[600:1000], labels[600:1000])}
 
 
+@pytest.mark.slow
 def test_evaluator(sources, tmp_path):
     evaluator = low_label.Evaluator(Pixels(), **sources, per_class=(1, 5), fractions=0.1, draws=2, seed=3)
     found = dict(evaluator.run(None, tmp_path))

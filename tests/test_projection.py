@@ -163,8 +163,8 @@ def test_evaluator_of_a_collapsed_representation(tmp_path):
     [
         ({"methods": ("pca", "mds")}, "'mds' is unknown; known: pca, kernel_pca"),
         ({"methods": ()}, "no projection method"),
-        ({"max_examples": 20}, "21 images or more"),
-        ({"test": data(20)}, "20 test images"),
+        ({"max_examples": 20}, "21 examples or more"),
+        ({"test": data(20)}, "20 test examples"),
         ({"layers": "stage9"}, "known: features, stage1"),
     ],
 )

@@ -26,7 +26,8 @@ def run(made, params, tokens=TOKENS, **inputs):
     return models.forward(made, params, {}, jnp.asarray(tokens), **{"train": False} | inputs)[0]
 
 
-@pytest.mark.parametrize("norm_first", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_first", [False, True])
 def test_padding_is_seen_by_nobody(norm_first):
     made = encoder(norm_first=norm_first)
     params = variables(made)

@@ -84,6 +84,7 @@ def test_views_of_both(augment, limit):
     assert near < np.abs(np.asarray(batch["views"][0]) - source[np.asarray(batch["index"])[::-1]]).mean()
 
 
+@pytest.mark.slow
 def test_the_table_and_the_rows_give_the_same_views():
     tabled, sent = (first(build(config(data__table_limit=limit))) for limit in (1 << 20, 0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tabled, sent)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from experiments import word_vectors as script
 from ssl_jax import config as configs
 from ssl_jax.evals import words as evaluator
-from ssl_jax.experiment import build
+from ssl_jax.experiment import build, zeros
 from ssl_jax.interop import word_vectors
 from ssl_jax.run.open import load_given
 from ssl_jax.train import fit
@@ -170,8 +170,7 @@ def test_an_embedding_begins_with_vectors_by_word(method, corpus, tmp_path):
     made = build(asked)
     starts = configs.starts(asked)
     given, notes = load_given(starts, made.method, made.modality, asked, made.plan)
-    batch = next(made.feed.batches())
-    variables = jax.jit(made.method.init)(jax.random.key(0), batch, given)
+    variables = jax.jit(made.method.init)(jax.random.key(0), zeros(made), given)
     table = dict(zip(made.modality.words, np.asarray(variables.params["encoder"]["stem_embedding"]), strict=True))
     np.testing.assert_array_equal(table["the"], [1, 2, 3])
     np.testing.assert_array_equal(table["cat"], [4, 5, 6])
