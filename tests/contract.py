@@ -55,7 +55,6 @@ CASES = {
 }
 VARIANTS = {
     "language_model-transformer": ("language_model", {}),
-    "language_model-last": ("language_model", {"last": True, "tied": False}),
     "cpc-sequence": (
         "cpc",
         {"form": "sequence", "patch_size": 2, "steps": 2, "context_dim": 16, "negatives": 8, "temperature": 1.0},
@@ -102,7 +101,7 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
     ),
     "language_model-transformer": (
         "text_transformer",
-        {"vocab": TOKENS, "width": 16, "depth": 1, "heads": 2, "positions": LENGTH, "causal": True, "norm_first": True},
+        {"vocab": TOKENS, "width": 16, "depth": 2, "heads": 2, "positions": LENGTH, "causal": True, "norm_first": True},
     ),
     "language_model": (
         "lstm",

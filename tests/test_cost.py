@@ -97,7 +97,7 @@ def test_memory_and_operations_of_a_product():
 
 
 def config(**changes):
-    settings = {"data__num_examples": 160, "parallel__devices": 8, "data__source": "digits"}
+    settings = {"data__num_examples": 160, "parallel__devices": 8, "data__source": "digits", "data__augment": "host"}
     return runs.config("simclr", **(settings | changes))
 
 

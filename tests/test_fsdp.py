@@ -81,7 +81,7 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
 
 @pytest.mark.slow
 def test_a_device_holds_its_part_before_and_after_a_step(small_parts):
-    config = runs.config("byol", parallel__devices=8, parallel__fsdp=8)
+    config = runs.config("byol", parallel__devices=8, parallel__fsdp=8, data__augment="host")
     mesh = parallel.make_mesh(8, 8)
     compiled = program.compile_ahead(config, mesh)
     first = program.initial(config, mesh)
