@@ -6,7 +6,7 @@
 
 Cost: 4,000 steps of 32 labelled and 96 unlabelled images, twice each; not run: some 30 minutes by the rate of the
 supervised run, RandAugment aside.
-Expected: to be measured.
+Expected: no figure of ours yet.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
         --set data.data_dir=PATH/tfds
 
 Cost: 2,000 steps of 8 labelled and 24 unlabelled reviews, twice each, of 128 words; not run: minutes to an hour.
-Expected: to be measured; the paper has 43.3 % errors without and 25.2 % with UDA for a BERT drawn at random, 20 labels
-(Xie et al. 2020, table 4).
+Expected: no figure of ours yet; the paper has 43.3 % errors without and 25.2 % with UDA for a BERT drawn at random,
+20 labels (Xie et al. 2020, table 4).
 """
 
 from __future__ import annotations
