@@ -392,7 +392,8 @@ def given(there):
 def finished(tmp_path_factory):
     """The folder of a run of ``autoencoder`` of two steps."""
     folder = tmp_path_factory.mktemp("finished") / "autoencoder"
-    train.fit(build(config("autoencoder", loss="mse", spatial=True)), folder, test=False)
+    with runs.no_pictures():
+        train.fit(build(config("autoencoder", loss="mse", spatial=True)), folder, test=False)
     return folder
 
 

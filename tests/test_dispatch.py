@@ -175,7 +175,8 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
         quiet = {"train__log_every": 5, "train__eval_every": 0, "train__checkpoint_every": 0, "eval__knn": False}
         built = experiment.build(runs.config("simclr", data__augment="device", **quiet))
         monkeypatch.setattr(train.measure, "online", lambda *_: lambda state: {})
-        train.fit(built, tmp_path, test=False)
+        with runs.no_pictures():
+            train.fit(built, tmp_path, test=False)
     finally:
         jax.monitoring.clear_event_listeners()
     assert [at for name, at in waits if at < 20] == [1, 3, 5, 10, 15]

@@ -219,6 +219,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_is_there(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "c.png"}
 
 
+@pytest.mark.slow
 def test_no_global_state():
     code = "import sys; from ssl_jax.evals.shared import figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -39,9 +39,9 @@ def test_every_method_has_a_case():
     assert set(contract.CASES) == set(methods.names())
 
 
-# One of each kind: an all-gather, a queue with a shuffle and an EMA target, labels, state by row. The others, and
+# One of each kind: an all-gather, a queue with a shuffle and an EMA target, state by row. The others, and
 # variants, are in `make test-all`.
-KINDS = ["simclr", "moco", "supervised", "language_model"]
+KINDS = ["simclr", "moco", "language_model"]
 OTHERS = [case for case in contract.CASES if case not in KINDS]
 
 
