@@ -29,14 +29,14 @@ def test_the_table_is_of_pairs():
         {"labelled": 20, "seed": s, "supervised": {"test_top1": 0.5 + s / 10}, "method": {"test_top1": 0.7 + s / 10}}
         for s in range(3)
     ]
-    found = command.table(runs, 20)
+    found = command.table(runs, 20, ("supervised", "method"))
     assert (found["seeds"], found["supervised"]["text"], found["method"]["text"]) == (
         [0, 1, 2],
         "60.0 ± 10.0",
         "80.0 ± 10.0",
     )
     assert found["paired"]["text"] == "+20.0 ± 0.0"
-    assert command.table(runs[:1], 20)["paired"]["spread"] is None
+    assert command.table(runs[:1], 20, ("supervised", "method"))["paired"]["spread"] is None
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,24 @@ def test_both_runs_see_the_same_labels_and_a_second_command_reads_them(tmp_path,
     ]
     assert records[0] == records[1] != records[2] == records[3]
     assert "| 20 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_start_is_of_the_second_row_alone_and_a_folder_holds_one_comparison(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
+    text = CONFIG.replace('"name": "uda"', '"name": "supervised"').replace("runs:TWO_PARTS", "runs:VIEWS")
+    (tmp_path / "config.py").write_text(text.replace('"ratio": 2, ', ""))
+    words = ["--config", str(tmp_path / "config.py"), "--out", str(tmp_path / "out"), "--seeds", "0"]
+    with runs.no_pictures():
+        runs.fit(tmp_path / "start", "simclr", train__steps=2, train__eval_every=0)
+        start = [*words, "--start", str(tmp_path / "start"), "--set_second", "method.layer_decay=0.5"]
+        assert command.main(start) == 0, capsys.readouterr().err
+    assert "| labels | scratch | pretrained | difference |" in capsys.readouterr().out
+    for row, given, decay in (("scratch", None, 1.0), ("pretrained", str(tmp_path / "start"), 0.5)):
+        stored = json.loads((tmp_path / "out" / f"{row}-20-seed0" / "config.json").read_text())["config"]
+        assert (stored["init_from"], stored["method"].get("layer_decay", 1.0)) == (given, decay)
+    (entry,) = json.loads((tmp_path / "out" / "few_labels.json").read_text())["runs"]
+    assert entry["set_second"] == ["method.layer_decay=0.5"]
+    assert entry["scratch"]["params_fingerprint"] != entry["pretrained"]["params_fingerprint"]
+    assert command.main(words) == 2
+    assert "holds another comparison than supervised and method; give another --out" in capsys.readouterr().err
