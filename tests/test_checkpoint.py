@@ -545,6 +545,21 @@ def test_what_is_no_damage_is_raised_as_it_is_and_nothing_is_renamed(error, word
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("Error writing [os_error_code='28']")])
+def test_damage_is_found_where_nothing_more_can_be_written(error, tmp_path, monkeypatch):
+    states = [make_state(step, jax.random.key(step), 4) for step in (1, 2)]
+    save_all(tmp_path, states)
+    for file in (f for f in (tmp_path / "checkpoints" / "2" / "variables").rglob("*") if f.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    def save(*args, **kw):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp, "save", save)
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged"):
+        assert_same_bits(checkpoint.restore(tmp_path, states[0])[0], states[0])
+
+
 def test_a_cause_that_is_no_damage_is_found_behind_what_looks_like_it(tmp_path, monkeypatch):
     small_checkpoint(tmp_path)
 

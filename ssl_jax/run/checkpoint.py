@@ -140,7 +140,7 @@ def why_no_run_goes_on(workdir: Workdir, step: int) -> str | None:
     try:
         _load(folder(workdir) / str(step), ("training",))
     except Exception as error:
-        if other := not_damage(error) or (None if _orbax_reads() else error):
+        if other := _of_no_file(error):
             raise other from error
         return _reason(error)
     return None
@@ -237,7 +237,7 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
         try:
             result = read(place / str(candidate))
         except Exception as error:
-            other = not_damage(error) or (None if _orbax_reads() else error)
+            other = _of_no_file(error)
             reason = _reason(error)
         everywhere = multihost_utils.process_allgather(np.array([reason != "", other is not None]))
         unusable, stopped = np.any(np.reshape(everywhere, (-1, 2)), axis=0)
@@ -279,16 +279,23 @@ def not_damage(error: Exception) -> Exception | None:
     return None
 
 
+def _of_no_file(error: Exception) -> Exception | None:
+    return not_damage(error) or (None if _orbax_reads() else error)
+
+
 def _orbax_reads() -> bool:
-    """Whether what is written just now can be read; where it cannot, the installation is at fault and no file."""
+    """Whether what is written just now can be read; where it cannot, the installation is at fault and no file.
+
+    Where nothing can be written, on a full disk, nothing speaks against the installation either.
+    """
     if jax.process_count() > 1:  # where one process alone may have met an error, and Orbax waits for all
         return True
-    with tempfile.TemporaryDirectory() as place:
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as place:
             ocp.save(os.path.join(place, "1"), {"sample": np.arange(3)})
             return bool((ocp.load(os.path.join(place, "1"))["sample"] == np.arange(3)).all())
-        except Exception:
-            return False
+    except Exception as error:
+        return isinstance(not_damage(error), OSError)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
