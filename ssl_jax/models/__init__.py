@@ -29,6 +29,7 @@ from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.transformer import mean_token
 from ssl_jax.models.vit import ViT
+from ssl_jax.models.wide_resnet import WideResNet
 from ssl_jax.names import hint, imported, is_imported
 from ssl_jax.types import Array, Axis, Tree
 
@@ -44,6 +45,7 @@ __all__ = [
     "ResNet",
     "TextTransformer",
     "ViT",
+    "WideResNet",
     "arguments",
     "check_encoder",
     "check_input",
@@ -116,6 +118,7 @@ ENCODERS: Mapping[str, Any] = {
     "resnet101": partial(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
     "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
     "resnet200": partial(ResNet, blocks=(3, 24, 36, 3), bottleneck=True),
+    "wide_resnet": WideResNet,  # 28-2; any depth and widen
     "vit": ViT,  # any width, depth and heads
     "vit_ti": partial(ViT, width=192, depth=12, heads=3),
     "vit_s": partial(ViT, width=384, depth=12, heads=6),
