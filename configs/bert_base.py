@@ -4,8 +4,9 @@
 
 PATH is a folder of documents (the paper's are BooksCorpus and Wikipedia); its 90 % of the steps at 128 tokens are a run
 of this with ``data.length=128``, and the others one that starts from it with ``init_from``.
-Cost: not run; the paper's took 4 days on 16 TPU v2 chips. 110 million parameters of 16 bytes and activations:
-``model.remat=dots`` or ``parallel.fsdp`` where they do not fit.
+Cost: not run; the paper's took 4 days on 16 TPU v2 chips. 110 million parameters of 16 bytes and activations: by
+its plan (docs/plans.md) 5.8 of 16 GiB on each of 16 TPU v5e chips; ``model.remat=dots`` or ``parallel.fsdp`` where they
+do not fit.
 Expected: in the paper a perplexity of masked words of 3.99, GLUE 79.6.
 
 Reference: Devlin et al. 2019 (arXiv:1810.04805), appendix A.2. Differs from it: Adam corrects its bias; its warmup of
