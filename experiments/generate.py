@@ -81,8 +81,10 @@ def main(arguments: list[str]) -> int:
         run = open_run(options.workdir)
         if "next" not in run.method.hooks or run.plan.vocab is None:
             raise ValueError(f"{options.workdir} is a run of {run.config.method.name}, and this is for language_model")
-        if options.tokens < 1 or not options.temperature >= 0:
-            raise ValueError(f"--tokens {options.tokens} and --temperature {options.temperature} must be 1, 0 or more")
+        if options.tokens < 1:
+            raise ValueError(f"--tokens {options.tokens} must be 1 or more")
+        if not options.temperature >= 0:
+            raise ValueError(f"--temperature {options.temperature} must be 0 or more")
         if options.top is not None and not 1 <= options.top <= run.plan.vocab.size:
             raise ValueError(
                 f"--top {options.top} must be from 1 to the {run.plan.vocab.size} tokens of the vocabulary"

@@ -5,7 +5,8 @@
 The first argument is as in fill_mask.py; a sentence encoder such as MiniLM will do, too. Of each sentence the vector of
 the word is what the encoder gives at its tokens, their mean where there are several. Shown are the mean cosine distance
 of two sentences of one meaning and of two meanings, and how often the nearest other sentence has the same meaning. A
-table of words (word2vec, GloVe) has one vector for the word: every distance is 0, and no sentence is the nearest.
+table of words (``--vectors``: a run of word2vec or GloVe, or a file of vectors) has one vector for the word: every
+distance is 0, and no sentence is the nearest.
 
 Sentences of one's own: ``--word WORD --sentences FILE``, a line each, ``meaning<TAB>sentence``. Exit codes: 0 done,
 2 refused.
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from experiments import word_vectors
 from ssl_jax.run import command
 from ssl_jax.run.open_text import TextNetwork, open_text
 
@@ -93,7 +95,7 @@ def of_table(vector: Callable[[str], np.ndarray], word: str, sentences: Sequence
 def distances(vectors: np.ndarray, meaning: np.ndarray) -> Distances:
     """How vectors ``[n, w]`` part the meanings ``[n]``; ties count as chance."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    apart = np.round(1 - unit @ unit.T, 12)
+    apart = np.round(1 - unit @ unit.T, 12) + 0.0  # no -0.0
     same = meaning[:, None] == meaning[None]
     other = ~np.eye(len(vectors), dtype=bool)
     nearest = []
@@ -147,6 +149,7 @@ def main(arguments: list[str]) -> int:
     parser.add_path("network", help="folder of a run of bert, or of a BERT as Hugging Face has it")
     parser.add_argument("--word", type=command.named, default="bank")
     parser.add_path("--sentences", help="a file with a line for each: meaning, tab, sentence")
+    parser.add_argument("--vectors", type=command.path, help="a run of word2vec or glove, or a file of word vectors")
     parser.add_path("--out", help="a picture, e.g. bank.png")
     options = parser.parse_args(arguments)
     try:
@@ -156,17 +159,30 @@ def main(arguments: list[str]) -> int:
         sentences = [sentence for some in BANK.values() for sentence in some]
         if options.sentences is not None:
             names, sentences = read(options.sentences)
-        vectors = contextual(open_text(options.network), options.word, sentences)
-        found = distances(vectors, np.array(names))
+        network = open_text(options.network)
+        vectors = contextual(network, options.word, sentences)
+        pieces = network.tokenizer.encode(options.word, add_special_tokens=False).tokens
+        if len(pieces) != 1:
+            print(f"{options.word!r} is {len(pieces)} tokens here: {' '.join(pieces)}", file=sys.stderr)
+        elif network.tokenizer.token_to_id(pieces[0]) == network.vocab.unk:
+            raise ValueError(f"the word {options.word!r} is unknown to {options.network}; give a word of its texts")
+        rows = {"contextual vectors": distances(vectors, np.array(names))}
+        if options.vectors:
+            words, vector = word_vectors.table(options.vectors)
+            at = word_vectors.row(options.word, {known: i for i, known in enumerate(words)})
+            fixed = of_table(lambda word: vector[at], options.word, sentences)
+            rows[f"{Path(options.vectors).name}"] = distances(fixed, np.array(names))
         if options.out:
-            draw(vectors, names, options.word, found, options.out)
+            draw(vectors, names, options.word, rows["contextual vectors"], options.out)
     except ValueError as error:
         return command.refuse(error)
     chance = np.mean([(names.count(name) - 1) / (len(names) - 1) for name in names])
     print(f'"{options.word}" in {len(sentences)} sentences of {len(set(names))} meanings, mean cosine distance')
-    print("                      within a meaning  between meanings  nearest has the same")
-    print(f"contextual vectors    {found.within:16.4f}  {found.between:16.4f}  {found.nearest:20.1%}")
-    print(f"a table of words      {0:16.4f}  {0:16.4f}  {chance:20.1%} (chance)")
+    wide = max(map(len, rows))
+    print(f"{'':<{wide}}  within a meaning  between meanings  nearest has the same")
+    for name, found in rows.items():
+        print(f"{name:<{wide}}  {found.within:16.4f}  {found.between:16.4f}  {found.nearest:20.1%}")
+    print(f"by chance the nearest has the same in {chance:.1%}")
     if options.out:
         print(f"picture: {options.out}")
     return 0

@@ -122,7 +122,7 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
     for model in filter(None, (general, target)):
         lines = read_metrics(model / "metrics.jsonl")
         entry[f"{model.name}_val_perplexity"] = next(
-            line["val_perplexity"] for line in reversed(lines) if "val_perplexity" in line
+            (line["val_perplexity"] for line in reversed(lines) if "val_perplexity" in line), None
         )
     file = out / "ulmfit.json"
     known = json.loads(file.read_text()) if file.is_file() else {}

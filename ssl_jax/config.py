@@ -296,7 +296,7 @@ def check(config: Config) -> None:
     if flat.get("data.table_limit") is not None:  # a key younger than some stored configs
         _refuse(flat, "data.table_limit", flat["data.table_limit"] < 0, "must not be negative")
     _refuse(flat, "data.max_pixels", flat.get("data.max_pixels", 1) < 1, "must be positive")
-    for key in ("data.labelled", "data.ratio"):
+    for key in ("data.labelled", "data.ratio", "data.length", "data.document_length"):
         _refuse(flat, key, flat.get(key) is not None and flat[key] < 1, "must be positive")
     _check_value_range(flat)
     _check_dispatch(flat)

@@ -98,12 +98,12 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         make_method(config, _plan_without_data(config))
     splits = load_splits(config) if splits is None else _with_few_labels(config, splits)
     train = splits.train
+    modality = make_modality(config, train=train, folder=folder)
     if batch_size > len(train) and not isinstance(recipe, text.OF_CORPORA):
         raise ValueError(
             f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
             f"use at most {len(train)}"
         )
-    modality = make_modality(config, train=train, folder=folder)
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
     if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
         raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
@@ -295,8 +295,14 @@ def make_method(config: Config, plan: Plan) -> Method:
                 f"method.name={config.method.name!r} is for images and data.recipe={config.data.recipe!r} gives text; "
                 "use another of either"
             )
+    of_tokens = "vocab" in models.arguments(config.model.name)
+    if of_tokens and plan.vocab is None:
+        raise ValueError(
+            f"model.name={config.model.name!r} reads tokens and data.recipe={config.data.recipe!r} gives images; use "
+            "another of either"
+        )
     try:
-        if plan.vocab is not None and "vocab" in models.arguments(config.model.name):
+        if of_tokens and plan.vocab is not None:
             arguments["model"].setdefault("vocab", plan.vocab.size)
         encoder = models.make(config.model.name, **arguments["model"])
         models.check_input(encoder, plan.input_shape)

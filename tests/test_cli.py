@@ -66,6 +66,7 @@ REFUSED = {
     "zero batch": (["--config.data.global_batch_size=0"], "global_batch_size=0 must be positive"),
     "batch above the data": (["--config.data.global_batch_size=5000"], "use at most 1294"),
     "zero temperature": (["--config.method.temperature=0"], "temperature=0"),
+    "no tokens": (["--config.data.length=0"], "data.length=0 must be positive"),
     "zero steps": (["--config.train.steps=0"], "train.steps=0 must be positive"),
     "zero knn": (["--config.eval.knn_k=0"], "eval.knn_k=0 must be positive"),
     "knn above the bank": (["--config.eval.knn_k=2000"], "eval.knn_k=2000"),

@@ -93,7 +93,9 @@ def test_tables(tmp_path, kind):
     assert [" ".join(t.split()) for t in texts(found)] == ["a, b", "c d", "e"]
     assert found.class_names == ("neg", "pos")
     assert list(found.labels) == [1, 0, -1]
-    assert any("1 of 3 documents of train have no label" in note for note in found.notes)
+    assert any(
+        "1 of 3 documents of train have no label, the first at " in note and ", line " in note for note in found.notes
+    )
 
 
 def test_number_labels_keep_their_numbers_as_names(tmp_path):
@@ -182,6 +184,7 @@ def test_rare_words_are_unknown_and_the_most_frequent_are_kept():
         ({"kind": "words", "size": 6}, "leaves no room"),
         ({"kind": "words", "size": 1000}, r"size=1000, but the training text gives \d+ tokens"),
         ({"kind": "wordpiece", "size": 5000}, r"size=5000, but the training text gives \d+ tokens"),
+        ({"kind": "bpe", "size": 40}, r"size=40, but the characters .* are 2\d\d already; raise it"),
         ({"kind": "words", "min_frequency": 50}, "no word that occurs data.tokenizer.min_frequency=50 times"),
     ],
 )

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 import ssl_jax
 from ssl_jax import models
 from ssl_jax.data.text import cooccurrences, windows
-from ssl_jax.experiment import build
-from ssl_jax.methods import glove, word2vec
+from ssl_jax.experiment import build, make_method
+from ssl_jax.methods import glove, language_model, supervised, word2vec
 from ssl_jax.train import fit
 from ssl_jax.types import Plan, Vocab
 
@@ -264,11 +264,28 @@ def test_a_document_is_the_mean_of_its_words():
             lambda: glove.make(table(), plan=PLAN).init(jax.random.key(0), batch_of()),
             "method.name='glove' needs data.recipe=cooccurrences",
         ),
+        (
+            lambda: language_model.make(models.make("lstm", vocab=9), plan=PLAN).init(jax.random.key(0), batch_of()),
+            "method.name='language_model' reads text as a stream; use data.recipe=stream",
+        ),
+        (
+            lambda: supervised.make(table(), plan=PLAN._replace(num_classes=2)).init(jax.random.key(0), batch_of()),
+            "'supervised' needs a label of every row, and those of this recipe have none .*use data.recipe=documents",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_an_encoder_of_tokens_is_refused_for_images():
+    found = runs.config("simclr")
+    found.model = ConfigDict({"name": "embedding", "width": 8})
+    with pytest.raises(
+        ValueError, match=r"model\.name='embedding' reads tokens and data\.recipe='runs:VIEWS' gives images"
+    ):
+        make_method(found, Plan(1, 1, 8, (8, 8, 1), 8))
 
 
 # --- runs

@@ -73,6 +73,8 @@ def make(
     parts = {"encoder": encoder, "decoder": TiedDecoder(size) if tied else linear(size, dtype=encoder.dtype)}
 
     def init(key, batch, given=None):
+        if "first" not in batch:
+            raise ValueError("method.name='language_model' reads text as a stream; use data.recipe=stream")
         x = batch["views"][0]
         params, state = init_parts(parts, key, x, given, read=lambda out: out["output"])
         return Variables(params, state, rows=fresh(params, x) if carries else None)

@@ -26,6 +26,8 @@ from ssl_jax.optim.by_depth import by_path, from_update, rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
+WITHOUT_LABELS = ("first", "reach", "count", "random_next")  # leaves of text as streams, windows, cells and pairs
+
 
 def make(
     encoder,
@@ -67,7 +69,10 @@ def make(
     """
     num_classes = plan.num_classes
     if num_classes is None:
-        raise ValueError("method.name='supervised' needs labels and data.source has none; use class sub-folders")
+        raise ValueError(
+            "method.name='supervised' needs labels and data.source has none; give class sub-folders, or of a table the "
+            "column (data.label_column)"
+        )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"method.label_smoothing={label_smoothing} must be in [0, 1)")
     top = encoder.stages + 1
@@ -93,6 +98,11 @@ def make(
         return models.depth(path, stages=encoder.stages)
 
     def init(key, batch, given=None):
+        if found := [leaf for leaf in WITHOUT_LABELS if leaf in batch]:
+            raise ValueError(
+                f"method.name='supervised' needs a label of every row, and those of this recipe have none (they have "
+                f"{', '.join(map(repr, found))}); use data.recipe=documents or documents_enclosed"
+            )
         return Variables(*init_parts(parts, key, batch["views"][0], given))
 
     def loss(variables, batch, key, step, axis):

@@ -156,7 +156,8 @@ def load_given(
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
             if part == "encoder":
-                fix = f"use its model ({other.config.model.name}), its image channels and a method with such a trunk "
+                inputs = "" if modality.words is not None else ", its image channels"
+                fix = f"use its model ({other.config.model.name}){inputs} and a method with such a trunk "
                 fix += f"(there: {other.config.method.name})"
             else:
                 fix = f"use its model ({other.config.model.name}) and the arguments of its method"

@@ -14,6 +14,7 @@ from ssl_jax.data.text import documents, tokens
 from ssl_jax.interop import bert as interop
 from ssl_jax.methods import bert
 from ssl_jax.run.open import open_run
+from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import Method, Plan, Variables, Vocab
 
 
@@ -42,6 +43,7 @@ def open_text(path: str | os.PathLike[str]) -> TextNetwork:
     Raises:
       ValueError: of one line: neither is there, or it is no run of ``bert``.
     """
+    without_tpu()
     path = Path(os.path.expanduser(path))
     if (path / "model.safetensors").is_file():
         found = interop.read(path)

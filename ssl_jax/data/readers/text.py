@@ -36,12 +36,14 @@ class Found(NamedTuple):
     """Documents, of each its label (None where there is none), and what is to be said of them.
 
     ``seconds``: another form of each, such as a translation there and back; empty where there is none.
+    ``unlabelled``: file and line of the first row of a table whose label is missing.
     """
 
     texts: list[str]
     labels: list[str | int | None]
     notes: tuple[str, ...] = ()
     seconds: Sequence[str] = ()
+    unlabelled: str = ""
 
 
 class Sources(NamedTuple):
@@ -140,7 +142,8 @@ def _source(parts: dict[str, Found], path: Path) -> dict[str, Source]:
         missing = sum(label is None for label in part.labels)
         said = (*part.notes, *(notes if role == "train" else ()))
         if 0 < missing < len(part.labels):
-            said += (f"{path}: {missing} of {len(part.labels)} documents of {role} have no label",)
+            first = f", the first at {part.unlabelled}" if part.unlabelled else ""
+            said += (f"{path}: {missing} of {len(part.labels)} documents of {role} have no label{first}",)
         why = "" if numbered is not None else "there are no labels"
         called = None if numbered is None else names
         made[role] = of_texts(part.texts, numbered, called, said, why, part.seconds)
@@ -167,7 +170,7 @@ def _parts(path: Path) -> dict[str, Path]:
 
 def _joined(root: Path, path: Path, columns: Columns) -> Found:
     """All that a file or folder of the dataset ``root`` holds."""
-    texts, labels, notes, passed = [], [], [], 0
+    texts, labels, notes, passed, unlabelled = [], [], [], 0, ""
     seconds: list[str] = []
     lines = _Lines()
     for found, skipped in _below(path, columns, lines):
@@ -175,6 +178,7 @@ def _joined(root: Path, path: Path, columns: Columns) -> Found:
         labels += found.labels
         notes += found.notes
         seconds += found.seconds
+        unlabelled = unlabelled or found.unlabelled
         passed += skipped
     if passed:
         notes.append(f"{root}: passed over {passed} files that are neither text nor tables")
@@ -183,7 +187,7 @@ def _joined(root: Path, path: Path, columns: Columns) -> Found:
         raise ValueError(f"text:{path} holds no text; files of text end in {', '.join((*PLAIN, *TABLES))}")
     if seconds and len(seconds) != len(texts):
         raise ValueError(f"{path}: {len(seconds)} of {len(texts)} documents have another form (data.second_column)")
-    return Found(texts, labels, tuple(dict.fromkeys(notes)), seconds)
+    return Found(texts, labels, tuple(dict.fromkeys(notes)), seconds, unlabelled)
 
 
 def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found, int]]:
@@ -259,7 +263,8 @@ def _table(path: Path, columns: Columns, lines: _Lines) -> Found:
     if all(isinstance(v, str) and re.fullmatch(r"-?\d+", v) for v in labels if v is not None):
         numbers: list[str | int | None] = [None if v is None or int(v) == -1 else int(v) for v in labels]
         labels = numbers
-    return Found(texts, labels, seconds=seconds)
+    without = next((number for (number, _), value in zip(rows, labels, strict=True) if value is None), None)
+    return Found(texts, labels, seconds=seconds, unlabelled="" if without is None else f"{path}, line {without}")
 
 
 def _label(path: Path, number: int, value: Any) -> str | int | None:

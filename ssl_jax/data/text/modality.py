@@ -81,6 +81,8 @@ def make(recipe: Recipe, data: Config, *, train: Source | None, folder: Path | N
 
     def prepare(given: Any) -> np.ndarray:
         given = [given] if isinstance(given, str) else list(given)
+        if other := next((type(one).__name__ for one in given if not isinstance(one, str)), None):
+            raise ValueError(f"this run reads text, and what is given holds {other}; give a text or a list of texts")
         return documents.padded(whole(tokens.encode(tokenizer, given)), seen)
 
     return Modality(

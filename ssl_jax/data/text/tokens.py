@@ -59,6 +59,11 @@ def learn(texts: Iterable[str], data: Config) -> Tokenizer:
         raise ValueError(f"data.tokenizer.size={asked.size} leaves no room beside {len(SPECIAL)} special tokens")
     lower = normalizers.Lowercase() if asked.lowercase else None
     found = _words(texts, asked, lower) if asked.kind in ("spaced", "words") else _pieces(texts, asked, lower)
+    if asked.size is not None and found.get_vocab_size() > asked.size:
+        raise ValueError(
+            f"data.tokenizer.size={asked.size}, but the characters of the training text (of bpe all bytes) and the "
+            f"special tokens are {found.get_vocab_size()} already; raise it to that at least"
+        )
     if asked.size is not None and found.get_vocab_size() < asked.size:
         raise ValueError(
             f"data.tokenizer.size={asked.size}, but the training text gives {found.get_vocab_size()} tokens that occur "
