@@ -301,6 +301,7 @@ def make_method(config: Config, plan: Plan) -> Method:
             f"model.name={config.model.name!r} reads tokens and data.recipe={config.data.recipe!r} gives images; use "
             "another of either"
         )
+    encoder = None
     try:
         if of_tokens and plan.vocab is not None:
             arguments["model"].setdefault("vocab", plan.vocab.size)
@@ -312,6 +313,11 @@ def make_method(config: Config, plan: Plan) -> Method:
             models.check_outputs(encoder, config.model.name, inputs)
         method = make(encoder, plan=plan, **arguments["method"])
     except TypeError as error:  # a value of a type that its argument cannot be
+        if encoder is not None and encoder.norm is None and "'NoneType' object is not callable" in str(error):
+            raise ValueError(
+                f"method.name={config.method.name!r} makes heads with the encoder's norm, and that of "
+                f"{config.model.name} is None; give it one, such as ssl_jax.models.BatchNorm"
+            ) from None
         raise _cannot_be(config, error) from None
     if isinstance(method, Method) and config.optim.get("average_after") is not None:
         method = averaged(method)

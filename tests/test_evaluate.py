@@ -416,7 +416,7 @@ def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_
     said, _ = prepare(run, images(tmp_path / "one.npz", 20, classes=1))
     left = ["knn left out", "linear_probe left out", "low_label left out", "projection left out"]
     assert [line.split(":")[0] for line in said] == left
-    assert "train has one, which any guess gets right" in said[0]
+    assert "the train split has none (there is one class only, 0)" in said[0]
     said, _ = prepare(run, images(tmp_path / "none.npz", 20, classes=0))
     assert [line.split(":")[0] for line in said] == left
     said, _ = prepare(run, images(tmp_path / "each.npz", 40, classes=40))

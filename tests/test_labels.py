@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import measure
+from ssl_jax.data import readers
 from ssl_jax.data.source import Splits, from_arrays
 from ssl_jax.evals import knn, linear_probe
 from ssl_jax.evals.shared import labels
@@ -41,6 +42,17 @@ def test_a_class_that_train_lacks_is_said():
     assert evaluator.notes == {"knn_top1": text}
     assert labels.note([0, 1], [0, 1]) is None
     assert list(measure.notes(Splits(train, train, test))) == [f"test: {text}"]
+
+
+def test_one_class_is_not_measured_and_it_is_said(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    for train, test in (([7] * 60, [7] * 20), ([7, -1] * 30, [7, 3] * 10)):
+        np.savez(
+            tmp_path / "x.npz", train_images=images, train_labels=train, test_images=images[:20] // 2, test_labels=test
+        )
+        splits = readers.load(f"npz:{tmp_path}/x.npz")
+        for part in (splits.train, splits.val, splits.test):
+            assert (part.labels, part.num_classes, part.why_unlabelled) == (None, None, "there is one class only, 7")
 
 
 def test_one_class_is_refused():

@@ -95,6 +95,16 @@ def test_splits_by_their_usual_names(train, test, around, inner):
     assert found.notes == ()
 
 
+def test_labelled_and_unlabelled_inside_the_split():
+    inside = files("train/labeled/cat", "train/labeled/dog", "train/unlabeled/x")
+    want = {"train/labeled/cat": "cat", "train/labeled/dog": "dog"}
+    for more in ([], files("test/cat", "test/dog")):
+        found = layout.read(tree("D", [*inside, *more]))
+        assert shown(found.train) == want
+        assert {os.path.dirname(path) for path in found.unlabelled} == {"train/unlabeled/x"}
+        assert (found.test is None) == (not more)
+
+
 def test_class_folders():
     both = {"cat": "cat", "dog": "dog"}
     for classes in (["cat", "dog"], ["cat/2019/may", "dog/x"]):
@@ -106,6 +116,11 @@ def test_class_folders():
         assert set(found.train.values()) == set(both)
         said = (f"D/{around[:-1]}: the classes are the folders in here (cat, dog)",)
         assert found.notes == (() if around == "images/" else said)
+    # A test is none, whatever it holds.
+    for test in (["test"], ["val"], ["test/cat", "test/dog", "test/bird"]):
+        found = layout.read(tree("D", files("bird", "cat", "dog", *test)))
+        assert not layout.known(found.train)
+        assert "beside bird, cat, dog is named like a split: move the classes" in found.why[0]
     # A train is a vehicle, too.
     found = layout.read(tree("D", files("aeroplane", "car", "train")))
     assert shown(found.train) == {name: name for name in ("aeroplane", "car", "train")}
@@ -478,7 +493,7 @@ def test_of_members_of_one_name_the_last_counts(load, tmp_path):
 
 
 def test_links_inside_a_tar_are_followed(load, tmp_path):
-    made = pictures("a", n=5) | {"b/0.cls": b"1\n", "photo": picture()}
+    made = pictures("a", n=5) | {"b/0.cls": b"1\n", "a/4.cls": b"0\n", "photo": picture()}
     hard = [(f"c/{i}.png", tarfile.LNKTYPE, f"a/{i}.png") for i in range(3)]
     soft = [("d/0.png", tarfile.SYMTYPE, "../c/1.png"), ("d/1.PNG", tarfile.SYMTYPE, "/a/3.png")]
     dead = [("d/2.png", tarfile.SYMTYPE, "d/2.png"), ("d/3.png", tarfile.SYMTYPE, "../../a/9.png")]
@@ -488,8 +503,8 @@ def test_links_inside_a_tar_are_followed(load, tmp_path):
     read = [decode.contents(part.record(i)) for part in splits for i in range(len(part))]
     linked = [made[f"a/{i}.png"] for i in (0, 1, 2, 1, 3)]
     assert sorted(read) == sorted([*(made[f"a/{i}.png"] for i in range(5)), *linked, made["photo"]])
-    # d/0.png, whose class is a link, too
-    assert sum((part.labels >= 0).sum() for part in splits if part.labels is not None) == 1
+    # a/4.png and d/0.png, whose class is a link, too
+    assert sum((part.labels >= 0).sum() for part in splits if part.labels is not None) == 2
     assert splits.notes[:1] == (f"{path}: passed over 5 links that lead to no file, 1 .cls",)
 
 

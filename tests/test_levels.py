@@ -35,6 +35,7 @@ STORED = {
         ends(np.clip(RNG.normal(-300, 500, (16, 16)), -1024, 3071).astype(np.int32), -1024, 3071) for _ in range(12)
     ],
     "large": [ends(RNG.integers(10**5, 10**6, (16, 16), np.int32), 10**5, 10**6 - 1) for _ in range(12)],
+    "far from zero": [ends(RNG.integers(30000, 30200, (16, 16), np.int32), 30000, 30199) for _ in range(12)],
     "0 to 1": [ends(RNG.random((16, 16), np.float32), 0, 1) for _ in range(12)],
 }
 
@@ -53,6 +54,7 @@ def written(where, images, suffix="tif"):
         ("8 bits in 32", "0 to 255", "0,255"),
         ("signed", "-1024 to 3071", "-1024,3071"),
         ("large", "100000 to 999999", "0,1048575"),
+        ("far from zero", "30000 to 30199", "30000,30199"),
     ],
 )
 def test_levels_that_are_lost_are_named(load, tmp_path, kind, held, range_of_all):
@@ -60,7 +62,7 @@ def test_levels_that_are_lost_are_named(load, tmp_path, kind, held, range_of_all
     splits = load(f"folder:{where}")
     (note,) = said(splits)
     lost = left(splits)
-    assert kind == "signed" or lost == {"12 bits in 16": 17, "8 bits in 32": 2, "large": 1}[kind]
+    assert kind == "signed" or lost == {"12 bits in 16": 17, "8 bits in 32": 2, "large": 1, "far from zero": 2}[kind]
     assert note.startswith(f"WARNING: pixels of more than 8 bits (in 12 of 12 images looked at) hold {held}, which")
     assert f"become {lost} of 256 grey levels" in note
     assert (" of the pixels lie outside the range" in note) == (kind in ("signed", "large"))

@@ -69,7 +69,9 @@ def warnings(found, resolved):
 
 def test_a_run_on_changed_data_is_refused(tmp_path):
     assert stored(tmp_path, NOW, NOW)
-    with pytest.raises(ValueError, match=r"the data at s are not those that the run in .* began with \(\{'train': 9"):
+    with pytest.raises(
+        ValueError, match=r"the data at s are not those that the run in .* began with \(as many, \{'train': 9"
+    ):
         stored(tmp_path, NOW, NOW | {"fingerprints": {"train": "abd"}})
     times = NOW | {"of": "times"}
     with pytest.raises(ValueError, match=r"; sizes and times of files are all that is known of them, which `cp -a`"):

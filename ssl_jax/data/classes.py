@@ -60,6 +60,17 @@ def number(
     return [None if part is None else _numbered(part, values, unlabelled) for part in parts], names, tuple(notes)
 
 
+def single(train: Labels, names: tuple[str, ...] | None) -> str | None:
+    """What the only class of training examples is called, of which any guess is right; None where there are several.
+
+    Args:
+      train: their labels as :func:`number` gives them.
+      names: of the classes.
+    """
+    found = np.unique(train[train >= 0]) if train is not None else ()
+    return names[int(found[0])] if names is not None and len(found) == 1 else None
+
+
 def _integers(labels: np.ndarray) -> np.ndarray:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"labels are {labels.dtype} {labels.shape}; give integers of shape [n], one per image")
@@ -95,5 +106,6 @@ def _said(known: np.ndarray, counts: np.ndarray) -> list[str]:
     if largest != len(known) - 1:
         numbers = [str(value) for value in known]
         shown = ", ".join(numbers if len(numbers) <= 5 else [*numbers[:3], "...", numbers[-1]])
-        said.append(f"the labels {shown} are {len(known)} class{'es' * (len(known) > 1)}, called by these numbers")
+        many = f"the labels {shown} are {len(known)} classes, called by these numbers"
+        said.append(many if len(known) > 1 else f"the label {shown} is the only class, called by this number")
     return said

@@ -131,7 +131,8 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
     check_files(workdir, found["resolved"])
     then, now = _known_data(found), resolved["data"]
     if not same(then, now) or then.get("files") != now.get("files"):
-        why = f"{then.get('sizes')} then, {now.get('sizes')} now"
+        sizes = then.get("sizes"), now.get("sizes")
+        why = f"{sizes[0]} then, {sizes[1]} now" if sizes[0] != sizes[1] else f"as many, {sizes[0]}, but others"
         if then.get("of") == now.get("of") == "times":
             why += "; sizes and times of files are all that is known of them, which `cp -a` and `rsync -a` keep"
         raise ValueError(

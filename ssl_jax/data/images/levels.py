@@ -167,7 +167,9 @@ def _note(found: Found, decoding: Decoding) -> str | None:
 def _range(found: Found) -> tuple[float, float]:
     """What the range probably is: all values of so many bits, 0 to 1, or what was seen."""
     if found.least >= 0 and found.whole:
-        return 0, 2 ** max(8, int(found.greatest).bit_length()) - 1
+        most = 2 ** max(8, int(found.greatest).bit_length()) - 1
+        if 256 * (found.greatest - found.least) > FEW * most:  # else far from zero, and it would leave few as well
+            return 0, most
     if found.least >= 0 and found.greatest <= 1:
         return 0, 1
     return found.least, found.greatest

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.data import classes
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
@@ -136,6 +138,11 @@ def load(
         train, test = named(train, test, unlabelled)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if only := classes.single(train.labels, train.class_names):
+        why = f"there is one class only, {only}"
+        without = {"labels": None, "class_names": None, "why_unlabelled": why}
+        train = dataclasses.replace(train, **without)
+        test, val = (None if p is None else dataclasses.replace(p, **without) for p in (test, val))
     if "text" not in train.columns:
         train, test, more = levels.told(train, test, more, decoding, cache)
     return split(train, test, more, val, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)

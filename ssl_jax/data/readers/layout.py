@@ -253,6 +253,13 @@ def sensible(classes: Classes, *, of_splits: bool = False, same: Sequence[str] =
             "straight into its folder"
         )
         return dict.fromkeys(classes), why, []
+    # A class may be called "train", none "test" or "validation".
+    if tests := [name for name in like if split_names.role(name) in ("test", "validation")]:
+        why = (
+            f"{some(tests)} beside {some([n for n in names if n not in like])} is named like a split: move the classes "
+            "to train on into train/ beside it, or rename it if it is a class"
+        )
+        return dict.fromkeys(classes), why, []
     like = [*parsed] if several else like
     notes = [f"{some(like)} among the {len(names)} folders is taken as a class, not as a split"] if like else []
     return classes, "", notes
@@ -447,6 +454,11 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
     here, classes, unlabelled = tree.look(inner), {}, {}
     full = _full(tree, inner)
     around = _around(tree, full[0]) if full else set()
+    kinds = {"labelled" if split_names.is_labelled(_base(f)) else split_names.role(_base(f)): f for f in full}
+    if role == "train" and len(full) == 2 and kinds.keys() == {"labelled", "unlabelled"}:
+        classes, more, beside, said = _part(tree, kinds["labelled"], None)
+        more |= dict.fromkeys(_below(tree, kinds["unlabelled"], around))
+        return classes, more, unused + beside, [*notes, *said]
     full, masks = _without_masks(tree, full)
     if masks:
         unused += masks

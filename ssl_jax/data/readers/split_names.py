@@ -77,6 +77,12 @@ def role(name: str) -> str | None:
     return None if rest else role
 
 
+def is_labelled(name: str) -> bool:
+    """Whether a name says that what it holds has labels, and nothing else."""
+    role, _, rest = parse(name)
+    return role is None and bool(rest) and set(rest) <= set(LABELLED)
+
+
 def choose(
     where: str,
     names: Sequence[str],

@@ -25,7 +25,8 @@ def check(name: str, train: Source, test: Source) -> tuple[np.ndarray, np.ndarra
     """
     for part, source in (("train", train), ("test", test)):
         if source.labels is None or not (source.labels >= 0).any():
-            raise ValueError(f"{name} needs labels and the {part} split has none; use a labelled source")
+            why = f" ({source.why_unlabelled})" if source.why_unlabelled else ""
+            raise ValueError(f"{name} needs labels and the {part} split has none{why}; use a labelled source")
     labels = np.asarray(train.labels), np.asarray(test.labels)
     if len(np.unique(labels[0][labels[0] >= 0])) < 2:
         raise ValueError(f"{name} needs two classes or more and train has one, which any guess gets right")
