@@ -438,6 +438,7 @@ def test_each_role_has_no_gradient_for_the_other():
     assert [[is_zero(g) for g in of_role] for of_role in grads] == [[True, True, False], [False, True, True]]
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_from_its_own_term_alone():
     _, variables, images = adversarial(0.2)  # both begin alike
     found = jax.device_get([value_and_gradient(adversarial_method(a), variables, images)[1] for a in (0.2, 0.6)])

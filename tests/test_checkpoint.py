@@ -347,6 +347,7 @@ def test_kill_during_an_asynchronous_save(tmp_path):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "3"]
 
 
+@pytest.mark.slow
 def test_failed_write_is_one_oserror_and_the_last_good_one_stays(tmp_path):
     code = """
         import os, resource, signal, sys, jax
@@ -475,6 +476,7 @@ def small_checkpoint(tmp_path) -> Path:
     return tmp_path / "checkpoints" / "1"
 
 
+@pytest.mark.slow
 def test_every_file_cut_emptied_flipped_or_gone_is_damage_or_does_no_harm(tmp_path):
     place, state = small_checkpoint(tmp_path), make_state(1, jax.random.key(1), 4)
     rng, noticed = np.random.default_rng(0), set()

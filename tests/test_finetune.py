@@ -187,6 +187,7 @@ def test_rates_by_depth_multiply_the_update(name):
         np.testing.assert_array_equal(scaled[key], update * np.float32(rates[group_of(key)]), err_msg=key)
 
 
+@pytest.mark.slow
 def test_rates_by_depth_in_the_train_step():
     tx = optax.sgd(0.1)
     (params, _), (plain, _) = train(make(), 1, tx)

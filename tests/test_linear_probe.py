@@ -251,7 +251,7 @@ def test_rows_without_label_do_not_count(sources):
     assert found == expected
 
 
-@pytest.mark.parametrize("protocol", ["fast", "ridge"])
+@pytest.mark.parametrize("protocol", [pytest.param("fast", marks=pytest.mark.slow), "ridge"])
 def test_test_labels_choose_nothing_and_permuted_ones_teach_nothing(sources, protocol):
     rng = np.random.default_rng(0)
     train, test = sources["train"], sources["test"]

@@ -188,7 +188,7 @@ def test_grouped_batchnorm_does_not_replicate_the_batch(strided):
 # Encoders
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ["bottleneck_imagenet", pytest.param("basic_cifar", marks=pytest.mark.slow)])
 def test_resnet_is_torchvisions(float64, net):
     bottleneck, blocks, stem, size, width = NETS[net]
     encoder = models.ResNet(blocks=blocks, bottleneck=bottleneck, stem=stem, width=width / 64)

@@ -38,7 +38,7 @@ def one():
 @pytest.mark.parametrize(
     ("case", "mode"),
     [
-        ("letters", "jit"),
+        pytest.param("letters", "jit", marks=pytest.mark.slow),  # the language model shows it, too
         ("letters", "pmap"),
         ("two_parts", "jit"),
         pytest.param("two_parts", "pmap", marks=pytest.mark.slow),
@@ -89,6 +89,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_letters_ends_in_the_same_bits(whole, tmp_path, monkeypatch):
     """Ended by what nothing catches; ``test_train.py`` kills whole processes."""
 

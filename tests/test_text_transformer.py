@@ -43,7 +43,7 @@ def test_padding_is_seen_by_nobody(norm_first):
     assert set(out) == {"stem", "stage1", "stage2", "output", "features"}
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_causal_one_sees_what_is_before_it_alone(causal):
     made = encoder(causal=causal, norm_first=True)
     params = variables(made)
