@@ -6,8 +6,8 @@
 
 Cost: 50,000 steps of 64 labelled and 448 unlabelled images, twice each; not run: we estimate hours on one GPU.
 Expected: the paper has 4.3 % errors at 4,000 labels after 500,000 steps (Xie et al. 2020, table 4); none of ours yet.
-Differs from the paper: a random box instead of a shift by 4 pixels; a tenth of the steps; WRN-28-2 is its own paper's
-(``ssl_jax/models/wide_resnet.py`` says where UDA's code differs).
+Differs from the paper: a random box instead of a shift by 4 pixels; a tenth of the steps. WRN-28-2 is as
+its own paper has it, and was not compared with UDA's code.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ssl_jax.optim.by_depth import by_path, from_update, rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
-WITHOUT_LABELS = ("first", "reach", "count", "random_next")  # leaves of text as streams, windows, cells and pairs
+OF_OTHER_ROWS = ("first", "reach", "count", "random_next")  # leaves of text as streams, windows, cells and pairs
 
 
 def make(
@@ -98,9 +98,9 @@ def make(
         return models.depth(path, stages=encoder.stages)
 
     def init(key, batch, given=None):
-        if found := [leaf for leaf in WITHOUT_LABELS if leaf in batch]:
+        if found := [leaf for leaf in OF_OTHER_ROWS if leaf in batch]:
             raise ValueError(
-                f"method.name='supervised' needs a label of every row, and those of this recipe have none (they have "
+                f"method.name='supervised' reads whole documents with their labels, and this recipe gives other rows (with "
                 f"{', '.join(map(repr, found))}); use data.recipe=documents or documents_enclosed"
             )
         return Variables(*init_parts(parts, key, batch["views"][0], given))

@@ -46,8 +46,7 @@ class WideResNet(nn.Module):
     Returns (when applied): ``{"stem", "stage1", "stage2", "stage3": [b, h, w, c], "features": [b, 64 widen]}``;
     "stage3" is after the last norm and ReLU.
 
-    Reference: Zagoruyko and Komodakis 2016 (arXiv:1605.07146), table 1. Differs from the code of UDA and AutoAugment:
-    there the outputs of whole stages are added up once more; FixMatch's has leaky ReLUs.
+    Reference: Zagoruyko and Komodakis 2016 (arXiv:1605.07146), table 1.
     """
 
     depth: int = 28
