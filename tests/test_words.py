@@ -270,7 +270,7 @@ def test_a_document_is_the_mean_of_its_words():
         ),
         (
             lambda: supervised.make(table(), plan=PLAN._replace(num_classes=2)).init(jax.random.key(0), batch_of()),
-            "'supervised' reads whole documents with their labels, and this recipe gives other rows .*data.recipe=documents",
+            "'supervised' reads whole documents with their labels, and this recipe gives other rows .*=documents",
         ),
     ],
 )

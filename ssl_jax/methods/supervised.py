@@ -100,8 +100,8 @@ def make(
     def init(key, batch, given=None):
         if found := [leaf for leaf in OF_OTHER_ROWS if leaf in batch]:
             raise ValueError(
-                f"method.name='supervised' reads whole documents with their labels, and this recipe gives other rows (with "
-                f"{', '.join(map(repr, found))}); use data.recipe=documents or documents_enclosed"
+                f"method.name='supervised' reads whole documents with their labels, and this recipe gives other rows "
+                f"(with {', '.join(map(repr, found))}); use data.recipe=documents or documents_enclosed"
             )
         return Variables(*init_parts(parts, key, batch["views"][0], given))
 
