@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 import threading
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pictures
 import pytest
 from tqdm import tqdm
 
 from ssl_jax.data.readers import folder
+from ssl_jax.evals import knn, low_label, projection, score
+from ssl_jax.evals.shared import features
 from ssl_jax.online import progress
 from ssl_jax.online.pace import Pace, too_slow
 
@@ -60,6 +64,15 @@ def test_the_innermost_phase_speaks_and_an_error_ends_it(said):
             before = len(said)
             said.wait(before + 3)
             assert all(line.startswith("outer: inner (") for line in said[before + 1 :])
+        with progress.phase("another", total=3) as advance:
+            advance(2)
+            said.wait(len(said) + 2)
+            assert said[-1].startswith("outer: another: 2 of 3 images (")
+        with progress.phase("counts", unit="batches") as advance:
+            advance(7)
+            with progress.phase("within"):
+                said.wait(len(said) + 3)
+                assert said[-1].startswith("outer: counts: 7 batches: within (")
         said.wait(len(said) + 2)
         assert said[-1].startswith("outer (")
     with pytest.raises(KeyError), progress.phase("broken"):
@@ -132,6 +145,36 @@ def test_readers_count_what_they_check(load, monkeypatch, tmp_path):
     load(f"folder:{tmp_path / 'mine'}")
     load(f"folder:{tmp_path / 'mine'}")  # known from before
     assert seen == [("checking", 12, "files")]
+
+
+def test_what_is_measured_says_how_far_it_is(monkeypatch):
+    class Open(list):
+        def append(self, phase):
+            phases.append(phase)
+            super().append(phase)
+
+    phases = []
+    monkeypatch.setattr(progress, "_open", Open())
+
+    def said():
+        found = {each(): None for each in phases}  # at their ends
+        phases.clear()
+        return list(found)
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype(np.float32), np.arange(40) % 2
+    low_label.label_efficiency({"a": (x, x), "b": (x, x)}, y, y, per_class=(1, "all"), draws=3)
+    assert said() == ["few labels: 8 of 8 fits", "logistic regression: 1 of 1 fits"]
+    projection.project(x, methods=("pca", "tsne"))
+    assert said() == ["PCA, method 1 of 2", "t-SNE, method 2 of 2"]
+    knn.nearest(x, x, k=3)
+    assert said() == ["comparing with the bank: 1 of 1 chunks"]
+    batches = [{"inputs": x, "label": y, "index": np.arange(40), "mask": np.ones(40, bool)}]
+    features.extract(lambda _, inputs: {"features": inputs}, None, batches, place=lambda batch: batch)
+    assert said() == ["compiling the encoder"]
+    method = SimpleNamespace(hooks={"score": lambda variables, batch, key, rows: ({"loss": (batch.sum(), 1)}, rows)})
+    score.score(method, None, [x, x], key=jax.random.key(0), place=lambda batch: batch)
+    assert said() == ["scoring held-out batches: 2 batches"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ssl_jax.evals.shared import figures
 from ssl_jax.evals.shared.figures import Energies
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.online.collapse import entropy_rank
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Array, Variables
 
 ROWS = 8192  # turned into float64 at a time
@@ -262,24 +263,25 @@ class Evaluator:
             self.left_out |= dict.fromkeys(OF_VIEWS, "random views of these data are not known")
         for layer in self.layers:
             h, views = whole[layer], None if several is None else several[layer]
-            eigenvalues = spectrum(h)
-            energies = None if views is None else energy_histograms(views[:, 0], views[:, 1])
-            prefix, alpha, scale = "" if layer == "features" else f"{layer}_", float("nan"), float("nan")
-            try:
-                alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
-            except ValueError as error:  # a collapsed representation has no spectrum to speak of
-                self.left_out[f"{prefix}alpha_req"] = str(error)
-            self._note_bounds(prefix, h, views)
-            values = {} if views is None else {"alignment": float(alignment(views[:, 0], views[:, 1]))}
-            values |= {
-                "uniformity": float(uniformity(h, self.t)),
-                "rankme": rankme(h),
-                "effective_rank": entropy_rank(eigenvalues),
-                **({} if views is None else {"lidar": lidar(views)}),
-                **({"alpha_req": alpha} if np.isfinite(alpha) else {}),
-                "dead_dimensions": float(dead_dimensions(h)),
-            }
-            values |= {} if energies is None else {"energy_gap": energies.gap, "energy_auc": energies.auc}
+            with phase(f"layer {layer}"):
+                eigenvalues = spectrum(h)
+                energies = None if views is None else energy_histograms(views[:, 0], views[:, 1])
+                prefix, alpha, scale = "" if layer == "features" else f"{layer}_", float("nan"), float("nan")
+                try:
+                    alpha, scale = power_law(eigenvalues, **self.alpha_ranks)
+                except ValueError as error:  # a collapsed representation has no spectrum to speak of
+                    self.left_out[f"{prefix}alpha_req"] = str(error)
+                self._note_bounds(prefix, h, views)
+                values = {} if views is None else {"alignment": float(alignment(views[:, 0], views[:, 1]))}
+                values |= {
+                    "uniformity": float(uniformity(h, self.t)),
+                    "rankme": rankme(h),
+                    "effective_rank": entropy_rank(eigenvalues),
+                    **({} if views is None else {"lidar": lidar(views)}),
+                    **({"alpha_req": alpha} if np.isfinite(alpha) else {}),
+                    "dead_dimensions": float(dead_dimensions(h)),
+                }
+                values |= {} if energies is None else {"energy_gap": energies.gap, "energy_auc": energies.auc}
             for name, value in values.items():
                 yield prefix + name, value
             if outdir is not None:

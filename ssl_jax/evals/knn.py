@@ -21,6 +21,7 @@ from ssl_jax.evals import Accuracy, Encode
 from ssl_jax.evals.shared import labels as check
 from ssl_jax.evals.shared.labels import labelled
 from ssl_jax.names import refuse_unknown
+from ssl_jax.online.progress import counted
 from ssl_jax.types import Array, Variables
 
 QUERY_TILE = 128  # queries of a block that are compared at a time
@@ -97,7 +98,7 @@ def nearest(
     empty = np.full((devices, size, k), -np.inf, dtype), np.zeros((devices, size, k), np.int32)
     best = dict.fromkeys(range(0, q, size), tuple(put(a, split) for a in empty))
     running = None
-    for chunk in range(chunks):
+    for chunk in counted(range(chunks), "comparing with the bank", chunks, "chunks"):
         firsts = own * np.arange(devices) + chunk * share
         bounds = put(np.stack([firsts, stops], axis=1).astype(np.int32), split)
         rows = jax.block_until_ready(place_bank(firsts))

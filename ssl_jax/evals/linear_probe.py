@@ -20,6 +20,7 @@ from ssl_jax.evals.shared import labels as check
 from ssl_jax.evals.shared import protocols
 from ssl_jax.evals.shared.labels import labelled
 from ssl_jax.names import refuse_unknown
+from ssl_jax.online.progress import counted
 from ssl_jax.types import Array, Tree, Variables
 
 GRID = tuple(10.0 ** (exponent / 2) for exponent in range(0, -13, -1))  # 1 to 1e-6
@@ -87,7 +88,7 @@ def fit_logistic_path(
         features, labels = _split_rows(features, dtype, 0, mesh), _split_rows(labels, np.int32, -1, mesh)
     gram, found = _gram(features, labels, num_classes), []
     params = jnp.zeros((num_classes, features.shape[1]), dtype), jnp.zeros(num_classes, dtype)
-    for l2 in l2s:
+    for l2 in counted(l2s, "logistic regression", len(l2s), "fits"):
         penalty = jnp.asarray(l2, dtype)
         params, _ = _fit(features, labels, gram, penalty, params, float(tolerance), int(max_iterations))
         if mesh is not None:

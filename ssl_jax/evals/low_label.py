@@ -15,6 +15,7 @@ from ssl_jax.evals import Accuracy, Encode, Fit, finetune
 from ssl_jax.evals.linear_probe import fit_logistic, ranks, standardise
 from ssl_jax.evals.shared import figures
 from ssl_jax.evals.shared import labels as check
+from ssl_jax.online.progress import counted, phase
 from ssl_jax.types import Variables
 
 USUAL = (1, 5, 10)  # labels per class
@@ -65,10 +66,16 @@ def label_efficiency(
                 f"row {name!r} has {len(train)} train and {len(test)} test features for {len(train_labels)} and "
                 f"{len(test_labels)} labels; extract both from the same splits"
             )
-        train, test = standardise(train, test)
-        for entry, several in chosen.items():
-            accuracies = [hits(train, train_labels, test, test_labels, rows, l2=l2).mean() for rows in several]
-            table[entry][name] = _mean_and_deviation(accuracies)
+    fits = len(features) * sum(map(len, chosen.values()))
+    with phase("few labels", fits, "fits") as advance:
+        for name, (train, test) in features.items():
+            train, test = standardise(train, test)
+            for entry, several in chosen.items():
+                accuracies = []
+                for rows in several:
+                    accuracies.append(hits(train, train_labels, test, test_labels, rows, l2=l2).mean())
+                    advance(1)
+                table[entry][name] = _mean_and_deviation(accuracies)
     return table
 
 
@@ -209,7 +216,8 @@ class Evaluator:
         h, queries = standardise(train["features"], test["features"])
         table: dict[str, dict[str, list[float | None]]] = {}
         for name, several in self.draws.items():
-            found = [hits(h, train["label"], queries, test["label"], rows, l2=self.l2) for rows in several]
+            draws = counted(several, f"fitting {name} labels", len(several), "draws")
+            found = [hits(h, train["label"], queries, test["label"], rows, l2=self.l2) for rows in draws]
             scores = {"frozen": found}
             yield from _named(f"low_label_{name}", found)
             if self.splits:

@@ -17,6 +17,7 @@ import numpy as np
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import Encode
 from ssl_jax.evals.shared import figures
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Variables
 
 METHODS = {
@@ -79,7 +80,7 @@ def project(features, *, methods: Sequence[str] = tuple(METHODS), seed: int = 0)
     reduced = PCA(min(DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features)
     reduced /= reduced.std()
     found = {}
-    for method in methods:
+    for number, method in enumerate(methods, 1):
         try:
             transform = _transform(method, reduced, seed)
         except ImportError:
@@ -87,10 +88,12 @@ def project(features, *, methods: Sequence[str] = tuple(METHODS), seed: int = 0)
             continue
         began = time.perf_counter()
         # Threads that wait by spinning: on two busy cores two of them took 38 s for a t-SNE that one does in 3.
-        with threadpool_limits(1), _quiet():
-            points = transform(features if method == "pca" else reduced)
-        seconds = time.perf_counter() - began
-        found[method] = Projection(points, seconds, float(trustworthiness(features, points, n_neighbors=NEIGHBOURS)))
+        with phase(f"{METHODS[method]}, method {number} of {len(methods)}"):
+            with threadpool_limits(1), _quiet():
+                points = transform(features if method == "pca" else reduced)
+            seconds = time.perf_counter() - began
+            trusted = float(trustworthiness(features, points, n_neighbors=NEIGHBOURS))
+        found[method] = Projection(points, seconds, trusted)
     return found
 
 

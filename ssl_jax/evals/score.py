@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ssl_jax.data.source import Source
+from ssl_jax.online.progress import counted
 from ssl_jax.types import Array, Batch, Method, Variables
 
 
@@ -33,7 +34,7 @@ def score(
     hook = jax.jit(method.hooks["score"])
     sums: dict[str, np.ndarray] = {}
     rows = None
-    for batch in batches:
+    for batch in counted(batches, "scoring held-out batches", unit="batches"):
         found, rows = hook(variables, place(batch), key, rows)
         for name, pair in jax.device_get(dict(found)).items():
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)

@@ -3,7 +3,7 @@
 A phase of a few seconds says nothing. A longer one writes a line to stderr after five seconds, ten seconds later
 another, and so on at growing distances: ``measuring once on test: encoding: 1,024 of 2,959 images (35 s)``. The lines
 come from a thread, so that a phase which does not come back to Python, as a compilation, speaks too. Of phases within
-each other the innermost one speaks for all, and of several processes the first.
+each other the innermost one speaks for all, each with how far it is, and of several processes the first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 FIRST = float(os.environ.get("SSL_JAX_PROGRESS", "5"))  # seconds until a phase speaks; inf: never
 NEXT, GROWTH, MOST = 10.0, 1.5, 120.0  # seconds to its second line; each later distance is longer, up to the last
 
-_open: list[list[str]] = []  # what the phases under way do, the innermost last
+_open: list[Callable[[], str]] = []  # what the phases under way do and how far they are, the innermost last
 
 
 @contextlib.contextmanager
@@ -33,24 +33,28 @@ def phase(what: str, total: int | None = None, unit: str = "images") -> Iterator
 
     Args:
       what: what is being done, as it begins the line.
-      total: how much there is to do, if that is known.
+      total: how much there is to do; None where it is not known: then what is done is counted alone.
       unit: what is counted.
 
     Yields:
       ``advance(n)``: so much more is done. Cheap, for any loop.
     """
-    began, done, over, me = time.monotonic(), 0, threading.Event(), [what]
+    began, done, over = time.monotonic(), 0, threading.Event()
 
     def advance(n: int) -> None:
         nonlocal done
         done += n
 
+    def me() -> str:
+        if total is None:
+            return f"{what}: {done:,} {unit}" if done else what
+        return f"{what}: {min(done, total):,} of {total:,} {unit}"
+
     def watch() -> None:
         wait, following = FIRST, NEXT
         while not over.wait(wait):
             if _open and _open[-1] is me:
-                far = "" if total is None else f": {min(done, total):,} of {total:,} {unit}"
-                say(f"{': '.join(text for (text,) in _open)}{far} ({spoken(time.monotonic() - began)})")
+                say(f"{': '.join(each() for each in _open)} ({spoken(time.monotonic() - began)})")
             wait, following = following, min(MOST, GROWTH * following)
 
     speaks = math.isfinite(FIRST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ssl_jax.online.progress import phase
 from ssl_jax.types import Batch, Variables
 
 SHARD = 8_192  # rows that are written, and checked, at a time
@@ -49,7 +51,9 @@ def extract(
         batch = place({name: batch[name] for name in ("inputs", "label", "index", "mask")})
         rows = {name: batch[name] for name in ("label", "index", "mask")}
         # one batch ahead: the devices work on this one while the host fetches the one before
-        running, done = {**encode(variables, batch["inputs"]), **rows}, running
+        with phase("compiling the encoder") if running is None else contextlib.nullcontext():
+            found = encode(variables, batch["inputs"])
+        running, done = {**found, **rows}, running
         if done is not None:
             parts.append(_fetch(done))
     if running is None:

@@ -51,7 +51,7 @@ def run(
             path.unlink()  # of an earlier time
         try:
             found = evaluator.run(variables, home / name if jax.process_index() == 0 else None)
-            for metric, value in counted(found, f"{name}: measuring"):
+            for metric, value in counted(found, f"{name}: measuring", unit="numbers"):
                 metric = f"test_{metric}"
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
