@@ -136,7 +136,7 @@ def test_a_plan_for_a_tpu_slice(times, tmp_path):
 def without_a_trace(monkeypatch):
     """What a plan for a GPU sets is set back."""
     monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "")
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     yield monkeypatch
     jax.config.update("jax_enable_compilation_cache", before)
 
