@@ -32,9 +32,9 @@ class BatchNorm(nn.Module):
     Running statistics are float32, move by ``running * momentum + batch * (1 - momentum)``, hold the biased variance as
     TensorFlow and Flax do (torch: times n / (n - 1)), and are the average over all groups of all devices.
 
-    Statistics take two passes, the mean first and then the mean of squared deviations: the difference
+    Both statistics take one pass over the differences from a mean of some of the values (:func:`_moments`): as it is,
     E[x^2] - E[x]^2 loses in float32 every digit of a variance that is 1e-7 of the squared mean, and can turn
-    negative. bfloat16 inputs are read as float32 for both.
+    negative. bfloat16 inputs are read as float32. The derivative takes two passes, of any order and in both modes.
 
     Attributes:
       groups: number of groups; must divide the global batch and, under ``axis``, be a multiple of the device count.
@@ -155,7 +155,7 @@ def _align(a: Array, x: Array) -> Array:
 
 
 class _Rows(NamedTuple):
-    """Which rows a mean is over; static, so that it can say so to a function with a derivative of its own.
+    """Which rows a mean is over; static, as a function with a derivative of its own wants it.
 
     Attributes:
       split: the dimension of rows seen as one or two, ``(n,)``, ``(g, n / g)`` or, strided, ``(n / g, g)``.
@@ -216,12 +216,12 @@ def _moments(rows: _Rows, x: Array, dtype: Any) -> tuple[Array, Array]:
 
     They are taken as differences d from the mean of the places in the middle, which is at most sqrt(places of an
     example) deviations from that of all, wherever zero is. So E[d^2] - E[d]^2 keeps its digits.
-    """
+    """  # the mean of a fraction f of all values is at most sqrt(1 / f) deviations from theirs, by Cauchy and Schwarz
     middle = tuple(slice(size // 2, size // 2 + 1) for size in x.shape[len(rows.split) : -1])
     (shift,) = _means(rows, lax.stop_gradient(x[(..., *middle, slice(None))]).astype(dtype))
     d = x.astype(dtype) - shift
     mean, square = _means(rows, d, jnp.square(d))
-    return shift + mean, square - jnp.square(mean)
+    return shift + mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
