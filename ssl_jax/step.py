@@ -88,13 +88,10 @@ def gradients(method: Method, *, views: Views | None = None, axis: Axis = None):
             batch = views(batch, parallel.named_key(key, "views"), axis)
 
         def loss_fn(params):
-            params, aux = parallel.gathered((params, state.aux))
-            variables = Variables(params, state.model_state, aux, state.rows)
+            variables = Variables(params, state.model_state, parallel.gathered(state.aux), state.rows)
             return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
 
-        if parallel.has_fsdp():
-            loss_fn = parallel.gathering_again(loss_fn)
-        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, out), grads = parallel.value_and_grad(loss_fn, state.params)
         loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
         return loss, out._replace(metrics=scalars), grads, batch
 
