@@ -310,4 +310,3 @@ def _either(ok: Array, apply: Callable[[], Tree], keep: Callable[[], Tree]) -> T
 def _all_finite(tree: Tree) -> Array:
     leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in leaves]))
-
