@@ -195,12 +195,15 @@ class Step:
         with jax.set_mesh(self.mesh):
             return self.function(state, batch)
 
-    def lower(self, state: TrainState, batch: Batch):
-        """The lowered program, for cost analysis and ahead-of-time compilation."""
+    def lower(self, state: TrainState, batch: Batch, platform: str | None = None):
+        """The lowered program, for cost analysis and ahead-of-time compilation.
+
+        ``platform``: of another kind of device than the mesh's, under jit: ``"cuda"`` or ``"tpu"``.
+        """
         if self.mode == "pmap":
             return self._mapped(batch).lower(self._by_device(state), batch)
         with jax.set_mesh(self.mesh):
-            return self.function.lower(state, batch)
+            return self.function.trace(state, batch).lower(lowering_platforms=platform and (platform,))
 
     def _by_device(self, state: TrainState) -> TrainState:
         """``rows`` as pmap has them, this process's ``[devices, b / devices, ...]``; elsewhere ``[b, ...]``."""

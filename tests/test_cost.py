@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import experiment, parallel
-from ssl_jax.plan import cost, program
+from ssl_jax.plan import cost, devices, program
 from ssl_jax.step import compile_step, init_state
 
 HLO = """HloModule m
@@ -159,4 +159,4 @@ def test_refused(changes, message):
 )
 def test_no_such_topology(name, message):
     with pytest.raises(ValueError, match=message):
-        program.topology(name)
+        devices.topology(name)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8, "c64": 8}
+from ssl_jax.plan import hlo
+from ssl_jax.plan.kernels import Kernel, launched, moved, unknown_turns
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
 CHANNEL = re.compile(r"channel_id=(\d+)")
-SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$", re.M)
-CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
 class Cost(NamedTuple):
@@ -30,6 +27,8 @@ class Cost(NamedTuple):
       accessed: bytes that its instructions read and write.
       arguments, outputs, donated, temporaries: bytes; ``donated`` are counted in the two before it.
       results: bytes of the results of its collective operations, by kind (``all-reduce``, ...).
+      kernels: what it launches, counted in its text.
+      unknown_turns: loops among them of which XLA does not say how often they turn.
     """
 
     flops: float
@@ -39,6 +38,8 @@ class Cost(NamedTuple):
     donated: int
     temporaries: int
     results: Mapping[str, int]
+    kernels: Sequence[Kernel] = ()
+    unknown_turns: int = 0
 
     @property
     def memory(self) -> int:
@@ -47,10 +48,17 @@ class Cost(NamedTuple):
 
 
 def of(compiled: Any) -> Cost:
-    """The cost of a compiled program (``jax.stages.Compiled``)."""
+    """The cost of a compiled program (``jax.stages.Compiled``).
+
+    Of a program for a GPU that is not here XLA counts nothing: then operations and bytes are those of its kernels.
+    """
     analysis = compiled.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    kernels = launched(text)
+    if analysis is None:
+        flops = sum(kernel.number * kernel.flops for kernel in kernels)
+        analysis = {"flops": flops, "bytes accessed": float(moved(kernels))}
     return Cost(
         flops=analysis.get("flops", 0.0),
         accessed=analysis.get("bytes accessed", 0.0),
@@ -58,7 +66,9 @@ def of(compiled: Any) -> Cost:
         outputs=memory.output_size_in_bytes,
         donated=memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        results=collectives(compiled.as_text()),
+        results=collectives(text),
+        kernels=tuple(kernels),
+        unknown_turns=unknown_turns(text),
     )
 
 
@@ -68,7 +78,7 @@ def collectives(program: str) -> dict[str, int]:
     An operation that is split into a start and a done counts once, and so does one that TPUs spread over several
     fusions, which all name its channel.
     """
-    bodies, entry = _computations(program)
+    bodies, entry = hlo.computations(program)
     found: Counter[str] = Counter()
     channels: set[str] = set()
 
@@ -77,14 +87,10 @@ def collectives(program: str) -> dict[str, int]:
             channel = CHANNEL.search(line)
             if (match := COLLECTIVE.search(line)) and not (channel and channel[1] in channels):
                 channels.update(channel.groups() if channel else ())
-                shapes = SHAPE.findall(match[1])
-                if match[3] and match[2] != "all-reduce":  # (operands, results, ...)
-                    half = len(shapes) // 2 if match[2] != "collective-permute" else 1
-                    shapes = shapes[half : 2 * half]
-                found[match[2]] += times * sum(map(_bytes, shapes))
-            turns = int(match[1]) if (match := TURNS.search(line)) else 1
-            called = CALLED.findall(line)
-            if match := BRANCHES.search(line):
+                found[match[2]] += times * hlo.results(match[2], match[1], started=bool(match[3]))
+            turns = int(match[1]) if (match := hlo.TURNS.search(line)) else 1
+            called = hlo.CALLED.findall(line)
+            if match := hlo.BRANCHES.search(line):
                 called += re.findall(r"[\w.\-]+", match[1])
             for other in called:
                 visit(other, times * turns)
@@ -102,25 +108,3 @@ def sent(results: Mapping[str, int], devices: int) -> float:
     n = devices
     factor = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
     return sum(factor.get(kind, (n - 1) / n) * size for kind, size in results.items())
-
-
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """(lines of every computation by name, name of the entry)."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in program.splitlines():
-        if line[:1] not in (" ", "}") and (match := HEAD.match(line)):
-            name = match[2]
-            bodies[name] = []
-            entry = name if match[1] else entry
-        elif name:
-            bodies[name].append(line)
-    return bodies, entry
-
-
-def _bytes(shape: tuple[str, str]) -> int:
-    kind, sizes = shape
-    count = 1
-    for size in filter(None, sizes.split(",")):
-        count *= int(size)
-    return count * BYTES.get(kind, 4)

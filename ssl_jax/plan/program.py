@@ -1,12 +1,10 @@
 """The train step of a config, compiled from shapes alone: no data, no weights, and no device but those of a mesh.
 
-The mesh may be of simulated CPU devices or of a TPU topology that is not here (``topology``).
+The mesh may be of simulated CPU devices, or of TPUs or GPUs that are not here (:mod:`ssl_jax.plan.devices`).
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
 from typing import Any
 
 import jax
@@ -63,10 +61,22 @@ def plan_of(config: Config) -> Plan:
     )
 
 
-def compile_ahead(config: Config, mesh: Mesh) -> Any:
-    """The compiled train step (``jax.stages.Compiled``) of a config on a mesh.
+def compile_ahead(config: Config, mesh: Mesh, **flags: bool | int | str) -> Any:
+    """The compiled train step (``jax.stages.Compiled``) of a config on a mesh; ``flags`` are XLA's, as ``xla_...``."""
+    return lower_ahead(config, mesh).compile(compiler_options=flags or None)
+
+
+def lower_ahead(config: Config, mesh: Mesh, platform: str | None = None) -> Any:
+    """The train step of a config on a mesh before XLA compiles it (``jax.stages.Lowered``).
 
     Batches are as they come of files: views in uint8 with ``data.augment=device``, made ready by the host without.
+
+    Args:
+      platform: ``"gpu"`` on a mesh of simulated devices: the program for GPUs, without their compiler. By default that
+        of the mesh's devices.
+
+    Raises:
+      ValueError: the batch is not divisible by the devices, or is not known without the data.
     """
     plan = plan_of(config)
     if plan.global_batch_size % mesh.size:
@@ -75,14 +85,14 @@ def compile_ahead(config: Config, mesh: Mesh) -> Any:
     if modality.sent is None:
         raise ValueError(f"data.recipe={config.data.recipe} does not say what its batches are without its data")
     spec = modality.spec(plan.global_batch_size)
-    with parallel.compiling_for(mesh.devices.flat[0].platform):
+    with parallel.compiling_for(platform or mesh.devices.flat[0].platform):
         parts = make_parts(config, plan)
         init = make_init(parts.method, parts.tx, probe=parts.probe)
         state = jax.eval_shape(init, jax.random.key(0), spec, None)
         spec, views = modality.sent(plan.global_batch_size)
         step = compile_step(parts.method, parts.tx, mesh, views=views, probe=parts.probe, mode=config.parallel.mode)
         spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=parallel.sharded(mesh)), spec)
-        return step.lower(parallel.laid_out(state, mesh), spec).compile()
+        return step.lower(parallel.laid_out(state, mesh), spec, platform and {"gpu": "cuda"}.get(platform, platform))
 
 
 def initial(config: Config, mesh: Mesh) -> TrainState:
@@ -93,31 +103,3 @@ def initial(config: Config, mesh: Mesh) -> TrainState:
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), spec)
     key = jax.random.key(config.seed)
     return init_state(parts.method, parts.tx, key, parallel.place(zeros, mesh), mesh, probe=parts.probe)
-
-
-def topology(name: str, fsdp: int = 1) -> Mesh:
-    """The devices of ``"cpu:8"`` (simulated) or of a TPU slice such as ``"v5e:16x16"``, as a mesh.
-
-    Args:
-      fsdp: devices of a group that shares the state, see :func:`ssl_jax.parallel.make_mesh`.
-
-    Raises:
-      ValueError: the name is of another form, libtpu is not installed, or it does not know the slice.
-    """
-    if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
-        return parallel.make_mesh(int(match[1]), fsdp)
-    if not re.fullmatch(r"v\d\w*:[1-9]\d*(x[1-9]\d*)*", name):
-        raise ValueError(f"--topology {name} is not of the form v5e:16x16, v4:4x4x2 or cpu:8")
-    dimensions = 3 if name.startswith(("v4", "v5p")) else 2
-    if name.count("x") != dimensions - 1:
-        raise ValueError(f"--topology {name}: a slice of {name.partition(':')[0]} has {dimensions} dimensions")
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"--topology {name} needs libtpu; pip install -e '.[plan]'")
-    from jax.experimental import topologies
-
-    try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:  # libtpu's own, of many kinds
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--topology {name} is none that libtpu knows ({said[:200]})") from None
-    return parallel.mesh_of(described.devices, fsdp)

@@ -21,6 +21,7 @@ HEARTBEAT_TIMEOUT = 100
 MEETING_TIMEOUT = 300  # seconds in which all processes must have begun; JAX's own
 SAID = 2000  # bytes of what a process says to the others
 GOOGLE = "0x1ae0"  # as a vendor of PCI devices
+NVIDIA = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg")  # cards, Jetson, Windows' Linux
 
 # libtpu, which plans need, looks for TPUs on its own and complains at length where there is none.
 WITHOUT_TPU = {
@@ -118,14 +119,20 @@ def _exchange(said: str) -> None:
 
 
 def without_tpu() -> None:
-    """Keep libtpu quiet, or out, where it is installed and there is no TPU: call before the first use of a device."""
+    """Keep libtpu quiet, or out, where it is installed and there is no TPU: call before the first use of a device.
+
+    And the plugin for CUDA, which plans need as well, where there is no NVIDIA device.
+    """
+    plugins = {point.name for point in entry_points(group="jax_plugins")} or find_spec("jax_plugins")
+    if not any(glob.glob(pattern) for pattern in NVIDIA):
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+        plugins = plugins - {"xla_cuda13", "xla_cuda12"} if isinstance(plugins, set) else plugins
     if any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/*")):
         return
     for name, value in WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
     # A container may hide the files of a TPU, but not its maker; others than CPU and TPU come as plugins.
     makers = {Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor")}
-    plugins = entry_points(group="jax_plugins") or find_spec("jax_plugins")
     if GOOGLE not in makers and not plugins and "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")  # libtpu without a TPU crashes XLA's profiler
 

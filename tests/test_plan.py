@@ -8,15 +8,16 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 import runs
 
 from ssl_jax import config as configs
 from ssl_jax import parallel
-from ssl_jax.plan import cost, program
+from ssl_jax.plan import cost, devices, program
 
 sys.path.insert(0, str(runs.ROOT / "experiments"))
-import plan_pod
+import plan
 
 CONFIG = str(runs.ROOT / "configs" / "simclr_digits.py")
 SMALL = ["model.widths=(8,16)", "method.projector_dim=16", "data.image_size=8", "data.global_batch_size=64"]
@@ -26,7 +27,7 @@ WORDS = [f"--config.{word}" for word in SMALL]
 def planned(topology, tmp_path, *words):
     file = tmp_path / "plan.json"
     arguments = ["--config", CONFIG, "--topology", topology, "--json", str(file), *WORDS, *words]
-    assert plan_pod.main(arguments) == 0
+    assert plan.main(arguments) == 0
     return json.loads(file.read_text())
 
 
@@ -48,19 +49,19 @@ def test_a_plan_for_simulated_devices(tmp_path, capsys):
 @pytest.mark.slow
 def test_what_does_not_fit_and_what_would(tmp_path, monkeypatch, capsys):
     """With less memory than half of the batch needs, and with memory for half as much again."""
-    config, known, compile_and_measure = configs.load(CONFIG, SMALL), {}, plan_pod.measured
+    config, known, compile_and_measure = configs.load(CONFIG, SMALL), {}, plan.measured
 
     def measured(config, mesh, batch):  # each size once
         if batch not in known:
             known[batch] = compile_and_measure(config, mesh, batch)
         return known[batch]
 
-    monkeypatch.setattr(plan_pod, "measured", measured)
-    needs = {n: plan_pod.measured(config, parallel.make_mesh(8), n)["memory"] for n in (32, 64, 96)}
+    monkeypatch.setattr(plan, "measured", measured)
+    needs = {n: plan.measured(config, parallel.make_mesh(8), n)["memory"] for n in (32, 64, 96)}
     assert needs[32] < needs[64] < needs[96]
 
     def with_memory(size):
-        monkeypatch.setattr(plan_pod.os, "sysconf", lambda name: size * 8 if name == "SC_PAGE_SIZE" else 1)
+        monkeypatch.setattr(plan.os, "sysconf", lambda name: size * 8 if name == "SC_PAGE_SIZE" else 1)
         return planned("cpu:8", tmp_path)
 
     little = with_memory(needs[32] - 1)
@@ -73,9 +74,9 @@ def test_what_does_not_fit_and_what_would(tmp_path, monkeypatch, capsys):
 
 
 def test_a_roofline_is_the_longest_of_three():
-    chip = plan_pod.Chip(memory=1, flops=100.0, bandwidth=10.0, network=1.0)
+    chip = devices.Chip(memory=1, flops=100.0, bandwidth=10.0, network=1.0)
     spent = cost.Cost(1000.0, 200.0, 0, 0, 0, 0, {"collective-permute": 15})
-    found = plan_pod.roofline(spent, 1.0, 4, chip, 32)
+    found = plan.roofline(spent, 1.0, 4, chip, 32)
     assert found["seconds"] == {"computing": 10.0, "memory": 20.0, "exchange": 15.0}
     assert (found["bound_by"], found["seconds_roofline"], found["images_per_sec_roofline"]) == ("memory", 20.0, 1.6)
     assert found["flops_per_step"] == 4000
@@ -89,6 +90,9 @@ def test_a_roofline_is_the_longest_of_three():
         (["--topology", "v5e:0x2"], "not of the form"),
         (["--topology", "v5e:2x2x2"], "a slice of v5e has 2 dimensions"),
         (["--topology", "v4:4x4"], "a slice of v4 has 3 dimensions"),
+        (["--topology", "h100"], "h100 is not of the form h100:8; the GPUs of one machine, 1 to 8"),
+        (["--topology", "a100:16"], "a100:16 is not of the form a100:8; the GPUs of one machine, 1 to 8"),
+        (["--topology", "h1000:8"], "h1000:8 is not of the form v5e:16x16, v4:4x4x2, h100:8 (h100, a100,"),
         (["--topology", "cpu:8", "--config.data.global_batch_size=60"], "not divisible by 8 devices"),
         (["--topology", "cpu:8", "--config.data.source=npz:mine.npz"], "set --config.data.num_examples"),
         (["--topology", "cpu:8", "--config.data.num_examples=8"], "larger than the 8 examples"),
@@ -98,7 +102,7 @@ def test_a_roofline_is_the_longest_of_three():
     ],
 )
 def test_refused_in_one_line(words, message, capsys):
-    assert plan_pod.main(["--config", CONFIG, *words]) == 2
+    assert plan.main(["--config", CONFIG, *words]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert said[0].startswith("error: ")
@@ -111,7 +115,7 @@ def test_refused_in_one_line(words, message, capsys):
 def test_a_plan_for_a_tpu_slice(times, tmp_path):
     """In a process of its own, which libtpu may fill with what it likes; twice with one compilation cache."""
     file = tmp_path / "plan.json"
-    command = [sys.executable, plan_pod.__file__, "--config", CONFIG, "--topology", "v5e:2x2", "--quick", *WORDS]
+    command = [sys.executable, plan.__file__, "--config", CONFIG, "--topology", "v5e:2x2", "--quick", *WORDS]
     # Without the tests' own flags, which libtpu's XLA does not know.
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": ""}
     for _ in range(times):
@@ -126,6 +130,86 @@ def test_a_plan_for_a_tpu_slice(times, tmp_path):
     assert found["fits"] is True
     assert found["images_per_sec_roofline"] > 0
     assert found["collectives"]["all-reduce"] > 0
+
+
+@pytest.fixture
+def without_a_trace(monkeypatch):
+    """What a plan for a GPU sets is set back."""
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "")
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    yield monkeypatch
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.mark.parametrize(
+    ("there", "version", "name", "message"),
+    [
+        ([], "", "h100:8", "--topology h100:8 needs XLA's compiler for CUDA; pip install -e '.[plan-cuda]'"),
+        ([], "", "v100:8", "CUDA 13 has no V100; plan it in an environment with CUDA 12 alone, pip install"),
+        (["jax_cuda13_plugin"], None, "v100:1", "CUDA 13 has no V100"),
+        (["jax_cuda13_plugin"], "0.1.0", "h100:1", "jax-cuda13-plugin 0.1.0 is not of jaxlib"),
+    ],
+)
+def test_gpus_that_cannot_be_planned_are_refused_in_one_line(there, version, name, message, without_a_trace, capsys):
+    found = {package: object() for package in there}
+    without_a_trace.setattr(devices.importlib.util, "find_spec", found.get)
+    known = devices.metadata.version
+    without_a_trace.setattr(
+        devices.metadata, "version", lambda package: known(package) if "cuda" not in package else version
+    )
+    assert plan.main(["--config", CONFIG, "--topology", name]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+
+
+def test_a_gpus_share_of_memory(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    chip = devices.chip("h100:1")
+    assert chip is not None
+    assert (chip.memory, chip.bandwidth, chip.share) == (84942979072, 3.35232e12, 0.75)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".92")
+    assert devices.chip("a100:8").share == 0.92  # pyright: ignore[reportOptionalMemberAccess]
+    for wrong in ("0", "1.5", "much", "."):
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", wrong)
+        with pytest.raises(ValueError, match=r"is no share of the memory; use a number such as \.9"):
+            devices.chip("h100:1")
+
+
+@pytest.mark.parametrize("name", devices.SPEEDS)
+def test_every_gpu_is_described(name):
+    chip = devices.chip(f"{name}:1")
+    assert chip is not None
+    assert chip.float32 is not None
+    assert chip.tf32 is not None
+    assert chip.flops > chip.tf32 >= chip.float32
+
+
+NO_CUDA = importlib.util.find_spec("jax_cuda13_plugin") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_CUDA, reason="the extra plan-cuda is not installed")
+@pytest.mark.parametrize(("topology", "script"), [("h100:1", "plan.py"), ("a100:2", "plan_pod.py")])
+def test_a_plan_for_gpus(topology, script, tmp_path):
+    """In a process of its own, which has no device yet; by both names of the script."""
+    file, path = tmp_path / "plan.json", runs.ROOT / "experiments" / script
+    command = [sys.executable, str(path), "--config", CONFIG, "--topology", topology, "--quick", *WORDS]
+    done = subprocess.run(
+        [*command, "--json", str(file)], env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(file.read_text())
+    assert found["fits"] is True
+    assert found["kernels"] == sum(kind["number"] for kind in found["kinds"].values()) > 100
+    assert found["bytes_moved"] == sum(kind["bytes"] for kind in found["kinds"].values())
+    assert found["roofline_seconds"] == pytest.approx(sum(kind["seconds"] for kind in found["kinds"].values()))
+    assert found["roofline_seconds"] >= found["seconds"]["memory"] > 0
+    assert 0 < found["temporaries"] < found["bytes_per_device"]
+    assert {"convolution", "reduction", "fusion"} <= found["kinds"].keys()
+    assert any(line.startswith("ssl_jax/models/") for line in found["lines"])
+    assert ("collective" in found["kinds"]) == (topology == "a100:2")
+    assert (found["bytes_sent_per_device"] > 0) == (topology == "a100:2")
 
 
 TEXT = {
@@ -155,7 +239,7 @@ def test_of_text_the_vocabulary_is_as_large_as_the_config_says(name):
 def test_a_plan_of_text(name, tmp_path, capsys):
     file, words = of_text(name)
     arguments = ["--config", file, "--topology", "cpu:2", "--json", str(tmp_path / "plan.json"), "--quick"]
-    assert plan_pod.main([*arguments, *(f"--config.{word}" for word in words)]) == 0
+    assert plan.main([*arguments, *(f"--config.{word}" for word in words)]) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["fits"] is True
     assert found["flops_per_step"] > 0
