@@ -83,10 +83,18 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
     out, without = Path(options.out), set(options.without)
     name = "ulmfit_language_model" + SIZES[options.size]
     general = target = None
+    tricks = {"optim.schedule": "constant"} if "slanted" in without else {}
+    labelled = {"data.labelled": options.labelled} if options.labelled is not None else {}
+    data = {"data.source": options.target, "seed": seed} | labelled
+    if not (out / "ulmfit.json").is_file():  # what a later stage would refuse is refused before the first is trained
+        print("--- looking at all stages", flush=True)
+        alone = data | {"method.unfreeze_every": 0.0}
+        build(load("ulmfit_classifier" + SIZES[options.size], alone, options, "classifier"))
+        if "target" not in without:
+            build(load(name, {"data.source": options.target}, options, "target"))
     if "general" not in without:
         general = out / "general"
         stage(load(name, {"data.source": options.general}, options, "general"), general, out, test=False)
-    tricks = {"optim.schedule": "constant"} if "slanted" in without else {}
     if "target" not in without:
         shared = [part for part in ("general", "discriminative", "slanted") if part in without]
         target = out / "-".join(["target", *(f"no_{part}" for part in shared)])
@@ -96,10 +104,9 @@ def ulmfit(options: Any, seed: int) -> dict[str, Any]:
             changes["method.layer_decay"] = 1.0 if "discriminative" in without else 1 / 2.6
         stage(load(name, changes, options, "target"), target, out, test=False)
     start = target or general
-    changes = {"data.source": options.target, "seed": seed} | tricks
+    changes = data | tricks
     changes |= {"init_from": start} if start else {}
     changes |= {"data.tokenizer.file": target / "tokenizer.json"} if target else {}
-    changes |= {"data.labelled": options.labelled} if options.labelled is not None else {}
     if "discriminative" in without or not start:
         changes["method.layer_decay"] = 1.0
     if "unfreezing" in without or not start or options.last:

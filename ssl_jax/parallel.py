@@ -31,7 +31,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.types import Array, Axis, Batch, TrainState, Tree
+
+T = TypeVar("T")
 
 DATA, FSDP = "data", "fsdp"
 SPLIT_FROM = 4096  # elements of the smallest array that is split over fsdp; an exchange of less is all latency
@@ -232,9 +234,24 @@ def _gathered_backward(_, g: Array) -> tuple[Array]:
 _gathered.defvjp(lambda a: (_gathered(a), None), _gathered_backward)
 
 
-def gathering_again(f: Callable[..., Tree]) -> Callable[..., Tree]:
-    """``f``, whose backward pass keeps what it would, but gathers again what was moved between devices."""
-    return jax.checkpoint(f, policy=lambda primitive, *_, **__: primitive.name != "sharding_constraint")
+def value_and_grad(f: Callable[[Tree], tuple[Array, T]], params: Tree) -> tuple[tuple[Array, T], Tree]:
+    """``jax.value_and_grad(f, has_aux=True)(params)``, where ``f`` sees the parameters whole.
+
+    Parameters that lie in parts are moved together for the forward pass and once more for the backward pass, which
+    keeps nothing of them; all else is kept or computed again as it would be with parameters that are whole. Not by
+    ``jax.checkpoint``: a policy around everything also decides on what is in the checkpoints within.
+    """
+    if not has_fsdp():
+        return jax.value_and_grad(f, has_aux=True)(params)
+    whole, apart = jax.vjp(gathered, params)
+    loss, backward, out = jax.vjp(f, whole, has_aux=True)
+    kept, form = jax.tree.flatten(backward)
+    number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(whole))}
+    params, one = lax.optimization_barrier((params, loss))  # else the compiler would see that it has them already
+    again = jax.tree.leaves(gathered(params))
+    kept = [again[number[id(leaf)]] if id(leaf) in number else leaf for leaf in kept]
+    (grads,) = jax.tree.unflatten(form, kept)(jnp.ones_like(one))
+    return (loss, out), *apart(grads)
 
 
 def make_mesh(devices: int | None = None, fsdp: int = 1) -> Mesh:

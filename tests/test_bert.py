@@ -166,7 +166,12 @@ def test_a_missing_word_has_a_table_of_probabilities(oracle):
     logits = opened.run("fill", inputs)[0, inputs[0] == opened.vocab.mask].astype(np.float64)
     want = np.sort(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), axis=1)[:, ::-1][:, :15]
     np.testing.assert_allclose(shares, want, rtol=1e-5)
-    for words, top, said in (("the fox", 5, "has no"), (text, 99, "--top 99 must be from 1")):
+    long = "the fox " * len(opened.variables.params["encoder"]["stem_positions"])
+    for words, top, said in (
+        ("the fox", 5, "has no"),
+        (text, 99, "--top 99 must be from 1"),
+        (long, 5, "tokens is longer than the .* of this network; shorten it"),
+    ):
         with pytest.raises(ValueError, match=said):
             fill_mask.filled(opened, words, top)
 

@@ -15,7 +15,7 @@ import pytest
 import runs
 from PIL import Image
 
-from ssl_jax import train
+from ssl_jax import parallel, step, train
 from ssl_jax.data import order
 from ssl_jax.experiment import build
 from ssl_jax.online import spikes
@@ -84,6 +84,22 @@ def assert_explained(experiment, folder, same_parameters):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("platform", "conditionals"), [("cpu", 1), ("gpu", 0)])
+def test_what_is_not_finite_leaves_no_trace_on_any_platform(platform, conditionals):
+    old = {"w": jnp.arange(3.0), "n": jnp.int32(7), "none": None}
+    new = {"w": old["w"].at[1].set(jnp.nan), "n": jnp.int32(8), "none": None}
+
+    def either(ok):
+        return step._either(ok, lambda: new, lambda: old)
+
+    with parallel.compiling_for(platform):
+        for ok, want in ((True, new), (False, old)):
+            got = jax.jit(either)(ok)
+            np.testing.assert_array_equal(got["w"], want["w"])
+            assert got["n"] == want["n"]
+        assert str(jax.make_jaxpr(either)(True)).count("cond[") == conditionals
+
+
 def test_a_bad_parameter_and_an_overflow_are_named():
     experiment = build(runs.config("simclr", **DEVICE))
     from ssl_jax.parallel import make_mesh

@@ -10,11 +10,12 @@ import pytest
 import runs
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax import config as configs
 from ssl_jax import parallel, train
-from ssl_jax.experiment import build, make_parts
+from ssl_jax.experiment import build, make_modality, make_parts
 from ssl_jax.plan import cost, program
 from ssl_jax.run import checkpoint
-from ssl_jax.step import compile_step
+from ssl_jax.step import compile_step, make_init
 from ssl_jax.types import TrainState
 
 
@@ -77,6 +78,52 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
     assert got.aux["target"] == {"w": P(), "b": P(), "head": {"w": P("fsdp")}}
     assert got.aux["queue"] == got.aux["head"]["w"] == got.model_state["encoder"]["w"] == got.probe == got.step == P()
     assert got.rows["hidden"] == P(("data", "fsdp"))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_backward_pass_moves_parameters_again_and_leaves_checkpoints_alone(remat):
+    """Of each layer four products of the forward pass and twice four of the backward pass, four more with remat."""
+
+    def layer(w, x):
+        for _ in range(4):
+            x = jnp.tanh(x @ w)
+        return x
+
+    def loss(params):
+        x = parallel.my_rows(jnp.ones((16, 64)), None)
+        for w in params:
+            x = (jax.checkpoint(layer) if remat else layer)(w, x)
+        return jnp.square(x).sum(), x
+
+    params = [jax.random.normal(key, (64, 64)) / 8 for key in jax.random.split(jax.random.key(0), 3)]
+    mesh = parallel.make_mesh(8, 8)
+    in_parts = parallel.state_shardings(state(params), mesh).params
+    jitted = jax.jit(lambda params: parallel.value_and_grad(loss, params), in_shardings=(in_parts,))
+    with jax.set_mesh(mesh):
+        lowered = jitted.lower(params)
+        got = jitted(jax.device_put(params, in_parts))
+    want = parallel.value_and_grad(loss, params)
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-4)
+    assert all(grad.sharding.spec == P(None, "fsdp") for grad in got[1])
+    text = lowered.as_text()
+    assert text.count("stablehlo.dot_general") == 3 * (16 if remat else 12) - 1  # the first x asks for no gradient
+    assert lowered.compile().as_text().count(" all-gather(") == 2 * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("remat", "fsdp", "products"), [(None, 8, 144), ("blocks", 1, 164), ("blocks", 8, 164)])
+def test_products_of_a_step(remat, fsdp, products):
+    changes = [*(("model.remat=blocks",) if remat else ()), "data.num_examples=50000", "data.augment=device"]
+    config = configs.load("configs/jepa_cpu.py", changes)
+    mesh, plan = parallel.make_mesh(8, fsdp), program.plan_of(config)
+    modality, parts = make_modality(config, plan=plan), make_parts(config, plan)
+    init = make_init(parts.method, parts.tx, probe=parts.probe)
+    given = jax.eval_shape(init, jax.random.key(0), modality.spec(plan.global_batch_size), None)
+    spec, views = modality.sent(plan.global_batch_size)
+    spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=parallel.sharded(mesh)), spec)
+    step = compile_step(parts.method, parts.tx, mesh, views=views, probe=parts.probe)
+    assert step.lower(parallel.laid_out(given, mesh), spec).as_text().count("stablehlo.dot_general") == products
 
 
 @pytest.mark.slow

@@ -98,6 +98,96 @@ def test_tables(tmp_path, kind):
     )
 
 
+def test_the_archive_of_imdb_as_it_is_published(tmp_path):
+    files = {
+        f"{split}/{name}/{i}_7.txt": f"{name} {i}"
+        for split in ("train", "test")
+        for name in ("pos", "neg")
+        for i in range(3)
+    }
+    files |= {f"train/unsup/{i}_0.txt": f"more {i}" for i in range(4)} | {"train/unsupBow.feat": "0 0:1\n"}
+    files |= {f"{split}/urls_{name}.txt": "http://x\n" for split in ("train", "test") for name in ("pos", "neg")}
+    write(
+        tmp_path,
+        files | {"README": "x", "imdb.vocab": "the\n", "imdbEr.txt": "0.1\n", "train/urls_unsup.txt": "http://x\n"},
+    )
+    found = text.load(tmp_path)
+    assert found.val is None
+    assert sorted(texts(found.train)) == sorted(
+        [f"{n} {i}" for n in ("pos", "neg") for i in range(3)] + [f"more {i}" for i in range(4)]
+    )
+    assert len(found.test) == 6
+    said = "\n".join(found.train.notes)
+    assert "passed over 3 files beside folders of classes (urls_neg.txt, urls_pos.txt, urls_unsup.txt)" in said
+    assert "imdbEr not used" in said
+
+
+def test_wikitext_as_it_is_published(tmp_path):
+    files = {f"wiki.{name}.tokens": f" = {name} = \n a b \n" for name in ("train", "valid", "test")}
+    write(tmp_path, files)
+    found = text.load(tmp_path)
+    assert [texts(part)[0].split()[1] for part in (found.train, found.val, found.test)] == ["train", "valid", "test"]
+    write(tmp_path, {"wiki.train.raw": "a\n"})
+    with pytest.raises(ValueError, match=r"has both wiki\.train\.raw and wiki\.train\.tokens"):
+        text.load(tmp_path)
+
+
+def test_a_lone_validation_file_is_the_test_part_and_that_is_said(tmp_path):
+    write(tmp_path, {"train.txt": "a\n\nb\n", "validation.txt": "c\n\nd\n"})
+    found = text.load(tmp_path)
+    assert [each.strip() for each in texts(found.test)] == ["c", "d"]
+    assert found.val is None
+    assert any("validation is the test part, since there is no other" in note for note in found.train.notes)
+
+
+def test_quotes_out_of_place(tmp_path):
+    """Tables of tabs have none as a rule; in CSV a row that a stray one swallowed is not to be had back."""
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"Hello\t0\nsaid "so"\t1\n"it is ""quoted"""\t1\nlast"\t0\n')
+    assert texts(text.load(tmp_path / "t.tsv").train) == ['"Hello', 'said "so"', 'it is "quoted"', 'last"']
+    (tmp_path / "lines.tsv").write_text('text\tlabel\n"over\ntwo"\t0\nb\t1\n')
+    assert texts(text.load(tmp_path / "lines.tsv").train) == ["over\ntwo", "b"]
+    for rows in ('"a,0\n"b,1\nc,0\n', 'x,1\n"a,0\nb,1\n'):
+        (tmp_path / "t.csv").write_text("text,label\n" + rows)
+        line = 2 if rows.startswith('"') else 3
+        with pytest.raises(ValueError, match=f"the row that begins in line {line} has a stray quote"):
+            text.load(tmp_path / "t.csv")
+
+
+def test_documents_without_a_word_are_left_out_and_counted(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\na,0\n  ,1\n,0\nb,1\n")
+    found = text.load(tmp_path / "t.csv").train
+    assert texts(found) == ["a", "b"]
+    assert list(found.labels) == [0, 1]
+    assert any("2 documents without a word are left out" in note for note in found.notes)
+    write(tmp_path / "folder", {"a.txt": "", "b.txt": "b", "c.txt": "c"})
+    assert texts(text.load(tmp_path / "folder").train) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "stored", "names"),
+    [
+        (["true", "false"], [1, 0], ("false", "true")),
+        (["1.0", "0.0"], [1, 0], None),
+        (["1", "NaN"], [0, -1], None),
+    ],
+)
+def test_labels_of_other_kinds_are_the_same_in_csv_and_jsonl(tmp_path, labels, stored, names):
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"t{i},{v}\n" for i, v in enumerate(labels)))
+    rows = (f'{{"text": "t{i}", "label": {v}}}\n' for i, v in enumerate(labels))
+    (tmp_path / "t.jsonl").write_text("".join(rows))
+    for kind in ("csv", "jsonl"):
+        found = text.load(tmp_path / f"t.{kind}").train
+        assert list(found.labels) == stored
+        assert names is None or found.class_names == names
+
+
+def test_which_columns_are_taken_is_said(tmp_path):
+    (tmp_path / "t.csv").write_text("id,review,sentiment\n1,good,pos\n2,bad,neg\n")
+    assert text.load(tmp_path / "t.csv").train.notes[0] == (
+        "t.csv: the text from 'review', the label from 'sentiment'; not read: id"
+    )
+
+
 def test_number_labels_keep_their_numbers_as_names(tmp_path):
     (tmp_path / "t.csv").write_text("review,stars\n" + "".join(f"r{i},{s}\n" for i, s in enumerate((5, 1, 3, -1))))
     found = text.load(tmp_path / "t.csv", columns=text.Columns(label="stars")).train
@@ -107,12 +197,16 @@ def test_number_labels_keep_their_numbers_as_names(tmp_path):
 
 REFUSED = {
     "nothing.txt": ("\n \n", "holds no text"),
-    "latin.txt": (b"caf\xe9\n" * 3, r"latin\.txt, line 1: bytes that are no UTF-8, as in 3 of"),
-    "wide.txt": ("a\nb".encode("utf-16-le"), "zero bytes"),
+    "latin.txt": (b"caf\xe9\n" * 3, r"latin\.txt, line 1: bytes that are no UTF-8 text, as in 3 of"),
+    "wide.txt": ("a\nb".encode("utf-16-le"), "line 1: bytes that are no UTF-8 text, as in 2 of"),
     "columns.csv": ("title,stars\na,1\n", r"no column 'text'; name it with data.text_column, of: title, stars"),
     "ragged.csv": ("text,label\na,b,c\n", "line 2: another number of fields than the 2"),
     "broken.jsonl": ('{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
     "list.jsonl": ("[1]\n", "line 1.*no JSON object"),
+    "packed.jsonl": (b"\x1f\x8b\x08\x00rest", r"packed\.jsonl is compressed; unpack it"),
+    "semicolons.csv": ("text;label\na;1\n", "names one column, 'text;label'; it has ';' between its fields; save it"),
+    "tabs.csv": ("text\tlabel\na, b\t1\n", "than the 1 of the first line.*name the file .tsv"),
+    "share.jsonl": ('{"text": "a", "label": 0.5}\n', "line 1: the label 0.5 is neither"),
     "empty.jsonl": ('{"text": "a"}\n{"title": "b"}\n', "line 2: there is no text in the column 'text'"),
 }
 
@@ -133,10 +227,12 @@ def test_a_column_that_is_not_there_names_the_nearest(tmp_path):
 
 
 def test_a_few_undecodable_lines_are_counted_and_left_out(tmp_path):
+    write(tmp_path, {"a.txt": b"one\n" * 100 + b"\0\n" + b"one\n" * 100})
+    assert len(text.load(tmp_path / "a.txt").train) == 200
     write(tmp_path, {"a.txt": b"one\n" * 200 + b"\xff\n"})
     found = text.load(tmp_path / "a.txt").train
     assert len(found) == 200
-    assert any("1 of 202 lines are no UTF-8 and left out" in note and "line 201" in note for note in found.notes)
+    assert any("1 of 202 lines are no UTF-8 text and left out" in note and "line 201" in note for note in found.notes)
 
 
 # --- tokens

@@ -108,3 +108,25 @@ def test_three_stages(tmp_path, monkeypatch, capsys):
 def test_no_general_text_is_refused(tmp_path, capsys):
     assert ulmfit.main(["--out", str(tmp_path), "--target", "text:x"]) == 2
     assert "--general names no text for stage 1; give it, or --without general" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "needs labels"),
+        (["--labelled", "500"], "500"),
+        (["--set_target", "data.global_batch_size=0"], "must be positive"),
+    ],
+)
+def test_what_a_later_stage_refuses_is_refused_before_the_first(tmp_path, monkeypatch, capsys, more, message):
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
+    file, out = tmp_path / "texts.txt", tmp_path / "out"
+    file.write_text("the film was good .\n\nthe day was long .\n\n" * 40)
+    if more:
+        file = tmp_path / "texts.csv"
+        write(tmp_path, file.name, [(f"the film was good {i}", i % 2) for i in range(80)])
+    words = ["--size", "cpu", "--out", str(out), "--general", f"text:{file}", "--target", f"text:{file}"]
+    small = ["data.tokenizer.size=None", "data.tokenizer.min_frequency=1"]
+    assert ulmfit.main([*words, "--set", *small, *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

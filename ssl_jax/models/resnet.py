@@ -11,6 +11,7 @@ import numpy as np
 from ssl_jax.models.convolution import Conv
 from ssl_jax.models.heads import haiku_kernel, torch_kernel
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.pool import max_pool
 from ssl_jax.models.remat import remat
 from ssl_jax.types import Array, Axis
 
@@ -181,7 +182,7 @@ class ResNet(nn.Module):
         x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]: pairs work, the stub says str
+            x = max_pool(x)
         block = remat(Bottleneck if self.bottleneck else BasicBlock, self.remat, static=(2, 3))
         for k, count in enumerate(self.blocks, 1):
             learns = train and k >= self.frozen_stages

@@ -27,9 +27,15 @@ class TextNetwork(NamedTuple):
     vocab: Vocab
 
     def inputs(self, texts: Sequence[str]) -> np.ndarray:
-        """``[CLS] text [SEP]`` of every text, int32 ``[n, the longest]``."""
+        """``[CLS] text [SEP]`` of every text, int32 ``[n, the longest]``.
+
+        Raises:
+          ValueError: a text that is longer than the network's positions.
+        """
         found = tokens.encode(self.tokenizer, texts)
-        length = max(map(len, found)) + 2
+        length, most = max(map(len, found)) + 2, len(self.variables.params["encoder"]["stem_positions"])
+        if length > most:
+            raise ValueError(f"a text of {length - 2} tokens is longer than the {most - 2} of this network; shorten it")
         return documents.padded(documents.enclosed(found, self.vocab, length), length)
 
     def run(self, hook: str, inputs: np.ndarray) -> np.ndarray:

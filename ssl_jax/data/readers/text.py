@@ -1,49 +1,30 @@
 """Text on disk as sources: files of text, tables (``.csv``, ``.tsv``, ``.jsonl``), folders of either, class folders.
 
 A record is a document. A file of text holds several where it says so: each begins with a heading ``= Title =``
-(WikiText), or they are parted by blank lines, or else every line is one. In a folder of classes a file is one document.
-A table has one in each row.
+(WikiText), or they are parted by blank lines, or else every line is one; where a folder holds several files, each is
+one document. A table has one in each row. Documents without a word are left out and counted.
 
 Bytes that are no UTF-8 make a line unreadable, which is left out and counted while they are few.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ssl_jax.data import classes
 from ssl_jax.data.readers import split_names
+from ssl_jax.data.readers.tables import TABLES, USUAL, Columns, Found, read_table
 from ssl_jax.data.source import Source, sha256
-from ssl_jax.names import hint
 
-PLAIN, TABLES = (".txt", ".text", ".tokens", ".raw"), (".csv", ".tsv", ".jsonl")
-TEXTS = ("text", "sentence", "review", "content", "document", "body")
-SECONDS = ("text_2",)
-LABELS = ("label", "labels", "class", "category", "sentiment", "target", "topic")
+PLAIN = (".txt", ".text", ".tokens", ".raw")
 HEADING = re.compile(r"^ ?= [^=](.*[^=])? = ?$")
 MAX_UNREADABLE = 0.01
-
-
-class Found(NamedTuple):
-    """Documents, of each its label (None where there is none), and what is to be said of them.
-
-    ``seconds``: another form of each, such as a translation there and back; empty where there is none.
-    ``unlabelled``: file and line of the first row of a table whose label is missing.
-    """
-
-    texts: list[str]
-    labels: list[str | int | None]
-    notes: tuple[str, ...] = ()
-    seconds: Sequence[str] = ()
-    unlabelled: str = ""
 
 
 class Sources(NamedTuple):
@@ -53,20 +34,6 @@ class Sources(NamedTuple):
     val: Source | None
     test: Source | None
     more: Source | None
-
-
-class Columns(NamedTuple):
-    """Names of the columns of a table that hold text, label and another form of the text.
-
-    None: found by the usual names; the other form is called ``text_2`` then.
-    """
-
-    text: str | None = None
-    label: str | None = None
-    second: str | None = None
-
-
-USUAL = Columns()
 
 
 def load(
@@ -90,6 +57,9 @@ def load(
     found = {role: _joined(path, parts[name], columns) for role, name in names.items() if name is not None}
     if "more" in found:
         found["more"] = found["more"]._replace(labels=[None] * len(found["more"].texts))
+    if test is not None and split_names.role(test) == "validation":
+        said = f"{path}: {test} is the test part, since there is no other; validation examples are taken from train"
+        found["train"] = found["train"]._replace(notes=(*found["train"].notes, said))
     if unused := sorted(set(parts) - set(names.values())):
         said = f"{path}: {', '.join(unused)} not used; data.train_split and data.test_split name what is"
         found["train"] = found["train"]._replace(notes=(*found["train"].notes, said))
@@ -157,11 +127,16 @@ def _parts(path: Path) -> dict[str, Path]:
     """Files and folders of a folder by the name that a split would have."""
     if not path.is_dir():
         return {}
+    entries = [e for e in sorted(path.iterdir(), key=lambda e: e.name) if not e.name.startswith(".")]
+    entries = [e for e in entries if e.is_dir() or e.suffix.lower() in (*PLAIN, *TABLES)]
+    first = Counter(entry.name.split(".")[0] for entry in entries)
     found = {}
-    for entry in sorted(path.iterdir(), key=lambda p: p.name):
-        if entry.name.startswith(".") or not (entry.is_dir() or entry.suffix.lower() in (*PLAIN, *TABLES)):
-            continue
-        name = entry.name if entry.is_dir() else entry.name.split(".")[0]
+    for entry in entries:
+        name, _, more = entry.name.partition(".")
+        if entry.is_dir():
+            name = entry.name
+        elif first[name] > 1 and "." in more:  # wiki.train.tokens beside wiki.test.tokens
+            name = more.rpartition(".")[0]
         if name in found:
             raise ValueError(f"{path} has both {found[name].name} and {entry.name}; keep one of them")
         found[name] = entry
@@ -170,52 +145,63 @@ def _parts(path: Path) -> dict[str, Path]:
 
 def _joined(root: Path, path: Path, columns: Columns) -> Found:
     """All that a file or folder of the dataset ``root`` holds."""
-    texts, labels, notes, passed, unlabelled = [], [], [], 0, ""
+    texts, labels, notes, passed, loose, unlabelled = [], [], [], 0, [], ""
     seconds: list[str] = []
     lines = _Lines()
-    for found, skipped in _below(path, columns, lines):
-        texts += found.texts
-        labels += found.labels
+    for found, skipped, beside in _below(path, columns, lines):
+        kept = [i for i, text in enumerate(found.texts) if text.strip()]
+        lines.empty += len(found.texts) - len(kept)
+        texts += [found.texts[i] for i in kept]
+        labels += [found.labels[i] for i in kept]
+        seconds += [found.seconds[i] for i in kept if found.seconds]
         notes += found.notes
-        seconds += found.seconds
         unlabelled = unlabelled or found.unlabelled
         passed += skipped
+        loose += beside
     if passed:
         notes.append(f"{root}: passed over {passed} files that are neither text nor tables")
+    if loose:
+        named = ", ".join(file.name for file in loose[:3]) + (", ..." if len(loose) > 3 else "")
+        notes.append(f"{root}: passed over {len(loose)} files beside folders of classes ({named})")
+    if lines.empty:
+        notes.append(f"{root}: {lines.empty} documents without a word are left out")
     notes += lines.said(root)
-    if not any(text.strip() for text in texts):
+    if not texts:
         raise ValueError(f"text:{path} holds no text; files of text end in {', '.join((*PLAIN, *TABLES))}")
     if seconds and len(seconds) != len(texts):
         raise ValueError(f"{path}: {len(seconds)} of {len(texts)} documents have another form (data.second_column)")
     return Found(texts, labels, tuple(dict.fromkeys(notes)), seconds, unlabelled)
 
 
-def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found, int]]:
-    """What a file or folder holds, and how many files in it are neither text nor tables."""
+def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found, int, list[Path]]]:
+    """What a file or folder holds, how many files in it are neither text nor tables, and which lie beside classes."""
     if path.is_file():
-        yield _file(path, columns, lines, whole=False), 0
+        yield _file(path, columns, lines, whole=False), 0, []
         return
     entries = sorted((e for e in path.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
     folders = [e for e in entries if e.is_dir()]
     files = [e for e in entries if e.is_file() and e.suffix.lower() in (*PLAIN, *TABLES)]
     passed = len(entries) - len(folders) - len(files)
+    loose = []
+    if files and len(folders) > 1 and not any(file.suffix.lower() in TABLES for file in files):
+        files, loose = [], files  # as urls_pos.txt beside pos and neg in the archive of IMDb
     if files and folders:
         raise ValueError(f"{path} has loose files ({files[0].name}) beside folders ({folders[0].name}); move them")
     for file in files:
-        yield _file(file, columns, lines, whole=len(files) > 1), 0
+        yield _file(file, columns, lines, whole=len(files) > 1), 0, []
     unlabelled = [f for f in folders if split_names.role(f.name) == "unlabelled"]
     for folder in folders:
         name = None if folder in unlabelled or len(folders) == 1 else folder.name
-        for found, skipped in _below(folder, columns, lines):
-            yield found._replace(labels=[name] * len(found.texts)), skipped
-    yield Found([], []), passed
+        for found, skipped, beside in _below(folder, columns, lines):
+            yield found._replace(labels=[name] * len(found.texts)), skipped, beside
+    yield Found([], []), passed, loose
 
 
 def _file(path: Path, columns: Columns, lines: _Lines, *, whole: bool) -> Found:
     """The documents of a file; of text ``whole`` is one."""
     suffix = path.suffix.lower()
     if suffix in TABLES:
-        return _table(path, columns, lines)
+        return read_table(path, lines.read(path), columns)
     text = lines.read(path)
     if whole:
         return Found([text], [None])
@@ -243,96 +229,25 @@ def split_documents(text: str) -> tuple[list[str], str]:
     return ["\n".join(lines[i:j]) for i, j in zip(starts, ends, strict=True)], how
 
 
-def _table(path: Path, columns: Columns, lines: _Lines) -> Found:
-    text = lines.read(path)
-    rows = list(_json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text))
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
-    where = _column(path, names, columns.text, TEXTS, "text")
-    label = _column(path, names, columns.label, LABELS, "label")
-    second = _column(path, names, columns.second, SECONDS, "second")
-    assert where is not None
-    texts, labels, seconds = [], [], []
-    for number, row in rows:
-        if not isinstance(row.get(where), str):
-            raise ValueError(f"{path}, line {number}: there is no text in the column {where!r}; remove the row")
-        if second is not None and not isinstance(row.get(second), str):
-            raise ValueError(f"{path}, line {number}: there is no text in the column {second!r}; remove the row")
-        texts.append(row[where])
-        seconds += [] if second is None else [row[second]]
-        labels.append(_label(path, number, row.get(label)) if label is not None else None)
-    if all(isinstance(v, str) and re.fullmatch(r"-?\d+", v) for v in labels if v is not None):
-        numbers: list[str | int | None] = [None if v is None or int(v) == -1 else int(v) for v in labels]
-        labels = numbers
-    without = next((number for (number, _), value in zip(rows, labels, strict=True) if value is None), None)
-    return Found(texts, labels, seconds=seconds, unlabelled="" if without is None else f"{path}, line {without}")
-
-
-def _label(path: Path, number: int, value: Any) -> str | int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{path}, line {number}: the label {value!r} is neither a whole number nor a name")
-    return None if value == -1 else value
-
-
-def _column(path: Path, names: list[str], asked: str | None, usual: Sequence[str], role: str) -> str | None:
-    if asked is not None:
-        if asked not in names:
-            raise ValueError(
-                f"{path} has no column {asked!r} (data.{role}_column); {hint(asked, names)}its columns: "
-                f"{', '.join(names)}"
-            )
-        return asked
-    found = next((name for word in usual for name in names if name.lower() == word), None)
-    if found is None and role == "text":
-        there = ", ".join(names) or "none"
-        raise ValueError(f"{path} has no column {usual[0]!r}; name it with data.text_column, of: {there}")
-    return found
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: another number of fields than the {len(reader.fieldnames or ())} "
-                    "of the first line, which names the columns; put quotes around fields with commas"
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error}); each line has to be an object") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: {line[:40]!r} is no JSON object with columns by name")
-        yield number, row
-
-
 class _Lines:
-    """Reads files as text, and counts the lines that are none."""
+    """Reads files as text, and counts the lines that are none, and the documents without a word."""
 
     def __init__(self) -> None:
-        self.read_lines, self.bad, self.first = 0, 0, ""
+        self.read_lines, self.bad, self.first, self.empty = 0, 0, "", 0
 
     def read(self, path: Path) -> str:
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+            raise ValueError(f"{path} is compressed; unpack it")
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{path} is UTF-16; save it as UTF-8")
         data = data.replace(b"\r\n", b"\n")
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
-            text = self._by_line(path, data)
+            text = "\0"
         if "\0" in text:
-            raise ValueError(f"{path} holds zero bytes, as UTF-16 or no text at all would; save it as UTF-8")
+            text = self._by_line(path, data)
         self.read_lines += text.count("\n") + 1
         return text
 
@@ -340,8 +255,10 @@ class _Lines:
         kept = []
         for number, line in enumerate(data.split(b"\n"), 1):
             try:
+                if b"\0" in line:
+                    raise UnicodeError
                 kept.append(line.decode("utf-8"))
-            except UnicodeDecodeError:
+            except UnicodeError:
                 self.bad += 1
                 self.first = self.first or f"{path}, line {number}"
         return "\n".join(kept)
@@ -353,6 +270,7 @@ class _Lines:
         total = self.read_lines + self.bad
         if self.bad > MAX_UNREADABLE * total:
             raise ValueError(
-                f"{self.first}: bytes that are no UTF-8, as in {self.bad} of {total} lines of {root}; save it as UTF-8"
+                f"{self.first}: bytes that are no UTF-8 text, as in {self.bad} of {total} lines of {root}; "
+                "save it as UTF-8"
             )
-        return [f"{root}: {self.bad} of {total:,} lines are no UTF-8 and left out (the first: {self.first})"]
+        return [f"{root}: {self.bad} of {total:,} lines are no UTF-8 text and left out (the first: {self.first})"]

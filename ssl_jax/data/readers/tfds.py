@@ -20,7 +20,8 @@ import numpy as np
 from ssl_jax.data import tensorflow
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records, split_names
-from ssl_jax.data.readers.text import MAX_UNREADABLE, TEXTS, of_texts
+from ssl_jax.data.readers.tables import TEXTS
+from ssl_jax.data.readers.text import MAX_UNREADABLE, of_texts
 from ssl_jax.data.source import Decoding, Source, sha256
 from ssl_jax.names import hint, nearest
 from ssl_jax.online.progress import counted
