@@ -4,7 +4,8 @@
 
 Prints a table, writes it as ``profile.json`` and leaves the trace in the folder, for Perfetto or TensorBoard. Every
 instruction of the compiled step is put down to the line of ours that it came from; what several threads do at once is
-added up, so shares are of work, not of the clock. Batches are made beforehand: the host's work is not in the table.
+added up, so shares are of work, not of the clock. On a GPU the profiler turns CUDA graphs off: kernels are as they are
+without it, the gaps between them are not. Batches are made beforehand: the host's work is not in the table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import signal
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -41,6 +44,7 @@ KINDS = (
     (r"transpose\(", "normalisation, activations and the rest, backward"),
     (r"", "normalisation, activations and the rest, forward"),
 )
+UNKNOWN = "on the device, not put down to an instruction"
 REST = "in threads of XLA's own (plain convolutions), not put down to an instruction"
 CONTAINERS = re.compile(r"^(while|conditional|call)(\.\d+)?$")  # their parts are counted
 INSTRUCTION = re.compile(r"%?([\w.-]+) = .*metadata={(.*)}")
@@ -94,16 +98,43 @@ def profile(config: configs.Config, out: Path, steps: int) -> dict[str, float]:
             state, metrics = step(state, batch)
             jax.block_until_ready(metrics)
         spent = (time.process_time() - began) / steps
-    recorded = max(out.glob("plugins/profile/*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     work: defaultdict[str, float] = defaultdict(float)
-    for plane in jax.profiler.ProfileData.from_file(str(recorded)).planes:
-        for line in plane.lines:
-            for event in line.events:
-                if event.name in names and not CONTAINERS.match(event.name):
-                    work[kind_of(names[event.name])] += event.duration_ns / 1e9 / steps
+    for name, seconds in recorded(out, names).items():
+        work[kind_of(names[name]) if name else UNKNOWN] += seconds / steps
     if jax.default_backend() == "cpu":
         work[REST] = max(0.0, spent - sum(work.values()))
     return dict(work)
+
+
+def recorded(out: Path, names: Collection[str]) -> dict[str, float]:
+    """Seconds by instruction in the newest trace of a folder; see :func:`durations`."""
+    import jax
+
+    newest = max(out.glob("plugins/profile/*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    return durations(jax.profiler.ProfileData.from_file(str(newest)).planes, names)
+
+
+def durations(planes: Iterable[Any], names: Collection[str]) -> dict[str, float]:
+    """Seconds of the events of a trace by the instruction that they are of; under "" those of no known one.
+
+    Events of a CPU bear the instruction's name. Kernels of a GPU have names of their own, and the instruction in the
+    stat ``hlo_op``; beside the streams that they ran in their plane may have lines that were made of them.
+    """
+    found: defaultdict[str, float] = defaultdict(float)
+    for plane in planes:
+        lines, on_gpu = list(plane.lines), plane.name.startswith("/device:GPU")
+        streams = [line for line in lines if line.name.startswith("Stream")] if on_gpu else []
+        for line in streams or lines:
+            for event in line.events:
+                name = event.name
+                if name not in names and on_gpu:
+                    name = str(dict(event.stats).get("hlo_op", "")).lstrip("%")
+                if name in names:
+                    if not CONTAINERS.match(name):
+                        found[name] += event.duration_ns / 1e9
+                elif streams:
+                    found[""] += event.duration_ns / 1e9
+    return dict(found)
 
 
 def sources(program: str) -> dict[str, str]:

@@ -67,10 +67,10 @@ def _step(name: str, model: str, size: int, rows: int, peers_of=None) -> Benchma
     prepared = {"views": views, "index": np.arange(rows, dtype=np.int32)}
     raw = {"image": images, "index": np.arange(rows, dtype=np.int32)}
 
-    with_augmentation = _ours(method, prepared if augment is None else raw, augment)
+    with_augmentation = ours(method, prepared if augment is None else raw, augment)
     details: dict[str, Any] = {"images in a batch": rows, "devices": jax.device_count()}
     if augment is not None:
-        times = [_seconds(run) for run in (with_augmentation, _ours(method, prepared, None))]
+        times = [_seconds(run) for run in (with_augmentation, ours(method, prepared, None))]
         details["augmentation's share of the step"] = f"{1 - times[1] / times[0]:.1%}"
         spent = _spent(method, raw, augment)  # not on a CPU, where the operations of loops are not counted
         details["memory of a device"] = f"{spent.memory / 2**30:.2f} GiB"
@@ -113,7 +113,7 @@ def _seconds(run) -> float:
     return (time.perf_counter() - before) / 10
 
 
-def _ours(method, batch, augment):
+def ours(method, batch, augment):
     """One step at each call, on all devices; returns its loss."""
     mesh = make_mesh()
     tx = optax.sgd(RATE, momentum=MOMENTUM)

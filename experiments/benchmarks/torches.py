@@ -38,11 +38,18 @@ def torchvision() -> Any:
 
 def cifar_resnet18(params: Any) -> Any:
     """torchvision's ResNet-18 with the stem for small images, no classifier, and the weights of our encoder."""
+    return resnet("resnet18", params, small=True)
+
+
+def resnet(name: str, params: Any, *, small: bool) -> Any:
+    """torchvision's network without its classifier and with the weights of our encoder; ``small``: the stem for CIFAR."""
     from torch import nn
 
-    network = torchvision().models.resnet18()
-    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    network.maxpool, network.fc = nn.Identity(), nn.Identity()
+    network = getattr(torchvision().models, name)()
+    network.fc = nn.Identity()
+    if small:
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
     missing, unexpected = network.load_state_dict(named(params), strict=False)
     left = [name for name in missing if not re.search(r"running_|num_batches", name)]
     if left or unexpected:

@@ -33,6 +33,7 @@ class Kernel(NamedTuple):
       precision: ``bfloat16`` (float16 too), ``tf32`` (float32 at default precision) or ``float32`` of its products.
       line: ``ssl_jax/FILE:LINE``, empty where none is known.
       exchange: which collective, and the bytes of its results; else None.
+      name: of the instruction, by which a profile calls it; empty of loops and conditionals, whose parts are counted.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Kernel(NamedTuple):
     precision: str = "bfloat16"
     line: str = ""
     exchange: tuple[str, int] | None = None
+    name: str = ""
 
 
 class Counted(NamedTuple):
@@ -102,7 +104,7 @@ def _run(program: Program, name: str, times: int):
         elif i.op in ("call", "async-start") and called:
             yield from _run(program, called[0], times)
         else:
-            yield _kernel(program, body, i)._replace(number=times)
+            yield _kernel(program, body, i)._replace(number=times, name=i.name)
 
 
 def _kernel(program: Program, body: dict[str, Instruction], i: Instruction) -> Kernel:
