@@ -10,9 +10,9 @@ step in PyTorch; kill -9 and the same command again; CIFAR-10 towards the publis
 
 Each part is a process of its own, whose output is ``OUT/logs/PART.log``. ``OUT/accelerator.json`` and
 ``OUT/accelerator.md`` are written after each. The same command goes on with what is missing; what failed is told and
-made again with ``--retry``. A part is left out where less time is left than it is thought to take. On a CPU all is small
-(``--toy``). Neither TensorFlow nor a network is needed. ``--wheels`` is a folder of wheels in pure Python (ml_collections,
-say) for a machine that lacks them: ``pip download --no-deps -d FOLDER ml_collections``.
+made again with ``--retry``. A part is left out where less time is left than it is thought to take. On a CPU all is
+small (``--toy``). Neither TensorFlow nor a network is needed. ``--wheels`` is a folder of wheels in pure Python for a
+machine that lacks them, of ml_collections, say: ``pip download --no-deps -d FOLDER ml_collections``.
 
 Exit code 0 if every part that was begun ended well, 1 if one did not, 2 for a refusal.
 """
@@ -44,7 +44,10 @@ GRAPH = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION,+COLLECTIVES"
 TOY_SECONDS = 15  # that a part takes at toy size, about
 PATIENCE = 4  # times as long as it is thought to take, a part stands still
 NEEDED = ("jax", "flax", "optax", "ml_collections", "orbax.checkpoint", "numpy", "scipy", "tokenizers")
-PROBE = "import json, jax; d = jax.devices()[0]; print(json.dumps([d.platform, d.device_kind, jax.device_count()]))"
+PROBE = """import json, jax
+from ssl_jax.run import processes
+processes.without_tpu()
+print(json.dumps([jax.devices()[0].platform, jax.devices()[0].device_kind, jax.device_count()]))"""
 
 
 class Part(NamedTuple):
@@ -122,7 +125,9 @@ def main(arguments: list[str]) -> int:
             print(f"{name} ...", end=" ", flush=True)
             began = time.monotonic()
             result = run(name, options, found, end)
-            print(f"{time.monotonic() - began:.0f} s {result.get('error') or result.get('unfinished') or ''}", flush=True)
+            print(
+                f"{time.monotonic() - began:.0f} s {result.get('error') or result.get('unfinished') or ''}", flush=True
+            )
             failed |= "error" in result
             if "unfinished" in result:
                 found["left_out"][name] = result["unfinished"]
@@ -149,7 +154,9 @@ def parsed(arguments: list[str]) -> Any:
     if known.wheels is not None:
         wheels = sorted(Path(known.wheels).expanduser().absolute().glob("*.whl"))
         if not wheels:
-            raise ValueError(f"--wheels {known.wheels} holds no wheel; pip download --no-deps -d {known.wheels} PACKAGE")
+            raise ValueError(
+                f"--wheels {known.wheels} holds no wheel; pip download --no-deps -d {known.wheels} PACKAGE"
+            )
         sys.path += map(str, wheels)
         parts = [environment.get("PYTHONPATH", ""), *map(str, wheels)]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, parts))
@@ -204,9 +211,8 @@ def begin(found: dict[str, Any], options: Any) -> None:
     if options.minutes == 0:  # nothing is begun
         found.setdefault("device", None)
         return
-    asked = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, env=options.environment, check=False
-    )
+    command = [sys.executable, "-c", PROBE]
+    asked = subprocess.run(command, capture_output=True, text=True, env=options.environment, cwd=ROOT, check=False)
     if asked.returncode:
         raise ValueError(f"JAX has no device: {(asked.stderr.strip().splitlines() or ['?'])[-1][:300]}")
     platform, kind, number = json.loads(asked.stdout.strip().splitlines()[-1])

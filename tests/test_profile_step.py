@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import runs
@@ -59,6 +60,26 @@ def test_an_instruction_is_put_down_to_its_line():
 )
 def test_kinds(source, kind):
     assert profile_step.kind_of(source) == kind
+
+
+def a_plane(name, **lines):
+    def event(name, nanoseconds, **stats):
+        return SimpleNamespace(name=name, duration_ns=nanoseconds, stats=stats.items())
+
+    made = [
+        SimpleNamespace(name=line, events=[event(*e[:2], **e[2]) for e in events]) for line, events in lines.items()
+    ]
+    return SimpleNamespace(name=name, lines=made)
+
+
+def test_kernels_of_a_gpu_are_put_down_by_their_stat():
+    """As a GPU's trace is described: streams of kernels, and lines that were made of them."""
+    kernels = [("loop_add_fusion_18", 2e9, {"hlo_op": "loop_add_fusion.18"}), ("sm90_gemm", 3e9, {"hlo_op": "%dot.1"})]
+    kernels += [("memset", 1e9, {}), ("whole", 9e9, {"hlo_op": "while.3"})]
+    gpu = a_plane("/device:GPU:0", **{"Stream #1": kernels, "XLA Ops": [("loop_add_fusion.18", 2e9, {})]})
+    cpu = a_plane("/host:CPU", thread=[("add.2", 1e9, {}), ("Wait", 7e9, {"hlo_op": "dot.1"})])
+    names = {"loop_add_fusion.18", "dot.1", "while.3", "add.2"}
+    assert profile_step.durations([gpu, cpu], names) == {"loop_add_fusion.18": 2, "dot.1": 3, "": 1, "add.2": 1}
 
 
 @pytest.mark.slow

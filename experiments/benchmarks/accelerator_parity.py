@@ -120,7 +120,7 @@ def numbers(tree: Any) -> dict[str, np.ndarray]:
 
 
 def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """The largest difference in a leaf, over the leaf's largest number, or a thousandth of that of all if it is less."""
+    """The largest difference in a leaf, over the leaf's largest number, or over a thousandth of that of all leaves."""
     largest = max((float(np.abs(leaf).max()) for leaf in other.values() if leaf.size), default=0.0)
     found = 0.0
     for name, leaf in other.items():

@@ -107,7 +107,7 @@ def cifar10(name: str, *, toy: bool, out: Path, data: str, left: float, **_: Any
     end(process, workdir)
     whole = summary(workdir)
     scores = {key: value for key, value in whole.items() if key.startswith("test_") and isinstance(value, int | float)}
-    keep = ("step", "loss", "val_knn", "val_knn_accuracy", "grad_norm", "images_per_sec")
+    keep = ("step", "train_loss", "val_knn_top1", "val_probe_top1", "images_per_sec")
     lines = log(workdir)
     every = max(1, len(lines) // 40)
     kept = [{key: line[key] for key in keep if key in line} for line in lines[::every]]

@@ -29,7 +29,7 @@ from ssl_jax.step import Step, compile_step, init_state
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = 1_000_000  # that a run is taken to have, of text and files
 VOCABULARY = 30_522
-DISPATCHED = 10
+DISPATCHED, DISPATCHED_TOY = 10, 2
 
 BF16 = "model.dtype=bfloat16"
 CONVNET = ["model.name=convnet", "model.widths=(8,16)", "model.residual=False", "data.global_batch_size=16"]
@@ -128,11 +128,13 @@ def drawn(spec: Mapping[str, Any], vocab: int, rng: np.random.Generator) -> dict
 
 
 def measure(name: str, *, toy: bool, out: Path, known: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-    """A program of PROGRAMS: ``step_NAME``, or ``step_NAME+graph`` or ``step_NAME+dispatch``, where less is measured."""
-    which, _, variant = name.removeprefix("step_").partition("+")
+    """A program of PROGRAMS: ``step_NAME``, or with less measured ``step_NAME+graph`` or ``step_NAME+dispatch``."""
+    which, variant = f"{name.removeprefix('step_')}+".split("+")[:2]
     config_name, words, small = PROGRAMS[which]
     one = made(load(config_name, small if toy else words))
-    rows, number = len(one.prepared["index"]), DISPATCHED if variant == "dispatch" else 1
+    rows, number = len(one.prepared["index"]), 1
+    if variant == "dispatch":
+        number = DISPATCHED_TOY if toy else DISPATCHED
     step = one.step(several=number > 1)
     batch = one.batch if number == 1 else jax.tree.map(lambda a: np.stack([a] * number), one.batch)
     state, placed = one.state(), step.place(batch)
@@ -147,8 +149,11 @@ def measure(name: str, *, toy: bool, out: Path, known: Mapping[str, Any], **_: A
     found["memory"] = accelerator_device.memory(jax.devices()[0])
     if variant:
         return found
-    return found | compared(compiled, each, known) | profiled(compiled, state, placed, out / "traces" / which, known) | (
-        augmentation(one, each, toy) if one.views is not None else {}
+    return (
+        found
+        | compared(compiled, each, known)
+        | profiled(compiled, state, placed, out / "traces" / which, known)
+        | (augmentation(one, each, toy) if one.views is not None else {})
     )
 
 

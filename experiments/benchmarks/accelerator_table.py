@@ -59,7 +59,9 @@ def _parity(good: Mapping[str, Any]) -> list[str]:
                 rows.append(f"| {method} | {one['params']:.1e} | {one['model_state']:.1e} | {last} | {kept} |")
     if not rows:
         return []
-    head = ["| method, 3 steps | parameters | statistics | last loss here, on the CPU | not-a-number leaves the state |"]
+    head = [
+        "| method, 3 steps | parameters | statistics | last loss here, on the CPU | not-a-number leaves the state |"
+    ]
     return ["## Against the CPU, float32", "", *head, "|---|---|---|---|---|", *rows, ""]
 
 
@@ -67,7 +69,11 @@ def _steps(good: Mapping[str, Any]) -> list[str]:
     steps = {name.removeprefix("step_"): part for name, part in good.items() if name.startswith("step_")}
     if not steps:
         return []
-    lines = ["## Steps", "", "| program | batch | ms | a second | as one graph | ten to a program | views | MFU of peak: "]
+    lines = [
+        "## Steps",
+        "",
+        "| program | batch | ms | a second | as one graph | ten to a program | views | MFU of peak: ",
+    ]
     lines[-1] += "measured, nominal | memory GiB | roofline ms: measured, nominal | step over it |"
     lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
     detail = []

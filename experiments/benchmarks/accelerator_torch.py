@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -28,7 +29,10 @@ HIDDEN, WIDTH = 512, 128
 def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
     """Images/s of both, in turns, after their first losses have been compared."""
     model, size, rows = NETWORKS[name]
-    size, rows = (min(size, 64), 4) if toy else (size, rows)
+    missing = [package for package in ("torch", "torchvision") if find_spec(package) is None]
+    if why := f"{' and '.join(missing)} not installed" if missing else without_cuda():
+        return dict.fromkeys(("ours", "torch"), f"not measured: {why}")
+    model, size, rows = ("resnet18", 32, 4) if toy else (model, size, rows)
     encoder = models.make(model, stem="cifar" if size == 32 else "imagenet", dtype=None if toy else "bfloat16")
     plan = Plan(1000, 100, 50_000, (size, size, 3), rows, 10)
     method = methods.get("simclr")(
@@ -40,18 +44,20 @@ def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
     prepared = {"views": views, "index": np.arange(rows, dtype=np.int32)}
     params = jax.device_get(jax.jit(method.init)(jax.random.key(0), prepared).params)
     found: dict[str, Any] = {"batch": rows, "size": size, "device": jax.devices()[0].device_kind}
-    ours = steps.ours(method, prepared, None)
-    first = ours()
-    try:
-        theirs = peer(params, views, model, size, compiled=not toy)
-        found["first_losses"] = [first, theirs()]
-    except Exception as error:  # whatever a library does that is absent or does not fit the machine
-        said = (str(error).strip().splitlines() or [""])[0][:160]
-        return found | {"ours": speed([ours], rows)[0], "torch": f"not measured: {type(error).__name__}: {said}"}
+    ours, theirs = steps.ours(method, prepared, None), peer(params, views, model, size, compiled=not toy)
+    found["first_losses"] = [ours(), theirs()]
     found["ours"], found["torch"] = speed([ours, theirs], rows)
     import torch
 
     return found | {"torch_version": torch.__version__, "compiled": not toy}
+
+
+def without_cuda() -> str:
+    """What is wrong with a torch that cannot reach the device that JAX has; empty where nothing is."""
+    import torch
+
+    lacks = jax.default_backend() != "cpu" and not torch.cuda.is_available()
+    return f"torch {torch.__version__} finds no CUDA" if lacks else ""
 
 
 def speed(calls: list[Callable[[], float]], rows: int) -> list[dict[str, float]]:
@@ -75,8 +81,6 @@ def peer(params: Any, views: tuple, model: str, size: int, *, compiled: bool) ->
     from torch.nn import functional
 
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    if where == "cpu" and jax.default_backend() != "cpu":
-        raise RuntimeError("this torch has no CUDA")
     encoder = resnet(model, params["encoder"], small=size == 32)
     dim = 512 if model == "resnet18" else 2048
     head = nn.Sequential(nn.Linear(dim, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())

@@ -42,7 +42,7 @@ def cifar_resnet18(params: Any) -> Any:
 
 
 def resnet(name: str, params: Any, *, small: bool) -> Any:
-    """torchvision's network without its classifier and with the weights of our encoder; ``small``: the stem for CIFAR."""
+    """torchvision's network without its classifier, with the weights of our encoder; ``small``: the stem for CIFAR."""
     from torch import nn
 
     network = getattr(torchvision().models, name)()

@@ -1,0 +1,200 @@
+"""What has waited for an accelerator: the order of its parts, what is left out, what goes on; all of it, small."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+
+sys.path.insert(0, str(runs.ROOT / "experiments"))
+import accelerator
+from benchmarks import accelerator_parity, accelerator_steps, accelerator_table
+
+from ssl_jax import config as configs
+
+SCRIPT = str(runs.ROOT / "experiments" / "accelerator.py")
+BLOCKED = "import os, sys\nsys.modules.update(dict.fromkeys(os.environ['REFUSED'].split(',')))\n"
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A GPU whose parts take no time; gives the names of those that were made. "step_byol_cifar" fails."""
+    made = []
+
+    def begin(found, options):
+        found |= {"toy": False, "device": "NVIDIA H200", "devices": 1}
+
+    def run(name, options, found, end):
+        made.append(name)
+        return {"error": "exit code 1: no"} if name == "step_byol_cifar" else {"nothing": 1}
+
+    monkeypatch.setattr(accelerator, "begin", begin)
+    monkeypatch.setattr(accelerator, "run", run)
+    monkeypatch.setattr(accelerator_table, "markdown", lambda found: "")
+    return made
+
+
+def stored(out):
+    return json.loads((out / "accelerator.json").read_text())
+
+
+def refused(name, environment=None, *words):
+    """A process to which some packages cannot be imported."""
+    environment = os.environ | {"REFUSED": name} | (environment or {})
+    return subprocess.run(
+        [sys.executable, SCRIPT, *words], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def test_order_of_worth():
+    names = list(accelerator.PARTS)
+    first = ["device", "parity_contrastive", "step_simclr_cifar", "step_simclr_cifar+graph", "torch_resnet18_cifar"]
+    order = [names.index(name) for name in (*first, "kill_and_resume", "cifar10_simclr", "cifar10_moco")]
+    assert order == sorted(order)
+    assert order[0] == 0
+
+
+def test_every_part_has_its_function():
+    for part in accelerator.PARTS.values():
+        file = runs.ROOT / "experiments" / "benchmarks" / f"accelerator_{part.module}.py"
+        functions = [node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert part.function in functions
+
+
+def test_every_method_is_compared_and_every_config_is_there():
+    methods = {file.stem for file in (runs.ROOT / "ssl_jax" / "methods").glob("[!_]*.py")}
+    compared = {name: one for group in accelerator_parity.GROUPS.values() for name, one in group.items()}
+    assert set(compared) == methods
+    for method, (config, words) in compared.items():
+        assert accelerator_steps.load(config, words).method.name == method
+    for config, words, small in accelerator_steps.PROGRAMS.values():
+        assert accelerator_steps.load(config, words).get("model").get("dtype", "bfloat16") == "bfloat16"
+        configs.check(accelerator_steps.load(config, small))
+
+
+def test_no_minutes(tmp_path, capsys):
+    assert accelerator.main(["--out", str(tmp_path / "a"), "--minutes", "0"]) == 0
+    found = stored(tmp_path / "a")
+    assert found["parts"] == {}
+    assert list(found["left_out"]) == list(accelerator.PARTS)
+    assert "--data is not given" in capsys.readouterr().out
+
+
+def test_what_fits_goes_on_and_a_failure_ends_nothing_else(tmp_path, pretended):
+    words = ["--out", str(tmp_path)]
+    assert accelerator.main([*words, "--minutes", "2.4"]) == 1
+    first = list(pretended)
+    assert "step_byol_cifar" in first
+    assert first.index("step_byol_cifar") < len(first) - 1  # others after it
+    found = stored(tmp_path)
+    assert "step_simclr_resnet50" in found["left_out"]
+    assert found["parts"]["step_byol_cifar"]["error"] == "exit code 1: no"
+    pretended.clear()
+    assert accelerator.main([*words, "--minutes", "60"]) == 0
+    assert set(pretended) == set(accelerator.PARTS) - set(first) - {"cifar10_simclr", "cifar10_moco"}
+    pretended.clear()
+    assert accelerator.main([*words, "--minutes", "60", "--retry"]) == 1
+    assert pretended == ["step_byol_cifar"]
+
+
+def test_a_process_that_dies_is_told(tmp_path, monkeypatch):
+    for name in ("logs", "parts"):
+        (tmp_path / name).mkdir()
+    options = accelerator.parsed(["--out", str(tmp_path), "--minutes", "1"])
+    found = {"toy": True, "parts": {}}
+    monkeypatch.setattr(accelerator.sys, "executable", "/bin/false")
+    assert accelerator.run("device", options, found, accelerator.time.monotonic() + 60) == {"error": "exit code 1: "}
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(accelerator.sys, "executable", str(slow))
+    assert "did not end in" in accelerator.run("device", options, found, accelerator.time.monotonic())["unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--minutes", "1"], "--out"),
+        (["--out", "{}/a"], "--minutes"),
+        (["--out", "{}/a", "--minutes", "-1"], "--minutes -1.0 is no span of time"),
+        (["--out", "{}/a", "--minutes", "nan"], "--minutes nan is no span of time"),
+        (["--out", "{}/a", "--minutes", "1", "--only", "devise"], "--only devise is unknown; known: device, "),
+        (["--out", "{}/a", "--minutes", "1", "--data", "{}/b.npz"], "b.npz is not there"),
+        (["--out", "{}/a", "--minutes", "1", "--wheels", "{}"], "holds no wheel"),
+    ],
+)
+def test_refused_in_one_line(words, why, tmp_path, capsys):
+    assert accelerator.main([word.format(tmp_path) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert why in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_of_another_device_is_refused(tmp_path, capsys):
+    (tmp_path / "accelerator.json").write_text(json.dumps({"toy": False, "parts": {}, "device": "NVIDIA H100"}))
+    assert accelerator.main(["--out", str(tmp_path), "--minutes", "1"]) == 2
+    assert "holds parts of full size; name another folder" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    done = refused("ml_collections", {"PYTHONPATH": str(tmp_path)}, "--out", str(tmp_path / "a"), "--minutes", "1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ml_collections cannot be imported; pip install ml_collections, or")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_table_fits_into_a_message():
+    parts = {name: {"error": "x" * 400} for name in accelerator.PARTS}
+    text = accelerator_table.markdown({"toy": False, "parts": parts, "left_out": {}, "device": "NVIDIA H200"})
+    assert "cut; all of it: accelerator.json" in text
+    assert len(text) < 12_000
+
+
+def test_differences_are_of_the_leaf():
+    one, other = {"a": np.float32([1.0, 2.0]), "b": np.float32([0.0])}, {"a": np.float32([1.0, 4.0])}
+    other["b"] = np.float32([1e-4])
+    assert accelerator_parity.apart(one, other) == pytest.approx(0.5)  # b counts as a thousandth of 4
+    assert accelerator_parity.apart(other, other) == 0
+
+
+@pytest.mark.slow
+def test_the_rehearsal(tmp_path):
+    """All of it, small, in processes that can import neither TensorFlow nor its datasets nor torch."""
+    rng = np.random.default_rng(0)
+    images = {
+        f"{part}_images": rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for part, n in (("train", 400), ("test", 99))
+    }
+    labels = {f"{part}_labels": np.arange(n) % 10 for part, n in (("train", 400), ("test", 99))}
+    np.savez(tmp_path / "cifar10.npz", **images, **labels)
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    words = ["--out", str(tmp_path / "a"), "--minutes", "40", "--data", str(tmp_path / "cifar10.npz"), "--toy"]
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{runs.ROOT}", "JAX_PLATFORMS": "cpu"}
+    done = refused("tensorflow,tensorflow_datasets,torch,torchvision", environment, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = stored(tmp_path / "a")
+    assert set(found["parts"]) == {name for name, part in accelerator.PARTS.items() if part.toy}
+    assert set(found["left_out"].values()) == {"as the others at toy size"}
+    for group, methods in accelerator_parity.GROUPS.items():
+        for method in methods:
+            one = found["parts"][f"parity_{group}"][method]
+            assert one["params"] == 0, method  # both are CPUs
+            assert one["nan_leaves_state"], method
+    for name in accelerator_steps.PROGRAMS:
+        one = found["parts"][f"step_{name}"]
+        assert one["per_second"] > 0
+        assert one["measured_over_roofline_measured"] > 0
+        assert sum(one["profile_kinds"].values()) > 0, name
+    assert 0 < found["parts"]["step_simclr_cifar"]["share_of_views"] < 1
+    assert found["parts"]["torch_resnet50_224"]["torch"] == "not measured: torch and torchvision not installed"
+    assert found["parts"]["kill_and_resume"]["deterministic"]["same"]
+    assert found["parts"]["cifar10_moco"]["log"]
+    assert len((tmp_path / "a" / "accelerator.md").read_text()) < 12_000
