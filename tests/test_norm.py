@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,8 @@ def plain(x, scale=1.0, bias=0.0, *, groups=1, strided=False, eps=1e-5):
 
 
 def own(x, *weights, groups=1, strided=False):
-    given = dict(zip(("scale", "bias"), weights, strict=False))
+    given: dict[str, Any] = {}
+    given.update(zip(("scale", "bias"), weights, strict=False))
     zeros = jnp.zeros(x.shape[-1], jnp.float32)
     module = BatchNorm(groups=groups, strided=strided, use_scale="scale" in given, use_bias="bias" in given)
     return module.apply({"params": given, "batch_stats": {"mean": zeros, "var": zeros}}, x, train=True)
@@ -46,6 +48,12 @@ def results(f, x, *weights, cotangent):
     """Output, and gradients of sum(y * cotangent) by every argument."""
     y, back = jax.vjp(f, x, *weights)
     return y, *back(cotangent)
+
+
+def in_float64(x, scale, bias, cotangent):
+    """The same as ``results``, in NumPy."""
+    x, scale, bias, cotangent = (a.astype(np.float64) for a in (x, scale, bias, cotangent))
+    return batchnorm_numpy(x, scale, bias, np.zeros_like(bias), np.ones_like(bias), cotangent, 1, False)[:4]
 
 
 @pytest.mark.parametrize("given", [0, 1, 2], ids=["neither", "scale", "both"])
@@ -88,9 +96,7 @@ def test_far_from_zero_it_is_as_exact_as_the_plain_form(middle):
     x = x.astype(np.float32)
     weights = [draw(name, (4,)).astype(np.float32) for name in ("scale", "bias")]
     cotangent = draw("cotangent", x.shape).astype(np.float32)
-    zeros = np.zeros(4)
-    wide = [a.astype(np.float64) for a in (x, *weights)]
-    exact = batchnorm_numpy(*wide, zeros, zeros, cotangent.astype(np.float64), 1, False)[:4]
+    exact = in_float64(x, *weights, cotangent=cotangent)
     errors = {}
     for f in (own, plain):
         found = jax.jit(partial(results, f))(x, *weights, cotangent=cotangent)
@@ -104,9 +110,7 @@ def test_float32_is_no_further_from_float64_than_the_plain_form():
     x, cotangent = (draw(name, (64, 8, 8, 16)).astype(np.float32) for name in ("x", "cotangent"))
     x = 2 * x + 1
     weights = [draw(name, (16,)).astype(np.float32) for name in ("scale", "bias")]
-    zeros = np.zeros(16)
-    wide = [a.astype(np.float64) for a in (x, *weights)]
-    exact = batchnorm_numpy(*wide, zeros, zeros, cotangent.astype(np.float64), 1, False)[:4]
+    exact = in_float64(x, *weights, cotangent=cotangent)
     error = {
         f: [
             np.linalg.norm(np.float64(a) - b) / np.linalg.norm(b)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import parallel
 from ssl_jax.models.norm import LayerNorm
 from ssl_jax.types import Array
 
@@ -22,23 +23,53 @@ def attention(
     present: Array | None = None,
     *,
     causal: bool = False,
-    drop: Callable[[Array], Array] = lambda weights: weights,
+    drop: Callable[[Array], Array] | None = None,
 ) -> Array:
     """``softmax(q k^T / sqrt(d)) v`` of every head, ``[b, t, heads, d]``; logits and softmax in float32 or better.
+
+    On a GPU, in bfloat16 or float16 and without dropout, by cuDNN's flash attention, which never writes the logits to
+    memory and which JAX differentiates backwards alone.
 
     Args:
       present: ``[b, t]`` bool, False: a token that no other sees.
       causal: no token sees those behind it.
       drop: dropout of the softmax's weights ``[b, heads, t, t]``.
     """
+    b, t, s = len(q), q.shape[1], k.shape[1]
+    if drop is None and parallel.platform() == "gpu" and _fits_cudnn(q, k, masked=present is not None) and _has_cudnn():
+        mask = None if present is None else jnp.broadcast_to(present[:, None, None, :], (b, 1, t, s))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
     dtype = np.promote_types(q.dtype, np.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) / np.sqrt(q.shape[-1]).astype(dtype)
     if present is not None:
         logits = jnp.where(present[:, None, None, :], logits, np.finfo(dtype).min)
     if causal:
-        before = np.tril(np.ones((q.shape[1], k.shape[1]), bool))
+        before = np.tril(np.ones((t, s), bool))
         logits = jnp.where(before[None, None], logits, np.finfo(dtype).min)
-    return jnp.einsum("bhqk,bkhd->bqhd", drop(jax.nn.softmax(logits)).astype(v.dtype), v)
+    weights = jax.nn.softmax(logits)
+    weights = weights if drop is None else drop(weights)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+
+
+def _fits_cudnn(q: Array, k: Array, *, masked: bool) -> bool:
+    """Whether cuDNN's flash attention takes such arrays, of any GPU since Ampere; masks want even lengths."""
+    even = q.shape[1] % 2 == k.shape[1] % 2 == 0
+    return (
+        q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and (even or not masked)
+    )
+
+
+@cache
+def _has_cudnn() -> bool:
+    """Whether JAX finds cuDNN here, which a machine that only compiles for a GPU need not have."""
+    if jax.default_backend() == "gpu" and float(jax.devices()[0].compute_capability) < 8:
+        return False
+    one = jax.ShapeDtypeStruct((1, 2, 1, 8), jnp.bfloat16)
+    try:
+        jax.eval_shape(partial(jax.nn.dot_product_attention, implementation="cudnn"), one, one, one)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Block(nn.Module):
@@ -88,7 +119,8 @@ class Block(nn.Module):
         y = norm(name="norm1")(x) if self.norm_first else x
         y = dense(3 * width, name="qkv")(y)
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, width // self.heads), 2, 0)
-        y = attention(q, k, v, present, causal=self.causal, drop=lambda weights: drop(weights, 2))
+        drops = self.dropout > 0 and keys is not None
+        y = attention(q, k, v, present, causal=self.causal, drop=partial(drop, place=2) if drops else None)
         x = x + branch(back(name="proj")(y.reshape(x.shape)), 0)
         x = x if self.norm_first else norm(name="norm1")(x)
         y = norm(name="norm2")(x) if self.norm_first else x

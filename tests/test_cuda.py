@@ -1,0 +1,129 @@
+"""Programs for GPUs, without one: what every config's step is lowered to, and what XLA's CUDA compiler makes of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+from collections import Counter
+
+import jax
+import pytest
+import runs
+
+from ssl_jax import config as configs
+from ssl_jax import parallel
+from ssl_jax.plan import cost, devices, hlo, program
+
+CONFIGS = sorted(file.stem for file in (runs.ROOT / "configs").glob("*.py") if file.stem != "common")
+CONVNET = ["model.name=convnet", "model.widths=(4,8)", "data.image_size=8", "data.global_batch_size=32"]
+SMALL = {
+    "simclr_cifar10": [*CONVNET, "method.projector_dim=16"],
+    "byol_cifar10": [*CONVNET, "method.projector_dim=16", "method.hidden=16", "data.augment=host"],
+    "moco_cifar10": [*CONVNET, "method.projector_dim=16", "method.queue_size=64", "data.augment=host"],
+    "jepa_cpu": [
+        "data.augment=host",
+        "model.width=12",
+        "model.depth=1",
+        "method.predictor_layers=1",
+        "data.global_batch_size=8",
+    ],
+    "bert_base": ["model.name=bert_tiny", "data.length=16", "data.document_length=16", "data.global_batch_size=8"],
+}
+ALL = [pytest.param(name, SMALL.get(name, []), marks=[] if name in SMALL else pytest.mark.slow) for name in CONFIGS]
+LARGE = 1 << 16  # bytes of a constant
+MEANT = {"jepa", "jepa_imagenet"}  # whose positions are constants
+WIDE = re.compile(r"(?:^|x)(?:f64|i64|complex<f64>)$")  # counters of random bits are ui64 until XLA has split them
+MOVES = ("infeed", "outfeed", "send", "recv", "host_compute")
+
+
+def of_shapes(name, words):
+    """A config whose data need not be there."""
+    config = configs.load(str(runs.ROOT / "configs" / f"{name}.py"), words)
+    with config.unlocked():
+        if not config.data.num_examples and config.data.source not in program.EXAMPLES:
+            config.data.num_examples = 1_000_000
+        if "tokenizer" in config.data and not config.data.tokenizer.size:
+            config.data.tokenizer.size = 1000
+    return config
+
+
+def operations(operation):
+    """An operation of MLIR and all inside it."""
+    yield operation
+    for region in operation.regions:
+        for block in region:
+            for inner in block:
+                yield from operations(inner.operation)
+
+
+@pytest.mark.parametrize(("name", "words"), ALL)
+def test_lowered_for_cuda(name, words):
+    """No way out to the host, no float64 or int64, nothing large that is not an argument, and the state is given up."""
+    with jax.numpy_dtype_promotion("strict"):
+        lowered = program.lower_ahead(of_shapes(name, words), parallel.make_mesh(1), "gpu")
+    state, _ = lowered.args_info[0]
+    assert all(leaf.donated for leaf in jax.tree.leaves(state))
+    found, large, wide = Counter(), [], set()
+    for operation in operations(lowered.compiler_ir("stablehlo").operation):
+        kind = operation.name
+        found[kind] += 1
+        if kind == "stablehlo.custom_call":
+            found[str(operation.attributes["call_target_name"])] += 1
+        for result in operation.results:
+            if match := re.match(r"tensor<(.*)>$", str(result.type)):
+                wide |= {match[1]} if WIDE.search(match[1]) else set()
+        if kind == "stablehlo.constant" and not operation.attributes["value"].is_splat:
+            shape = operation.results[0].type.shape
+            large += [shape] if 4 * math.prod(shape) > LARGE else []
+    assert not wide
+    assert not large or name in MEANT
+    assert not [kind for kind in found if "callback" in kind or any(f".{move}" in kind for move in MOVES)]
+    calls = {kind.strip('"') for kind in found if kind.startswith('"')}
+    assert {call for call in calls if not call.startswith("__cudnn$")} <= {"Sharding", "mhlo.topk"}
+    (signature,) = re.findall(r"func\.func public @main\((.*)", lowered.as_text())
+    reused = signature.count("tf.aliasing_output") + signature.count("jax.buffer_donor")
+    assert reused == len(jax.tree.leaves(state))
+
+
+NO_CUDA = importlib.util.find_spec("jax_cuda13_plugin") is None
+if not NO_CUDA:  # else it complains of the missing driver when the first device is used, in whichever test
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+
+
+@pytest.fixture
+def h100():
+    """A mesh of one; what is compiled for it must not be kept."""
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    devices.prepare("h100:1")
+    yield devices.topology("h100:1")
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+# Ranks, a permutation, classes in their order; a recurrence, blocks of a matrix, updates of a latent, taps of a filter.
+SORTED = {"tasks/masked_words", "tasks/colours", "methods/inpainting", "methods/denoising_autoencoder", "methods/moco"}
+SORTED |= {"methods/jepa", "losses/sup_con"}
+LOOPED = {"models/lstm", "models/context", "losses/streaming", "methods/latent_predictive", "data/images/device_ops"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_CUDA, reason="the extra plan-cuda is not installed")
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.endswith("_cpu")])
+def test_compiled_for_an_h100(name, h100):
+    """Nothing goes to the host inside a step, no sort or loop is there that is not meant, all the state is reused."""
+    config = of_shapes(name, [])
+    flags = {"xla_gpu_enable_triton_gemm": False} if config.method.name == "jepa" else {}
+    state, _ = program.lower_ahead(config, h100).args_info[0]
+    compiled = program.compile_ahead(config, h100, **flags)
+    text, spent = compiled.as_text(), cost.of(compiled)
+    parsed = hlo.parse(text)
+    run = [i for body in parsed.computations.values() for i in body.values()]
+    assert not [i.name for i in run if i.op.removesuffix("-done") in MOVES]
+    assert not [i.name for i in run if any(kind in ("f64", "s64") for kind, _ in hlo.shapes(i.shape))]
+    assert "callback" not in text
+    for op, meant in (("sort", SORTED), ("while", LOOPED)):
+        files = {parsed.line(i).removeprefix("ssl_jax/").partition(".py")[0] for i in run if i.op == op}
+        assert files <= meant
+    assert spent.unknown_turns == 0
+    assert spent.donated == sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
