@@ -45,7 +45,7 @@ def machine() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS") or None,
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         "versions": {name: v for name in VERSIONED if (v := version(name))},
     }
 
