@@ -102,6 +102,10 @@ def base() -> Config:
     evaluation.label_efficiency = False
 
     config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
+    config.parallel.xla_flags = placeholder(str)  # added to XLA_FLAGS, which keeps what it says of the same ones
+    # Of float32 products and convolutions. null: the backend's own, on GPUs since Ampere TF32, which has 10 bits of the
+    # 23 behind the point; "highest": all of float32. On a CPU they are one.
+    config.parallel.matmul_precision = placeholder(str)
     config.parallel.fsdp = 1  # devices of a group that shares parameters, optimizer state and EMA target; jit only
     config.parallel.heartbeat_timeout = 100  # seconds until a process that does not answer ends the run of all
     return config

@@ -66,6 +66,8 @@ def main(arguments: list[str]) -> int:
         processes.configure(
             given.devices or max(run.devices or 1 for run in stored),
             heartbeat_timeout=max(run.get("heartbeat_timeout", processes.HEARTBEAT_TIMEOUT) for run in stored),
+            xla_flags=stored[0].get("xla_flags") or "",
+            matmul_precision=stored[0].get("matmul_precision"),
         )
     except ValueError as error:
         return refuse(processes.tell(error))

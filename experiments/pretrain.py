@@ -43,11 +43,7 @@ def main(arguments: list[str]) -> int:
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config).stem)
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)
-        processes.configure(
-            config.parallel.devices,
-            deterministic=config.parallel.deterministic,
-            heartbeat_timeout=config.parallel.heartbeat_timeout,
-        )
+        processes.configure_as(config.parallel)
     except ValueError as error:
         return command.refuse(processes.tell(error))
 

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = configs.load(options.config, configs.overrides(rest, ("--config", "--out", "--steps")))
         configs.check(config)
-        processes.configure(config.parallel.devices, deterministic=config.parallel.deterministic)
+        processes.configure_as(config.parallel)
         table = profile(config, Path(options.out), options.steps)
     except ValueError as error:
         return command.refuse(error)

@@ -6,6 +6,8 @@ atomic additions, whose order, and so the last digits, change from run to run.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def _derivative(primals, tangents):
     # Transposed, a place of x adds up the windows that chose it, the first window first, as XLA does.
     wide = dx.astype(np.promote_types(dx.dtype, np.float32))
     chosen = (jnp.where(place == k, part, 0) for k, part in enumerate(_parts(wide, 0)))
-    return y, sum(chosen).astype(dx.dtype)
+    return y, reduce(jnp.add, chosen).astype(dx.dtype)
 
 
 def _parts(x: Array, fill: float) -> list[Array]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,9 @@ import numpy as np
 from jax._src import distributed  # nothing public lets processes talk before they have devices
 from jax.experimental.multihost_utils import process_allgather
 
+from ssl_jax.config import Config
+
+PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32", "highest")
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
 HEARTBEAT_TIMEOUT = 100
 MEETING_TIMEOUT = 300  # seconds in which all processes must have begun; JAX's own
@@ -33,8 +38,26 @@ WITHOUT_TPU = {
 }
 
 
-def configure(devices: int | None, *, deterministic: bool = False, heartbeat_timeout: int = HEARTBEAT_TIMEOUT) -> None:
-    """Simulated CPU devices, deterministic GPU kernels, other processes: call before the first use of a device.
+def configure_as(settings: Config) -> None:
+    """:func:`configure` as the ``parallel`` part of a config says; older ones lack some keys."""
+    configure(
+        settings.devices,
+        deterministic=settings.get("deterministic", False),
+        heartbeat_timeout=settings.get("heartbeat_timeout", HEARTBEAT_TIMEOUT),
+        xla_flags=settings.get("xla_flags") or "",
+        matmul_precision=settings.get("matmul_precision"),
+    )
+
+
+def configure(
+    devices: int | None,
+    *,
+    deterministic: bool = False,
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
+    xla_flags: str = "",
+    matmul_precision: str | None = None,
+) -> None:
+    """Simulated CPU devices, XLA's flags, other processes: call before the first use of a device.
 
     Several processes form one run where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are
     set, and on a TPU pod or under srun with several tasks, where JAX finds them by itself.
@@ -44,15 +67,24 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
       deterministic: XLA's deterministic GPU kernels, without which two runs on a GPU differ in the last bits. They
         replace atomic additions by ordered ones and restrict the choice of convolutions, so steps are slower.
       heartbeat_timeout: seconds after which a process that gives no sign of life ends the run of all.
+      xla_flags: ``--name=value ...``, added to the environment's ``XLA_FLAGS``, where a flag that stands there stays.
+      matmul_precision: of float32 products, ``jax_default_matmul_precision``; None: the backend's own.
 
     Raises:
-      ValueError: too many devices, half a description of the processes, or what another process refuses (:func:`tell`).
+      ValueError: no flags, an unknown precision, too many devices, half a description of the processes, or what
+        another process refuses (:func:`tell`).
     """
     without_tpu()
-    if deterministic:
-        flag = "--xla_gpu_deterministic_ops=true"
-        if flag not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    if bad := [flag for flag in xla_flags.split() if not re.fullmatch(r"--xla_\w+(=\S+)?", flag)]:
+        raise ValueError(
+            f"parallel.xla_flags: {bad[0]!r} is none of XLA's flags, which are of the form --xla_name=value"
+        )
+    _add_flags([*xla_flags.split(), *(["--xla_gpu_deterministic_ops=true"] if deterministic else [])])
+    if matmul_precision is not None:
+        if matmul_precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise ValueError(f"parallel.matmul_precision={matmul_precision!r} is unknown; use {known} or null")
+        jax.config.update("jax_default_matmul_precision", matmul_precision)
     processes = int(os.environ.get("JAX_NUM_PROCESSES", "1"))
     if devices is not None and devices > MOST_DEVICES * processes:
         raise ValueError(f"parallel.devices={devices}: a process has at most {MOST_DEVICES} devices; use fewer")
@@ -62,6 +94,14 @@ def configure(devices: int | None, *, deterministic: bool = False, heartbeat_tim
             jax.config.update("jax_num_cpu_devices", devices // processes)
     _meet(heartbeat_timeout)
     _exchange("")
+
+
+def _add_flags(flags: Sequence[str]) -> None:
+    """Flags that the environment does not set itself."""
+    given = os.environ.get("XLA_FLAGS", "").split()
+    named = {flag.partition("=")[0] for flag in given}
+    if added := [flag for flag in flags if flag.partition("=")[0] not in named]:
+        os.environ["XLA_FLAGS"] = " ".join([*given, *added])
 
 
 def tell(error: ValueError) -> ValueError:

@@ -17,7 +17,10 @@ from ssl_jax import parallel
 from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment
 
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets")
+VERSIONED = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets"),
+    *("libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+)
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
@@ -41,6 +44,8 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "commit": _commit(),
         "python": platform.python_version(),
+        "xla_flags": os.environ.get("XLA_FLAGS") or None,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
         "versions": {name: v for name in VERSIONED if (v := version(name))},
     }
 
