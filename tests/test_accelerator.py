@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -17,6 +18,7 @@ import accelerator
 from benchmarks import accelerator_parity, accelerator_steps, accelerator_table
 
 from ssl_jax import config as configs
+from ssl_jax.step import make_init, make_train_step
 
 SCRIPT = str(runs.ROOT / "experiments" / "accelerator.py")
 BLOCKED = "import os, sys\nsys.modules.update(dict.fromkeys(os.environ['REFUSED'].split(',')))\n"
@@ -164,6 +166,25 @@ def test_differences_are_of_the_leaf():
     other["b"] = np.float32([1e-4])
     assert accelerator_parity.apart(one, other) == pytest.approx(0.5)  # b counts as a thousandth of 4
     assert accelerator_parity.apart(other, other) == 0
+
+
+FULL = [pytest.param(config, words, id=name) for name, (config, words, _) in accelerator_steps.PROGRAMS.items()]
+SMALL = [
+    pytest.param(config, words, id=name)
+    for group in accelerator_parity.GROUPS.values()
+    for name, (config, words) in group.items()
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "words"), FULL + SMALL)
+def test_a_step_can_be_traced_at_its_size(config, words):
+    """On shapes alone: what would be refused is refused here, not on a device that is paid for."""
+    one = accelerator_steps.made(accelerator_steps.load(config, words))
+    method, tx, probe = one.parts.method, one.parts.tx, one.parts.probe
+    state = jax.eval_shape(make_init(method, tx, probe=probe), jax.random.key(0), one.prepared, None)
+    _, metrics = jax.eval_shape(make_train_step(method, tx, views=one.views, probe=probe), state, one.batch)
+    assert metrics["loss"].shape == ()
 
 
 @pytest.mark.slow

@@ -35,8 +35,8 @@ GROUPS: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "pretext": {
         "rotation": ("rotation_cpu", IMAGES),
-        "relative_patch": ("relative_patch_cpu", [*IMAGES, "method.gap=1", "method.jitter=0"]),
-        "jigsaw": ("jigsaw_cpu", [*IMAGES, "method.grid=2", "method.jitter=1"]),
+        "relative_patch": ("relative_patch_cpu", [*IMAGES, "data.image_size=32", "method.gap=1", "method.jitter=0"]),
+        "jigsaw": ("jigsaw_cpu", [*IMAGES, "data.image_size=32", "method.grid=2", "method.jitter=1"]),
         "colorization": ("colorization_cpu", IMAGES),
         "split_brain": ("split_brain_cpu", IMAGES),
     },
@@ -90,7 +90,7 @@ def ran(config: str, words: list[str], place: Any) -> dict[str, Any]:
     with jax.default_device(place), parallel.compiling_for(place.platform):
         step = one.step(augmented=False)
         state, batch, losses = one.state(), step.place(one.prepared), []
-        compiled = step.lower(state, batch).compile()
+        compiled, _ = accelerator_steps.compile(step.lower(state, batch))
         for _ in range(STEPS):
             state, metrics = compiled(state, batch)
             losses.append(float(metrics["loss"]))

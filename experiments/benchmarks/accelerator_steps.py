@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import plan
 import profile_step
 from benchmarks import accelerator_device
 
@@ -90,8 +91,8 @@ def load(name: str, words: list[str]) -> Config:
 
 def made(config: Config, devices: list[Any] | None = None, seed: int = 0) -> Made:
     """The step of a config, on these devices or the first one."""
-    plan = program.plan_of(config)
-    rows, modality = plan.global_batch_size, make_modality(config, plan=plan)
+    of_run = program.plan_of(config)
+    rows, modality = of_run.global_batch_size, make_modality(config, plan=of_run)
     vocab = modality.vocab.size if modality.vocab else 0
     prepared = drawn(modality.spec(rows), vocab, np.random.default_rng(seed))
     if modality.vocab and "segment" in prepared:  # of pairs of sentences
@@ -101,10 +102,10 @@ def made(config: Config, devices: list[Any] | None = None, seed: int = 0) -> Mad
     mesh = parallel.mesh_of(devices or jax.devices()[:1])
     batch, views = prepared, None
     if not vocab and "unlabelled" not in prepared:
-        raw = np.random.default_rng(seed).integers(0, 256, (rows, *plan.input_shape), np.uint8)
+        raw = np.random.default_rng(seed).integers(0, 256, (rows, *of_run.input_shape), np.uint8)
         batch = {"image": raw, "index": prepared["index"], "label": prepared["label"]}
         views = device.views(recipes.get(config.data.recipe), config.data.image_size)
-    return Made(make_parts(config, plan), mesh, views, batch, prepared, modality.unit)
+    return Made(make_parts(config, of_run), mesh, views, batch, prepared, modality.unit)
 
 
 def drawn(spec: Mapping[str, Any], vocab: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -139,8 +140,8 @@ def measure(name: str, *, toy: bool, out: Path, known: Mapping[str, Any], **_: A
     batch = one.batch if number == 1 else jax.tree.map(lambda a: np.stack([a] * number), one.batch)
     state, placed = one.state(), step.place(batch)
     began = time.perf_counter()
-    compiled = step.lower(state, placed).compile()
-    found: dict[str, Any] = {"config": config_name, "batch": rows, "unit": one.unit}
+    compiled, flags = compile(step.lower(state, placed))
+    found: dict[str, Any] = {"config": config_name, "batch": rows, "unit": one.unit, "flags": flags}
     found["seconds_of_compiling"] = time.perf_counter() - began
     state, took = timed(compiled, state, placed, toy)
     took = [each / number for each in took]
@@ -155,6 +156,16 @@ def measure(name: str, *, toy: bool, out: Path, known: Mapping[str, Any], **_: A
         | profiled(compiled, state, placed, out / "traces" / which, known)
         | (augmentation(one, each, toy) if one.views is not None else {})
     )
+
+
+def compile(lowered: Any) -> tuple[Any, dict[str, bool]]:
+    """(the program, flags of XLA without which it cannot be compiled), as the planner tries them."""
+    try:
+        return lowered.compile(), {}
+    except Exception as error:  # XLA's
+        if plan.UNTILED not in str(error):
+            raise
+        return lowered.compile(compiler_options=plan.WITHOUT_TRITON), plan.WITHOUT_TRITON
 
 
 def timed(compiled: Any, state: Any, batch: Any, toy: bool) -> tuple[Any, list[float]]:
@@ -180,7 +191,7 @@ def augmentation(one: Made, each: float, toy: bool) -> dict[str, Any]:
     """The share of a step that is gone where views are made beforehand."""
     step = one.step(augmented=False)
     state, placed = one.state(), step.place(one.prepared)
-    _, took = timed(step.lower(state, placed).compile(), state, placed, toy)
+    _, took = timed(compile(step.lower(state, placed))[0], state, placed, toy)
     without = statistics.median(took)
     return {"seconds_without_views": without, "share_of_views": 1 - without / each}
 
