@@ -15,7 +15,7 @@ import runs
 
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import accelerator
-from benchmarks import accelerator_parity, accelerator_steps, accelerator_table
+from benchmarks import accelerator_parity, accelerator_runs, accelerator_steps, accelerator_table
 
 from ssl_jax import config as configs
 from ssl_jax.step import make_init, make_train_step
@@ -166,6 +166,18 @@ def test_differences_are_of_the_leaf():
     other["b"] = np.float32([1e-4])
     assert accelerator_parity.apart(one, other) == pytest.approx(0.5)  # b counts as a thousandth of 4
     assert accelerator_parity.apart(other, other) == 0
+
+
+def test_a_run_is_killed_at_its_step(tmp_path):
+    """Half a line of its log does not count; one that is through before is not killed."""
+    lines = "".join(f'{{"step": {step}}}\n' for step in (5, 10)) + '{"st'
+    write = "import sys, time; open(sys.argv[1], 'w').write(sys.argv[2]); time.sleep(float(sys.argv[3]))"
+    command = [sys.executable, "-c", write, str(tmp_path / "metrics.jsonl"), lines]
+    assert accelerator_runs.kill(subprocess.Popen([*command, "60"]), tmp_path, 10) == 1
+    assert accelerator_runs.last_step(tmp_path) == 10
+    (tmp_path / "metrics.jsonl").unlink()
+    assert accelerator_runs.kill(subprocess.Popen([*command, "0"]), tmp_path, 20) == 0
+    assert accelerator_runs.last_step(tmp_path / "none") == 0
 
 
 FULL = [pytest.param(config, words, id=name) for name, (config, words, _) in accelerator_steps.PROGRAMS.items()]
