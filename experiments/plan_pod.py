@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-
-from plan import main
-
-from ssl_jax.run import command
-
 if __name__ == "__main__":
-    command.run(main)
+    runpy.run_path(str(Path(__file__).with_name("plan.py")), run_name="__main__")
