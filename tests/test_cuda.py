@@ -31,7 +31,8 @@ SMALL = {
     ],
     "bert_base": ["model.name=bert_tiny", "data.length=16", "data.document_length=16", "data.global_batch_size=8"],
 }
-ALL = [pytest.param(name, SMALL.get(name, []), marks=[] if name in SMALL else pytest.mark.slow) for name in CONFIGS]
+QUICK = ("simclr_cifar10", "bert_base")
+ALL = [pytest.param(name, SMALL.get(name, []), marks=[] if name in QUICK else pytest.mark.slow) for name in CONFIGS]
 LARGE = 1 << 16  # bytes of a constant
 MEANT = {"jepa", "jepa_imagenet"}  # whose positions are constants
 WIDE = re.compile(r"(?:^|x)(?:f64|i64|complex<f64>)$")  # counters of random bits are ui64 until XLA has split them

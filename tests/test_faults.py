@@ -100,6 +100,7 @@ def test_what_is_not_finite_leaves_no_trace_on_any_platform(platform, conditiona
         assert str(jax.make_jaxpr(either)(True)).count("cond[") == conditionals
 
 
+@pytest.mark.slow
 def test_a_bad_parameter_and_an_overflow_are_named():
     experiment = build(runs.config("simclr", **DEVICE))
     from ssl_jax.parallel import make_mesh

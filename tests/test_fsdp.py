@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import config as configs
 from ssl_jax import parallel, train
-from ssl_jax.experiment import build, make_modality, make_parts
+from ssl_jax.experiment import build, make_parts
 from ssl_jax.plan import cost, program
 from ssl_jax.run import checkpoint
-from ssl_jax.step import compile_step, make_init
+from ssl_jax.step import compile_step
 from ssl_jax.types import TrainState
 
 
@@ -115,15 +115,8 @@ def test_the_backward_pass_moves_parameters_again_and_leaves_checkpoints_alone(r
 @pytest.mark.parametrize(("remat", "fsdp", "products"), [(None, 8, 144), ("blocks", 1, 164), ("blocks", 8, 164)])
 def test_products_of_a_step(remat, fsdp, products):
     changes = [*(("model.remat=blocks",) if remat else ()), "data.num_examples=50000", "data.augment=device"]
-    config = configs.load("configs/jepa_cpu.py", changes)
-    mesh, plan = parallel.make_mesh(8, fsdp), program.plan_of(config)
-    modality, parts = make_modality(config, plan=plan), make_parts(config, plan)
-    init = make_init(parts.method, parts.tx, probe=parts.probe)
-    given = jax.eval_shape(init, jax.random.key(0), modality.spec(plan.global_batch_size), None)
-    spec, views = modality.sent(plan.global_batch_size)
-    spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=parallel.sharded(mesh)), spec)
-    step = compile_step(parts.method, parts.tx, mesh, views=views, probe=parts.probe)
-    assert step.lower(parallel.laid_out(given, mesh), spec).as_text().count("stablehlo.dot_general") == products
+    lowered = program.lower_ahead(configs.load("configs/jepa_cpu.py", changes), parallel.make_mesh(8, fsdp))
+    assert lowered.as_text().count("stablehlo.dot_general") == products
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def one():
     ("case", "mode"),
     [
         pytest.param("letters", "jit", marks=pytest.mark.slow),  # the language model shows it, too
-        ("letters", "pmap"),
+        pytest.param("letters", "pmap", marks=pytest.mark.slow),
         ("two_parts", "jit"),
         pytest.param("two_parts", "pmap", marks=pytest.mark.slow),
     ],

@@ -81,7 +81,7 @@ class BatchNorm(nn.Module):
 
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             # Groups are equally large, so the mean over what stands here is that over groups, over devices too.
-            batch = tuple(a.mean(range(a.ndim - 1)) for a in (mean, var))
+            batch = tuple(a.mean(tuple(range(a.ndim - 1))) for a in (mean, var))
             batch = batch if self.groups == 1 else parallel.mean(batch, axis)
             for running, found in zip((running_mean, running_var), batch, strict=True):
                 new = self.momentum * running.value + (1 - self.momentum) * found.astype(running.value.dtype)
