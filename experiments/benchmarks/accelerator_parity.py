@@ -1,7 +1,12 @@
-"""Every method's step on a device against the CPU's: three steps of SGD in float32 at highest precision, same keys."""
+"""Every method's step on a device against the CPU's: three steps of SGD in float32 at highest precision.
+
+Both begin with the device's state, and have the same keys.
+"""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,6 +21,7 @@ from ssl_jax.run.leaves import by_name
 from ssl_jax.types import TrainState
 
 STEPS, RATE = 3, 0.05
+THREADS = min(8, os.cpu_count() or 1)  # of methods at once: they are small, and most of the time goes into compiling
 
 IMAGES = ["model.name=convnet", "model.widths=(8,16)", "model.residual=False", "data.image_size=16"]
 IMAGES += ["data.global_batch_size=32", "data.augment=host"]
@@ -60,37 +66,47 @@ GROUPS: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 def compare(name: str, **_: Any) -> dict[str, Any]:
     """Method -> differences, or the error of one that could not be compared."""
-    found: dict[str, Any] = {}
     jax.config.update("jax_default_matmul_precision", "highest")
     there, here = jax.devices()[0], jax.devices("cpu")[0]
-    for method, (config, words) in GROUPS[name.removeprefix("parity_")].items():
-        print(method, flush=True)  # the last line of the log, should the process die
-        try:
-            one, other = (ran(config, words, place) for place in (there, here))
-        except Exception as error:  # one method's ends no other's
-            found[method] = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
-            continue
-        found[method] = {
-            "params": apart(one["params"], other["params"]),
-            "model_state": apart(one["model_state"], other["model_state"]),
-            "losses": one["losses"],
-            "losses_cpu": other["losses"],
-            "nan_leaves_state": one["kept"],
-        }
+    group = GROUPS[name.removeprefix("parity_")]
+    with ThreadPoolExecutor(THREADS) as threads:
+        results = threads.map(lambda case: one_of(*case, there, here), group.values())
+        found: dict[str, Any] = dict(zip(group, results, strict=True))
     if name == "parity_contrastive":
         views = [seen(place) for place in (there, here)]
         found["views of simclr_cifar"] = {"largest": float(np.abs(views[0] - views[1]).max())}
     return found
 
 
-def ran(config: str, words: list[str], place: Any) -> dict[str, Any]:
-    """Parameters, statistics and losses after STEPS steps on a device, and what a step that is not finite leaves."""
-    one = accelerator_steps.made(accelerator_steps.load(config, words), [place])
-    one = one._replace(parts=one.parts._replace(tx=optax.sgd(RATE)))
+def one_of(config: str, words: list[str], there: Any, here: Any) -> dict[str, Any]:
+    """How far the two are apart after STEPS steps; an error ends no other method's."""
+    try:
+        print(config, flush=True)  # in the log, should the process die
+        made = [accelerator_steps.made(accelerator_steps.load(config, words), [place]) for place in (there, here)]
+        with jax.default_device(there), parallel.compiling_for(there.platform):
+            start = made[0].state(optax.sgd(RATE))
+        one, other = (ran(case, start) for case in made)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
+    return {
+        "params": apart(one["params"], other["params"]),
+        "model_state": apart(one["model_state"], other["model_state"]),
+        "losses": one["losses"],
+        "losses_cpu": other["losses"],
+        "nan_leaves_state": one["kept"],
+    }
+
+
+def ran(case: accelerator_steps.Made, start: TrainState) -> dict[str, Any]:
+    """Parameters, statistics and losses after STEPS steps on its device, and what a step that is not finite leaves."""
+    case = case._replace(parts=case.parts._replace(tx=optax.sgd(RATE)))
+    place = case.mesh.devices.flat[0]
     with jax.default_device(place), parallel.compiling_for(place.platform):
-        step = one.step(augmented=False)
-        state, batch, losses = one.state(), step.place(one.prepared), []
-        compiled, _ = accelerator_steps.compile(step.lower(state, batch))
+        step = case.step(augmented=False)
+        # A copy, which may be given away.
+        state = jax.device_put(start, parallel.state_shardings(start, case.mesh), may_alias=False)
+        batch, losses = step.place(case.prepared), []
+        compiled, _ = accelerator_steps.compile(step.lower(state, batch), place.platform)
         for _ in range(STEPS):
             state, metrics = compiled(state, batch)
             losses.append(float(metrics["loss"]))

@@ -127,10 +127,11 @@ def _ratio(part: Mapping[str, Any]) -> str:
 def _runs(good: Mapping[str, Any]) -> list[str]:
     lines = []
     if killed := good.get("kill_and_resume"):
-        for how in ("deterministic", "default"):
-            one = killed[how]
-            same = "the same bits" if one["same"] else "OTHER BITS"
-            lines.append(f"- kill -9 and again, {how}: {same} ({one['kills']} kill, {one['seconds']:.0f} s)")
+        for how, one in killed.items():
+            if isinstance(one, Mapping):  # not what the part took
+                same = "the same bits" if one["same"] else "OTHER BITS"
+                same = same if one["kills"] else "NOT KILLED, it was through before"
+                lines.append(f"- kill -9 and again, {how}: {same} ({one['seconds']:.0f} s)")
     for name in ("cifar10_simclr", "cifar10_moco"):
         if run := good.get(name):
             figures = ", ".join(f"{key} {value}" for key, value in run["scores"].items())
