@@ -16,11 +16,10 @@ FOLDER ml_collections``).
 
 Where commands end after ten minutes, and only a few small files of one folder come back:
 
-    python experiments/accelerator.py --out $OUT --work /tmp/work --minutes 9 --wheels wheels
+    python experiments/accelerator.py --out $OUT --work /tmp/work --minutes 9 --wheels FOLDER
 
-and to go on, also on another machine of the kind, with the ``accelerator.json`` that came back (it may be read-only):
-
-    cp accelerator.json $OUT && python experiments/accelerator.py --out $OUT --work /tmp/work --minutes 9 --wheels wheels
+and to go on, on another machine of the kind, too, ``cp accelerator.json $OUT`` first: the one that came back, which may
+be read-only, carried there.
 
 Of CIFAR-10 only what ``--work`` still holds goes on: ``--only cifar10_simclr --minutes 9`` gives it all of the time.
 
