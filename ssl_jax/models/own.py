@@ -157,7 +157,8 @@ def _arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def _outputs(encoder: nn.Module, inputs: Any, dim: int | None) -> tuple[list[str], int | None]:
     """(What is wrong with what an encoder returns, the width of its features where that can be seen)."""
-    given = {word: value for word, value in (("train", True), ("axis", None)) if word in _arguments(encoder)}
+    known: dict[str, Any] = {"train": True, "axis": None}
+    given = {word: value for word, value in known.items() if word in _arguments(encoder)}
     try:
         found, _ = jax.eval_shape(lambda key, x: encoder.init_with_output(key, x, **given), jax.random.key(0), inputs)
     except Exception as error:  # whatever it does wrong

@@ -35,7 +35,7 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
     stored = folder.read_config(path)
-    config = ConfigDict(configs.modern(stored["config"]))
+    config: Config = ConfigDict(configs.modern(stored["config"]))
     for key, known in folder.own_parts(stored).items():
         part, _, word = key.partition(".")
         if names.is_file(known["name"]):  # relative to where the run was started, and maybe read from elsewhere now

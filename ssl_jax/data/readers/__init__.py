@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssl_jax.data import classes
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
@@ -171,6 +173,13 @@ def _own(spec: str, data_dir: str | None) -> tuple[Source, Source | None]:
     if not pair or not isinstance(found[0], Source) or not isinstance(found[1], Source | None):
         kinds = ", ".join(type(part).__name__ for part in found) if isinstance(found, tuple) else type(found).__name__
         raise ValueError(f"data.source={spec!r} gives {kinds}; {form} (ssl_jax/data/source.py)")
+    for part in filter(None, found):
+        images = part.columns.get("image")
+        if images is not None and (images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != part.channels):
+            raise ValueError(
+                f"data.source={spec!r} gives images {images.dtype}{list(images.shape)} and channels={part.channels}; "
+                "make such a Source with ssl_jax.data.source.from_arrays(images, labels)"
+            )
     return found
 
 
