@@ -2,6 +2,10 @@
 
     python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews
 
+Differs from the paper: all parts learn at once and at one rate. With 1,000 labels, seed 0, that reached 76 % of 5,000
+validation reviews, a rate that falls by 1/0.7 from layer to layer 76 %, unfreezing part by part over ten short epochs
+63 %.
+
 By itself, from scratch: make pretrain CONFIG=configs/ulmfit_classifier_cpu.py ARGS="--config.data.data_dir=PATH".
 Cost: the three stages were not timed as a whole; on cores that other jobs shared a language model read some 2,600 words
 a second, so an epoch of WikiText-2 is a quarter of an hour and one of all reviews three of them.
@@ -15,6 +19,7 @@ from configs import ulmfit_classifier
 
 def get_config():
     config = ulmfit_classifier.get_config()
+    config.method.update({"layer_decay": 1.0, "unfreeze_every": 0.0})
     config.model.update({"width": 128, "hidden": 128, "layers": 1})
     config.model.update({"dropout": 0.2, "inner_dropout": 0.0, "input_dropout": 0.2})
     config.model.update({"word_dropout": 0.02, "weight_dropout": 0.2})

@@ -18,8 +18,8 @@ def get_config():
     config.model.update({"width": 128, "hidden": 128, "layers": 1})
     config.model.update({"dropout": 0.2, "inner_dropout": 0.0, "input_dropout": 0.2})
     config.model.update({"word_dropout": 0.02, "weight_dropout": 0.2})
-    config.data.update({"length": 35, "global_batch_size": 64})
+    config.data.update({"length": 35, "global_batch_size": 16})
     config.data.tokenizer.size = 8000
-    config.optim.learning_rate = 8e-3
+    config.optim.learning_rate = 4e-3
     config.train.update({"epochs": 1, "log_every": 50, "eval_every": 500, "checkpoint_every": 500})
     return config

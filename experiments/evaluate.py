@@ -14,6 +14,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> int:
         epilog="Options of an evaluator: --eval.NAME.OPTION=VALUE, several values with commas; --list shows them.",
     )
     parser.add_path("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
-    said = f"evaluators, comma-separated; default: those of {DEFAULT} that suit the data"
+    said = "evaluators, comma-separated, your own by its file (./centroid.py) or dotted path; default: those of "
+    said += f"{DEFAULT} that suit the data"
     parser.add_argument("--evals", help=said)
     parser.add_path("--outdir", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
         names = None if given.evals is None else [name for name in given.evals.split(",") if name]
         if names == []:
             raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
-        options = read_options(rest, names or list(evals.DEFAULT))
+        options = read_options(rest, evals.called(names or evals.DEFAULT))
         if given.outdir:
             given.outdir = folder.check(given.outdir, "--outdir")
         if not given.workdir:
@@ -100,8 +102,12 @@ def refuse(error: ValueError) -> int:
     return command.refuse(ValueError(text))
 
 
-def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]:
-    """``--eval.knn.k=20,200`` as ``{"knn": {"k": (20, 200)}}``."""
+def read_options(rest: list[str], called: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """``--eval.knn.k=20,200`` as ``{"knn": {"k": (20, 200)}}``.
+
+    Args:
+      called: the evaluators, see :func:`ssl_jax.evals.called`.
+    """
     found: dict[str, dict[str, Any]] = {}
     words = iter(rest)
     for word in words:
@@ -113,16 +119,16 @@ def read_options(rest: list[str], names: list[str]) -> dict[str, dict[str, Any]]
         key, equals, text = word.removeprefix("--eval.").partition("=")
         text = text if equals else next(words, "")
         name, _, option = key.partition(".")
-        known = list(FEATURES) if name == "features" else list(evals.options(name))
+        known = list(FEATURES) if name == "features" else list(evals.options(called.get(name, name)))
         if option not in known:
             meant = hint(option, known, form=f"--eval.{name}.{{}}")
             raise ValueError(f"--eval.{name}.{option} is unknown; {meant}known: {', '.join(known)}")
-        if name not in (*names, "features"):
-            raise ValueError(f"--eval.{key} is given but {name} is not among --evals {','.join(names)}")
+        if name not in (*called, "features"):
+            raise ValueError(f"--eval.{key} is given but {name} is not among --evals {','.join(called)}")
         if not text:
             raise ValueError(f"--eval.{key} has no value; write --eval.{key}=VALUE")
         found.setdefault(name, {})[option] = several(text)
-    for name in names:
+    for name in called.values():
         evals.get(name)
     return found
 

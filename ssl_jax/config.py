@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.names import hint, nearest
+from ssl_jax.names import WORDS, hint, is_file, nearest
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
@@ -339,9 +339,10 @@ def _defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
     """What the arguments of the method and the model are where a config does not name them."""
     from ssl_jax import methods, models
 
-    encoder = models.make(flat["model.name"])
-    defaults = {f"model.{k}": getattr(encoder, k) for k in models.arguments(flat["model.name"])}
-    return defaults | {f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items()}
+    defaults = {f"model.{k}": value for k, value in models.defaults(flat["model.name"]).items()}
+    return defaults | {
+        f"method.{k}": p.default for k, p in methods.arguments(flat["method.name"]).items() if p.default is not p.empty
+    }
 
 
 def _check_value_range(flat: Mapping[str, Any]) -> None:
@@ -389,7 +390,12 @@ def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:
 
 
 def _moved(key: str, old: Any, new: Any) -> bool:
-    """The same kind of source at another path; whether the data are the same, their fingerprint says."""
+    """The same kind of source at another path; whether the data are the same, their fingerprint says.
+
+    Or a file of the user's own under the same name in another folder; whether it has changed, its sha256 says.
+    """
+    if key in WORDS and is_file(old) and is_file(new):
+        return os.path.basename(old) == os.path.basename(new)
     schemes = {str(value).partition(":")[0] for value in (old, new)}
     return key == "data.source" and len(schemes) == 1 and schemes <= {"folder", "tar", "arrayrecord", "npz"}
 

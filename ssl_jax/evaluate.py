@@ -33,9 +33,10 @@ from ssl_jax.evals.shared import captions, comparison, figures, names, pictures,
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.names import is_imported
 from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import Run, open_run
-from ssl_jax.run.provenance import machine
+from ssl_jax.run.provenance import machine, source_of
 from ssl_jax.run.writer import read_metrics
 
 Say = Callable[[str], None]
@@ -153,13 +154,14 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
     recipe = recipes.get(run.config.data.recipe)
     encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
-    for name in (*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked:
+    called = evals.called((*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked)
+    for name, part in called.items():
         given = {**_defaults(run.config, name, known), **options.get(name, {})}
-        settings[name] = _plain(evals.options(name) | given)
-        if evals.trains(name):
+        settings[name] = _plain(evals.options(part) | given)
+        if evals.trains(part):
             given["fit"] = make_fit(run, config, place / "fits", say)
         try:
-            evaluators[name] = evals.get(name)(encode, train=known, test=splits.test, **given)
+            evaluators[name] = evals.get(part)(encode, train=known, test=splits.test, **given)
         except TypeError as error:
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
@@ -189,6 +191,8 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
             evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
         )
         result |= alarms | {"left_out": left_out, "missing": {}}
+        for name in (n for n in evaluators if is_imported(called[n])):
+            result["evaluators"][name]["own"] = source_of(called[name], "evaluator")
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,

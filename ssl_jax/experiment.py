@@ -22,7 +22,7 @@ from ssl_jax.data.images import modality as images
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.text import recipes as text
-from ssl_jax.names import hint, is_imported
+from ssl_jax.names import hint, is_imported, own, place, said_of
 from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
@@ -128,8 +128,11 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     _check_given(config, parts.method)
     try:
         _trace(parts.method, config, modality, plan)
-    except (TypeError, ZeroDivisionError, IndexError) as error:  # an argument that no check foresaw
-        raise _cannot_be(config, error) from None
+    except Exception as error:  # of ours: an argument that no check foresaw
+        _own_fails(config, error)
+        if isinstance(error, (TypeError, ZeroDivisionError, IndexError)):
+            raise _cannot_be(config, error) from None
+        raise
     parts = parts._replace(notes=(*splits.notes, *parts.notes, *said, *feed.notes))
     return Experiment(config, plan, splits, modality, feed, **parts._asdict())
 
@@ -306,18 +309,22 @@ def make_method(config: Config, plan: Plan) -> Method:
         if of_tokens and plan.vocab is not None:
             arguments["model"].setdefault("vocab", plan.vocab.size)
         encoder = models.make(config.model.name, **arguments["model"])
-        models.check_input(encoder, plan.input_shape)
         if is_imported(config.model.name):
             dtype = np.float32 if plan.vocab is None else np.int32
             inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
-            models.check_outputs(encoder, config.model.name, inputs)
+            models.check_encoder(encoder, config.model.name, inputs)
+        models.check_input(encoder, plan.input_shape)
         method = make(encoder, plan=plan, **arguments["method"])
-    except TypeError as error:  # a value of a type that its argument cannot be
+    except Exception as error:  # of ours: a value of a type that its argument cannot be
+        if not isinstance(error, TypeError):
+            _own_fails(config, error)
+            raise
         if encoder is not None and encoder.norm is None and "'NoneType' object is not callable" in str(error):
             raise ValueError(
                 f"method.name={config.method.name!r} makes heads with the encoder's norm, and that of "
                 f"{config.model.name} is None; give it one, such as ssl_jax.models.BatchNorm"
             ) from None
+        _own_fails(config, error)
         raise _cannot_be(config, error) from None
     if isinstance(method, Method) and config.optim.get("average_after") is not None:
         method = averaged(method)
@@ -327,6 +334,13 @@ def make_method(config: Config, plan: Plan) -> Method:
             "make(encoder, plan=, ...) it must give one (ssl_jax/types.py)"
         )
     return method
+
+
+def _own_fails(config: Config, error: Exception) -> None:
+    """Raise an error that came up in a method or encoder of the user's own in one line, with its file and line."""
+    for key, name in (("method.name", config.method.name), ("model.name", config.model.name)):
+        if is_imported(name) and (where := place(error, own(name, key).path)):
+            raise ValueError(f"{key}={name!r} fails: {said_of(error)}{where}") from error
 
 
 def _cannot_be(config: Config, error: Exception) -> ValueError:

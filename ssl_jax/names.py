@@ -1,11 +1,42 @@
-"""Names that users give: the nearest one that there is, and ``module:name`` for what is not ours."""
+"""Names that users give: the nearest one that there is, and what is not ours by dotted path or file.
+
+A method, an encoder, an evaluator, a source or a recipe of one's own is named in one of four ways::
+
+    ./vicreg.py                   a file, of which what is called as WORDS says is taken: ``make`` of a method
+    ./vicreg.py:other             another thing in it
+    my_lab.vicreg                 a module, or one thing in a module, my_lab.methods.vicreg
+    my_lab.methods:vicreg         a thing in a module
+
+Own code runs from where it lies. A run keeps a copy of its source (``<workdir>/own``) and the sha256 of it, so that a
+change is told and what was lost can be put back; the copy itself is never run, since whoever opens a folder that came
+from elsewhere would run what lies in it. The sha256 is of that one file, not of what it imports.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
 import importlib
-from collections.abc import Iterable
-from typing import Any
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+# What is taken of a file or module that is named alone, by the key that names it.
+WORDS = {
+    "method.name": ("make",),
+    "model.name": ("make", "Encoder"),
+    "evaluator": ("Evaluator",),
+    "data.source": ("load",),
+    "data.recipe": ("RECIPE",),
+}
+_FILE = re.compile(r"(.+\.py)(?::([^\W\d]\w*))?")
 
 
 def nearest(word: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
@@ -30,33 +61,153 @@ def refuse_unknown(value: Any, known: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}{value!r} is unknown; {hint(value, known)}known: {', '.join(map(str, known))}")
 
 
+class Own(NamedTuple):
+    """What a name outside of this package means.
+
+    Attributes:
+      value: the function, class or recipe.
+      path: the file it is read from; None of what has none.
+      sha256: of that file.
+    """
+
+    value: Any
+    path: Path | None
+    sha256: str | None
+
+
+def is_file(name: Any) -> bool:
+    """Whether a name is that of a Python file: ``PATH.py`` or ``PATH.py:name``."""
+    return isinstance(name, str) and _FILE.fullmatch(name) is not None
+
+
 def is_imported(name: Any) -> bool:
-    """Whether a name means something outside of this package: ``package.module:name``."""
-    return (
-        isinstance(name, str)
-        and name.count(":") == 1
-        and all(word.isidentifier() for word in name.replace(":", ".").split("."))
-    )
+    """Whether a name means something outside of this package: a file, ``package.module`` or ``package.module:name``."""
+    if not isinstance(name, str) or is_file(name):
+        return is_file(name)
+    words = name.replace(":", ".").split(".")
+    return name.count(":") <= 1 and len(words) > 1 and all(word.isidentifier() for word in words)
+
+
+def is_there(name: str) -> bool:
+    """Whether the file of a name, or the package that it begins with, is there."""
+    if is_file(name):
+        return os.path.isfile(_split(name)[0])
+    with _on_path(os.getcwd()):
+        return importlib.util.find_spec(re.split(r"[.:]", name)[0]) is not None
+
+
+def short(name: str) -> str:
+    """What a part is called in a table or a folder: ``centroid`` of ``./centroid.py`` and of ``my_lab.centroid``."""
+    if is_file(name):
+        path, word = _split(name)
+        return word or path.stem
+    return re.split(r"[.:]", name)[-1]
+
+
+def at(name: str, path: str | Path) -> str:
+    """The name of a file with the file at another place."""
+    return ":".join(filter(None, (str(path), _split(name)[1])))
 
 
 def imported(name: str, key: str) -> Any:
-    """What ``package.module:name`` names.
+    """The value of :func:`own`."""
+    return own(name, key).value
+
+
+def own(name: str, key: str) -> Own:
+    """What a name outside of this package means, see above.
 
     Args:
-      key: the key of the config that holds it, for the message.
+      name: one for which :func:`is_imported`.
+      key: the key of the config that holds it, for the message and, by :data:`WORDS`, what is taken of a file.
 
     Raises:
-      ValueError: the module cannot be imported, or has nothing of that name.
+      ValueError: there is no such file or module, it cannot be run, or has nothing of that name.
     """
-    module, _, attribute = name.partition(":")
+    said = f"{key}={name!r}"
+    if is_file(name):
+        path, word = _split(name)
+        module, digest, shown = *_run(path, said), str(path)
+    else:
+        shown, _, word = name.partition(":")
+        module = _import(shown, said, missing_is_none=not word)
+        if module is None:
+            shown, _, word = name.rpartition(".")
+            module = _import(shown, said)
+        assert module is not None
+        file = getattr(module, "__file__", None)
+        path = Path(file) if file else None
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    taken = next((w for w in ([word] if word else WORDS[key]) if hasattr(module, w)), None)
+    if taken is None:
+        wanted = word or " and no ".join(WORDS[key])
+        meant = hint(word, vars(module)) if word else f"name what it holds, {name}:NAME"
+        raise ValueError(f"{said}: {shown} has no {wanted}; {meant or 'name what it holds'}")
+    return Own(getattr(module, taken), path, digest)
+
+
+def place(error: BaseException, path: Path | None) -> str:
+    """``, vicreg.py line 31``: where in a file an error came up; nothing where it did not pass there."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and f.filename == str(path)]
+    return f", {path.name} line {lines[-1]}" if path and lines else ""
+
+
+def said_of(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
+
+
+def _split(name: str) -> tuple[Path, str | None]:
+    found = _FILE.fullmatch(name)
+    assert found is not None
+    return Path(os.path.abspath(os.path.expanduser(found[1]))), found[2]
+
+
+@contextlib.contextmanager
+def _on_path(*folders: str) -> Iterator[None]:
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path.extend(added)
+    importlib.invalidate_caches()  # of files that were written a moment ago
     try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever the file does wrong
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
+
+
+def _import(name: str, said: str, missing_is_none: bool = False) -> ModuleType | None:
+    """A module, of the folder in which the command was given, too; None where there is none and that may be."""
+    try:
+        with _on_path(os.getcwd()):
+            return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # whatever the file does wrong
+        if missing_is_none and isinstance(error, ModuleNotFoundError) and error.name == name:
+            return None
         raise ValueError(
-            f"{key}={name!r}: {module} cannot be imported ({type(error).__name__}: {error}); is its folder in "
-            "PYTHONPATH?"
+            f"{said}: {name} cannot be imported ({said_of(error)}); is its folder in PYTHONPATH?"
         ) from error
-    if not hasattr(found, attribute):
-        meant = hint(attribute, vars(found))
-        raise ValueError(f"{key}={name!r}: {module} has no {attribute}; {meant or 'name what it holds'}")
-    return getattr(found, attribute)
+
+
+def _run(path: Path, said: str) -> tuple[ModuleType, str]:
+    """(The module that a file is, sha256 of the file), run once for each content; it may import its neighbours."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+        fix = f"did you mean {path.parent / near}?" if near else "put it there, or name another"
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ValueError(f"{said}: {path} {why}; {fix}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{digest[:8]}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        sys.modules[name] = module
+        try:
+            with _on_path(str(path.parent)):
+                exec(compile(content, path, "exec"), vars(module))  # a .pyc could be of an earlier content
+        except (Exception, SystemExit) as error:  # whatever the file does wrong
+            del sys.modules[name]
+            raise ValueError(f"{said}: {path} cannot be run ({said_of(error)}{place(error, path)})") from error
+    return sys.modules[name], digest

@@ -1,5 +1,7 @@
 """Evaluators: one file each, found by name: functions of arrays, which ``Evaluator`` ties to data.
 
+One's own are named by file or dotted path (:mod:`ssl_jax.names`) and called by the last word of that.
+
 An evaluator never imports ``train``. One that trains (fine-tuning, the papers' SGD protocols) is handed ``fit``.
 """
 
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ssl_jax.data.source import Source, Splits
-from ssl_jax.names import refuse_unknown
+from ssl_jax.names import imported, is_imported, refuse_unknown, short
 from ssl_jax.types import Variables
 
 DEFAULT = ("knn", "linear_probe", "low_label", "geometry", "projection")  # where none is asked for by name
@@ -108,13 +110,51 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Evaluator]:
-    """``Evaluator`` of ``ssl_jax/evals/<name>.py``.
+    """``Evaluator`` of ``ssl_jax/evals/<name>.py``, or of a file or module of one's own.
 
     Raises:
-      ValueError: there is none; the message lists those there are.
+      ValueError: there is none; the message lists those there are. Or it is no evaluator: all that it lacks.
     """
+    if is_imported(name):
+        found = imported(name, "evaluator")
+        _check(found, name)
+        return found
     refuse_unknown(name, names(), "evaluator ")
     return _module(name).Evaluator
+
+
+def _check(evaluator: Any, name: str) -> None:
+    missing = []
+    if not isinstance(evaluator, type):
+        missing.append(f"a class (it is a {type(evaluator).__name__})")
+    else:
+        taken = inspect.signature(evaluator.__init__).parameters
+        words = {p.name for p in taken.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        if not {"train", "test"} <= words or len(words) < 4:  # self and encode, too
+            missing.append("def __init__(self, encode, *, train, test)")
+        if not callable(getattr(evaluator, "run", None)):
+            missing.append("def run(self, variables, outdir=None), which yields (name, number)")
+    if missing:
+        lacks = " and ".join(missing)
+        raise ValueError(f"evaluator {name!r} lacks {lacks}; see Evaluator in ssl_jax/evals/__init__.py")
+
+
+def called(given: Sequence[str]) -> dict[str, str]:
+    """Evaluators by what they are called in options and reports: ``{"knn": "knn", "centroid": "./centroid.py"}``.
+
+    Raises:
+      ValueError: two are called alike, or one's own like one of ours.
+    """
+    found: dict[str, str] = {}
+    for name in given:
+        word = short(name) if is_imported(name) else name
+        other = name if word not in found or found[word] == name else found[word]
+        if word != name and word in names():
+            other = word
+        if other != name:
+            raise ValueError(f"evaluators {other!r} and {name!r} are both called {word}; give one another name")
+        found[word] = name
+    return found
 
 
 def options(name: str) -> dict[str, Any]:

@@ -24,21 +24,27 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Callable:
-    """``make`` of ``ssl_jax/methods/<name>.py``, or what ``package.module:make`` names.
+    """``make`` of ``ssl_jax/methods/<name>.py``, or of a file or module of one's own (:mod:`ssl_jax.names`).
 
     Raises:
       ValueError: there is no such file; the message lists those there are.
     """
     if is_imported(name):
-        return imported(name, "method.name")
+        make = imported(name, "method.name")
+        known = inspect.signature(make).parameters if callable(make) else {}
+        if not (len(known) > 1 and ("plan" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()))):
+            found = f"takes {', '.join(known) or 'nothing'}" if callable(make) else f"is a {type(make).__name__}"
+            raise ValueError(f"method.name={name!r} {found}; write it as make(encoder, *, plan, ...) -> Method")
+        return make
     refuse_unknown(name, names(), "method.name=")
     return importlib.import_module(f"ssl_jax.methods.{name}").make
 
 
 def arguments(name: str) -> dict[str, inspect.Parameter]:
     """The hyper-parameters that ``method.*`` may hold for this method."""
-    parameters = inspect.signature(get(name)).parameters
-    return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY and k not in ("plan", "mean", "std")}
+    parameters = list(inspect.signature(get(name)).parameters.items())[1:]  # the first is the encoder
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {k: p for k, p in parameters if p.kind in named and k not in ("plan", "mean", "std")}
 
 
 OF_TEXT_TOO = ("supervised", "uda")  # methods that take what a recipe gives, images or tokens

@@ -1,6 +1,7 @@
 """Encoders and heads: linen modules that return every stage's feature map by name; what an encoder is.
 
-``make`` builds an encoder by name, ``init`` its variables, ``forward`` runs it or a head.
+``make`` builds an encoder by name, ``from_module`` one of a plain module; ``init`` makes its variables, ``forward``
+runs it or a head.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ssl_jax.models.embedding import Embedding
 from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
+from ssl_jax.models.own import check_encoder, from_module
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.transformer import mean_token
@@ -49,10 +51,11 @@ __all__ = [
     "arguments",
     "check_encoder",
     "check_input",
-    "check_outputs",
     "deepest",
+    "defaults",
     "depth",
     "forward",
+    "from_module",
     "heads",
     "init",
     "make",
@@ -132,7 +135,8 @@ def make(name: str, **kwargs: Any) -> nn.Module:
     """The encoder called ``name``, e.g. ``make("resnet18", stem="cifar", dtype="bfloat16")``.
 
     Args:
-      name: a key of ``ENCODERS``, or ``package.module:Name`` of a module or function that makes one.
+      name: a key of ``ENCODERS``, or a file or dotted path of one's own (:mod:`ssl_jax.names`): a module or a function
+        that makes one, which :func:`check_encoder` looks at.
       **kwargs: fields of its module; lists become tuples and ``dtype`` may be a string or None.
 
     Returns:
@@ -149,48 +153,40 @@ def make(name: str, **kwargs: Any) -> nn.Module:
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     if kwargs.get("dtype") is not None:
         kwargs["dtype"] = jnp.dtype(kwargs["dtype"])
-    encoder = maker(**kwargs)
-    if is_imported(name):
-        check_encoder(encoder, name)
-    return encoder
+    return maker(**kwargs)
 
 
 def arguments(name: str) -> list[str]:
     """Fields of the encoder called ``name`` that a config may set (``norm``, a function, only code can)."""
+    return list(_arguments(name))
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """What :func:`arguments` are where nobody names them; without those that must be named."""
+    return {k: v for k, v in _arguments(name).items() if v is not inspect.Parameter.empty}
+
+
+def _arguments(name: str) -> dict[str, Any]:
     maker = _maker(name)
     module: Any
     module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
-    if not dataclasses.is_dataclass(module):
-        return [k for k in inspect.signature(module).parameters if k not in fixed]
-    return [f.name for f in dataclasses.fields(module) if f.name not in {"parent", "name", "norm", *fixed}]
+    known = inspect.signature(module).parameters
+    left_out = {"parent", "name", "norm", *fixed} if dataclasses.is_dataclass(module) else set(fixed)
+    return {k: p.default for k, p in known.items() if k not in left_out}
 
 
 def _maker(name: str) -> Any:
     if is_imported(name):
-        return imported(name, "model.name")
+        maker = imported(name, "model.name")
+        if not callable(maker):
+            raise ValueError(
+                f"model.name={name!r} is a {type(maker).__name__}; name the class of a linen module, or a "
+                "function that makes one"
+            )
+        return maker
     if name not in ENCODERS:
         raise ValueError(f"model {name!r} is unknown; {hint(name, ENCODERS)}known: {', '.join(ENCODERS)}")
     return ENCODERS[name]
-
-
-def check_encoder(encoder: Any, name: str) -> None:
-    """Refuse what is no :class:`Encoder`.
-
-    Raises:
-      ValueError: names all that is missing.
-    """
-    wanted = ("stages", "dim", "label", "min_size", "norm", "frozen_stages", "dtype")
-    missing = [f"the attribute {word}" for word in wanted if not hasattr(encoder, word)]
-    if not isinstance(encoder, nn.Module):
-        missing.insert(0, "flax.linen.Module as a base")
-    else:
-        taken = inspect.signature(type(encoder).__call__).parameters
-        missing += [f"the keyword {word}= of its call" for word in ("train", "axis") if word not in taken]
-    if missing:
-        raise ValueError(
-            f"model.name={name!r} is no encoder: it lacks {', '.join(missing)}; see Encoder in "
-            "ssl_jax/models/__init__.py"
-        )
 
 
 def init(module: nn.Module, key: Array, x: Any, **inputs: Any) -> tuple[Tree, Tree]:
@@ -300,23 +296,3 @@ def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
             f"documents of data.document_length={size} tokens are longer than model.positions={encoder.positions}; "
             "lower the one, or raise the other"
         )
-
-
-def check_outputs(encoder: nn.Module, name: str, inputs: Any) -> None:
-    """Refuse an encoder that does not return what :class:`Encoder` says, on shapes alone.
-
-    Args:
-      inputs: ``jax.ShapeDtypeStruct`` of a batch.
-    """
-    run = partial(encoder.init_with_output, train=False, axis=None)
-    found, _ = jax.eval_shape(run, jax.random.key(0), inputs)
-    shapes = {k: v.shape for k, v in found.items()} if isinstance(found, Mapping) else {}
-    if shapes.get("features") != (inputs.shape[0], encoder.dim):
-        said = f"its outputs are {shapes}" if shapes else "it does not return a mapping"
-        raise ValueError(
-            f"model.name={name!r} must return 'features' of shape [b, {encoder.dim}], its dim; {said} for "
-            f"b={inputs.shape[0]}"
-        )
-    words = [k for k in shapes if k not in ("features", "rows")]
-    if not any(re.fullmatch(r"stage\d+", word) for word in words):
-        raise ValueError(f"model.name={name!r} must return its stages as 'stage1', 'stage2', ...; it returns {words}")

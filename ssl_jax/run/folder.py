@@ -163,6 +163,42 @@ def check_files(workdir: Path, resolved: Mapping[str, Any]) -> None:
             raise ValueError(f"{workdir / name} is not what the run began with (sha256); put a copy of it back")
 
 
+def keep_sources(workdir: Path, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Copies of the files that parts of one's own are read from, to be looked at and put back; they are never run."""
+    for known in own.values():
+        copy = copy_of(workdir, known)
+        if copy is not None and not copy.exists():
+            with writing(copy):
+                copy.parent.mkdir(exist_ok=True)
+                copy.write_bytes(Path(known["path"]).read_bytes())
+
+
+def copy_of(workdir: Path, known: Mapping[str, Any]) -> Path | None:
+    """Where :func:`keep_sources` puts the file of a part; None of one without a file."""
+    if known["path"] is None:
+        return None
+    path = Path(known["path"])
+    return workdir / "own" / f"{path.stem}_{known['sha256'][:8]}{path.suffix}"
+
+
+def _changed_sources(found: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """One line for each part of one's own whose file is another than when the run began or went on."""
+    starts = [start["resolved"].get("own", {}) for start in (found, *found.get("resumed", []))]
+    for key, known in now.items():
+        then = {str(start[key]["sha256"])[:8] for start in starts if start.get(key, known)["sha256"] != known["sha256"]}
+        if then:
+            digests = f"sha256 {', '.join(sorted(then))} then, {str(known['sha256'])[:8]} now"
+            yield (
+                f"WARNING: {key}={known['name']}: {known['path']} has changed, and earlier parts of this run were made "
+                f"with what it was ({digests}); a copy of each is kept in own/"
+            )
+
+
+def own_parts(found: Mapping[str, Any]) -> Mapping[str, dict[str, Any]]:
+    """The parts of one's own as they were when a run was last started; of a run from before they were kept, none."""
+    return [found, *found.get("resumed", [])][-1]["resolved"].get("own", {})
+
+
 def _known_data(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a run knew of its data when it was last started; of an older run that is more than at its first start."""
     return [found, *found.get("resumed", [])][-1]["resolved"]["data"]
@@ -182,6 +218,7 @@ def resume_notes(
             "WARNING: when the run began names and sizes were all that was kept of its data, and these are the same; "
             f"from now on their {resolved['data']['of']} count"
         )
+    yield from _changed_sources(found, resolved["own"])
     before = found["resolved"]
     for key in ("devices", "processes", "platform", "cores", "cpu", "versions", "commit"):
         if before.get(key) != resolved[key]:
@@ -202,6 +239,7 @@ def write_config(
     """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds."""
     if jax.process_index() != 0:
         return
+    keep_sources(workdir, resolved["own"])
     if found is None:
         for name, content in files.items():
             with writing(workdir / name):

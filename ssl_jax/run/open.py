@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import config as configs
-from ssl_jax import models
+from ssl_jax import models, names
 from ssl_jax.config import Config
 from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
@@ -34,7 +35,36 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     if not os.path.isfile(path):  # Path's raises where a name is too long
         raise ValueError(f"{workdir} holds no run (there is no config.json); give the --workdir of a pretraining run")
     stored = folder.read_config(path)
-    return ConfigDict(configs.modern(stored["config"])), stored["resolved"]
+    config: Config = ConfigDict(configs.modern(stored["config"]))
+    for key, known in folder.own_parts(stored).items():
+        part, _, word = key.partition(".")
+        if names.is_file(known["name"]):  # relative to where the run was started, and maybe read from elsewhere now
+            config[part][word] = names.at(known["name"], known["path"])
+    return config, stored["resolved"] | {"own": folder.own_parts(stored)}
+
+
+def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a run whose own method, encoder or recipe is not there any more; a changed one is told of.
+
+    Raises:
+      ValueError: names the file, and the copy of it that the run keeps.
+    """
+    for key, known in own.items():
+        part, _, word = key.partition(".")
+        if part == "data" and word == "source":  # a run is opened without its dataset
+            continue
+        copy = folder.copy_of(workdir, known)
+        try:
+            now = names.own(config[part][word], key)
+        except ValueError as error:
+            kept = "" if copy is None else f"; the run was made with {known['path']}, of which {copy} is a copy"
+            raise ValueError(f"{error}{kept}") from error
+        if now.sha256 != known["sha256"]:
+            warnings.warn(
+                f"{key}={known['name']}: {now.path} is not what the run in {workdir} was made with (sha256 "
+                f"{(known['sha256'] or 'none')[:8]} then, {(now.sha256 or 'none')[:8]} now); a copy of that is {copy}",
+                stacklevel=2,
+            )
 
 
 def load(workdir: str | Path):
@@ -94,6 +124,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     workdir = Path(os.path.expanduser(workdir))
     config, resolved = read_run(workdir)
     folder.check_files(workdir, resolved)
+    check_own(workdir, config, resolved["own"])
     plan = stored_plan(resolved)
     modality = make_modality(config, plan=plan, folder=workdir)
     method = make_method(config, plan)
@@ -171,7 +202,8 @@ def load_given(
 
 
 def _by_token(config: Config) -> tuple[str, ...]:
-    return getattr(models.make(config.model.name), "by_token", ())
+    given = {k: v for k, v in config.model.items() if k != "name"}
+    return getattr(models.make(config.model.name, **given), "by_token", ())
 
 
 def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: str) -> tuple[Tree, Tree]:

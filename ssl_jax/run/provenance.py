@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 
-from ssl_jax import parallel
+from ssl_jax import names, parallel
+from ssl_jax.config import Config
+from ssl_jax.data import readers
 from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment
 
@@ -30,8 +32,22 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "plan": experiment.plan._asdict(),
         "data": identity(experiment.splits) | ({"files": files} if files else {}),
         "devices": parallel.device_count(experiment.config.parallel.devices),
+        "own": own(experiment.config),
         **machine(),
     }
+
+
+def own(config: Config) -> dict[str, dict[str, Any]]:
+    """The parts of a run that are not of this package: key of the config -> what :func:`source_of` says of it."""
+    named = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in names.WORDS if "." in key}
+    ours = {"data.source"} if not readers.is_own(config.data.source) else set()
+    return {key: source_of(name, key) for key, name in named.items() if key not in ours and names.is_imported(name)}
+
+
+def source_of(name: str, key: str) -> dict[str, Any]:
+    """{"name", "path", "sha256"} of the file that a part of one's own is read from; None of what has no file."""
+    _, path, digest = names.own(name, key)
+    return {"name": name, "path": path and str(path), "sha256": digest}
 
 
 def machine() -> dict[str, Any]:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ssl_jax.data import classes
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, named, split
-from ssl_jax.names import hint, imported, is_imported
+from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
 SCHEMES = (*SCHEMES, "pydoc")
+
+
+def is_own(spec: str) -> bool:
+    """Whether a source is a function of the user's."""
+    ours = {scheme.partition(":")[0] for scheme in SCHEMES}
+    return spec.partition(":")[0] not in ours and is_imported(spec)
 
 
 def load(
@@ -48,7 +55,8 @@ def load(
         ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing);
         ``text:<path>`` (a file or folder of text, tables or class folders, see ``text.py``), ``pydoc`` (the help texts
         inside Python); or
-        ``package.module:function``, called with ``data_dir=``, which gives (train, test or None).
+        a function of one's own (``./mine.py``, ``package.module:function``, see :mod:`ssl_jax.names`), called with
+        ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
@@ -129,7 +137,7 @@ def load(
             text_column=text_column,
             label_column=label_column,
         )
-    elif is_imported(spec) and find_spec(scheme.partition(".")[0]) is not None:
+    elif is_own(spec) and (is_file(spec) or is_there(spec)):
         train, test = _own(spec, data_dir)
     else:
         meant = hint(spec, SCHEMES, cutoff=0.3)
@@ -154,15 +162,24 @@ def _own(spec: str, data_dir: str | None) -> tuple[Source, Source | None]:
     Raises:
       ValueError: of one line: it cannot be called so, or gives something else.
     """
-    make, form = imported(spec, "data.source"), "called with data_dir= it gives (train, test or None), two Sources"
+    make, path, _ = own(spec, "data.source")
+    form = "called with data_dir= it gives (train, test or None), two Sources"
     try:
         found = make(data_dir=data_dir)
-    except TypeError as error:
-        raise ValueError(f"data.source={spec!r} fails: {error}; {form} (ssl_jax/data/source.py)") from error
+    except Exception as error:  # whatever it does wrong
+        said = f"{said_of(error)}{place(error, path)}"
+        raise ValueError(f"data.source={spec!r} fails: {said}; {form} (ssl_jax/data/source.py)") from error
     pair = isinstance(found, tuple) and len(found) == 2
     if not pair or not isinstance(found[0], Source) or not isinstance(found[1], Source | None):
         kinds = ", ".join(type(part).__name__ for part in found) if isinstance(found, tuple) else type(found).__name__
         raise ValueError(f"data.source={spec!r} gives {kinds}; {form} (ssl_jax/data/source.py)")
+    for part in filter(None, found):
+        images = part.columns.get("image")
+        if images is not None and (images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != part.channels):
+            raise ValueError(
+                f"data.source={spec!r} gives images {images.dtype}{list(images.shape)} and channels={part.channels}; "
+                "make such a Source with ssl_jax.data.source.from_arrays(images, labels)"
+            )
     return found
 
 
