@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -177,6 +178,20 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ml_collections cannot be imported; pip install ml_collections, or")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_is_missing_may_be_a_wheel(tmp_path, monkeypatch):
+    """It is found by this process and by those of the parts."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(accelerator, "NEEDED", ("only_a_wheel",))
+    words = ["--out", str(tmp_path / "a"), "--minutes", "1"]
+    with pytest.raises(ValueError, match="only_a_wheel cannot be imported"):
+        accelerator.parsed(words)
+    with zipfile.ZipFile(tmp_path / "only_a_wheel-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("only_a_wheel.py", "here = 7")
+    options = accelerator.parsed([*words, "--wheels", str(tmp_path)])
+    command = [sys.executable, "-c", "import only_a_wheel; print(only_a_wheel.here)"]
+    assert subprocess.run(command, capture_output=True, env=options.environment, check=True).stdout == b"7\n"
 
 
 def test_the_table_fits_into_a_message():
