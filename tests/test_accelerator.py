@@ -269,6 +269,7 @@ def test_the_rehearsal(tmp_path):
         assert sum(one["profile_kinds"].values()) > 0, name
     assert 0 < found["parts"]["step_simclr_cifar"]["share_of_views"] < 1
     assert found["parts"]["kill_and_resume"]["deterministic"]["same"]
+    assert found["parts"]["kill_and_resume"]["deterministic"]["kills"] == 1
     assert found["parts"]["cifar10_moco"]["log"]
     assert len((tmp_path / "a" / "accelerator.md").read_text()) < 12_000
 

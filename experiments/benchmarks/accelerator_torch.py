@@ -35,8 +35,8 @@ def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
 
     if jax.default_backend() != "cpu" and not torch.cuda.is_available():
         raise RuntimeError(f"torch {torch.__version__} finds no CUDA")
-    model, size, rows = ("resnet18", 32, 4) if toy else NETWORKS[name]
-    encoder = models.make(model, stem="cifar" if size == 32 else "imagenet", dtype=None if toy else "bfloat16")
+    model, size, rows = ("resnet18", 16, 4) if toy else NETWORKS[name]
+    encoder = models.make(model, stem="cifar" if size <= 32 else "imagenet", dtype=None if toy else "bfloat16")
     plan = Plan(1000, 100, 50_000, (size, size, 3), rows, 10)
     method = methods.get("simclr")(
         encoder, plan=plan, temperature=steps.TEMPERATURE, projector_hidden=HIDDEN, projector_dim=WIDTH
@@ -73,7 +73,7 @@ def peer(params: Any, views: tuple, model: str, size: int, *, compiled: bool) ->
     from torch.nn import functional
 
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = resnet(model, params["encoder"], small=size == 32)
+    encoder = resnet(model, params["encoder"], small=size <= 32)
     dim = 512 if model == "resnet18" else 2048
     head = nn.Sequential(nn.Linear(dim, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
     head += nn.Sequential(nn.Linear(HIDDEN, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))
