@@ -251,6 +251,8 @@ def left_out(name: str, options: Any, toy: bool | None, left: float) -> str | No
     part = PARTS[name]
     if part.open_ended and options.data is None:
         return "--data is not given"
+    if part.module == "torch" and (missing := [name for name in ("torch", "torchvision") if not _is_there(name)]):
+        return f"not installed: {', '.join(missing)}"
     needed = TOY_SECONDS if toy else part.seconds
     return f"needs about {needed:.0f} s, and {max(left, 0):.0f} s were left" if needed > left else None
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -16,9 +17,16 @@ import runs
 
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import accelerator
-from benchmarks import accelerator_parity, accelerator_runs, accelerator_steps, accelerator_table
+from benchmarks import (
+    accelerator_device,
+    accelerator_parity,
+    accelerator_runs,
+    accelerator_steps,
+    accelerator_table,
+)
 
 from ssl_jax import config as configs
+from ssl_jax.plan import devices
 from ssl_jax.step import make_init, make_train_step
 
 SCRIPT = str(runs.ROOT / "experiments" / "accelerator.py")
@@ -39,6 +47,7 @@ def pretended(monkeypatch):
 
     monkeypatch.setattr(accelerator, "begin", begin)
     monkeypatch.setattr(accelerator, "run", run)
+    monkeypatch.setattr(accelerator, "_is_there", lambda name: True)
     monkeypatch.setattr(accelerator_table, "markdown", lambda found: "")
     return made
 
@@ -171,6 +180,20 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_what_is_missing_may_be_a_wheel(tmp_path, monkeypatch):
+    """It is found by this process and by those of the parts."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(accelerator, "NEEDED", ("only_a_wheel",))
+    words = ["--out", str(tmp_path / "a"), "--minutes", "1"]
+    with pytest.raises(ValueError, match="only_a_wheel cannot be imported"):
+        accelerator.parsed(words)
+    with zipfile.ZipFile(tmp_path / "only_a_wheel-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("only_a_wheel.py", "here = 7")
+    options = accelerator.parsed([*words, "--wheels", str(tmp_path)])
+    command = [sys.executable, "-c", "import only_a_wheel; print(only_a_wheel.here)"]
+    assert subprocess.run(command, capture_output=True, env=options.environment, check=True).stdout == b"7\n"
+
+
 def test_the_table_fits_into_a_message():
     parts = {name: {"error": "x" * 600} for name in accelerator.PARTS}
     text = accelerator_table.markdown({"toy": False, "parts": parts, "left_out": {}, "device": "NVIDIA H200"})
@@ -231,8 +254,9 @@ def test_the_rehearsal(tmp_path):
     done = refused("tensorflow,tensorflow_datasets,torch,torchvision", environment, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     found = stored(tmp_path / "a")
-    assert list(found["parts"]) == list(accelerator.PARTS)
-    assert found["left_out"] == {}
+    assert list(found["parts"]) == [name for name in accelerator.PARTS if not name.startswith("torch_")]
+    gone = dict.fromkeys(("torch_resnet18_cifar", "torch_resnet50_224"), "not installed: torch, torchvision")
+    assert found["left_out"] == gone
     for group, methods in accelerator_parity.GROUPS.items():
         for method in methods:
             one = found["parts"][f"parity_{group}"][method]
@@ -244,7 +268,45 @@ def test_the_rehearsal(tmp_path):
         assert one["measured_over_roofline_measured"] > 0
         assert sum(one["profile_kinds"].values()) > 0, name
     assert 0 < found["parts"]["step_simclr_cifar"]["share_of_views"] < 1
-    assert found["parts"]["torch_resnet50_224"]["torch"] == "not measured: torch and torchvision not installed"
     assert found["parts"]["kill_and_resume"]["deterministic"]["same"]
+    assert found["parts"]["kill_and_resume"]["deterministic"]["kills"] == 1
     assert found["parts"]["cifar10_moco"]["log"]
     assert len((tmp_path / "a" / "accelerator.md").read_text()) < 12_000
+
+
+@pytest.mark.slow
+def test_the_step_in_torch_is_ours():
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from benchmarks import accelerator_torch
+
+    found = accelerator_torch.compare("torch_resnet18_cifar", toy=True)
+    assert found["first_losses"][0] == pytest.approx(found["first_losses"][1], rel=1e-4)
+    assert found["ours"]["per_second"] > 0
+    assert found["torch"]["per_second"] > 0
+
+
+def test_a_figure_that_is_missing_loses_no_other():
+    """A program that cannot be counted, or a profiler that fails, leaves the speed; the table says so."""
+    step = {"config": "c", "batch": 8, "unit": "images", "memory": {}, "seconds": 0.5, "per_second": 16.0}
+    step |= accelerator_steps.tried("counted", lambda: {}["no such kernel"])
+    step |= accelerator_steps.tried("profile", lambda: {"profile_kinds": {"gemm": 0.25}})
+    found = {"toy": False, "parts": {"step_a": step}, "left_out": {}, "device": "NVIDIA H200", "devices": 1}
+    text = accelerator_table.markdown(found)
+    assert "| a | 8 | 500.00 | 16 images |" in text
+    assert "- a: counted not measured: KeyError: 'no such kernel'" in text
+    assert "- a: gemm 250.00 / 0.00" in text
+
+
+@pytest.mark.parametrize(("kind", "bandwidth"), [("NVIDIA H200", 4.8e12), ("NVIDIA H100 80GB HBM3", None)])
+def test_rooflines_are_of_the_card(kind, bandwidth):
+    known = {"device_kind": kind, "memory": {"bytes_limit": 100}, "copy_bytes_per_second": 4e12}
+    speeds = zip(("bfloat16", "tf32", "float32"), (5.0, 6.0, 7.0), strict=True)
+    known |= {f"matmul_{precision}_flops": speed for precision, speed in speeds}
+    found = accelerator_device.chips(known)
+    assert found["nominal"].flops == 989e12
+    assert found["nominal"].bandwidth == (bandwidth or devices.chip("h100:1").bandwidth)
+    assert found["measured"][:3] == (100, 5.0, 4e12)
+    assert found["measured"].peak("tf32") == 6.0
+    assert set(accelerator_device.chips(known | {"device_kind": "cpu"})) == {"measured"}
+    assert accelerator_device.chips(None) == {}

@@ -70,7 +70,7 @@ def compare(name: str, **_: Any) -> dict[str, Any]:
     there, here = jax.devices()[0], jax.devices("cpu")[0]
     group = GROUPS[name.removeprefix("parity_")]
     with ThreadPoolExecutor(THREADS) as threads:
-        results = threads.map(lambda case: one_of(*case, there, here), group.values())
+        results = threads.map(lambda case: one_of(case, there, here), group.values())
         found: dict[str, Any] = dict(zip(group, results, strict=True))
     if name == "parity_contrastive":
         views = [seen(place) for place in (there, here)]
@@ -78,8 +78,9 @@ def compare(name: str, **_: Any) -> dict[str, Any]:
     return found
 
 
-def one_of(config: str, words: list[str], there: Any, here: Any) -> dict[str, Any]:
+def one_of(case: tuple[str, list[str]], there: Any, here: Any) -> dict[str, Any]:
     """How far the two are apart after STEPS steps; an error ends no other method's."""
+    config, words = case
     try:
         print(config, flush=True)  # in the log, should the process die
         made = [accelerator_steps.made(accelerator_steps.load(config, words), [place]) for place in (there, here)]

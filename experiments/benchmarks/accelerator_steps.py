@@ -46,7 +46,7 @@ PROGRAMS = {
     "simclr_cifar": ("simclr_cifar10", [BF16], [*CONVNET, "data.image_size=16"]),
     "byol_cifar": ("byol_cifar10", [BF16], [*CONVNET, "data.image_size=16", "method.hidden=16"]),
     "moco_cifar": ("moco_cifar10", [BF16], [*CONVNET, "data.image_size=16", "method.queue_size=32"]),
-    "simclr_resnet50": ("simclr_imagenet", ["data.global_batch_size=256"], [*CONVNET, "data.image_size=32"]),
+    "simclr_resnet50": ("simclr_imagenet", ["data.global_batch_size=256"], [*CONVNET, "data.image_size=16"]),
     "jepa_vit_b": (
         "jepa_imagenet",
         ["model.name=vit_b", "model.patch_size=16", "model.remat=none", "data.global_batch_size=128"],

@@ -97,31 +97,26 @@ def _steps(good: Mapping[str, Any]) -> list[str]:
 
 
 def _kinds(name: str, one: Mapping[str, Any], known: list[str]) -> list[str]:
+    failed = [what for what in ("counted", "views", "profile") if isinstance(one.get(what), str)]
+    gone = [f"- {name}: {what} {one[what]}" for what in failed]
     if "profile_kinds" not in one:
-        return [f"- {name}: {one.get('profile', 'not measured')}"]
+        return gone
     least = one[f"kinds_{known[-1]}"] if known else {}
     kinds = list(one["profile_kinds"].items())[:6]
     shown = [f"{kind} {1e3 * s:.2f} / {1e3 * least[kind]['seconds'] if kind in least else 0:.2f}" for kind, s in kinds]
-    return [f"- {name}: {', '.join(shown) or 'no kernel was seen'}"]
+    return [*gone, f"- {name}: {', '.join(shown) or 'no kernel was seen'}"]
 
 
 def _torch(good: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f"| {name.removeprefix('torch_')} | {_speed(part['ours'])} | {_speed(part['torch'])} | {_ratio(part)} |"
-        for name, part in good.items()
-        if name.startswith("torch_")
-    ]
-    head = ["## The same step in PyTorch (views made beforehand)", "", "| program | ours, images/s | torch | ratio |"]
-    return [*head, "|---|---|---|---|", *rows, ""] if rows else []
-
-
-def _speed(one: Any) -> str:
-    return one if isinstance(one, str) else f"{one['per_second']:,.0f}"
-
-
-def _ratio(part: Mapping[str, Any]) -> str:
-    both = part["ours"], part["torch"]
-    return "" if any(isinstance(one, str) for one in both) else f"{both[0]['per_second'] / both[1]['per_second']:.2f}"
+    rows = []
+    for name, part in good.items():
+        if name.startswith("torch_"):
+            ours, torch = (part[which]["per_second"] for which in ("ours", "torch"))
+            losses = ", ".join(f"{loss:.5g}" for loss in part["first_losses"])
+            cells = [name.removeprefix("torch_"), f"{ours:,.0f}", f"{torch:,.0f}", f"{ours / torch:.2f}", losses]
+            rows.append(f"| {' | '.join(cells)} |")
+    head = ["| program | ours, images/s | torch | ratio | first losses |", "|---|---|---|---|---|"]
+    return ["## The same step in PyTorch (views made beforehand)", "", *head, *rows, ""] if rows else []
 
 
 def _runs(good: Mapping[str, Any]) -> list[str]:

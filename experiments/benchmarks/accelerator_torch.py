@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from benchmarks import step as steps
 from ssl_jax import methods, models
 from ssl_jax.types import Plan
 
-# Part -> (encoder, its layers in torchvision, pixels, images in a batch).
+# Part -> (encoder, pixels, images in a batch).
 NETWORKS = {
     "torch_resnet18_cifar": ("resnet18", 32, 512),
     "torch_resnet50_224": ("resnet50", 224, 256),
@@ -27,13 +26,17 @@ HIDDEN, WIDTH = 512, 128
 
 
 def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
-    """Images/s of both, in turns, after their first losses have been compared."""
-    model, size, rows = NETWORKS[name]
-    missing = [package for package in ("torch", "torchvision") if find_spec(package) is None]
-    if why := f"{' and '.join(missing)} not installed" if missing else without_cuda():
-        return dict.fromkeys(("ours", "torch"), f"not measured: {why}")
-    model, size, rows = ("resnet18", 32, 4) if toy else (model, size, rows)
-    encoder = models.make(model, stem="cifar" if size == 32 else "imagenet", dtype=None if toy else "bfloat16")
+    """Images/s of both, in turns, after their first losses have been compared.
+
+    Raises:
+      RuntimeError: torch cannot reach the device that JAX has.
+    """
+    import torch
+
+    if jax.default_backend() != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError(f"torch {torch.__version__} finds no CUDA")
+    model, size, rows = ("resnet18", 16, 4) if toy else NETWORKS[name]
+    encoder = models.make(model, stem="cifar" if size <= 32 else "imagenet", dtype=None if toy else "bfloat16")
     plan = Plan(1000, 100, 50_000, (size, size, 3), rows, 10)
     method = methods.get("simclr")(
         encoder, plan=plan, temperature=steps.TEMPERATURE, projector_hidden=HIDDEN, projector_dim=WIDTH
@@ -43,32 +46,21 @@ def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
     views = tuple((images + rng.random(images.shape) * 32).astype(np.float32) / 288 for _ in range(2))
     prepared = {"views": views, "index": np.arange(rows, dtype=np.int32)}
     params = jax.device_get(jax.jit(method.init)(jax.random.key(0), prepared).params)
-    found: dict[str, Any] = {"batch": rows, "size": size, "device": jax.devices()[0].device_kind}
     ours, theirs = steps.ours(method, prepared, None), peer(params, views, model, size, compiled=not toy)
-    found["first_losses"] = [ours(), theirs()]
-    found["ours"], found["torch"] = speed([ours, theirs], rows)
-    import torch
-
+    found: dict[str, Any] = {"batch": rows, "size": size, "first_losses": [ours(), theirs()]}
+    found["ours"], found["torch"] = speed([ours, theirs], rows, calls=1 if toy else 5)
     return found | {"torch_version": torch.__version__, "compiled": not toy}
 
 
-def without_cuda() -> str:
-    """What is wrong with a torch that cannot reach the device that JAX has; empty where nothing is."""
-    import torch
-
-    lacks = jax.default_backend() != "cpu" and not torch.cuda.is_available()
-    return f"torch {torch.__version__} finds no CUDA" if lacks else ""
-
-
-def speed(calls: list[Callable[[], float]], rows: int) -> list[dict[str, float]]:
-    """Of each, in turns; a call waits for its loss."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(6):
-        for call, took in zip(calls, times, strict=True):
+def speed(steps: list[Callable[[], float]], rows: int, calls: int) -> list[dict[str, float]]:
+    """Of each, in turns, the first of which does not count; a call waits for its loss."""
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(6):
+        for step, took in zip(steps, times, strict=True):
             before = time.perf_counter()
-            for _ in range(5 if turn else 2):
-                call()
-            took.append((time.perf_counter() - before) / (5 if turn else 2))
+            for _ in range(calls):
+                step()
+            took.append((time.perf_counter() - before) / calls)
     medians = [statistics.median(took[1:]) for took in times]
     return [{"seconds": each, "per_second": rows / each} for each in medians]
 
@@ -81,7 +73,7 @@ def peer(params: Any, views: tuple, model: str, size: int, *, compiled: bool) ->
     from torch.nn import functional
 
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = resnet(model, params["encoder"], small=size == 32)
+    encoder = resnet(model, params["encoder"], small=size <= 32)
     dim = 512 if model == "resnet18" else 2048
     head = nn.Sequential(nn.Linear(dim, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
     head += nn.Sequential(nn.Linear(HIDDEN, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))
