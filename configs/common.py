@@ -13,9 +13,7 @@ def base() -> Config:
     config.seed = 0
     config.init_from = placeholder(str)  # a workdir, or a file of weights, whose encoder this run starts from
 
-    config.method = ConfigDict(
-        {"name": "simclr"}
-    )  # and its arguments; ssl_jax/methods/<name>.py, or yours: ./vicreg.py
+    config.method = ConfigDict({"name": "simclr"})  # and its arguments, see ssl_jax/methods; yours: ./vicreg.py
     config.model = ConfigDict({"name": "resnet18"})  # and its arguments, dtype "float32" or "bfloat16"; yours: ./net.py
 
     data: Config = ConfigDict()
