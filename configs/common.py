@@ -13,12 +13,14 @@ def base() -> Config:
     config.seed = 0
     config.init_from = placeholder(str)  # a workdir, or a file of weights, whose encoder this run starts from
 
-    config.method = ConfigDict({"name": "simclr"})  # and the arguments of ssl_jax/methods/<name>.py
-    config.model = ConfigDict({"name": "resnet18"})  # and the arguments of the model; dtype "float32" or "bfloat16"
+    config.method = ConfigDict({"name": "simclr"})  # and its arguments, see ssl_jax/methods; yours: ./vicreg.py
+    config.model = ConfigDict({"name": "resnet18"})  # and its arguments, dtype "float32" or "bfloat16"; yours: ./net.py
 
     data: Config = ConfigDict()
     config.data = data
-    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz: or text:<path> | pydoc
+    data.source = (
+        "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz: or text:<path> | pydoc | yours: ./mine.py
+    )
     data.data_dir = placeholder(str)  # where datasets lie, ~ is the home; null: TFDS's own default
     data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
     data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train

@@ -5,22 +5,26 @@ Also a script: ``python tests/contract.py RANK COUNT PORT OUT CASE...`` runs the
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import jax
 import numpy as np
-import optax
 
-ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
+from ssl_jax import testing
+from ssl_jax.testing import CLASSES, ROWS, STEPS, TX, double, leaves_of, local_value
+
+__all__ = ["CLASSES", "ROWS", "STEPS", "TX", "double", "leaves_of", "local_value"]
+
 TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
-TX = optax.sgd(0.05)
 
 # The arguments of each method's small case; its data are random views and labels.
 CASES = {
@@ -118,22 +122,12 @@ def make(case: str, **plan):
     """(method, probe) of a case, around a small encoder."""
     from ssl_jax import methods, models
     from ssl_jax.online.probe import online_probe
-    from ssl_jax.types import Plan, Vocab
+    from ssl_jax.types import Vocab
 
     name, arguments = ALL[case]
     if name in OF_TEXT:
         plan = {"input_shape": (LENGTH,), "vocab": Vocab(TOKENS, unk=1, eos=2, cls=3, sep=4, mask=5)} | plan
-    plan = Plan(
-        **{
-            "total_steps": 20,
-            "steps_per_epoch": 4,
-            "num_examples": 4 * ROWS,
-            "input_shape": (SIZE, SIZE, 3),
-            "global_batch_size": ROWS,
-            "num_classes": CLASSES,
-        }
-        | plan
-    )
+    plan = testing.plan_of(**plan)
     if found := ENCODERS.get(case) or ENCODERS.get(name):
         encoder = models.make(found[0], **found[1])
     else:  # what a variant adds on each of eight devices would outweigh a narrower network
@@ -177,15 +171,11 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
         first = rng.random(rows) < (1 if step == 0 else 0.2)
         known |= leaves_of_words(ALL[case][0], tokens, rng, dtype)
         return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | known
-    base = rng.random((rows, SIZE // 4, SIZE // 4, 3)).repeat(4, 1).repeat(4, 2)
-    views = tuple(((base + rng.random((rows, SIZE, SIZE, 3))) / 2).astype(dtype) for _ in range(2))
-    label = rng.integers(0, CLASSES, rows).astype(np.int32)
-    label[3] = -1
-    batch = {"views": views, "label": label, "index": np.arange(rows, dtype=np.int32)}
+    batch = testing.batch_of(step, rows, dtype)
     if case.partition("-")[0] != "uda":
         return batch
     more = batch_of(1000 + step, RATIO * rows, dtype)
-    return batch | {"views": views[:1], "unlabelled": {"views": more["views"], "index": more["index"]}}
+    return batch | {"views": batch["views"][:1], "unlabelled": {"views": more["views"], "index": more["index"]}}
 
 
 def leaves_of_words(name: str, tokens: np.ndarray, rng: np.random.Generator, dtype) -> dict:
@@ -200,99 +190,35 @@ def leaves_of_words(name: str, tokens: np.ndarray, rng: np.random.Generator, dty
     return {}
 
 
-@contextlib.contextmanager
-def double():
-    """Float64 throughout."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        yield
+def tried(case: str, with_probe: bool = True) -> testing.Case:
+    """What :mod:`ssl_jax.testing` trains of a case."""
+    method, probe = make(case)
+    batch = functools.partial(batch_of, dtype=np.float64, case=case)
+    return testing.Case(method, probe if with_probe else None, batch)
 
 
 @functools.cache
 def initial(case: str):
-    """The state before the first step, on the host: drawn in float32 as always, then cast."""
-    from ssl_jax.step import make_init
-
-    method, probe = make(case)
-    state = jax.jit(make_init(method, TX, probe=probe))(jax.random.key(0), batch_of(0, case=case), None)
-    state = jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
-    return jax.tree.map(lambda a: a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a, state)
+    """The state before the first step, on the host."""
+    return testing.initial(tried(case))
 
 
 @functools.lru_cache(maxsize=5)  # what the tests of one case share; all at once would be too many memory mappings
-def program(case: str, devices: int, mode: str, with_probe: bool = True):
-    """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests.
-
-    ``mode``: jit, pmap, or fsdp, which is jit with the state in four parts, of small arrays too.
-    """
-    from ssl_jax import parallel
-    from ssl_jax.step import compile_step
-
-    method, probe = make(case)
-    mesh = parallel.make_mesh(devices, fsdp=4 if mode == "fsdp" else 1)
-    step = compile_step(method, TX, mesh, mode="jit" if mode == "fsdp" else mode, probe=probe if with_probe else None)
-
-    def whole():
-        state = jax.device_put(initial(case), shardings)
-        state = state.replace(key=jax.random.wrap_key_data(state.key))
-        return state if with_probe else state.replace(probe=None)
-
-    def begin():
-        state = whole()
-        if mode != "pmap" or state.rows is None:
-            return state
-        by_device = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), initial(case).rows)
-        return state.replace(rows=by_device)  # as it is between two steps
-
-    before, parallel.SPLIT_FROM = parallel.SPLIT_FROM, 16
-    try:
-        shardings = parallel.state_shardings(initial(case), mesh)
-        first = step.place(local_rows(batch_of(0, dtype=np.float64, case=case)))
-        compiled = step.lower(whole(), first).compile()
-    finally:
-        parallel.SPLIT_FROM = before
-    return step, compiled, begin
+def program(case: str, devices: int, mode: str, with_probe: bool = True) -> testing.Program:
+    """(step, its compiled program, begin() -> a state on those devices): one compilation for all tests."""
+    return testing.program(tried(case, with_probe), initial(case), devices, mode)
 
 
 @functools.cache
-def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_probe: bool = True):
-    """Train a case for STEPS steps, maybe on labels in reverse order.
+def run(case: str, devices: int, mode: str, *, permuted: bool = False, with_probe: bool = True) -> testing.Trained:
+    """Train a case for STEPS steps, maybe on labels in reverse order."""
 
-    Returns ({leaf name: array}, losses, FLOPs per device of the compiled step).
-    """
+    def batch(step):
+        found = batch_of(step, dtype=np.float64, case=case)
+        return found | ({"label": found["label"][::-1].copy()} if permuted else {})
+
     with double():
-        step, compiled, begin = program(case, devices, mode, with_probe)
-        state, losses = begin(), []
-        for t in range(STEPS):
-            batch = batch_of(t, dtype=np.float64, case=case)
-            batch |= {"label": batch["label"][::-1].copy()} if permuted else {}
-            state, metrics = compiled(state, step.place(local_rows(batch)))
-            losses.append(float(jax.device_get(metrics["loss"])))
-        cost = compiled.cost_analysis()
-        flops = (cost[0] if isinstance(cost, list) else cost)["flops"]
-    return leaves_of(state), losses, flops
-
-
-def leaves_of(state) -> dict[str, np.ndarray]:
-    """{leaf name: array} of everything that training changes."""
-    from ssl_jax.run.leaves import by_name
-
-    parts = {k: getattr(state, k) for k in ("params", "model_state", "aux", "opt_state", "probe")}
-    return {name: np.asarray(local_value(leaf)) for name, leaf in by_name(parts).items()}
-
-
-def local_rows(batch: dict) -> dict:
-    """This process's share of a batch."""
-
-    def share(a):
-        rows = len(a) // jax.process_count()
-        return a[jax.process_index() * rows :][:rows]
-
-    return jax.tree.map(share, batch)
-
-
-def local_value(leaf):
-    """A replicated value as this process holds it."""
-    return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+        return testing.run(program(case, devices, mode, with_probe), batch)
 
 
 def main(rank: int, count: int, port: int, out: str, *cases: str) -> None:
@@ -310,5 +236,4 @@ def main(rank: int, count: int, port: int, out: str, *cases: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

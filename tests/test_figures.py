@@ -53,6 +53,15 @@ def test_curves(tmp_path):
         figures.curves([{"step": 1, "loss": None}], tmp_path / "none.png")
 
 
+def test_what_a_method_of_ones_own_reports_has_panels_of_its_own(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "_plain", lambda axes, title, x, y: drawn.update({title: (y, len(axes.lines))}))
+    line = {"train_loss": 1.0, "train_proj_std": 1.0, "images_per_sec": 9.0, "epoch": 1.0, "input_wait": 0.1}
+    own = {"train_off_diagonal": 0.5, "val_off_diagonal": 0.4, "train_beta": 0.9}
+    figures.curves([line | own | {"step": step} for step in (1, 2)], tmp_path / "curves.png")
+    assert drawn == {"Loss": ("loss", 1), "Off diagonal": ("off_diagonal", 2), "Beta": ("beta", 1)}
+
+
 def test_curves_smooth_what_is_noisy_but_no_learning_rate(tmp_path, monkeypatch):
     steps = np.arange(1, 101)
     rate, loss = np.where(steps < 50, 0.4, 0.04), np.random.default_rng(0).normal(size=100)

@@ -13,26 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import methods, models
+from ssl_jax import methods, models, testing
 from ssl_jax.parallel import replicated
 from ssl_jax.run import checkpoint
 from ssl_jax.run.saver import open_saver
 from ssl_jax.types import Variables
-
-TOLERANCE = 1e-9
 
 
 @pytest.fixture(autouse=True)
 def double():
     with contract.double():
         yield
-
-
-def assert_same(leaves, reference):
-    assert leaves.keys() == reference.keys()
-    for name, want in reference.items():
-        difference = np.abs(leaves[name] - want) / np.maximum(1, np.abs(want))
-        assert difference.max(initial=0) <= TOLERANCE, f"{name} differs by {difference.max():.1e}"
 
 
 def test_every_method_has_a_case():
@@ -56,12 +47,8 @@ def some(cases, others):
 
 
 def assert_computes_what_one_device_does(case, mode):
-    leaves, losses, flops = contract.run(case, 8, mode)
-    reference, reference_losses, reference_flops = contract.run(case, 1, "jit")
-    assert_same(leaves, reference)
-    np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
-    assert np.ptp(losses) > 1e-3  # it did train
-    assert flops <= 1.15 / 8 * reference_flops
+    found, reference = contract.run(case, 8, mode), contract.run(case, 1, "jit")
+    testing.compare(found, reference, f"8 devices under {mode}", of=contract.tried(case))
 
 
 @each(some(KINDS, [*OTHERS, *contract.VARIANTS]))
@@ -121,8 +108,8 @@ def test_two_processes_of_four_devices_compute_what_one_does(cases, tmp_path):
             leaves = {k.split("|", 1)[1]: found[k] for k in found.files if k.startswith(f"{case}|")}
             losses = leaves.pop("losses")
             reference, reference_losses, _ = contract.run(case, 1, "jit")
-            assert_same(leaves, reference)
-            np.testing.assert_allclose(losses, reference_losses, rtol=TOLERANCE)
+            testing.same_leaves(leaves, reference, "two processes")
+            np.testing.assert_allclose(losses, reference_losses, rtol=testing.TOLERANCE)
 
 
 @each(some([c for c in KINDS if c not in contract.FROM_LABELS], [c for c in OTHERS if c not in contract.FROM_LABELS]))
@@ -141,7 +128,8 @@ def test_the_probe_never_reaches_the_method(case):
     """Without it the program is another one, which XLA may round otherwise."""
     leaves, _, _ = contract.run(case, 1, "jit")
     without, _, _ = contract.run(case, 1, "jit", with_probe=False)
-    assert_same(without, {name: leaf for name, leaf in leaves.items() if not name.startswith("probe/")})
+    kept = {name: leaf for name, leaf in leaves.items() if not name.startswith("probe/")}
+    testing.same_leaves(without, kept, "without a probe")
 
 
 @each(some(KINDS, OTHERS))

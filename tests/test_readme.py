@@ -26,7 +26,7 @@ def block(start: str) -> dict:
 
 @pytest.mark.slow
 def test_the_method_of_the_readme_trains():
-    make = block("# ssl_jax/methods/simsiam.py")["make"]
+    make = block("# simsiam.py")["make"]
     plan = Plan(20, 4, 256, (8, 8, 3), contract.ROWS, 4)
     method = make(models.make("convnet", widths=(8, 16)), plan=plan, dim=16)
     batch = contract.batch_of(0)
@@ -42,8 +42,22 @@ def test_the_method_of_the_readme_trains():
     assert method.encode(variables, jnp.asarray(batch["views"][0]))["features"].shape == (contract.ROWS, 16)
 
 
+@pytest.mark.slow
+def test_the_method_of_the_readme_keeps_the_contract_as_the_readme_says(tmp_path, monkeypatch):
+    for name in ("simsiam.py", "test_simsiam.py"):
+        (tmp_path / name).write_text(next(b for b in BLOCKS if b.startswith(f"# {name}")))
+    monkeypatch.chdir(tmp_path)
+    block("# test_simsiam.py")["test_simsiam"]()
+
+
+def test_the_encoder_of_the_readme():
+    encoder = block("# net.py")["make"](8)
+    models.check_encoder(encoder, "net.py", jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32))
+    assert encoder.dim == 8
+
+
 def test_the_evaluator_of_the_readme():
-    evaluator = block("# ssl_jax/evals/centroid.py")["Evaluator"]
+    evaluator = block("# centroid.py")["Evaluator"]
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
@@ -72,7 +86,7 @@ def test_nothing_is_left_to_be_filled_in():
 
 def test_the_files_it_names_exist():
     for path in re.findall(r"`((?:ssl_jax|experiments|configs|tests|docs)/[\w/]+\.\w+)", README):
-        assert (runs.ROOT / path).exists() or path in ("ssl_jax/methods/simsiam.py", "ssl_jax/evals/centroid.py"), path
+        assert (runs.ROOT / path).exists(), path
     for path in re.findall(r"\]\((docs/[\w.]+)\)", README):
         assert (runs.ROOT / path).is_file(), path
 

@@ -41,6 +41,9 @@ PANELS = (
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
     ("Gradient norm", "norm", ("grad_norm",)),
 )
+# What says how a run goes and not what it learns, and what a panel shows in other words. All else a method reports has
+# a panel of its own.
+_NOT_DRAWN = ("input_wait", "epoch", "train_proj_std", "proj_std")  # and rates, "images_per_sec"
 
 
 class Energies(NamedTuple):
@@ -83,7 +86,7 @@ def drawn(folder: Path, draws: Mapping[str, Callable[[Path], None]]) -> dict[str
 
 
 def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Metrics against steps, one panel per quantity that the run recorded.
+    """Metrics against steps, one panel per quantity that the run recorded; the method's own come last.
 
     Args:
       records: the lines of ``metrics.jsonl`` as mappings with ``"step"``; None and not-a-number leave a gap.
@@ -98,6 +101,11 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
         names = [n for n in series if n.endswith(endings)]
         if names:
             panels.append((title, unit, names))
+    taken = {name for _, _, names in panels for name in names}
+    own: dict[str, list[str]] = {}
+    for name in (n for n in series if n not in (*taken, *_NOT_DRAWN) and not n.endswith("_per_sec")):
+        own.setdefault(name.removeprefix("train_").removeprefix("val_"), []).append(name)
+    panels += [(shown(word.replace("_", " ")).capitalize(), shown(word), names) for word, names in own.items()]
     if not panels:
         raise ValueError(f"no metric to draw among {sorted(series)}; log the loss at least once")
     columns = min(3, len(panels))
