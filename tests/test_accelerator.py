@@ -30,13 +30,15 @@ from ssl_jax.plan import devices
 from ssl_jax.step import make_init, make_train_step
 
 SCRIPT = str(runs.ROOT / "experiments" / "accelerator.py")
-BLOCKED = """import os, sys
-class Refusing:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in os.environ["REFUSED"].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refusing)
-"""  # None in sys.modules would be taken for a torch by scipy
+# As where they are not installed: with None in sys.modules scipy takes torch for imported.
+BLOCKED = """import importlib.machinery, os, sys
+class Refusing(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        refused = name.partition(".")[0] in os.environ["REFUSED"].split(",")
+        return None if refused else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Refusing
+"""
 
 
 @pytest.fixture
