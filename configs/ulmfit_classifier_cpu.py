@@ -3,13 +3,14 @@
     python experiments/ulmfit.py --size cpu --out runs/ulmfit --general text:PATH/wikitext-2 --target tfds:imdb_reviews
 
 Differs from the paper: all parts learn at once and at one rate. With 1,000 labels, seed 0, that reached 76 % of 5,000
-validation reviews, a rate that falls by 1/0.7 from layer to layer 76 %, unfreezing part by part over ten short epochs
-63 %.
+validation reviews, and 76 % with a rate that falls by 0.7 from layer to layer; unfreezing part by part over ten short
+epochs had come to 63 % of the test reviews.
 
 By itself, from scratch: make pretrain CONFIG=configs/ulmfit_classifier_cpu.py ARGS="--config.data.data_dir=PATH".
-Cost: the three stages were not timed as a whole; on cores that other jobs shared a language model read some 2,600 words
-a second, so an epoch of WikiText-2 is a quarter of an hour and one of all reviews three of them.
-Expected: no figure of ours yet.
+Cost: on cores that other jobs shared a language model read some 2,600 words a second, so an epoch of WikiText-2 is a
+quarter of an hour and one of all reviews three of them; a classifier of 400 steps with its test some 4 minutes.
+Expected: with 10, 100 and 1,000 labels 54.0 +- 1.4, 63.7 +- 0.5 and 75.8 +- 1.0 % of a fifth of the test reviews, from
+scratch 52.1 +- 1.8, 61.3 +- 3.4 and 72.9 +- 3.5 (3 seeds, 100, 200 and 400 steps, docs/few_labels/ulmfit_imdb.json).
 """
 
 from __future__ import annotations
