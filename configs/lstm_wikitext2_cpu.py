@@ -7,7 +7,8 @@ clipped at .2, and here are two of Adam, half a cosine, without its first moment
 (arXiv:1707.05589): over the first 100 steps that came to a loss of 6.66, Adam with .9 to 7.15 and SGD to 7.22.
 The row itself: ``--config.train.epochs=750 --config.optim.name=sgd --config.optim.learning_rate=20
 --config.optim.clip_norm=0.2`` on an accelerator.
-Cost: 3.5 hours on one core of an AMD EPYC that other jobs shared; 2.1 million tokens an epoch, softmax over 33,282 words.
+Cost: 3.5 hours on one core of an AMD EPYC that other jobs shared; 2.1 million tokens an epoch,
+and a softmax over 33,282 words.
 Expected: perplexity 156.0 on test (seed 0; word frequencies 914, pairs of words 288, by ``experiments/ngrams.py``), on
 validation 277, 201, 177, 168 after a half, one, one and a half and two epochs. The published row, of 750 epochs, has
 107.6 on validation and 101.6 on test.
