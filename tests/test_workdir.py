@@ -63,7 +63,7 @@ def stored(tmp_path, then, now, resumed=(), classes=(3, 3)):
 
 def warnings(found, resolved):
     machine = dict.fromkeys(("devices", "processes", "platform", "cores", "cpu", "versions", "commit"))
-    lines = folder.resume_notes(found, WHOLE["config"], resolved | machine, 3)
+    lines = folder.resume_notes(found, WHOLE["config"], resolved | machine | {"own": {}}, 3)
     return [line for line in lines if line.startswith("WARNING")]
 
 
