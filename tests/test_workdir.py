@@ -93,6 +93,15 @@ def test_an_older_run_goes_on_and_knows_its_data_from_then_on(tmp_path):
         stored(tmp_path, OLDER, now | {"fingerprints": {"train": "other"}}, resumed=[now])
 
 
+def test_checkpoints_that_lie_on_a_disk_that_is_not_there(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match=r"run/checkpoints is a link to .*disk, which is not there; mount it"):
+        folder.check(tmp_path / "run")
+    (tmp_path / "disk").mkdir()
+    folder.check(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

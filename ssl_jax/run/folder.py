@@ -55,6 +55,10 @@ def check(workdir: str | os.PathLike[str], argument: str = "--workdir") -> Path:
     if why is not None:
         shown = whole if len(whole) < 300 else f"{whole[:300]} ..."
         raise ValueError(f"{argument} {shown} cannot be made or written to ({os.strerror(why)}); use another folder")
+    within = checkpoint.folder(whole)
+    if os.path.lexists(within) and not within.is_dir():  # on a disk that is not mounted: the run would begin anew
+        what = f"a link to {os.readlink(within)}, which is not there" if within.is_symlink() else "a file"
+        raise ValueError(f"{within} is {what}; mount it or put it back, or use another folder")
     return path
 
 

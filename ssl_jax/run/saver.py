@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from ssl_jax.run import checkpoint
 from ssl_jax.run.leaves import host_leaves, manifest
 from ssl_jax.run.quiet import quieten
+from ssl_jax.run.writer import advice
 from ssl_jax.types import TrainState
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a folder that Orbax is writing
@@ -160,5 +161,6 @@ def _write_error(directory: Path, step: int | None, error: Exception) -> OSError
     reason = os.strerror(code) if code else str(error).strip().split("\n")[0] or type(error).__name__
     before = checkpoint.latest(directory.parent)
     last = "there is none before it" if before is None else f"the last good one is {before}"
-    text = f"checkpoint {step} could not be written to {directory}: {reason}; {last}; free some space and start again"
-    return OSError(code or errno.EIO, text)
+    code = code or errno.EIO
+    fix = advice(OSError(code, reason))
+    return OSError(code, f"checkpoint {step} could not be written to {directory}: {reason}; {last}; {fix}")
