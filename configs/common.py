@@ -18,9 +18,7 @@ def base() -> Config:
 
     data: Config = ConfigDict()
     config.data = data
-    data.source = (
-        "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz: or text:<path> | pydoc | yours: ./mine.py
-    )
+    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz:, text:<path> | pydoc | ./mine.py
     data.data_dir = placeholder(str)  # where datasets lie, ~ is the home; null: TFDS's own default
     data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
     data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train

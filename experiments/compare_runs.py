@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -41,16 +42,21 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
     options = parser.parse_args(arguments)
     runs = [Path(run) for run in options.runs]
+    try:
+        found = [(run, *read_run(run)) for run in runs]
+        refuse_other_data(found)
+    except ValueError as error:
+        return command.refuse(error)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
 
     rows = baselines(runs[0], options.data_dir)
-    for run in runs:
-        summary, (config, resolved) = json.loads((run / "summary.json").read_text()), read_run(run)
+    for run, config, resolved in found:
+        summary = json.loads((run / "summary.json").read_text())
         rows.append(
             {
-                "row": f"{config.method.name}, seed {config.seed}",
-                "epochs": config.train.epochs,
+                "row": f"{config.method.name}, seed {config.seed} ({run.name})",
+                "epochs": summary["steps"] / resolved["plan"]["steps_per_epoch"],
                 "test_knn_top1": summary["test_knn_top1"],
                 "test_probe_top1": summary["test_probe_top1"],
                 "minutes": summary["seconds"] / 60,
@@ -66,6 +72,17 @@ def main(arguments: list[str]) -> int:
     draw(runs, out / "curves.png")
     print(table)
     return 0
+
+
+def refuse_other_data(found: list[tuple[Path, Any, dict[str, Any]]]) -> None:
+    """One line for runs whose test examples are not the same: their rows would look like a comparison."""
+    (first, _, resolved), *others = found
+    for run, _, other in others:
+        if resolved["data"]["fingerprints"]["test"] != other["data"]["fingerprints"]["test"]:
+            raise ValueError(
+                f"{first} and {run} are not measured on the same test examples ({resolved['data']['sizes']['test']} "
+                f"and {other['data']['sizes']['test']}, of other content); compare runs on the same data"
+            )
 
 
 def labels(source: Source) -> np.ndarray:
@@ -107,7 +124,8 @@ def markdown(rows: list[dict]) -> str:
     lines = ["| encoder | test kNN | test online probe | epochs | minutes | images/s |", "|---|---|---|---|---|---|"]
     for row in rows:
         cells = [row.get(key) for key in ("test_knn_top1", "test_probe_top1", "epochs", "minutes", "images_per_sec")]
-        shown = [("" if c is None else f"{c:.3f}" if i < 2 else f"{c:,.0f}") for i, c in enumerate(cells)]
+        forms = (".3f", ".3f", ".3g", ",.0f", ",.0f")
+        shown = ["" if cell is None else format(cell, form) for cell, form in zip(cells, forms, strict=True)]
         lines.append(f"| {row['row']} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 

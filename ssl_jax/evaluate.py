@@ -37,7 +37,7 @@ from ssl_jax.names import is_imported
 from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of
-from ssl_jax.run.writer import read_metrics
+from ssl_jax.run.writer import lost, read_metrics
 
 Say = Callable[[str], None]
 Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
@@ -102,6 +102,9 @@ def evaluate(
                 say(f"{name}:")
             found[name] = job()
         paired, not_paired = comparison.compare(found)
+        for test in paired:
+            span = "{low:+.4f} to {high:+.4f}, p = {p:.2g}".format_map(test)
+            say(f"{test['metric']}: {test['a']} less {test['b']} {test['difference']:+.4f} ({span})")
         for pair in not_paired:
             say(f"no paired test of {pair['a']} and {pair['b']} on {', '.join(pair['metrics'])}: {pair['reason']}")
         result = {name: results.content(data) for name, data in found.items()}
@@ -246,6 +249,7 @@ def _of_itself(run: Run) -> dict[str, Any]:
             "skipped": found.get("skipped") or 0,
             "replaced": found.get("replaced") or len(found.get("unreadable") or ()),
             "damaged": sorted(damaged),
+            "lost": lost(run.workdir),
         },
     }
 

@@ -167,7 +167,7 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
     options = ["--eval.geometry.max_examples=12", "--eval.geometry.views=2"]
     assert evaluate.main(["--workdir", str(run), "--evals", "geometry", *options]) == 0
     found = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert found["alarms"] == alarms | {"nonfinite": None, "skipped": 0, "damaged": []}
+    assert found["alarms"] == alarms | {"nonfinite": None, "skipped": 0, "damaged": [], "lost": None}
     page = (run / "evaluation" / "report.html").read_text()
     assert "<li>collapsed; loss jumped at steps 3, 7; 2 unreadable examples replaced</li>" in page
 
@@ -180,11 +180,13 @@ def test_alarms_of_the_run_reach_the_page(workdirs, tmp_path):
         "skipped": 0,
         "replaced": 0,
         "damaged": [],
+        "lost": None,
     }
     saved = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "unreadable": [4, 8, 15]}
     assert opened.progress.keys() > saved.keys()
     known = _of_itself(opened._replace(progress=saved))["alarms"]
-    assert known == {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3, "damaged": []}
+    alarms = {"collapsed": True, "loss_spikes": [5], "nonfinite": 6, "skipped": 2, "replaced": 3}
+    assert known == alarms | {"damaged": [], "lost": None}
     # What evaluation does not read of the newest checkpoint, a run needs to go on.
     largest = max((run / "checkpoints" / str(opened.step) / "training").rglob("d/*"), key=lambda f: f.stat().st_size)
     whole = largest.read_bytes()

@@ -125,6 +125,7 @@ HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None, "replaced":
         ({"replaced": 1}, "1 unreadable example replaced"),
         ({"replaced": 27}, "27 unreadable examples replaced"),
         ({"damaged": [9999]}, "checkpoint 9999 is damaged: what was evaluated is that of step 9765"),
+        ({"lost": "what was logged of steps 2 to 3 is missing"}, "what was logged of steps 2 to 3 is missing"),
         ({"damaged": [9765]}, "checkpoint 9765 is damaged: no run goes on from it, what was evaluated is whole"),
         (
             {"collapsed": True, "loss_spikes": [*range(1, 14)], "nonfinite": 1},

@@ -117,6 +117,18 @@ def test_tfds_of_one_shape(load, tmp_path, kind):
     assert seen == {decode.read(data).tobytes(): label for data, label in files.items()}
 
 
+def test_a_damaged_record_is_one_line_with_its_file(load, tmp_path):
+    make_tfds(tmp_path, "tfrecord", fixed=True)
+    file = sorted(tmp_path.rglob("*.tfrecord*"))[1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"tfds:made/1\.0\.0: .*-00001-of-00002 is damaged \(corrupted record at \d+\); put"
+    ):
+        load("tfds:made", data_dir=str(tmp_path))
+
+
 def sizes_and_times(root):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*record-*")}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from ssl_jax.run import folder
+from ssl_jax.run import checkpoint, folder
 
 WHOLE = {
     "config": {"seed": 0, "data": {"source": "s"}},
@@ -100,6 +100,17 @@ def test_checkpoints_that_lie_on_a_disk_that_is_not_there(tmp_path):
         folder.check(tmp_path / "run")
     (tmp_path / "disk").mkdir()
     folder.check(tmp_path / "run")
+
+
+def test_checkpoints_that_cannot_be_looked_into_are_no_reason_to_begin_anew(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(checkpoint.os, "listdir", denied)
+    for look in (folder.check, checkpoint.latest, checkpoint.restore_variables):
+        with pytest.raises(ValueError, match=r"/checkpoints cannot be read \(Permission denied\); mend that"):
+            look(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,24 @@ def folder(workdir: Workdir) -> Path:
 
 
 def steps(workdir: Workdir) -> list[int]:
-    """Steps of the checkpoints in ``workdir``, ascending; unfinished and set-aside ones do not count."""
-    return sorted(int(path.name) for path in folder(workdir).glob("*") if path.name.isdecimal())
+    """Steps of the checkpoints in ``workdir``, ascending; unfinished and set-aside ones do not count.
+
+    Raises:
+      ValueError: their folder is there and cannot be looked into, or lies on a disk that is not there: what cannot be
+        seen is no reason to begin anew.
+    """
+    where = folder(workdir)
+    try:
+        return sorted(int(name) for name in os.listdir(where) if name.isdecimal())
+    except FileNotFoundError:
+        if where.is_symlink():
+            raise ValueError(
+                f"{where} is a link to {os.readlink(where)}, which is not there; mount it or put it back, or use "
+                "another folder"
+            ) from None
+        return []
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read ({error.strerror}); mend that, or use another folder") from None
 
 
 def latest(workdir: Workdir) -> int | None:

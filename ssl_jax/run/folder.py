@@ -55,10 +55,7 @@ def check(workdir: str | os.PathLike[str], argument: str = "--workdir") -> Path:
     if why is not None:
         shown = whole if len(whole) < 300 else f"{whole[:300]} ..."
         raise ValueError(f"{argument} {shown} cannot be made or written to ({os.strerror(why)}); use another folder")
-    within = checkpoint.folder(whole)
-    if os.path.lexists(within) and not within.is_dir():  # on a disk that is not mounted: the run would begin anew
-        what = f"a link to {os.readlink(within)}, which is not there" if within.is_symlink() else "a file"
-        raise ValueError(f"{within} is {what}; mount it or put it back, or use another folder")
+    checkpoint.steps(whole)
     return path
 
 
@@ -174,7 +171,9 @@ def keep_sources(workdir: Path, own: Mapping[str, Mapping[str, Any]]) -> None:
         if copy is not None and not copy.exists():
             with writing(copy):
                 copy.parent.mkdir(exist_ok=True)
-                copy.write_bytes(Path(known["path"]).read_bytes())
+                aside = copy.with_name(f"{copy.name}.tmp")
+                aside.write_bytes(Path(known["path"]).read_bytes())
+                aside.replace(copy)
 
 
 def copy_of(workdir: Path, known: Mapping[str, Any]) -> Path | None:

@@ -175,6 +175,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
+def lost(workdir: Path) -> str | None:
+    """What is missing of the ``metrics.jsonl`` of a run; None if nothing is, or it logged nothing."""
+    path = workdir / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    missing = _gaps([_whole(line) for line in lines])
+    return _lost(missing) if missing else None
+
+
 def check_metrics(workdir: Path) -> None:
     """Warn, on process 0, where lines of a finished run's ``metrics.jsonl`` are lost or damaged, or it is gone."""
     if jax.process_index() == 0:

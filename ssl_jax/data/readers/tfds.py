@@ -9,7 +9,9 @@ A dataset without images and with a text is one of text, which lies in memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,12 +75,38 @@ def load(
         more = [s for s in splits if split_names.role(s) == "unlabelled" and train_split == "train"][:1]
         chosen += [_chosen(builder.info, s) for s in more]
         asked = {"text": text_column, "label": label_column}
-        read = [_read_texts(tfds, builder, s, c, cache_dir, asked) for s, c in zip(names + more, chosen, strict=True)]
+        with _undamaged(builder, chosen):
+            read = [
+                _read_texts(tfds, builder, s, c, cache_dir, asked) for s, c in zip(names + more, chosen, strict=True)
+            ]
         return read[0], read[1] if len(names) == 2 else None, read[-1] if more else None
-    sources = [
-        _read(tfds, builder, s, c, memory_limit, cache_dir, decoding) for s, c in zip(names, chosen, strict=True)
-    ]
+    with _undamaged(builder, chosen):
+        sources = [
+            _read(tfds, builder, s, c, memory_limit, cache_dir, decoding) for s, c in zip(names, chosen, strict=True)
+        ]
     return sources[0], sources[1] if len(sources) == 2 else None, None
+
+
+@contextlib.contextmanager
+def _undamaged(builder: Any, chosen: list[Any]) -> Iterator[None]:
+    """One line, with the file, for a record whose checksum is wrong, which TensorFlow tells without it."""
+    tf = tensorflow()
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        said, file = str(error.message), "one of its files"
+        for part in (part for c in chosen for part in c.file_instructions):
+            try:
+                for _ in tf.data.TFRecordDataset(part.filename):
+                    pass
+            except tf.errors.DataLossError as found:
+                said, file = str(found.message), part.filename
+                break
+        where = re.search(r"corrupted record at \d+|truncated record at \d+", said)
+        raise ValueError(
+            f"tfds:{builder.info.full_name}: {file} is damaged ({where[0] if where else said.splitlines()[0]}); put a "
+            "copy of it back, or prepare the dataset again"
+        ) from error
 
 
 def _import() -> Any:

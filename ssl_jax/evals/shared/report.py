@@ -351,6 +351,7 @@ def _alarms(evaluations: Evaluations) -> str:
             f"{replaced} unreadable example{'s' * (replaced > 1)} replaced" if replaced else "",
             f"checkpoint {damaged} is damaged: what was evaluated is that of step {about['step']}" if damaged else "",
             f"checkpoint {about['step']} is damaged: no run goes on from it, what was evaluated is whole" * halted,
+            found.get("lost") or "",
         ]
         if any(said):
             lines.append(f"{run}: " * (_several_runs(evaluations)) + "; ".join(filter(None, said)))

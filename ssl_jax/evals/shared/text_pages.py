@@ -23,7 +23,8 @@ STYLE = """
 body { font: 16px/2.6 system-ui, sans-serif; margin: 2em auto; max-width: 60em; color: #222; background: #fff }
 h1, h2 { font-weight: 600; line-height: 1.2 } .note { color: #666; line-height: 1.5 }
 .row { border-top: 1px solid #ddd; padding: .4em 0 } .tag { color: #666; font-size: .8em; margin-right: .8em }
-rt { color: #b3541e; font-size: .7em; padding: 0 .25em } .asked { background: #fde7d3; border-radius: .2em } .second { color: #1f5fa8 }
+rt { color: #b3541e; font-size: .7em; padding: 0 .25em } .asked { background: #fde7d3; border-radius: .2em }
+.second { color: #1f5fa8 }
 table { border-collapse: collapse; line-height: 1.6 } td, th { padding: .15em .8em; text-align: right }
 td:first-child, th:first-child { text-align: left } tr { border-top: 1px solid #eee }
 .document { line-height: 1.5 } .document b { font-weight: 600 } .document li { margin: .2em 0 }
