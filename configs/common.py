@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 
 
 def base() -> Config:

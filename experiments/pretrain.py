@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
 from ssl_jax.run.writer import plain_warnings

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 import optax
 
-from ssl_jax import config as configs
-from ssl_jax import methods, models, optim, parallel
-from ssl_jax.config import Config
+from ssl_jax import configs, methods, models, optim, parallel
+from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, order, readers, recipes, source
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images

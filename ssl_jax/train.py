@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from ssl_jax import measure, parallel
-from ssl_jax.config import starts
+from ssl_jax.configs import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase

@@ -17,7 +17,7 @@ import runs
 
 import ssl_jax
 from experiments import evaluate, pretrain
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.interop import weights
 from ssl_jax.run import command, processes
 from ssl_jax.run.open import open_run, read_run

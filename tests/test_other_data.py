@@ -125,7 +125,7 @@ def test_what_a_run_of_letters_measures(whole):
 
 def test_the_score_counts_every_token_once(whole):
     """Whatever the batches: a mean of their means would not."""
-    run = ssl_jax.run.open.open_run(whole[1])
+    run = open_run(whole[1])
     built = build(other_data.config("letters"), folder=whole[1])
     from ssl_jax.evals.score import score
 

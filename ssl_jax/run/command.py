@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.run.writer import plain_warnings
 
 

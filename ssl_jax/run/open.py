@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import config as configs
-from ssl_jax import models, names
-from ssl_jax.config import Config
+from ssl_jax import configs, models, names
+from ssl_jax.configs import Config
 from ssl_jax.data.modality import Modality
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import evals, measure, parallel, train
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
 from ssl_jax.data.images.recipes import Flip
