@@ -24,6 +24,7 @@ from ssl_jax.data import readers
 from ssl_jax.data.order import permutation
 from ssl_jax.experiment import build
 from ssl_jax.run import checkpoint, processes
+from ssl_jax.run.open import open_run
 from ssl_jax.run.writer import read_metrics
 
 CASES = ("letters", "two_parts")

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ssl_jax import configs, models, names
 from ssl_jax.configs import Config
 from ssl_jax.data.modality import Modality
+from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.run import checkpoint, folder, provenance
@@ -97,6 +98,7 @@ class Run(NamedTuple):
     """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint.
 
     ``progress`` is what the run knew of itself when it wrote that: "collapsed", "loss_spikes", "nonfinite", ...
+    ``splits`` are its data where they were handed over from Python and are still here.
     """
 
     workdir: Path
@@ -108,6 +110,7 @@ class Run(NamedTuple):
     variables: Variables
     step: int
     progress: Mapping[str, Any]
+    splits: Splits | None = None
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> Run:
