@@ -88,7 +88,7 @@ def evaluate(
     root = Path(outdir) if outdir else opened[0].workdir / "evaluation"
     places = {name: root / name if len(runs) > 1 else root for name in runs}
     jobs = {
-        name: _prepare(run, places[name], evaluators, options, source, splits, data_dir, download, devices, say)
+        name: _prepare(run, places[name], evaluators, options, source, data_dir, download, devices, say, splits)
         for name, run in runs.items()
     }
     with contextlib.ExitStack() as stack:
@@ -127,7 +127,7 @@ def _say(say: Say, text: str) -> None:
 
 
 def _prepare(
-    run: Run, place: Path, asked, options: Options, source, splits, data_dir, download, devices, say: Say
+    run: Run, place: Path, asked, options: Options, source, data_dir, download, devices, say: Say, splits=None
 ) -> Job:
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))

@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.data import classes
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
-from ssl_jax.data.readers.arrays import digits, npz
+from ssl_jax.data.readers.arrays import beside, digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, as_stored, named, sha256, split
 from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
 
@@ -189,7 +189,8 @@ def of_arrays(
     if len(of_each) != len(given):
         raise ValueError("labels are one array and images are two; give labels=(of the first, of the second)")
     parts = [_part(x, y, labels is not None) for x, y in zip(given, of_each, strict=True)]
-    train, test = named(parts[0], parts[1] if pair else None, unlabelled)
+    both = beside(*parts, "images=", ("the first", "the second")) if pair else None
+    train, test = named(parts[0], both, unlabelled)
     train, test, _ = _without_one_class(train, test, None)
     spec = ARRAYS + sha256(*(part.fingerprint for part in parts))
     how: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
