@@ -4,8 +4,8 @@
     ssl-jax embed simclr_digits.safetensors photos --out photos.parquet
 
 ``.npy`` holds the rows, float32 [n, d], and ``photos.json`` beside it their paths below the folder, in the same order.
-``.parquet`` holds both, the columns "path" and "embedding", and needs pyarrow (the extra "parquet"). Exit codes: 0 done,
-1 it failed, 2 refused before anything was done.
+``.parquet`` holds both, the columns "path" and "embedding", and needs pyarrow (the extra "parquet"). Exit codes: 0
+done, 1 it failed, 2 refused before anything was done.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ssl_jax import configs, evaluation, models, train
 from ssl_jax.data import readers
 from ssl_jax.data.images import decode
-from ssl_jax.data.images.opening import Unreadable
+from ssl_jax.data.images.opening import Unreadable, opened
 from ssl_jax.data.readers import image_files
 from ssl_jax.data.source import Source
 from ssl_jax.experiment import build, decoding
@@ -24,6 +24,8 @@ from ssl_jax.online.progress import counted
 from ssl_jax.run import folder, processes
 from ssl_jax.run.open import Run, open_run, open_weights
 from ssl_jax.types import Config
+
+GREY = ("1", "L", "I", "F")  # modes of Pillow's begin so
 
 
 def config(name: str | os.PathLike[str], **changes: Any) -> Config:
@@ -287,13 +289,18 @@ def _of_files(run: Run, paths: Sequence[str | os.PathLike[str]], rows: int) -> I
     how = decoding(run.config)
     names = [os.path.abspath(os.path.expanduser(path)) for path in paths]
     plain = np.zeros(len(names), bool)
+    channels = run.modality.input_shape[-1]
     for i, name in enumerate(names):
         try:
             plain[i] = decode.is_plain(name, how)
+            with opened(name, how) as image:
+                colour = not image.mode.startswith(GREY)
         except (Unreadable, OSError) as error:
             raise ValueError(f"{paths[i]} cannot be read ({error}); leave it out") from None
+        if colour and channels == 1:
+            raise ValueError(f"{paths[i]} is in colour and the encoder takes grey images; convert it to grey first")
     columns = {"path": np.array(names, object), "plain": plain}
-    source = Source(columns, None, None, "", run.modality.input_shape[-1], how)
+    source = Source(columns, None, None, "", channels, how)
     for step, batch in enumerate(run.modality.inputs(source, global_batch_size=rows)):
         first = step * rows
         broken = np.flatnonzero(~batch["mask"][: len(names) - first])
