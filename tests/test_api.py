@@ -1,4 +1,4 @@
-"""The package from Python: own arrays and an own encoder, trained, measured and embedded; what a run records of them."""
+"""The package from Python: own arrays and an own encoder, trained, measured, embedded; what a run records of them."""
 
 from __future__ import annotations
 

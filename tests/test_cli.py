@@ -272,6 +272,8 @@ def tried(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tried") / "run"
     words = ["--config", "simclr_digits", "--config.model.widths=(4,)", "--config.model.strides=(2,)"]
     words += ["--config.train.steps=2", "--config.train.eval_every=0", "--config.eval.label_efficiency=false"]
+    words += ["--config.data.recipe=runs:VIEWS", "--config.data.image_size=8", "--config.data.num_examples=160"]
+    words += ["--config.data.global_batch_size=32", "--config.eval.knn_k=5"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "configure", lambda *a, **k: None)
         assert pretrain.main([*words, "--no-test", "--workdir", str(workdir)]) == 0
