@@ -27,6 +27,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssl_jax import measure, parallel
+from ssl_jax.data import readers
 from ssl_jax.data.source import Source
 from ssl_jax.experiment import build, zeros
 from ssl_jax.run import command
@@ -44,6 +45,8 @@ def main(arguments: list[str]) -> int:
     runs = [Path(run) for run in options.runs]
     try:
         found = [(run, *read_run(run)) for run in runs]
+        for _, config, _ in found:
+            readers.refuse_arrays(config.data.source)
         refuse_other_data(found)
     except ValueError as error:
         return command.refuse(error)

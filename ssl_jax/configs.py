@@ -58,7 +58,7 @@ CHOICES = {
 }
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
     """The config that ``get_config()`` of a file returns, with ``key=value`` overrides applied.
 
     Args:

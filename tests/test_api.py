@@ -14,6 +14,7 @@ import runs
 from PIL import Image
 
 import ssl_jax
+from experiments import compare_runs as compare_command
 from experiments import embed as embed_command
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
@@ -117,6 +118,7 @@ def test_without_its_arrays_it_is_refused_in_one_line(run, capfd, monkeypatch):
     for main, words in (
         (evaluate_command.main, ["--workdir", str(run.workdir), "--evals", "knn"]),
         (pretrain_command.main, ["--workdir", str(run.workdir)]),
+        (compare_command.main, ["--runs", str(run.workdir), "--out", str(run.workdir / "table")]),
     ):
         assert main(words) == 2
         (line,) = capfd.readouterr().err.splitlines()

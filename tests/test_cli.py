@@ -346,6 +346,10 @@ def test_the_command_runs_the_scripts(capsys, monkeypatch):
     assert ends("pretrian") == (2, "", f"error: ssl-jax 'pretrian' is no command; did you mean pretrain? known: "
                                 f"{', '.join(cli.COMMANDS)}\n")  # fmt: skip
     assert ends("--version") == (0, f"ssl_jax {ssl_jax.__version__}\n", "")
+    code, out, _ = ends("pretrain", "--help")
+    assert all(
+        word in "".join(out.split()) for word in ("--help-config", "ssl_jax/methods", "ssl_jax/models", "recipes.py")
+    )
     code, out, _ = ends("pretrain", "--list")
     assert code == 0
     assert "simclr_digits" in out

@@ -26,6 +26,16 @@ def is_own(spec: str) -> bool:
     return spec.partition(":")[0] not in ours and is_imported(spec)
 
 
+def refuse_arrays(spec: str) -> None:
+    """Raise a ValueError of one line where a source is one that was handed over from Python."""
+    if spec.startswith(ARRAYS):
+        raise ValueError(
+            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
+            "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
+            "or name another source"
+        )
+
+
 def load(
     spec: str,
     *,
@@ -87,12 +97,7 @@ def load(
         raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1; 0.1 is the default")
     if verify not in (None, "full", "header"):
         raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
-    if spec.startswith(ARRAYS):
-        raise ValueError(
-            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
-            "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
-            "or name another source"
-        )
+    refuse_arrays(spec)
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}
@@ -189,7 +194,7 @@ def of_arrays(
     if len(of_each) != len(given):
         raise ValueError("labels are one array and images are two; give labels=(of the first, of the second)")
     parts = [_part(x, y, labels is not None) for x, y in zip(given, of_each, strict=True)]
-    both = beside(*parts, "images=", ("the first", "the second")) if pair else None
+    both = beside(parts[0], parts[1], "images=", ("the first", "the second")) if pair else None
     train, test = named(parts[0], both, unlabelled)
     train, test, _ = _without_one_class(train, test, None)
     spec = ARRAYS + sha256(*(part.fingerprint for part in parts))
