@@ -27,7 +27,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssl_jax import measure, parallel
-from ssl_jax.data import readers
 from ssl_jax.data.source import Source
 from ssl_jax.experiment import build, zeros
 from ssl_jax.run import command
@@ -45,15 +44,12 @@ def main(arguments: list[str]) -> int:
     runs = [Path(run) for run in options.runs]
     try:
         found = [(run, *read_run(run)) for run in runs]
-        for _, config, _ in found:
-            readers.refuse_arrays(config.data.source)
         refuse_other_data(found)
-    except ValueError as error:
+        rows = baselines(runs[0], options.data_dir)
+    except ValueError as error:  # their data, too: gone, or never in a file
         return command.refuse(error)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-
-    rows = baselines(runs[0], options.data_dir)
     for run, config, resolved in found:
         summary = json.loads((run / "summary.json").read_text())
         rows.append(

@@ -26,16 +26,6 @@ def is_own(spec: str) -> bool:
     return spec.partition(":")[0] not in ours and is_imported(spec)
 
 
-def refuse_arrays(spec: str) -> None:
-    """Raise a ValueError of one line where a source is one that was handed over from Python."""
-    if spec.startswith(ARRAYS):
-        raise ValueError(
-            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
-            "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
-            "or name another source"
-        )
-
-
 def load(
     spec: str,
     *,
@@ -97,7 +87,12 @@ def load(
         raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1; 0.1 is the default")
     if verify not in (None, "full", "header"):
         raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
-    refuse_arrays(spec)
+    if spec.startswith(ARRAYS):
+        raise ValueError(
+            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
+            "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
+            "or name another source"
+        )
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}
