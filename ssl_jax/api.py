@@ -98,8 +98,8 @@ def pretrain(
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
     experiment = build(config, splits, folder=workdir)
-    joined: dict[str, Any] = {"hooks": hooks} if hooks else {}  # JOIN: hooks=hooks below, once train.fit takes it
-    train.fit(experiment, workdir, test=test, **joined)
+    more: dict[str, Any] = {"hooks": hooks} if hooks else {}  # JOIN: in its place hooks=hooks, once train.fit takes it
+    train.fit(experiment, workdir, test=test, **more)
     return open_run(workdir)._replace(splits=splits)
 
 

@@ -146,7 +146,12 @@ def test_evaluated_and_loaded(whole, tmp_path, monkeypatch, capsys):
     found = json.loads((folder / "evaluation" / "evaluation.json").read_text())["metrics"]
     assert 0 <= found["test_knn_top1"] <= 1
     variables, encode, config = ssl_jax.load(folder)
-    assert encode(variables, ["abababab", "cd"])["features"].shape == (2, 16)
+    features = encode(variables, ["abababab", "cd"])["features"]
+    assert features.shape == (2, 16)
+    found = ssl_jax.embed(folder, ["cd", "abababab", "cd"], batch_size=2)
+    np.testing.assert_allclose(found, features[np.array([1, 0, 1])], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="is a run on text; give a list of texts"):
+        ssl_jax.embed(folder, "abababab")
     assert config.method.name == "other_data:language_model"
 
 

@@ -71,6 +71,7 @@ def test_the_wheel_runs_in_an_empty_folder(bin_of_wheel, tmp_path):
 
     where = ran(str(bin_of_wheel / "python"), "-c", "import ssl_jax; print(ssl_jax.__file__)", cwd=tmp_path).stdout
     assert where.startswith(str(bin_of_wheel.parent))
+    assert next((bin_of_wheel.parent / "lib").glob("python*/site-packages/ssl_jax/py.typed")).is_file()
     assert command("--version").stdout.split() == ["ssl_jax", "0.2.0"]
     assert "simclr_digits" in command("pretrain", "--list").stdout
     assert "--config.optim.momentum=0.9  (float)" in command("pretrain", "--help-config").stdout
