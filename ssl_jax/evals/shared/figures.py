@@ -158,7 +158,7 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
     for place, (score, panel) in enumerate(drawn.items()):
         axes = figure.add_subplot(high, columns, place + 1)
         for name, seeds in panel.items():
-            style = {"color": colours[name], "linestyle": dashes[name], "linewidth": 1.6}
+            style: dict[str, Any] = {"color": colours[name], "linestyle": dashes[name], "linewidth": 1.6}
             if len(seeds) > 1 and len({tuple(epochs) for epochs, _ in seeds}) == 1:
                 epochs, values = seeds[0][0], np.array([of_one for _, of_one in seeds])
                 axes.fill_between(epochs, values.min(0), values.max(0), color=colours[name], alpha=0.18, linewidth=0)
