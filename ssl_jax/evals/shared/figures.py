@@ -151,7 +151,9 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
         raise ValueError("no metric to draw; log the loss at least once")
     rows = list(dict.fromkeys(name for panel in drawn.values() for name in panel))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(rows)}
-    dashes = {name: ("-", "--", ":", "-.")[number // len(COLOURS) % 4] for number, name in enumerate(rows)}
+    dashes: dict[str, Any] = {
+        name: ("-", "--", ":", "-.")[number // len(COLOURS) % 4] for number, name in enumerate(rows)
+    }
     columns = min(3, len(drawn))
     high = -(-len(drawn) // columns)
     figure = _figure(4.4 * columns, 3.1 * high + 0.22 * len(rows) + 0.2)
