@@ -1,113 +1,140 @@
-"""The keys every config has, with their defaults. Experiment files start from ``base()`` and change what they mean."""
+"""The keys every config has, with default and meaning. Experiment files start from ``base()`` and change it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
+
+# key: (default, meaning). A type is the default null of a key that takes values of that type.
+KEYS: dict[str, tuple[Any, str]] = {
+    "seed": (0, "of everything that is drawn: parameters, order of the data, views"),
+    "init_from": (
+        str,
+        "a workdir, or a file of weights, whose encoder this run starts from; init_from.PART: another part",
+    ),
+    "method.name": ("simclr", "ssl_jax/methods, or yours: ./vicreg.py; its arguments stand beside it"),
+    "model.name": (
+        "resnet18",
+        "ssl_jax/models, or yours: ./net.py; its arguments stand beside it, dtype float32 or bfloat16",
+    ),
+    "data.source": (
+        "digits",
+        "digits | tfds:<name> | folder:, tar:, arrayrecord:, npz:, text:<path> | pydoc | ./mine.py",
+    ),
+    "data.data_dir": (str, "where datasets lie, ~ is the home; null: TFDS's own default"),
+    "data.train_split": (str, "null: found by the usual names (train, Training, train2017, ...)"),
+    "data.test_split": (str, "null: test, Testing, val, dev, ... with labels, else a fifth of train"),
+    "data.download": (False, "let TFDS fetch a dataset that is not there"),
+    "data.unlabelled": (int, 'an integer label that means "no label", often 255; -1 always does'),
+    "data.num_examples": (int, "cap on train examples; validation and test stay whole"),
+    "data.labelled": (
+        int,
+        "so many train examples keep their labels, as many of each class, drawn by the seed; of the others nobody sees "
+        "any",
+    ),
+    "data.val_fraction": (0.1, "held out of train, stratified; tuning and online metrics use it"),
+    "data.verify": (str, "how files are checked at first: full | header; null: full up to 100,000 files"),
+    "data.max_unreadable": (0.01, "share of unreadable files above which a dataset is refused"),
+    "data.max_pixels": (89_478_485, "larger images are refused, which a header can promise beyond all memory"),
+    "data.value_range": (
+        object,
+        'what becomes black and white where pixels have more than 8 bits: two numbers (0,4095), or "image", the least '
+        "and the greatest of each; null: 0 and 65535, and floating-point pixels are refused; 8 bits stay as they are",
+    ),
+    "data.memory_limit": (4 << 30, "bytes up to which a TFDS split is held in memory"),
+    "data.image_size": (32, "side in pixels of the views and of what evaluation sees"),
+    "data.global_batch_size": (256, "examples in a batch, over all devices"),
+    "data.recipe": (
+        "simclr_cifar",
+        "how examples become views: ssl_jax/data/images/recipes.py, text/recipes.py, or yours",
+    ),
+    "data.ratio": (int, "unlabelled rows per labelled one, of recipes of two parts; null: the recipe's"),
+    "data.augment": ("device", "device: JAX, in the step | host: TensorFlow, before it"),
+    "data.table_limit": (
+        1 << 30,
+        "of device: bytes up to which images in memory, or a stream's text, lie on the device",
+    ),
+    "data.mean": ((0.0,), "of the channels, subtracted from pixels in [0, 1]"),
+    "data.std": ((1.0,), "of the channels, by which pixels are divided then"),
+    "data.length": (70, "of text: tokens in a row of a batch"),
+    "data.document_length": (256, "of text: tokens of a document that a classifier and evaluation see"),
+    "data.text_column": (str, "of tables of text; null: found by the usual names (text, sentence, review, ...)"),
+    "data.label_column": (str, "of tables of text; null: found by the usual names"),
+    "data.second_column": (str, "another form of the text, as a translation there and back; null: text_2"),
+    "data.tokenizer.kind": ("words", "spaced (as the text is) | words | wordpiece | bpe"),
+    "data.tokenizer.size": (int, "of the vocabulary; null: all words that are frequent enough"),
+    "data.tokenizer.min_frequency": (2, "of a word or piece that gets a token"),
+    "data.tokenizer.lowercase": (False, "make all letters small"),
+    "data.tokenizer.file": (str, "a tokenizer.json to be used in place of one that is learned"),
+    "optim.name": ("sgd", "sgd | adamw | lars_simclr | lars_byol | larc"),
+    "optim.learning_rate": (0.03, "the base rate; optim.scale makes the peak of it"),
+    "optim.scale": ("linear", "linear: base * N / 256 | sqrt: base * sqrt(N) | none"),
+    "optim.schedule": ("cosine", "cosine | cosine_by_epoch | step | constant | linear | slanted"),
+    "optim.step_at": (tuple, "of step: shares of the run at which the rate drops to a tenth; null: .6 and .8"),
+    "optim.warmup_epochs": (0.0, "of cosine, linear and step"),
+    "optim.momentum": (0.9, "of adamw: b1"),
+    "optim.b2": (float, "of adamw; null: 0.999"),
+    "optim.nesterov": (False, "of sgd"),
+    "optim.weight_decay": (1e-4, "decoupled in adamw, else part of the gradient"),
+    "optim.weight_decay_end": (float, "reached at the end along half a cosine; null: constant"),
+    "optim.decay_bias_and_norm": (bool, "null: the optimizer's convention (sgd, larc: true, others: false)"),
+    "optim.clip_norm": (float, "of the whole gradient; null: it is not clipped"),
+    "optim.average_after": (
+        int,
+        "checks on validation that are not better than all those before the last so many, after which the mean of the "
+        "parameters is what counts (NT-ASGD: 5); null: never",
+    ),
+    "train.epochs": (100, "of the data, or of its unlabelled part"),
+    "train.steps": (int, "wins over epochs when set"),
+    "train.steps_per_dispatch": (
+        1,
+        "steps in one program, without the host; where all images, or the text of a stream, lie on the device",
+    ),
+    "train.log_every": (50, "steps between lines of metrics.jsonl"),
+    "train.eval_every": (1000, "steps between measurements on validation; 0: none"),
+    "train.checkpoint_every": (1000, "steps between checkpoints; 0: the last alone"),
+    "train.keep_checkpoints": (3, "the last so many are kept, and the best"),
+    "train.on_nonfinite": ("stop", "what a loss or gradient that is not finite does: stop | skip"),
+    "train.tensorboard": (False, "write events for TensorBoard, too"),
+    "eval.probe": (True, "a linear classifier trained beside the method, from which nothing reaches it"),
+    "eval.knn": (True, "during the run, on validation data; the test at the end always has it"),
+    "eval.knn_k": (200, "neighbours"),
+    "eval.knn_temperature": (0.1, "of their votes"),
+    "eval.knn_centre": (True, "subtract the bank's mean feature before the cosine"),
+    "eval.max_bank": (int, "of the final test; null: all"),
+    "eval.max_queries": (int, "of the final test; null: all"),
+    "eval.online_bank": (10_000, "examples of the measurements during the run, on validation data"),
+    "eval.online_queries": (5_000, "examples of the measurements during the run"),
+    "eval.label_efficiency": (False, "at the end, accuracy by the number of labels"),
+    "parallel.mode": ("jit", "jit: one program over all devices | pmap: the same function on each"),
+    "parallel.devices": (int, "of all processes; null: 1 on a CPU, elsewhere all"),
+    "parallel.deterministic": (False, "XLA's deterministic GPU kernels"),
+    "parallel.xla_flags": (str, "added to XLA_FLAGS, which keeps what it says of the same ones"),
+    "parallel.matmul_precision": (
+        str,
+        "of float32 products and convolutions; null: the backend's own, on GPUs since Ampere TF32, which has 10 bits "
+        'of the 23 behind the point; "highest": all of float32; on a CPU they are one',
+    ),
+    "parallel.fsdp": (1, "devices of a group that shares parameters, optimizer state and EMA target; jit only"),
+    "parallel.heartbeat_timeout": (100, "seconds until a process that does not answer ends the run of all"),
+}
 
 
 def base() -> Config:
+    """The config of all defaults."""
     config: Config = ConfigDict()
-    config.seed = 0
-    config.init_from = placeholder(str)  # a workdir, or a file of weights, whose encoder this run starts from
-
-    config.method = ConfigDict({"name": "simclr"})  # and its arguments, see ssl_jax/methods; yours: ./vicreg.py
-    config.model = ConfigDict({"name": "resnet18"})  # and its arguments, dtype "float32" or "bfloat16"; yours: ./net.py
-
-    data: Config = ConfigDict()
-    config.data = data
-    data.source = "digits"  # digits | tfds:<name> | folder:, tar:, arrayrecord:, npz:, text:<path> | pydoc | ./mine.py
-    data.data_dir = placeholder(str)  # where datasets lie, ~ is the home; null: TFDS's own default
-    data.train_split = placeholder(str)  # null: found by the usual names (train, Training, train2017, ...)
-    data.test_split = placeholder(str)  # null: test, Testing, val, dev, ... with labels, else a fifth of train
-    data.download = False
-    data.unlabelled = placeholder(int)  # an integer label that means "no label", often 255; -1 always does
-    data.num_examples = placeholder(int)  # cap on train examples; validation and test stay whole
-    # So many train examples keep their labels, as many of each class, drawn by the seed; of the others nobody sees any.
-    data.labelled = placeholder(int)
-    data.val_fraction = 0.1  # held out of train, stratified; tuning and online metrics use it
-    data.verify = placeholder(str)  # full | header; null: full up to 100,000 files
-    data.max_unreadable = 0.01
-    data.max_pixels = 89_478_485  # larger images are refused, which a header can promise beyond all memory
-    # What becomes black and white where pixels have more than 8 bits: two numbers (0, 4095), or "image", the least and
-    # the greatest of each; null: 0 and 65535, and floating-point pixels are refused. 8 bits are taken as they are.
-    data.value_range = placeholder(object)
-    data.memory_limit = 4 << 30  # bytes up to which a TFDS split is held in memory
-    data.image_size = 32
-    data.global_batch_size = 256
-    data.recipe = "simclr_cifar"
-    data.ratio = placeholder(int)  # unlabelled rows per labelled one, of recipes of two parts; null: the recipe's
-    data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
-    data.table_limit = 1 << 30  # device: bytes up to which images in memory, or a stream's text, lie on the device
-    data.mean = (0.0,)
-    data.std = (1.0,)
-    # Of text.
-    data.length = 70  # tokens in a row of a batch
-    data.document_length = 256  # tokens of a document that a classifier and evaluation see
-    data.text_column = placeholder(str)  # of tables; null: found by the usual names (text, sentence, review, ...)
-    data.label_column = placeholder(str)
-    data.second_column = placeholder(str)  # another form of the text, as a translation there and back; null: text_2
-    data.tokenizer = ConfigDict({"kind": "words"})  # spaced (as the text is) | words | wordpiece | bpe
-    data.tokenizer.size = placeholder(int)  # of the vocabulary; null: all words that are frequent enough
-    data.tokenizer.min_frequency = 2
-    data.tokenizer.lowercase = False
-    data.tokenizer.file = placeholder(str)  # a tokenizer.json to be used in place of one that is learned
-
-    optim: Config = ConfigDict()
-    config.optim = optim
-    optim.name = "sgd"  # sgd | adamw | lars_simclr | lars_byol | larc
-    optim.learning_rate = 0.03  # the base rate; optim.scale makes the peak of it
-    optim.scale = "linear"  # linear: base * N / 256 | sqrt: base * sqrt(N) | none
-    optim.schedule = "cosine"  # cosine | cosine_by_epoch | step | constant | linear | slanted
-    optim.step_at = placeholder(tuple)  # of step: shares of the run at which the rate drops to a tenth; null: .6 and .8
-    optim.warmup_epochs = 0.0  # of cosine, linear and step
-    optim.momentum = 0.9  # of adamw: b1
-    optim.b2 = placeholder(float)  # of adamw; null: 0.999
-    optim.nesterov = False  # of sgd
-    optim.weight_decay = 1e-4
-    optim.weight_decay_end = placeholder(float)  # reached at the end along half a cosine; null: constant
-    optim.decay_bias_and_norm = placeholder(bool)  # null: the optimizer's convention (sgd, larc: true, others: false)
-    optim.clip_norm = placeholder(float)
-    # Checks on validation that are not better than all those before the last so many, after which the mean of the
-    # parameters is what counts (NT-ASGD: 5); null: never.
-    optim.average_after = placeholder(int)
-
-    train: Config = ConfigDict()
-    config.train = train
-    train.epochs = 100
-    train.steps = placeholder(int)  # wins over epochs when set
-    train.steps_per_dispatch = (
-        1  # steps in one program, without the host; where all images, or the text of a stream, lie on the device
-    )
-    train.log_every = 50
-    train.eval_every = 1000
-    train.checkpoint_every = 1000
-    train.keep_checkpoints = 3
-    train.on_nonfinite = "stop"  # stop | skip
-    train.tensorboard = False
-
-    evaluation: Config = ConfigDict()
-    config.eval = evaluation
-    evaluation.probe = True
-    evaluation.knn = True  # during the run, on validation data; the test at the end always has it
-    evaluation.knn_k = 200
-    evaluation.knn_temperature = 0.1
-    evaluation.knn_centre = True  # subtract the bank's mean feature before the cosine
-    evaluation.max_bank = placeholder(int)  # of the final test; null: all
-    evaluation.max_queries = placeholder(int)
-    evaluation.online_bank = 10_000  # of the measurements during the run, on validation data
-    evaluation.online_queries = 5_000
-    evaluation.label_efficiency = False
-
-    config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
-    config.parallel.xla_flags = placeholder(str)  # added to XLA_FLAGS, which keeps what it says of the same ones
-    # Of float32 products and convolutions. null: the backend's own, on GPUs since Ampere TF32, which has 10 bits of the
-    # 23 behind the point; "highest": all of float32. On a CPU they are one.
-    config.parallel.matmul_precision = placeholder(str)
-    config.parallel.fsdp = 1  # devices of a group that shares parameters, optimizer state and EMA target; jit only
-    config.parallel.heartbeat_timeout = 100  # seconds until a process that does not answer ends the run of all
+    for key, (default, _) in KEYS.items():
+        *parents, last = key.split(".")
+        node = config
+        for parent in parents:
+            if parent not in node:
+                node[parent] = ConfigDict()
+            node = node[parent]
+        node[last] = placeholder(default) if isinstance(default, type) else default
     return config
 
 

@@ -24,8 +24,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax import config as configs
-from ssl_jax import evals
+from ssl_jax import configs, evals
 from ssl_jax.names import hint
 from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
@@ -76,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
     # Imported now: asking for simulated devices must come before the first use of a device.
     with phase("loading the libraries"):
-        from ssl_jax.evaluate import evaluate
+        from ssl_jax.evaluation import evaluate
         from ssl_jax.run.signals import Interrupted
         from ssl_jax.train import NotFinite
 

@@ -32,8 +32,7 @@ sys.path.insert(0, str(ROOT))
 import jax
 
 from experiments import pretrain
-from ssl_jax import config as configs
-from ssl_jax import methods, models
+from ssl_jax import configs, methods, models
 from ssl_jax.interop import weights
 from ssl_jax.run import command, folder
 

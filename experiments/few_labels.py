@@ -33,8 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from ssl_jax import config as configs
-from ssl_jax import train
+from ssl_jax import configs, train
 from ssl_jax.experiment import build
 from ssl_jax.run import command, processes, signals
 from ssl_jax.run.provenance import machine

@@ -39,7 +39,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.run import command, processes
 
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])")

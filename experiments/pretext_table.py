@@ -35,8 +35,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import config as configs
-from ssl_jax import measure, parallel, train
+from ssl_jax import configs, measure, parallel, train
 from ssl_jax.data.images import recipes, stream
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features

@@ -1,8 +1,10 @@
 """Pretrain a method on a dataset: the one command.
 
-    python experiments/pretrain.py --config configs/simclr_digits.py --workdir runs/digits --config.train.epochs=50
-    python experiments/pretrain.py --list
+    ssl-jax pretrain --config simclr_digits --workdir runs/digits --config.train.epochs=50
+    ssl-jax pretrain --workdir runs/digits                    # goes on with what it was asked
+    ssl-jax pretrain --list
 
+In a checkout `python experiments/pretrain.py` is the same as `ssl-jax pretrain`.
 Exit codes: 0 done, 1 the run failed, 2 refused before anything was done, 130 and 143 interrupted and saved.
 """
 
@@ -11,7 +13,6 @@ from __future__ import annotations
 import ast
 import io
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -23,25 +24,34 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ssl_jax import config as configs
+from ssl_jax import configs, names
 from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
 from ssl_jax.run.writer import plain_warnings
 
-DEFAULT = ROOT / "configs" / "simclr_digits.py"
+DEFAULT = "simclr_digits"
+WORDS = ("--config", "--workdir", "--list", "--no-test", "--help-config")
+EPILOG = f"""--config.KEY=VALUE changes a key: --help-config shows those of a config with what they mean.
+--list shows the configs. Methods: {names.HERE / "methods"}, models: {names.HERE / "models"}, recipes of views and text:
+{names.HERE / "data"}/*/recipes.py. The same command on the same folder goes on where a run was stopped."""
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.Parser("Pretrain a method on a dataset.")
-    parser.add_path("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
+    parser = command.Parser("Pretrain a method on a dataset.", epilog=EPILOG)
+    said = f"a config file, or one of --list by name; default: that of the run in --workdir, else {DEFAULT}"
+    parser.add_path("--config", help=said)
     parser.add_path("--workdir", help="folder of the run; default: runs/<config name>")
     parser.add_argument("--list", action="store_true", help="show the configs there are")
+    parser.add_argument("--no-test", action="store_true", help="a try: test data are not read, nothing is drawn")
+    parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
     try:
         options, rest = parser.parse_known_args(arguments)
         if options.list:
             return list_configs()
-        workdir = folder.check(options.workdir or Path("runs") / Path(options.config).stem)
-        config = configs.load(options.config, configs.overrides(rest))
+        workdir = folder.check(options.workdir or Path("runs") / Path(options.config or DEFAULT).stem)
+        config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
+        if options.help_config:
+            return help_config(config)
         configs.check(config)
         processes.configure_as(config.parallel)
     except ValueError as error:
@@ -55,7 +65,7 @@ def main(arguments: list[str]) -> int:
         from ssl_jax.experiment import build
         from ssl_jax.run import signals
 
-    again = shlex.join([sys.executable, sys.argv[0], *arguments])
+    again = command.again(arguments)
     try:
         with processes.ending_together(), processes.refusing_together():
             experiment = build(config, folder=workdir)
@@ -66,7 +76,7 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         with processes.ending_together():
-            summary = train.fit(experiment, workdir)
+            summary = train.fit(experiment, workdir, test=not options.no_test)
     except train.Refused as error:
         return command.refuse(error)
     except signals.Interrupted as stop:
@@ -84,13 +94,31 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def asked(path: str | None, workdir: Path | None, changes: list[str]) -> configs.Config:
+    """The config of a command: the one that is named, or the one that the run in the folder was made with."""
+    if path is None and workdir and (workdir / "config.json").is_file():
+        from ssl_jax.run.open import read_run
+
+        return configs.change(read_run(workdir)[0], changes)
+    return configs.load(path or DEFAULT, changes)
+
+
 def list_configs() -> int:
     """Every config file with the first line of its docstring."""
-    files = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
-    width = max(len(p.stem) for p in files)
-    for path in files:
+    files = configs.files()
+    width = max(map(len, files))
+    for name, path in files.items():
         lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
-        print(f"{path.stem:{width}}  {lines[0] if lines else ''}")
+        print(f"{name:{width}}  {lines[0] if lines else ''}")
+    return 0
+
+
+def help_config(config: configs.Config) -> int:
+    """Every key of a config with its type, its value and what it means."""
+    from configs.common import KEYS
+    from ssl_jax.run import keys
+
+    print("\n".join(keys.text(keys.described(config, KEYS))))
     return 0
 
 
@@ -109,6 +137,8 @@ def report(summary: dict, workdir: Path) -> None:
     rates = [key for key in summary if key.endswith("_per_sec")]
     for key in (*scores, "collapsed", "steps", "seconds", *rates):
         print(f"  {key:16} {shown(key)}")
+    if "test" in whys:
+        print(f"  {'test':16} not measured ({whys['test']}); the same command without --no-test measures it")
     if "label_efficiency" in whys:
         print(f"  {'label_efficiency':16} not measured ({whys['label_efficiency']})")
     table = summary.get("label_efficiency")
@@ -119,7 +149,8 @@ def report(summary: dict, workdir: Path) -> None:
         for count, cells in table.items():
             texts = [f"{mean:.3f}" + ("" if std is None else f" +- {std:.3f}") for mean, std in cells.values()]
             print("  " + count.ljust(18) + "".join(text.rjust(18) for text in texts))
-    print(f"\n  pictures: {workdir / 'figures'}")
+    if "test" not in whys:
+        print(f"\n  pictures: {workdir / 'figures'}")
 
 
 if __name__ == "__main__":

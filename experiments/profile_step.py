@@ -27,8 +27,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax import configs, parallel
 from ssl_jax.run import command, processes
 
 # The first pattern that is found in "instruction | file | JAX's name of the operation" names the kind of work.

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 import optax
 
-from ssl_jax import config as configs
-from ssl_jax import methods, models, optim, parallel
-from ssl_jax.config import Config
+from ssl_jax import configs, methods, models, optim, parallel
+from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, order, readers, recipes, source
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
@@ -96,7 +95,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     recipe = recipes.get(data.recipe)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         make_method(config, _plan_without_data(config))
-    splits = load_splits(config) if splits is None else _with_few_labels(config, splits)
+    splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     train = splits.train
     modality = make_modality(config, train=train, folder=folder)
     if batch_size > len(train) and not isinstance(recipe, text.OF_CORPORA):
@@ -250,10 +249,11 @@ def load_splits(config: Config) -> source.Splits:
     arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column", "second_column")}
     arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
-        return _with_few_labels(config, readers.load(config.data.source, **arguments))
+        return with_few_labels(config, readers.load(config.data.source, **arguments))
 
 
-def _with_few_labels(config: Config, splits: source.Splits) -> source.Splits:
+def with_few_labels(config: Config, splits: source.Splits) -> source.Splits:
+    """The splits with as many labels as ``data.labelled`` leaves."""
     number = config.data.get("labelled")  # a key younger than some stored configs
     return splits if number is None else few_labels.hide(splits, number, config.seed)
 
@@ -309,7 +309,7 @@ def make_method(config: Config, plan: Plan) -> Method:
         if of_tokens and plan.vocab is not None:
             arguments["model"].setdefault("vocab", plan.vocab.size)
         encoder = models.make(config.model.name, **arguments["model"])
-        if is_imported(config.model.name):
+        if is_imported(config.model.name) or models.is_given(config.model.name):
             dtype = np.float32 if plan.vocab is None else np.int32
             inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
             models.check_encoder(encoder, config.model.name, inputs)

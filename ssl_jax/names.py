@@ -28,6 +28,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+# Where configs/ and experiments/ lie: inside an installed package (setup.py), beside it in a checkout.
+HERE = Path(__file__).resolve().parent
+HOME = HERE / "shipped" if (HERE / "shipped").is_dir() else HERE.parent
+
 # What is taken of a file or module that is named alone, by the key that names it.
 WORDS = {
     "method.name": ("make",),

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from ssl_jax import measure, parallel
-from ssl_jax.config import starts
+from ssl_jax.configs import starts
 from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
@@ -66,9 +66,10 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             with processes.refusing_together():
                 workdir = workdirs.check(workdir)
                 stored = workdirs.stored(workdir, asked, resolved)
-                if stored and (summary := workdirs.read_summary(workdir)):
+                finished = workdirs.read_summary(workdir) if stored else None
+                if finished and not (test and "test" in (finished.get("not_measured") or {})):
                     check_metrics(workdir)
-                    return summary
+                    return finished
                 given, given_notes = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
@@ -93,7 +94,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         ):
             writer.say(line)
         summary_file = workdir / "summary.json"
-        if stored and summary_file.is_file():
+        if stored and summary_file.is_file() and not finished:
             writer.say(f"WARNING: {summary_file} is damaged; the run measures again and writes a new one")
 
         saver = open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
@@ -113,7 +114,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         if progress["skipped"]:
             writer.say(f"WARNING: {progress['skipped']} of {int(state.step)} steps were not finite and were skipped")
 
-        found, pictures = {}, {}
+        found, pictures = {"not_measured": {"test": "it was left out"}}, {}
         if test:
             writer.say("training is done; measuring once on test")
             with signals.leaving(experiment.plan.total_steps, asked_to_stop), phase("measuring once on test"):

@@ -25,7 +25,7 @@ from benchmarks import (
     accelerator_table,
 )
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.plan import devices
 from ssl_jax.step import make_init, make_train_step
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +20,9 @@ import runs
 
 import ssl_jax
 from experiments import evaluate, pretrain
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.interop import weights
-from ssl_jax.run import command, processes
+from ssl_jax.run import cli, command, keys, processes
 from ssl_jax.run.open import open_run, read_run
 
 CONFIGS = runs.ROOT / "configs"
@@ -261,6 +264,98 @@ def test_the_third_signal_ends_a_run_and_the_first_is_answered(capfd):
     assert capfd.readouterr().err.count("stopping: the step under way is finished and saved") == 1
     with pytest.raises(KeyboardInterrupt):
         sent(3)
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory):
+    """A run of a config of ours by its name, two steps long and without its test."""
+    workdir = tmp_path_factory.mktemp("tried") / "run"
+    words = ["--config", "simclr_digits", "--config.model.widths=(4,)", "--config.model.strides=(2,)"]
+    words += ["--config.train.steps=2", "--config.train.eval_every=0", "--config.eval.label_efficiency=false"]
+    words += ["--config.data.recipe=runs:VIEWS", "--config.data.image_size=8", "--config.data.num_examples=160"]
+    words += ["--config.data.global_batch_size=32", "--config.eval.knn_k=5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "configure", lambda *a, **k: None)
+        assert pretrain.main([*words, "--no-test", "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+def test_a_try_reads_no_test_data_and_draws_nothing(tried):
+    summary = json.loads((tried / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert not [key for key in summary if key.startswith("test_")]
+    assert summary["not_measured"] == {"test": "it was left out"}
+    assert not (tried / "figures").exists()
+
+
+def test_a_workdir_alone_goes_on_with_what_the_run_was_asked(tried, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
+    again = tmp_path / "again"
+    shutil.copytree(tried, again)
+    with runs.no_pictures():
+        assert pretrain.main(["--workdir", str(again), "--no-test"]) == 0
+        assert "same command without --no-test" in capfd.readouterr().out
+        assert pretrain.main(["--workdir", str(again), "--config.train.log_every=7"]) == 0
+    said = capfd.readouterr()
+    assert "continuing after step 2" in said.err
+    assert "config.train.log_every was 20, is now 7" in said.err
+    assert "damaged" not in said.err
+    then, now = (json.loads((folder / "summary.json").read_text()) for folder in (tried, again))
+    assert 0 <= now["test_knn_top1"] <= 1
+    assert now["params_fingerprint"] == then["params_fingerprint"]
+    assert pretrain.main(["--workdir", str(again), "--config.seed=1"]) == 2
+    assert "seed (0 there, 1 here)" in one_line(capfd)
+    assert pretrain.main(["--workdir", str(again), "--config", "byol_cifar10"]) == 2  # which says another
+
+
+def test_keys_are_shown_with_meaning_type_and_value(capsys):
+    from configs.common import KEYS
+
+    assert pretrain.main(["--config", "byol_cifar10", "--help-config", "--config.optim.momentum=0.5"]) == 0
+    shown = capsys.readouterr().out
+    for said in (
+        "--config.optim.momentum=0.5  (float)\n    of adamw: b1\n",
+        "--config.method.tau=0.99  (float)\n    target decay tau_0; the paper",
+        "--config.model.stem=cifar  (str)\n",
+        "--config.data.data_dir=null  (str or null)\n",
+    ):
+        assert said in shown
+    for name in configs.files():
+        config = configs.load(name)
+        found = {key.name: key for key in keys.described(config, KEYS)}
+        assert [key.name for key in found.values() if not key.meaning] == []
+        assert set(found) == set(configs.known_keys(config)), name
+
+
+def test_the_command_runs_the_scripts(capsys, monkeypatch):
+    def ends(*words):
+        monkeypatch.setattr(sys, "argv", ["ssl-jax", *words])
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return ended.value.code, *capsys.readouterr()
+
+    code, out, _ = ends()
+    assert code == 0
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    for place in re.findall(r"/\S+", out):
+        assert os.path.exists(place.rstrip(",")), place
+    assert ends("pretrian") == (2, "", f"error: ssl-jax 'pretrian' is no command; did you mean pretrain? known: "
+                                f"{', '.join(cli.COMMANDS)}\n")  # fmt: skip
+    assert ends("--version") == (0, f"ssl_jax {ssl_jax.__version__}\n", "")
+    code, out, _ = ends("pretrain", "--list")
+    assert code == 0
+    assert "simclr_digits" in out
+    code, _, err = ends("pretrain", "--config", "simclr_digit")
+    assert code == 2
+    assert err == "error: config 'simclr_digit' is neither a file nor one of ours; did you mean 'simclr_digits'? " + (
+        "see: ssl-jax pretrain --list\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["ssl-jax pretrain"])
+    assert command.again(["--workdir", "a b"]) == "ssl-jax pretrain --workdir 'a b'"
 
 
 def test_list_shows_every_config_with_its_first_line(capsys):

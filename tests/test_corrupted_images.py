@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from scipy import ndimage
 
 import ssl_jax
-from ssl_jax import config as configs
-from ssl_jax import methods, models, train
+from ssl_jax import configs, methods, models, train
 from ssl_jax.experiment import build, to_json
 from ssl_jax.methods import corrupted_images as spot
 from ssl_jax.models.repair import RepairLayer, enlarge

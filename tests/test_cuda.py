@@ -12,8 +12,7 @@ import jax
 import pytest
 import runs
 
-from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax import configs, parallel
 from ssl_jax.plan import cost, devices, hlo, program
 
 CONFIGS = sorted(file.stem for file in (runs.ROOT / "configs").glob("*.py") if file.stem != "common")

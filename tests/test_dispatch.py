@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from ssl_jax import config as configs
-from ssl_jax import experiment, step, train
+from ssl_jax import configs, experiment, step, train
 from ssl_jax.run import signals
 
 EVERY = {"train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 4, "data__augment": "device"}

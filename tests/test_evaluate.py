@@ -18,7 +18,7 @@ from ssl_jax import evals, methods, models
 from ssl_jax.data import readers
 from ssl_jax.data.images import recipes
 from ssl_jax.evals.shared import captions
-from ssl_jax.evaluate import _of_itself, _prepare, plain_recipe
+from ssl_jax.evaluation import _of_itself, _prepare, plain_recipe
 from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import open_run
 

@@ -12,8 +12,7 @@ import pytest
 import runs
 from PIL import Image
 
-from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax import configs, parallel
 from ssl_jax.data.images import recipes, stream
 from ssl_jax.data.images.feed import feed
 from ssl_jax.data.images.recipes import Recipe

@@ -13,8 +13,7 @@ import runs
 from sklearn.datasets import load_digits
 
 import ssl_jax
-from ssl_jax import config as configs
-from ssl_jax import experiment, models, optim
+from ssl_jax import configs, experiment, models, optim
 from ssl_jax.data.source import from_arrays
 from ssl_jax.evals import Accuracy, Fitted, finetune
 from ssl_jax.evals.shared import protocols

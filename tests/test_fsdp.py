@@ -10,8 +10,7 @@ import pytest
 import runs
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import config as configs
-from ssl_jax import parallel, train
+from ssl_jax import configs, parallel, train
 from ssl_jax.experiment import build, make_parts
 from ssl_jax.plan import cost, program
 from ssl_jax.run import checkpoint

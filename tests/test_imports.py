@@ -46,5 +46,5 @@ def test_no_circle_of_imports():
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_eleven_files_lie_loose():
-    assert len(list(PACKAGE.glob("*.py"))) <= 11, sorted(path.name for path in PACKAGE.glob("*.py"))
+def test_twelve_files_lie_loose():
+    assert len(list(PACKAGE.glob("*.py"))) <= 12, sorted(path.name for path in PACKAGE.glob("*.py"))

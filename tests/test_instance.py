@@ -12,8 +12,7 @@ import optax
 import pytest
 from numeric import numeric_gradient
 
-from ssl_jax import config as configs
-from ssl_jax import experiment, methods, models
+from ssl_jax import configs, experiment, methods, models
 from ssl_jax.data.images import recipes
 from ssl_jax.losses import instance
 from ssl_jax.methods import instance_discrimination

@@ -12,8 +12,7 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ssl_jax import config as configs
-from ssl_jax import experiment
+from ssl_jax import configs, experiment
 from ssl_jax.data.images import decode, opening
 from ssl_jax.data.readers import image_files, layout, split_names
 

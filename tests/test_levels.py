@@ -10,8 +10,7 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ssl_jax import config as configs
-from ssl_jax import experiment
+from ssl_jax import configs, experiment
 from ssl_jax.data import source
 from ssl_jax.data.images import decode, levels, stream
 from ssl_jax.data.images.recipes import Eval, Recipe, View

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax import config as configs
-from ssl_jax import experiment, optim
+from ssl_jax import configs, experiment, optim
 from ssl_jax.models.context import GRUContext
 from ssl_jax.types import Plan
 

@@ -24,6 +24,7 @@ from ssl_jax.data import readers
 from ssl_jax.data.order import permutation
 from ssl_jax.experiment import build
 from ssl_jax.run import checkpoint, processes
+from ssl_jax.run.open import open_run
 from ssl_jax.run.writer import read_metrics
 
 CASES = ("letters", "two_parts")
@@ -125,7 +126,7 @@ def test_what_a_run_of_letters_measures(whole):
 
 def test_the_score_counts_every_token_once(whole):
     """Whatever the batches: a mean of their means would not."""
-    run = ssl_jax.run.open.open_run(whole[1])
+    run = open_run(whole[1])
     built = build(other_data.config("letters"), folder=whole[1])
     from ssl_jax.evals.score import score
 

@@ -19,8 +19,7 @@ from ml_collections import ConfigDict
 import ssl_jax
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
-from ssl_jax import config as configs
-from ssl_jax import evals, methods, models, names, train
+from ssl_jax import configs, evals, methods, models, names, train
 from ssl_jax.data import readers
 from ssl_jax.experiment import build
 from ssl_jax.run import processes

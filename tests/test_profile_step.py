@@ -13,8 +13,7 @@ import runs
 sys.path.insert(0, str(runs.ROOT / "experiments"))
 import profile_step
 
-from ssl_jax import config as configs
-from ssl_jax import parallel
+from ssl_jax import configs, parallel
 from ssl_jax.plan import program
 
 CONFIG = str(runs.ROOT / "configs" / "simclr_digits.py")

@@ -29,7 +29,7 @@ def a_result(source="digits", test="t1", checkpoint="c", evaluators=("knn",), va
 
 
 def evaluate(place, said, **about):
-    """As ssl_jax.evaluate does it with one result."""
+    """As ssl_jax.evaluation does it with one result."""
     result = a_result(**about)
     hits = {name: np.arange(4) < 4 * value for name, value in result["metrics"].items()}
     known = results.earlier(place, result["provenance"]["checkpoint"], said.append)

@@ -16,7 +16,7 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from ssl_jax import config
+from ssl_jax import configs
 from ssl_jax.data import order, source
 from ssl_jax.data.images import decode, stream
 from ssl_jax.data.images.recipes import Recipe, View
@@ -292,10 +292,10 @@ def test_the_same_shards_elsewhere_are_the_same_data(load, tmp_path):
     after = load(f"tar:{tmp_path}/y/x-{{000..003}}.tar")
     assert [a.fingerprint for a in after] == [b.fingerprint for b in before]
     for scheme in ("tar", "arrayrecord", "folder"):
-        refused, free = config.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": f"{scheme}:y"}})
+        refused, free = configs.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": f"{scheme}:y"}})
         assert not refused
         assert free
-        assert config.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": "npz:x"}})[0]
+        assert configs.differences({"data": {"source": f"{scheme}:x"}}, {"data": {"source": "npz:x"}})[0]
 
 
 @pytest.mark.parametrize("verify", ["full", "header"])

@@ -12,7 +12,7 @@ from experiments import evaluate, pretrain
 from ssl_jax.data import readers
 from ssl_jax.data.readers import text
 from ssl_jax.evals.shared import report, text_pages
-from ssl_jax.evaluate import plain_recipe
+from ssl_jax.evaluation import plain_recipe
 from ssl_jax.experiment import make_modality
 from ssl_jax.run import processes
 

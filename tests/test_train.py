@@ -422,7 +422,7 @@ def test_load_gives_features_of_images_of_any_size(finished):
 
 @pytest.mark.parametrize("other", ["runs/a", None])
 def test_another_init_from_is_another_run(other):
-    from ssl_jax import config as configs
+    from ssl_jax import configs
 
     stored = configs.flatten(runs.config()) | {"init_from": "runs/b"}
     refused, free = configs.differences(stored, stored | {"init_from": other})

@@ -14,7 +14,7 @@ import runs
 from ml_collections import ConfigDict
 
 from experiments import word_vectors as script
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.evals import words as evaluator
 from ssl_jax.experiment import build, zeros
 from ssl_jax.interop import word_vectors

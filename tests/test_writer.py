@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 from pathlib import Path
 
@@ -183,6 +187,25 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
         "step 100/100 train_loss=nan",
     ]
     assert len(writer.read_metrics(tmp_path / "metrics.jsonl")) == 5
+
+
+def test_plain_lines_on_a_terminal_that_reports_no_size(tmp_path, capsys, monkeypatch):
+    """As some consoles of notebooks and clusters do, in which a bar of no width would be nothing."""
+    ours, theirs = pty.openpty()
+    shown = []
+    for columns in (0, 80):
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24 if columns else 0, columns, 0, 0))
+        with open(theirs, "w", closefd=False) as terminal:
+            monkeypatch.setattr(sys, "stderr", terminal)
+            out = writer.open_writer(tmp_path / str(columns), total_steps=9)
+            out.log(3, {"val_knn_top1": 0.5})
+            out.close()
+            monkeypatch.undo()
+        shown.append(os.read(ours, 10_000).decode())
+    assert shown[0] == "step 3/9 val_knn_top1=0.5\r\n"
+    assert "3/9 [" in shown[1]
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):

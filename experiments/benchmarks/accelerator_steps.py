@@ -19,9 +19,8 @@ import plan
 import profile_step
 from benchmarks import accelerator_device
 
-from ssl_jax import config as configs
-from ssl_jax import parallel
-from ssl_jax.config import Config
+from ssl_jax import configs, parallel
+from ssl_jax.configs import Config
 from ssl_jax.data.images import device, recipes
 from ssl_jax.experiment import Parts, make_modality, make_parts
 from ssl_jax.plan import cost, program

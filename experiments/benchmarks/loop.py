@@ -11,8 +11,7 @@ from pathlib import Path
 import jax
 from benchmark import Benchmark
 
-from ssl_jax import config as configs
-from ssl_jax import experiment, parallel, train
+from ssl_jax import configs, experiment, parallel, train
 from ssl_jax.step import compile_step, init_state
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "simclr_digits.py"

@@ -90,14 +90,18 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
     return tree.get("params", {}), tree.get("model_state", {})
 
 
-def files(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The files that :func:`write` was given beside the arrays (a tokenizer): name -> text; call after ``read``."""
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What :func:`write` was given beside the arrays, {} of a file from elsewhere; call after ``read``."""
     path = Path(os.path.expanduser(path))
     if path.suffix.lower() != ".safetensors":
         return {}
     with safetensors.safe_open(path, "numpy") as file:
-        about = json.loads((file.metadata() or {}).get(RECORD, "{}"))
-    return about.get("files", {})
+        return json.loads((file.metadata() or {}).get(RECORD, "{}"))
+
+
+def files(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The files among :func:`about` (a tokenizer): name -> text; call after ``read``."""
+    return about(path).get("files", {})
 
 
 def _can_execute(what: str) -> str:

@@ -73,7 +73,8 @@ def make(
       temperature: T; 1 in the paper, which scales nothing. 10 is the scale of .1 in the pseudo-code that Hénaff et al.
         give of it for images ("Data-Efficient Image Recognition with Contrastive Predictive Coding", arXiv:1905.09272,
         appendix), there of predictions of 64 numbers.
-      colour: what happens to ``colour_rate`` of the patches: "grey", "drop" two of three channels, or "keep" them.
+      colour: what happens to some of the patches: "grey", "drop" two of three channels, or "keep" them.
+      colour_rate: the share of them to which that happens.
 
     Raises:
       ValueError: an argument outside its meaning, or images too small for the grid and the encoder.

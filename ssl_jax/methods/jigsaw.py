@@ -59,7 +59,8 @@ def make(
       per_image: m, permutations asked of every image; 8 to 16 in Kolesnikov et al.
       gap: pixels between the cells of the grid; the tiles' border lines do not meet.
       jitter: a tile lies 0 to so many pixels into its cell; 11 in the paper, of cells of 75.
-      colour: what happens to ``colour_rate`` of the tiles: "grey", "drop" two of three channels, or "keep" them.
+      colour: what happens to some of the tiles: "grey", "drop" two of three channels, or "keep" them.
+      colour_rate: the share of them to which that happens.
       colour_of: "patch": each tile by its own draw; "image": all tiles of an image or none.
       blur_rate: share of the tiles that are shrunk and enlarged again.
       blur_draw: how far: "side", the small side is uniform, or "pixels", their number is.

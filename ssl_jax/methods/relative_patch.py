@@ -55,7 +55,8 @@ def make(
       gap: pixels between the cells of the grid. The paper's 48 +- 14 between patches of 96 is gap 34, jitter 14; our
         default suits 32-pixel images, whose patches have 8.
       jitter: a patch lies 0 to so many pixels into its cell, in both directions.
-      colour: what happens to ``colour_rate`` of the patches: "grey", "drop" two of three channels, or "keep" them.
+      colour: what happens to some of the patches: "grey", "drop" two of three channels, or "keep" them.
+      colour_rate: the share of them to which that happens.
       colour_of: "patch": each by its own draw; "image": all patches of an image or none.
       blur_rate: share of the patches that are shrunk and enlarged again; the paper has 1/3.
       blur_draw: how far: "side", the small side is uniform, or, as in the paper, "pixels", their number is.

@@ -26,7 +26,7 @@ from ssl_jax.models.embedding import Embedding
 from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
-from ssl_jax.models.own import check_encoder, from_module
+from ssl_jax.models.own import check_encoder, from_module, given, hand_over, is_given
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.transformer import mean_token
@@ -56,8 +56,10 @@ __all__ = [
     "depth",
     "forward",
     "from_module",
+    "hand_over",
     "heads",
     "init",
+    "is_given",
     "make",
     "pooled",
     "takes",
@@ -170,12 +172,14 @@ def _arguments(name: str) -> dict[str, Any]:
     maker = _maker(name)
     module: Any
     module, fixed = (maker.func, maker.keywords) if isinstance(maker, partial) else (maker, {})
-    known = inspect.signature(module).parameters
+    known = {} if is_given(name) else inspect.signature(module).parameters
     left_out = {"parent", "name", "norm", *fixed} if dataclasses.is_dataclass(module) else set(fixed)
     return {k: p.default for k, p in known.items() if k not in left_out}
 
 
 def _maker(name: str) -> Any:
+    if is_given(name):
+        return partial(given, name)
     if is_imported(name):
         maker = imported(name, "model.name")
         if not callable(maker):

@@ -25,6 +25,7 @@ class Embedding(nn.Module):
       init_scale: from U(-s, s); None: 1/2 over the width, as word2vec's code has it.
       norm: what methods make their heads with.
       frozen_stages: changes nothing, since nothing is dropped or counted here.
+      dtype: of the vectors; the table stays float32.
 
     Returns ``{"stem", "stage1": [b, t, width], "features": [b, width]}``; stage 1 is the stem without padding, the
     features are its mean over the tokens that are present, float32 or better.

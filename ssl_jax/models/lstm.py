@@ -50,6 +50,7 @@ class LSTM(nn.Module):
       init_scale: embedding from U(-s, s); the layers are drawn from U(-1/sqrt(hidden), 1/sqrt(hidden)) as torch does.
       norm: what methods make their heads with.
       frozen_stages: of the lowest so many parts (the embedding is one) nothing is dropped even with ``train``.
+      dtype: of the computation; parameters stay float32.
 
     Returns ``{"stem", "stageK": [b, t, w], "output": [b, t, width], "rows": state, "features": [b, 3 width]}`` for
     K = 1..layers. ``"features"`` is the concat pooling of ULMFiT: the last token's output, the greatest and the mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from collections.abc import Mapping
@@ -27,6 +28,45 @@ ATTRIBUTES = {
     "dtype": "dtype: Any = None",
 }
 _TRAIN = ("train", "training", "is_training")  # how modules call it, beside Flax's deterministic, its opposite
+
+
+_HANDED: dict[str, nn.Module] = {}  # modules that this process was given from Python, by the name that runs record
+
+
+def hand_over(module: nn.Module) -> str:
+    """The ``model.name`` of a module that lies in no file: ``given:NAME:DIGEST``, of its class and what it prints as.
+
+    From now on every lookup of that name in this process finds it, so that the run can be opened, evaluated and tuned.
+
+    Raises:
+      ValueError: it is no encoder; says what it lacks.
+    """
+    check_encoder(module, f"given:{type(module).__name__}")
+    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # where functions lie differs between processes
+    label = re.sub(r"\W", "_", str(getattr(module, "label", type(module).__name__)))
+    name = f"given:{label}:{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+    _HANDED[name] = module
+    return name
+
+
+def is_given(name: str) -> bool:
+    """Whether a ``model.name`` means a module that was handed over from Python."""
+    return name.startswith("given:")
+
+
+def given(name: str) -> nn.Module:
+    """The module of a name that :func:`hand_over` made.
+
+    Raises:
+      ValueError: this process was not given it.
+    """
+    if name not in _HANDED:
+        label = name.split(":")[1]
+        raise ValueError(
+            f"model.name={name!r} was handed over from Python and lies in no file; hand the same module over again, "
+            f"from Python: ssl_jax.load(run, encoder={label}(...)), or pretrain, evaluate, embed with encoder="
+        )
+    return _HANDED[name]
 
 
 class FromModule(nn.Module):

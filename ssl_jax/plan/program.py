@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax import parallel
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 from ssl_jax.data import recipes
 from ssl_jax.data.text import recipes as text
 from ssl_jax.experiment import make_modality, make_parts

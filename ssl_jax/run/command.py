@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.run.writer import plain_warnings
+
+NAME = "ssl-jax "  # with a subcommand, in place of a script's path
 
 
 class Misuse(ValueError):
@@ -43,6 +46,12 @@ def named(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; give it a value, or leave it out")
     return text
+
+
+def again(arguments: list[str]) -> str:
+    """The command line that was given, to be given again."""
+    script = [sys.argv[0]] if sys.argv[0].startswith(NAME) else [sys.executable, sys.argv[0]]
+    return " ".join([*(s if s.startswith(NAME) else shlex.quote(s) for s in script), shlex.join(arguments)]).strip()
 
 
 def refuse(error: ValueError) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.data.source import same
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import METRICS, advice, writing

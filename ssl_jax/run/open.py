@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import config as configs
-from ssl_jax import models, names
-from ssl_jax.config import Config
+from ssl_jax import configs, models, names
+from ssl_jax.configs import Config
 from ssl_jax.data.modality import Modality
+from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.run import checkpoint, folder, provenance
@@ -67,11 +67,12 @@ def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]
             )
 
 
-def load(workdir: str | Path):
+def load(workdir: str | Path, *, encoder: Any = None):
     """A run, ready to use.
 
     Args:
       workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
+      encoder: the module of a run that was given one from Python.
 
     Returns:
       (variables, encode, config): ``encode(variables, inputs)`` takes what the modality prepares, images
@@ -85,6 +86,8 @@ def load(workdir: str | Path):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
+    if encoder is not None:
+        models.hand_over(encoder)
     run = open_run(workdir)
     compiled = jax.jit(run.method.encode)
 
@@ -98,6 +101,7 @@ class Run(NamedTuple):
     """A run as it lies in its folder: what it was asked (config), what that became (resolved), and a checkpoint.
 
     ``progress`` is what the run knew of itself when it wrote that: "collapsed", "loss_spikes", "nonfinite", ...
+    ``splits`` are its data where they were handed over from Python and are still here.
     """
 
     workdir: Path
@@ -109,6 +113,7 @@ class Run(NamedTuple):
     variables: Variables
     step: int
     progress: Mapping[str, Any]
+    splits: Splits | None = None
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> Run:
@@ -131,6 +136,37 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
     return Run(workdir, config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
+
+
+def open_weights(path: str | Path) -> Run:
+    """A file that :func:`export` wrote, opened as the run that it is of, of which it holds the trunk alone.
+
+    Raises:
+      ValueError: no such file, one without the config of its run, or one of a run on text.
+    """
+    without_tpu()
+    trunk, about = weights.read(path), weights.about(path)
+    if "config" not in about:
+        raise ValueError(f"{path} does not say how its encoder is made; give a file of `ssl-jax export`, or a workdir")
+    if "files" in about:
+        raise ValueError(f"{path} is of a run on text; give its workdir")
+    config: Config = ConfigDict(configs.modern(about["config"]))
+    refused = ValueError(f"{path}: no encoder of its config has these arrays")
+    for channels in (3, 1):  # which the config does not say
+        size = config.data.image_size
+        plan = Plan(1, 1, config.data.global_batch_size, (size, size, channels), config.data.global_batch_size, 2)
+        try:
+            modality = make_modality(config, plan=plan)
+            method = make_method(config, plan)
+            spec = variables_spec(method, modality, plan)
+            given = {"encoder": _fitted(trunk, method.trunk(spec), str(path), "write it anew")}
+        except ValueError as error:
+            refused = error
+            continue
+        batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), modality.spec(2))
+        variables = jax.jit(method.init)(jax.random.key(0), batch, given)
+        return Run(Path(path), config, {}, plan, modality, method, variables, about.get("step", 0), {})
+    raise refused
 
 
 def stored_plan(resolved: Mapping[str, Any]) -> Plan:

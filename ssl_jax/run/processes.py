@@ -18,7 +18,7 @@ import numpy as np
 from jax._src import distributed  # nothing public lets processes talk before they have devices
 from jax.experimental.multihost_utils import process_allgather
 
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 
 PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32", "highest")
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later

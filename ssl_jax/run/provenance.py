@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from ssl_jax import names, parallel
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 from ssl_jax.data import readers
 from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment

@@ -63,7 +63,7 @@ def open_writer(
         that starts at the beginning: lines of an earlier attempt are cut away, too.
       logged: the last step up to there that was logged, where that is known: lines that should be there and are not
         are told in a warning.
-      progress: True for a bar, False for plain lines; None asks whether stderr is a terminal.
+      progress: True for a bar, False for plain lines; None asks whether stderr is a terminal that has a size.
       every: seconds between plain lines of training metrics (lines with ``val_`` or ``test_`` metrics always appear).
 
     Raises:
@@ -81,7 +81,7 @@ def open_writer(
         missing = cut_back(path, start, logged)
         lines = _last_line(path)
         file = path.open("a", encoding="utf-8")
-    bar = _bar(total_steps, start) if (sys.stderr.isatty() if progress is None else progress) else None
+    bar = _bar(total_steps, start) if (_has_width() if progress is None else progress) else None
     shown: dict[str, float] = {}
     spoke, to_go = -math.inf, None
 
@@ -305,6 +305,14 @@ def _number(value: Any) -> float | int | bool | None:
 
 def _short(value: Any) -> str:
     return "nan" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _has_width() -> bool:
+    """Whether stderr is a terminal in which there is room for a bar; some report no size."""
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no file behind it
+        return False
 
 
 def _bar(total_steps: int, start: int) -> Any:

@@ -11,17 +11,18 @@ import numpy as np
 from ssl_jax.data import classes
 from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
-from ssl_jax.data.readers.arrays import digits, npz
-from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, named, split
+from ssl_jax.data.readers.arrays import beside, digits, npz
+from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, as_stored, named, sha256, split
 from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
 SCHEMES = (*SCHEMES, "pydoc")
+ARRAYS = "arrays:"  # and the sha256 of examples that were handed over from Python, which lie in no file
 
 
 def is_own(spec: str) -> bool:
     """Whether a source is a function of the user's."""
-    ours = {scheme.partition(":")[0] for scheme in SCHEMES}
+    ours = {scheme.partition(":")[0] for scheme in (*SCHEMES, ARRAYS)}
     return spec.partition(":")[0] not in ours and is_imported(spec)
 
 
@@ -86,6 +87,12 @@ def load(
         raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1; 0.1 is the default")
     if verify not in (None, "full", "header"):
         raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
+    if spec.startswith(ARRAYS):
+        raise ValueError(
+            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
+            "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
+            "or name another source"
+        )
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}
@@ -146,14 +153,68 @@ def load(
         train, test = named(train, test, unlabelled)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if only := classes.single(train.labels, train.class_names):
-        why = f"there is one class only, {only}"
-        without = {"labels": None, "class_names": None, "why_unlabelled": why}
-        train = dataclasses.replace(train, **without)
-        test, val = (None if p is None else dataclasses.replace(p, **without) for p in (test, val))
+    train, test, val = _without_one_class(train, test, val)
     if "text" not in train.columns:
         train, test, more = levels.told(train, test, more, decoding, cache)
     return split(train, test, more, val, spec=spec, val_fraction=val_fraction, num_examples=num_examples, seed=seed)
+
+
+def of_arrays(
+    images: Any,
+    labels: Any = None,
+    *,
+    val_fraction: float = 0.1,
+    num_examples: int | None = None,
+    seed: int = 0,
+    unlabelled: int | None = None,
+) -> tuple[str, Splits]:
+    """Examples that lie in no file as the splits of a run, and the ``data.source`` that a run records of them.
+
+    Args:
+      images: uint8 ``[n, h, w, c]`` or ``[n, h, w]``; a :class:`Source`; or two of either, to learn from and to be
+        measured on, without which a fifth is cut off.
+      labels: integers ``[n]``, -1 where unknown, as many arrays as there are of images; None of sources, which have
+        their own.
+      val_fraction, num_examples, seed, unlabelled: as in :func:`load`.
+
+    Returns:
+      (``arrays:<sha256>``, of everything that was handed over; the splits).
+
+    Raises:
+      ValueError: for other arrays, or too few.
+    """
+    pair = isinstance(images, tuple) and len(images) == 2
+    given = images if pair else (images,)
+    of_each = labels if pair and labels is not None else (labels,) * len(given)
+    if len(of_each) != len(given):
+        raise ValueError("labels are one array and images are two; give labels=(of the first, of the second)")
+    parts = [_part(x, y, labels is not None) for x, y in zip(given, of_each, strict=True)]
+    both = beside(*parts, "images=", ("the first", "the second")) if pair else None
+    train, test = named(parts[0], both, unlabelled)
+    train, test, _ = _without_one_class(train, test, None)
+    spec = ARRAYS + sha256(*(part.fingerprint for part in parts))
+    how: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
+    return spec, split(train, test, spec="arrays", **how)
+
+
+def _part(images: Any, labels: Any, labelled: bool) -> Source:
+    if not isinstance(images, Source):
+        return as_stored(np.asarray(images), None if labels is None else np.asarray(labels), labelled=labelled)
+    if labels is not None:
+        raise ValueError("a Source has its labels; leave labels= out")
+    return _checked(images, "images=")
+
+
+def _without_one_class(train: Source, test: Source | None, val: Source | None) -> tuple[Any, Any, Any]:
+    """The parts of a dataset; of one class only they have no labels, from which there is nothing to learn."""
+    only = classes.single(train.labels, train.class_names)
+    if not only:
+        return train, test, val
+    why = f"there is one class only, {only}"
+    without = {"labels": None, "class_names": None, "why_unlabelled": why}
+    train = dataclasses.replace(train, **without)
+    test, val = (None if p is None else dataclasses.replace(p, **without) for p in (test, val))
+    return train, test, val
 
 
 def _own(spec: str, data_dir: str | None) -> tuple[Source, Source | None]:
@@ -174,13 +235,18 @@ def _own(spec: str, data_dir: str | None) -> tuple[Source, Source | None]:
         kinds = ", ".join(type(part).__name__ for part in found) if isinstance(found, tuple) else type(found).__name__
         raise ValueError(f"data.source={spec!r} gives {kinds}; {form} (ssl_jax/data/source.py)")
     for part in filter(None, found):
-        images = part.columns.get("image")
-        if images is not None and (images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != part.channels):
-            raise ValueError(
-                f"data.source={spec!r} gives images {images.dtype}{list(images.shape)} and channels={part.channels}; "
-                "make such a Source with ssl_jax.data.source.from_arrays(images, labels)"
-            )
+        _checked(part, f"data.source={spec!r}")
     return found
+
+
+def _checked(part: Source, said: str) -> Source:
+    images = part.columns.get("image")
+    if images is not None and (images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != part.channels):
+        raise ValueError(
+            f"{said} gives images {images.dtype}{list(images.shape)} and channels={part.channels}; "
+            "make such a Source with ssl_jax.data.source.from_arrays(images, labels)"
+        )
+    return part
 
 
 def _path(name: str, data_dir: str | None) -> Path:

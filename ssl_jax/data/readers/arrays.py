@@ -46,16 +46,22 @@ def npz(path: Path) -> tuple[Source, Source | None]:
         if "test_images" not in arrays:
             return train, None
         test = _stored(arrays, "test", path, labelled=train.labels is not None and bool((train.labels >= 0).any()))
-        if test.columns["image"].shape[1:] != train.columns["image"].shape[1:]:
-            raise ValueError(
-                f"train images are {train.columns['image'].shape[1:]}, test images "
-                f"{test.columns['image'].shape[1:]}; make them one shape"
-            )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    names = "train_images", "test_images"
-    notes = overlap.check(overlap.digests(train) or (), overlap.digests(test) or (), str(path), names)
-    return train, dataclasses.replace(test, notes=notes)
+    return train, beside(train, test, str(path), ("train_images", "test_images"))
+
+
+def beside(train: Source, test: Source, where: str, names: tuple[str, str]) -> Source:
+    """The test examples of a dataset in memory, with what they share with train in their notes.
+
+    Raises:
+      ValueError: their images are of another shape.
+    """
+    shapes = [part.columns["image"].shape[1:] for part in (train, test) if "image" in part.columns]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"{where}: train images are {shapes[0]}, test images {shapes[1]}; make them one shape")
+    notes = overlap.check(overlap.digests(train) or (), overlap.digests(test) or (), where, names)
+    return dataclasses.replace(test, notes=(*test.notes, *notes))
 
 
 def _stored(arrays: dict[str, np.ndarray], split: str, path: Path, labelled: bool = False) -> Source:

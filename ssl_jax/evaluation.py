@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import evals, measure, parallel, train
-from ssl_jax.config import Config
+from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
 from ssl_jax.data.images.recipes import Flip
@@ -32,7 +32,7 @@ from ssl_jax.evals import Fitted
 from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite, text_pages
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
-from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.names import is_imported
 from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import Run, open_run
@@ -45,12 +45,13 @@ Job = Callable[[], dict[str, Found]]
 
 
 def evaluate(
-    workdirs: Sequence[str | Path],
+    workdirs: Sequence[str | Path | Run],
     evaluators: Sequence[str] | None,
     options: Options,
     *,
     outdir: str | Path | None = None,
     source: str | None = None,
+    splits: Splits | None = None,
     data_dir: str | None = None,
     download: bool = False,
     devices: int | None = None,
@@ -59,12 +60,13 @@ def evaluate(
     """Evaluate runs and write what was found.
 
     Args:
-      workdirs: of the runs.
+      workdirs: of the runs, or what ``open_run`` gave.
       evaluators: by name, in the order in which they are to speak; None: those of ``evals.DEFAULT`` that suit the
         data, and of the others is said why they do not.
       options: of the evaluators; ``options["features"]`` may hold ``max_dim`` of the stages.
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
+      splits: that dataset, or the run's own, where it lies in memory.
       data_dir: where TFDS datasets lie, if not where the run found them.
       download: let TFDS fetch a dataset that is not there.
       devices: default that of ``parallel.devices``.
@@ -80,12 +82,13 @@ def evaluate(
     say = partial(_say, say) if jax.process_index() == 0 else lambda text: None
     if outdir is None and len(workdirs) > 1:
         raise ValueError("several workdirs need --outdir DIR for their comparison")
-    called = names.apart([Path(os.path.abspath(w)).parts[1:] for w in workdirs])
-    runs = dict(zip(called, map(open_run, workdirs), strict=True))
-    root = Path(outdir) if outdir else Path(workdirs[0]) / "evaluation"
+    opened = [run if isinstance(run, Run) else open_run(run) for run in workdirs]
+    called = names.apart([Path(os.path.abspath(run.workdir)).parts[1:] for run in opened])
+    runs = dict(zip(called, opened, strict=True))
+    root = Path(outdir) if outdir else opened[0].workdir / "evaluation"
     places = {name: root / name if len(runs) > 1 else root for name in runs}
     jobs = {
-        name: _prepare(run, places[name], evaluators, options, source, data_dir, download, devices, say)
+        name: _prepare(run, places[name], evaluators, options, source, data_dir, download, devices, say, splits)
         for name, run in runs.items()
     }
     with contextlib.ExitStack() as stack:
@@ -123,7 +126,9 @@ def _say(say: Say, text: str) -> None:
     say(names.printable(text))
 
 
-def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, download, devices, say: Say) -> Job:
+def _prepare(
+    run: Run, place: Path, asked, options: Options, source, data_dir, download, devices, say: Say, splits=None
+) -> Job:
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))
     config.data.update({"data_dir": data_dir or config.data.data_dir, "download": download})
@@ -131,7 +136,7 @@ def _prepare(run: Run, place: Path, asked, options: Options, source, data_dir, d
         # What the run said of its own data.
         own = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
         config.data.update({"source": source} | {key: None for key in own if key in config.data})
-    splits = load_splits(config)
+    splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     for note in splits.notes:
         say(note)
     try:

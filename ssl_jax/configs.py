@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.names import WORDS, hint, is_file, nearest
+from ssl_jax.names import HOME, WORDS, hint, is_file, nearest
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
@@ -62,30 +62,28 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config that ``get_config()`` of a file returns, with ``key=value`` overrides applied.
 
     Args:
-      path: a Python file, e.g. ``configs/simclr_digits.py``.
+      path: a Python file, e.g. ``configs/simclr_digits.py``, or the name of one of ours, ``simclr_digits``.
       overrides: strings ``"optim.learning_rate=0.1"``; values are Python literals, or text for text keys.
 
     Raises:
       ValueError: the file is missing or has no ``get_config``, a key is unknown (with the nearest right one), or a
         value is of another type than the key's.
     """
-    path = Path(os.path.expanduser(path))
-    if not os.path.isfile(path):  # Path's raises where a name is too long
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        fix = f"did you mean {path.parent / near}?" if near else "see: python experiments/pretrain.py --list"
-        raise ValueError(f"config file {path} does not exist; {fix}")
+    path = find(path)
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is not Python; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    root = str(path.resolve().parent.parent)  # so that a config file can say "from configs.common import base"
-    sys.path.insert(0, root)
+    # So that a config file can say "from configs.common import base", wherever it lies.
+    roots = [str(path.resolve().parent.parent), str(HOME)]
+    sys.path[:0] = roots
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the file does wrong
         raise ValueError(f"config file {path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(root)
+        for root in roots:
+            sys.path.remove(root)
     if not hasattr(module, "get_config"):
         raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
     try:
@@ -93,10 +91,42 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         config.lock()
     except Exception as error:
         raise ValueError(f"get_config() of {path} fails: {type(error).__name__}: {error}") from error
+    return change(config, overrides)
+
+
+def change(config: Config, overrides: Iterable[str]) -> Config:
+    """Apply ``key=value`` overrides, in place; see :func:`load`."""
     # Names first: they decide which arguments there are.
     for override in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith(".name")):
         _apply(config, override)
     return config
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """A config file, or the one of ours that is called so: ``simclr_digits``.
+
+    Raises:
+      ValueError: there is none, with the nearest that there is.
+    """
+    path, ours = Path(os.path.expanduser(path)), files()
+    if os.path.isfile(path):  # Path's raises where a name is too long
+        return path
+    if str(path) in ours:
+        return ours[str(path)]
+    if path.suffix != ".py" and path.name == str(path):
+        raise ValueError(
+            f"config {str(path)!r} is neither a file nor one of ours; {hint(path, ours)}see: ssl-jax pretrain --list"
+        )
+    near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+    fix = f"did you mean {path.parent / near}?" if near else "see: ssl-jax pretrain --list"
+    fix = f"for ours of that name say {path.stem}" if path.stem in ours else fix
+    raise ValueError(f"config file {path} does not exist; {fix}")
+
+
+def files() -> dict[str, Path]:
+    """The configs there are, by name."""
+    found = sorted((HOME / "configs").glob("*.py"))
+    return {path.stem: path for path in found if path.stem not in ("__init__", "common")}
 
 
 def path(text: str | os.PathLike[str]) -> str:

@@ -1,0 +1,94 @@
+"""Write what the encoder of a run makes of a folder of images: one row of numbers for each file.
+
+    ssl-jax embed runs/simclr_digits photos --out photos.npy
+    ssl-jax embed simclr_digits.safetensors photos --out photos.parquet
+
+``.npy`` holds the rows, float32 [n, d], and ``photos.json`` beside it their paths below the folder, in the same order.
+``.parquet`` holds both, the columns "path" and "embedding", and needs pyarrow (the extra "parquet"). Exit codes: 0
+done, 1 it failed, 2 refused before anything was done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+import ssl_jax
+from ssl_jax.run import command
+
+SUFFIXES = (".npy", ".parquet")
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.Parser("Write what the encoder of a run makes of a folder of images.")
+    parser.add_path("run", help="folder of a run, or a file of `ssl-jax export`")
+    parser.add_path("folder", help="of images of any sizes; those below it count, too")
+    parser.add_path("--out", required=True, help="a file that ends in .npy or .parquet")
+    parser.add_argument("--layer", default="features", help='a stage of the encoder, "stage1"; default: features')
+    parser.add_argument("--batch_size", type=int, default=256, help="images that are computed at once; default: 256")
+    try:
+        given = parser.parse_args(arguments)
+        out = check(Path(given.out))
+        paths = ssl_jax.images_of(given.folder)
+        found = ssl_jax.embed(given.run, paths, layer=given.layer, batch_size=given.batch_size)
+    except ValueError as error:
+        return command.refuse(error)
+    try:
+        write(out, found, [os.path.relpath(path, given.folder) for path in paths])
+    except OSError as error:
+        print(f"the embeddings could not be written: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}: {found.shape[0]} images, {found.shape[1]} numbers each")
+    return 0
+
+
+def check(out: Path) -> Path:
+    """The file to be written, after a look at whether it can be.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"--out {out} must end in {' or '.join(SUFFIXES)}")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(f"--out {out} needs pyarrow; pip install 'ssl_jax[parquet]', or write .npy")
+    if out.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+        raise ValueError(f"--out {out} cannot be written; name a file in a folder that is there and yours")
+    return out
+
+
+def write(out: Path, found: np.ndarray, names: Sequence[str]) -> None:
+    """The rows and what file each is of; whole or not at all."""
+    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    aside = out.with_name(f"{out.name}.tmp")
+    try:
+        if out.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet
+
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1])
+            pyarrow.parquet.write_table(pa.table({"path": pa.array(names, pa.string()), "embedding": rows}), aside)
+        else:
+            with aside.open("wb") as file:
+                np.save(file, found)
+            out.with_suffix(".json").write_text(json.dumps(names, indent=0, ensure_ascii=False) + "\n")
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,309 @@
+"""The package from Python: configs by name, pretraining, evaluation and embeddings, of files or of arrays in memory."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import configs, evaluation, models, train
+from ssl_jax.data import readers
+from ssl_jax.data.images import decode
+from ssl_jax.data.images.opening import Unreadable, opened
+from ssl_jax.data.readers import image_files
+from ssl_jax.data.source import Source
+from ssl_jax.experiment import build, decoding
+from ssl_jax.interop import weights
+from ssl_jax.online.progress import counted
+from ssl_jax.run import folder, processes
+from ssl_jax.run.open import Run, open_run, open_weights
+from ssl_jax.types import Config
+
+GREY = ("1", "L", "I", "F")  # modes of Pillow's begin so
+
+
+def config(name: str | os.PathLike[str], **changes: Any) -> Config:
+    """A config of the package by its name, or one of yours by its file, with changes.
+
+    Args:
+      name: ``"simclr_digits"`` (``ssl-jax pretrain --list`` shows all), or the path of a config file.
+      **changes: values by key, nested or dotted; ``ssl-jax pretrain --config NAME --help-config`` shows the keys.
+
+    Returns:
+      The config, locked: keys that it does not have cannot be set.
+
+    Example:
+      >>> import ssl_jax
+      >>> config = ssl_jax.config("simclr_digits", train={"epochs": 5}, **{"optim.learning_rate": 1e-3})
+      >>> config.method.name, config.train.epochs
+      ('simclr', 5)
+
+    Raises:
+      ValueError: there is no such config, or it has no such key, with the nearest there is; or a value cannot be.
+    """
+    found = configs.load(name, [f"{key}={_text(value)}" for key, value in _flat(changes)])
+    configs.check(found)
+    return found
+
+
+def pretrain(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    images: Any = None,
+    labels: Any = None,
+    encoder: Any = None,
+    hooks: Sequence[Callable] = (),
+    test: bool = True,
+) -> Run:
+    """Train as ``ssl-jax pretrain`` does, on the data of the config or on yours; a run that was interrupted goes on.
+
+    Args:
+      config: of :func:`ssl_jax.config`.
+      workdir: folder of the run.
+      images: in place of ``data.source``: uint8 ``[n, h, w, c]`` or ``[n, h, w]``, or a ``ssl_jax.data.source.Source``;
+        two of them in a tuple: to learn from, and to be measured on (else a fifth is cut off for that).
+      labels: integers ``[n]``, -1 where unknown, for measurements and methods that take some; as many as images.
+      encoder: in place of ``model``: a linen module, an ``ssl_jax.models.Encoder`` or what
+        ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
+      hooks: functions that the loop calls.
+      test: False leaves the test data unread.
+
+    Returns:
+      The run, opened. Its ``config.json`` records data and encoder of yours by their sha256.
+
+    Example:
+      >>> config = ssl_jax.config("simclr_digits", train={"epochs": 5})      # doctest: +SKIP
+      >>> run = ssl_jax.pretrain(config, "runs/mine", images=images)         # doctest: +SKIP
+
+    Raises:
+      ValueError: one line: what cannot run, or ``workdir`` holds another run.
+    """
+    config, splits = copy.deepcopy(config), None
+    if images is None and labels is not None:
+        raise ValueError("labels are given and images are not; give images=, too")
+    workdir = folder.check(workdir, "workdir")
+    with config.unlocked():
+        if images is not None:
+            how = {key: config.data.get(key) for key in ("val_fraction", "num_examples", "unlabelled")}
+            config.data.source, splits = readers.of_arrays(images, labels, **how)
+            config.data.update({"train_split": None, "test_split": None})  # of the source that was there before
+        if encoder is not None:
+            config.model = ConfigDict({"name": models.hand_over(encoder)})
+    processes.configure_as(config.parallel)
+    experiment = build(config, splits, folder=workdir)
+    joined: dict[str, Any] = {"hooks": hooks} if hooks else {}  # JOIN: hooks=hooks below, once train.fit takes it
+    train.fit(experiment, workdir, test=test, **joined)
+    return open_run(workdir)._replace(splits=splits)
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    evaluators: Sequence[str] | None = None,
+    *,
+    images: Any = None,
+    labels: Any = None,
+    source: str | None = None,
+    encoder: Any = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    outdir: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Measure a finished run as ``ssl-jax evaluate`` does, which writes a report, too.
+
+    Args:
+      run: of :func:`ssl_jax.pretrain`, or a workdir.
+      evaluators: names, or files of yours; default: those that suit the data (``ssl-jax evaluate --list``).
+      images, labels: as in :func:`ssl_jax.pretrain`: those of the run, where it was made on arrays and this is another
+        process, or others.
+      source: another dataset than the run's own, as in ``data.source``.
+      encoder: the module of a run that was given one from Python.
+      options: of the evaluators, ``{"knn": {"k": (20, 200)}}``.
+      outdir: of report and pictures; default ``<workdir>/evaluation``.
+      say: takes the lines that are printed.
+
+    Returns:
+      The metrics by name, on validation ``val_*`` and on test ``test_*``.
+
+    Example:
+      >>> ssl_jax.evaluate("runs/simclr_digits", ["knn"])                    # doctest: +SKIP
+      {'test_knn_top1': 0.9777, ...}
+
+    Raises:
+      ValueError: one line, before anything is computed.
+    """
+    run, splits = _opened(run, encoder), None
+    if not run.resolved:
+        raise ValueError(f"{run.workdir} is a file of weights; evaluate its run, or embed your images with it")
+    if images is not None:
+        if source is not None:
+            raise ValueError(f"images and source={source!r} are given; leave one out")
+        data = run.config.data
+        how = {key: data.get(key) for key in ("val_fraction", "num_examples", "unlabelled")}
+        known, splits = readers.of_arrays(images, labels, **how)
+        if known != data.source:  # then what the run said of its own data does not hold
+            source, splits = readers.of_arrays(images, labels, val_fraction=data.val_fraction)
+    elif labels is not None:
+        raise ValueError("labels are given and images are not; give images=, too")
+    elif source is None:
+        splits = run.splits
+    found = evaluation.evaluate([run], evaluators, options or {}, outdir=outdir, source=source, splits=splits, say=say)
+    on = source or run.config.data.source
+    several = {one["provenance"]["evaluated_on"]: one for one in found.get("data", {}).values()}
+    return several.get(on, found)["metrics"]
+
+
+def embed(
+    run: Run | str | os.PathLike[str],
+    images: Any,
+    *,
+    layer: str = "features",
+    batch_size: int = 256,
+    encoder: Any = None,
+) -> np.ndarray:
+    """What the encoder of a run makes of images of any size, brought to its size as evaluation does.
+
+    Args:
+      run: of :func:`ssl_jax.pretrain`, a workdir, or a file of weights that ``ssl-jax export`` wrote.
+      images: uint8 or [0, 1] floats ``[n, h, w, c]`` or ``[n, h, w]``; a list of arrays ``[h, w, c]`` or ``[h, w]``;
+        a list of paths; or a folder, whose images are taken in the order of :func:`ssl_jax.images_of`. To a run on
+        text, a list of texts.
+      layer: "features", or the name of a stage.
+      batch_size: rows that are computed at once; the last batch is padded, so that one program is compiled.
+      encoder: the module of a run that was given one from Python.
+
+    Returns:
+      float32 ``[n, d]``, a row for each image.
+
+    Example:
+      >>> features = ssl_jax.embed("runs/simclr_digits", "photos/")          # doctest: +SKIP
+
+    Raises:
+      ValueError: one line: no such run, layer or folder; a file that is no image; grey was learned and these are in
+        colour.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be positive")
+    run = _opened(run, encoder)
+    if isinstance(images, (str, os.PathLike)):
+        if not run.modality.shown:
+            raise ValueError(f"{run.workdir} is a run on text; give a list of texts")
+        images = images_of(images)
+    if not hasattr(images, "shape"):
+        images = list(images)
+    if not len(images):
+        raise ValueError("there are no images to embed; give one or more")
+    rows = min(batch_size, len(images))
+    inputs = _of_files if run.modality.shown and _are_paths(images) else _of_arrays
+    compiled, found = jax.jit(run.method.encode), []
+    for batch in counted(inputs(run, images, rows), "embedding", len(images), run.modality.record, by=rows):
+        out = compiled(run.variables, batch)
+        if layer not in out:
+            raise ValueError(f"layer={layer!r} is none of this encoder's: {', '.join(out)}")
+        found.append(np.asarray(out[layer], np.float32))
+    return np.concatenate(found)[: len(images)]
+
+
+def images_of(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files in a folder and below it, by their suffix, in the order of their paths.
+
+    Example:
+      >>> paths = ssl_jax.images_of("photos/")                               # doctest: +SKIP
+
+    Raises:
+      ValueError: there is no such folder, or no image in it.
+    """
+    place = Path(configs.path(folder))
+    if not place.is_dir():
+        raise ValueError(f"{place} is no folder; give one that holds images, or a list of paths")
+    known = image_files.suffixes()
+    found = [
+        Path(root, name)
+        for root, inner, files in os.walk(place, followlinks=True)
+        if not image_files.is_system(Path(root).name)
+        for name in files
+        if image_files.suffix(name) in known and not name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(f"{place} holds no image ({', '.join(known[:4])}, ...)")
+    return sorted(found)
+
+
+def _flat(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in changes.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    """A value as the command line has it."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _opened(run: Run | str | os.PathLike[str], encoder: Any) -> Run:
+    if encoder is not None:
+        models.hand_over(encoder)
+    if isinstance(run, Run):
+        return run
+    return open_weights(Path(run)) if weights.is_weights(run) else open_run(Path(run))
+
+
+def _are_paths(images: Any) -> bool:
+    return not hasattr(images, "shape") and isinstance(images[0], (str, os.PathLike))
+
+
+def _of_arrays(run: Run, images: Any, rows: int) -> Iterator[np.ndarray]:
+    """Batches of exactly ``rows``, of one array, of a list of any sizes, or of texts."""
+    for start in range(0, len(images), rows):
+        some = images[start : start + rows]
+        if not run.modality.shown:
+            batch = run.modality.prepare(some)
+        elif hasattr(some, "shape"):
+            batch = run.modality.prepare(_channels(run, some[..., None] if some.ndim == 3 else some))
+        else:
+            each = [np.asarray(image) for image in some]
+            each = [image[..., None] if image.ndim == 2 else image for image in each]
+            batch = np.concatenate([run.modality.prepare(_channels(run, image[None])) for image in each])
+        yield np.concatenate([batch, np.zeros((rows - len(batch), *batch.shape[1:]), batch.dtype)])
+
+
+def _channels(run: Run, images: np.ndarray) -> np.ndarray:
+    """Grey images in three equal channels where the encoder takes colour."""
+    wanted = run.modality.input_shape[-1]
+    grey = images.ndim == 4 and images.shape[-1] == 1 and wanted > 1
+    return np.broadcast_to(images, (*images.shape[:-1], wanted)) if grey else images
+
+
+def _of_files(run: Run, paths: Sequence[str | os.PathLike[str]], rows: int) -> Iterator[np.ndarray]:
+    """Batches of exactly ``rows``, read as evaluation reads them; of every file the header first."""
+    how = decoding(run.config)
+    names = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+    plain = np.zeros(len(names), bool)
+    channels = run.modality.input_shape[-1]
+    for i, name in enumerate(names):
+        try:
+            plain[i] = decode.is_plain(name, how)
+            with opened(name, how) as image:
+                colour = not image.mode.startswith(GREY)
+        except (Unreadable, OSError) as error:
+            raise ValueError(f"{paths[i]} cannot be read ({error}); leave it out") from None
+        if colour and channels == 1:
+            raise ValueError(f"{paths[i]} is in colour and the encoder takes grey images; convert it to grey first")
+    columns = {"path": np.array(names, object), "plain": plain}
+    source = Source(columns, None, None, "", channels, how)
+    for step, batch in enumerate(run.modality.inputs(source, global_batch_size=rows)):
+        first = step * rows
+        broken = np.flatnonzero(~batch["mask"][: len(names) - first])
+        if len(broken):
+            raise ValueError(f"{paths[first + broken[0]]} is damaged; leave it out")
+        yield batch["inputs"]

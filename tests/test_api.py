@@ -1,0 +1,316 @@
+"""The package from Python: own arrays and an own encoder, trained, measured, embedded; what a run records of them."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import subprocess
+import sys
+
+import flax.linen as nn
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+import ssl_jax
+from experiments import embed as embed_command
+from experiments import evaluate as evaluate_command
+from experiments import pretrain as pretrain_command
+from ssl_jax import api, models
+from ssl_jax.data import readers
+from ssl_jax.data.source import from_arrays
+from ssl_jax.run import processes
+from ssl_jax.run.open import export
+
+CHANGES = {
+    "data": {"image_size": 8, "global_batch_size": 16, "recipe": "runs:VIEWS"},
+    "train": {"steps": 4, "eval_every": 0, "checkpoint_every": 0},
+    "eval": {"knn_k": 3, "label_efficiency": False},
+    "optim.warmup_epochs": 0,
+    "parallel.devices": 1,
+}
+
+
+class Plain(nn.Module):
+    """What somebody has: images in, features out."""
+
+    width: int = 6
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Conv(self.width, (3, 3), strides=2)(x)).mean((1, 2))
+
+
+def encoder(width: int = 6):
+    return models.from_module(Plain(width), dim=width)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Two kinds of images, bright on the left or on the right, which kNN tells apart and labels swapped would not."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    images = rng.integers(0, 60, (100, 8, 8, 1))
+    images[labels == 0, :, :4] += 150
+    images[labels == 1, :4] += 150
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    workdir = tmp_path_factory.mktemp("api") / "run"
+    config = ssl_jax.config("simclr_digits", **CHANGES)
+    with runs.no_pictures():
+        return ssl_jax.pretrain(config, workdir, images=data[0], labels=data[1], encoder=encoder())
+
+
+def elsewhere(run):
+    """The run as another process finds it, which was handed nothing."""
+    return run._replace(splits=None)
+
+
+def test_a_run_records_arrays_and_encoder_by_what_they_are(run, data):
+    stored = json.loads((run.workdir / "config.json").read_text())
+    spec, splits = readers.of_arrays(*data)
+    assert stored["config"]["data"]["source"] == spec
+    assert spec.startswith("arrays:")
+    assert len(spec) == len("arrays:") + 64
+    assert stored["resolved"]["data"]["fingerprints"]["test"] == splits.test.fingerprint
+    assert stored["resolved"]["data"]["sizes"] == {"train": 72, "val": 8, "test": 20}
+    assert stored["config"]["model"] == {"name": models.hand_over(encoder())}
+    assert stored["config"]["model"]["name"].startswith("given:Plain:")
+    other = data[0].copy()
+    other[7, 0, 0] ^= 1
+    assert readers.of_arrays(other, data[1])[0] != spec
+    assert readers.of_arrays(data[0], 1 - data[1])[0] != spec
+    assert readers.of_arrays(from_arrays(*data))[0] == spec
+    assert models.hand_over(encoder(7)) != models.hand_over(encoder())
+
+
+def test_it_is_evaluated_with_its_arrays_alone(run, data, tmp_path):
+    said = []
+    with runs.no_pictures():
+        found = ssl_jax.evaluate(run, ["knn"], outdir=tmp_path / "a", say=said.append)
+        assert set(found) == {"test_knn_top1"}
+        summary = json.loads((run.workdir / "summary.json").read_text())
+        assert found["test_knn_top1"] == pytest.approx(summary["test_knn_top1"], abs=1e-6)
+        again = ssl_jax.evaluate(
+            elsewhere(run), ["knn"], images=data[0], labels=data[1], outdir=tmp_path / "a", say=said.append
+        )
+        assert again == found
+        assert not [line for line in said if "WARNING" in line]
+        about = json.loads((tmp_path / "a" / "evaluation.json").read_text())["provenance"]
+        assert about["evaluated_on"] == about["source"] == run.config.data.source
+        # Labels that mean nothing: these are other data, and are recorded as such.
+        noise = np.random.default_rng(1).permutation(data[1])
+        other = ssl_jax.evaluate(run, ["knn"], images=data[0], labels=noise, outdir=tmp_path / "a", say=said.append)
+        assert other["test_knn_top1"] < found["test_knn_top1"]
+        both = json.loads((tmp_path / "a" / "evaluation.json").read_text())["data"]
+        assert len({one["provenance"]["evaluated_on"] for one in both.values()}) == 2
+
+
+def test_without_its_arrays_it_is_refused_in_one_line(run, capfd, monkeypatch):
+    with pytest.raises(ValueError, match=r"arrays that lie in no file; hand them over from Python: .*images="):
+        ssl_jax.evaluate(elsewhere(run), ["knn"])
+    monkeypatch.setattr(processes, "configure", lambda *a, **k: None)
+    for main, words in (
+        (evaluate_command.main, ["--workdir", str(run.workdir), "--evals", "knn"]),
+        (pretrain_command.main, ["--workdir", str(run.workdir)]),
+    ):
+        assert main(words) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "arrays that lie in no file" in line
+
+
+def test_a_resume_with_other_arrays_or_another_encoder_is_refused(run, data):
+    config = ssl_jax.config("simclr_digits", **CHANGES)
+    with pytest.raises(ValueError, match=r"another config: data.source \('arrays:"):
+        ssl_jax.pretrain(config, run.workdir, images=data[0][:90], labels=data[1][:90], encoder=encoder())
+    with pytest.raises(ValueError, match=r"another config: .*model.name \('given:Plain"):
+        ssl_jax.pretrain(config, run.workdir, images=data[0], labels=data[1], encoder=encoder(7))
+    same = ssl_jax.pretrain(config, run.workdir, images=data[0], labels=data[1], encoder=encoder())
+    assert same.step == run.step == 4
+
+
+def test_an_encoder_that_another_process_was_not_handed(run, monkeypatch, data):
+    from ssl_jax.models import own
+
+    monkeypatch.setattr(own, "_HANDED", {})
+    with pytest.raises(ValueError, match=r"handed over from Python and lies in no file; .*encoder=Plain\(\.\.\.\)"):
+        ssl_jax.load(run.workdir)
+    with pytest.raises(ValueError, match="handed over from Python"):
+        ssl_jax.load(run.workdir, encoder=encoder(7))
+    variables, encode, _ = ssl_jax.load(run.workdir, encoder=encoder())
+    np.testing.assert_allclose(
+        encode(variables, data[0][:5])["features"], ssl_jax.embed(run, data[0][:5]), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_module_that_is_no_encoder_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="from_module"):
+        ssl_jax.pretrain(ssl_jax.config("simclr_digits"), tmp_path / "x", images=data[0], encoder=Plain())
+    assert not (tmp_path / "x").exists()
+
+
+def counted(run):
+    """The run, and how often its encoder is traced: each trace is a compilation."""
+    traced = []
+
+    def encode(variables, inputs):
+        traced.append(inputs.shape)
+        return run.method.encode(variables, inputs)
+
+    return run._replace(method=run.method._replace(encode=encode)), traced
+
+
+def test_images_of_any_sizes_are_embedded_by_one_program(run, data):
+    watched, traced = counted(run)
+    images = data[0][:7]
+    found = ssl_jax.embed(watched, images, batch_size=3)
+    assert traced == [(3, 8, 8, 1)]
+    assert found.shape == (7, 6)
+    assert found.dtype == np.float32
+    # Against the network by hand, on all rows at once.
+    params = run.variables.params["encoder"]["stage1"]
+    x = images / np.float32(255)
+    x = (x - np.float32(0.305)) / np.float32(0.376)
+    np.testing.assert_allclose(found, Plain().apply({"params": params}, x), rtol=1e-4, atol=1e-5)
+
+    mixed = [images[0], images[1, ..., 0], np.kron(images[2], np.ones((4, 3, 1), np.uint8)), images[3] / 255.0]
+    watched, traced = counted(run)
+    several = ssl_jax.embed(watched, mixed, batch_size=3)
+    assert traced == [(3, 8, 8, 1)]
+    np.testing.assert_allclose(several[[0, 1, 3]], found[[0, 1, 3]], rtol=1e-4, atol=1e-5)
+    resized = run.modality.prepare(mixed[2][None])
+    np.testing.assert_allclose(several[2], run.method.encode(run.variables, resized)["features"][0], atol=1e-5)
+
+
+@pytest.fixture
+def photos(tmp_path, data):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i, name in enumerate(("b.png", "more/a.PNG", "a.png")):
+        image = np.kron(data[0][i, ..., 0], np.ones((i + 1, i + 1), np.uint8))
+        Image.fromarray(image).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+def test_a_folder_is_embedded_in_the_order_of_its_paths(run, photos, data, tmp_path, capsys):
+    paths = ssl_jax.images_of(photos)
+    assert [str(path.relative_to(photos)) for path in paths] == ["a.png", "b.png", "more/a.PNG"]
+    found = ssl_jax.embed(run, photos, batch_size=2)
+    np.testing.assert_allclose(found[1], ssl_jax.embed(run, data[0][:1])[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[[2, 0]], ssl_jax.embed(run, [paths[2], str(paths[0])]), rtol=1e-4, atol=1e-5)
+
+    assert embed_command.main([str(run.workdir), str(photos), "--out", str(tmp_path / "f.npy")]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), found, rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "f.json").read_text()) == ["a.png", "b.png", "more/a.PNG"]
+    assert "3 images, 6 numbers each" in capsys.readouterr().out
+
+    weights = tmp_path / "w.safetensors"
+    export(run, weights)
+    np.testing.assert_allclose(ssl_jax.embed(weights, photos), found, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="is a file of weights; evaluate its run"):
+        ssl_jax.evaluate(weights, ["knn"])
+
+
+def test_parquet_holds_rows_and_paths(run, photos, tmp_path, capfd, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "f.parquet"
+    assert embed_command.main([str(run.workdir), str(photos), "--out", str(out)]) == 0
+    table = parquet.read_table(out).to_pydict()
+    assert table["path"] == ["a.png", "b.png", "more/a.PNG"]
+    np.testing.assert_allclose(np.array(table["embedding"]), ssl_jax.embed(run, photos), rtol=1e-4, atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.parquet", "photos"]
+
+
+def test_what_cannot_be_embedded_is_refused_in_one_line(run, photos, tmp_path, capfd, monkeypatch):
+    def refused(*words):
+        assert embed_command.main([str(run.workdir), *map(str, words)]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        return line
+
+    out = tmp_path / "f.npy"
+    assert "is no folder" in refused(tmp_path / "none", "--out", out)
+    assert "must end in .npy or .parquet" in refused(photos, "--out", tmp_path / "f.txt")
+    assert "cannot be written" in refused(photos, "--out", tmp_path / "none" / "f.npy")
+    assert "layer='stage9' is none of this encoder's: " in refused(photos, "--out", out, "--layer", "stage9")
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in refused(tmp_path / "empty", "--out", out)
+    (photos / "c.png").write_bytes(b"no image at all")
+    assert "c.png cannot be read" in refused(photos, "--out", out)
+    (photos / "c.png").unlink()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "colour.png")
+    assert "colour.png is in colour and the encoder takes grey images" in refused(photos, "--out", out)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "needs pyarrow; pip install" in refused(photos, "--out", tmp_path / "f.parquet")
+    assert not out.exists()
+    with pytest.raises(ValueError, match="no images"):
+        ssl_jax.embed(run, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"images": np.zeros((9, 8, 8), np.float32)}, "give uint8"),
+        ({"labels": np.zeros(9, int)}, "images are not"),
+        ({"images": np.zeros((9, 8, 8), np.uint8), "labels": np.zeros(8, int)}, "one per image"),
+        ({"images": (np.zeros((9, 8, 8), np.uint8),) * 2}, "must not be trained on"),
+    ],
+)
+def test_arrays_that_cannot_be_are_refused(arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        ssl_jax.pretrain(ssl_jax.config("simclr_digits"), tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_arrays_to_be_measured_on(data):
+    images, labels = data
+    spec, splits = readers.of_arrays((images[:80], images[80:]), (labels[:80], labels[80:]))
+    np.testing.assert_array_equal(splits.test.columns["image"], images[80:])
+    np.testing.assert_array_equal(splits.test.labels, labels[80:])
+    assert len(splits.train) + len(splits.val) == 80
+    assert spec != readers.of_arrays(images, labels)[0]
+
+
+def test_a_config_by_name_with_changes():
+    config = ssl_jax.config("simclr_digits", train={"epochs": 5}, **{"optim.learning_rate": 1e-3, "data.mean": (0.1,)})
+    assert (config.train.epochs, config.optim.learning_rate, config.data.mean) == (5, 1e-3, (0.1,))
+    assert ssl_jax.config(runs.ROOT / "configs" / "byol_cifar10.py").method.name == "byol"
+    wrong = {
+        r"config 'simclr_digit' is neither a file nor one of ours; did you mean 'simclr_digits'\?": "simclr_digit",
+        "for ours of that name say simclr_digits": "nowhere/simclr_digits.py",
+    }
+    for words, name in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            ssl_jax.config(name)
+    with pytest.raises(ValueError, match=r"did you mean --config.optim.learning_rate\?"):
+        ssl_jax.config("simclr_digits", optim={"learning_rat": 1})
+    with pytest.raises(ValueError, match="must be positive"):
+        ssl_jax.config("simclr_digits", optim={"learning_rate": -1})
+
+
+@pytest.mark.parametrize("name", ssl_jax.__all__)
+def test_help_is_a_screen_with_an_example(name):
+    text = getattr(ssl_jax, name).__doc__
+    assert len(text.splitlines()) <= 45
+    assert "Example:" in text
+    assert "Raises:" in text
+
+
+def test_examples_run():
+    result = doctest.testmod(api)
+    assert result.attempted >= 3
+    assert result.failed == 0
+
+
+def test_the_package_is_imported_in_a_moment():
+    code = "import sys, ssl_jax; print([m for m in ('jax', 'numpy', 'flax', 'tensorflow') if m in sys.modules]); "
+    code += "print(ssl_jax.__version__, *[n for n in ssl_jax.__all__ if n not in dir(ssl_jax)])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", ssl_jax.__version__]
+    with pytest.raises(AttributeError, match="has no attribute 'pretran'"):
+        ssl_jax.pretran  # noqa: B018
