@@ -4,7 +4,7 @@
         --out runs/sweep
     python experiments/sweep.py --config C --grid optim.name=sgd,adamw method.temperature=.1,.5 --set train.epochs=5
 
-Every point of the grid is tried with every seed. Each is an ordinary run below OUT, none of which reads a test label:
+Every point of the grid is tried with every seed. Each is an ordinary run below OUT that leaves the test data unread:
 the same command goes on where it stopped, and with more values or seeds it runs what is missing. ``OUT/table.md`` and
 ``table.json`` hold the last validation scores, mean ± standard deviation over seeds, of all that OUT holds, the best in
 bold: by ``--score``, else by the first of the scores. ``OUT/curves.png`` shows them epoch by epoch. A point whose
@@ -29,7 +29,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax import train
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
@@ -38,7 +38,7 @@ from ssl_jax.run import command, folder, processes, several, signals
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Try a grid of configs over seeds, and choose on validation.")
-    parser.add_path("--config", required=True, help="a config file")
+    parser.add_path("--config", required=True, help="a config file, or one of ours by name")
     parser.add_argument("--grid", nargs="+", required=True, metavar="KEY=VALUE,VALUE", help="values to try of each key")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from the config's on")
     parser.add_path("--out", required=True, help="folder of the runs, the table and the picture")
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         for number, (workdir, config) in enumerate(wanted.items(), 1):
             print(f"--- {number} of {len(wanted)}: {workdir}", file=sys.stderr, flush=True)
             try:
-                train.fit(build(config, folder=out / workdir), out / workdir)
+                train.fit(build(config, folder=out / workdir), out / workdir, test=False)
             except train.Refused:
                 raise
             except train.NotFinite as error:

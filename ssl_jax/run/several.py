@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssl_jax import config as configs
+from ssl_jax import configs
 from ssl_jax.evals.shared.names import apart
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import read_metrics
