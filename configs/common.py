@@ -86,7 +86,7 @@ def base() -> Config:
     train.checkpoint_every = 1000
     train.keep_checkpoints = 3
     train.on_nonfinite = "stop"  # stop | skip
-    train.tensorboard = False
+    train.loggers = ()  # beside metrics.jsonl: tensorboard | wandb | mlflow, several with commas between
 
     evaluation: Config = ConfigDict()
     config.eval = evaluation
@@ -100,6 +100,7 @@ def base() -> Config:
     evaluation.online_bank = 10_000  # of the measurements during the run, on validation data
     evaluation.online_queries = 5_000
     evaluation.label_efficiency = False
+    evaluation.during = ()  # evaluators that measure during the run, too, on validation data: geometry,./mine.py
 
     config.parallel = ConfigDict({"mode": "jit", "devices": placeholder(int), "deterministic": False})
     config.parallel.xla_flags = placeholder(str)  # added to XLA_FLAGS, which keeps what it says of the same ones
