@@ -208,7 +208,8 @@ def _log_to_tensorboard(config: Config, text: str) -> None:
         raise ValueError(f"config.train.tensorboard={text} is not of type bool; say train.loggers=tensorboard instead")
     others = [name for name in loggers(config) if name != "tensorboard"]
     with config.unlocked():
-        config.train.pop("tensorboard", None)
+        if "tensorboard" in config.train:
+            del config.train["tensorboard"]
         config.train.loggers = (*others, *["tensorboard"] * wanted)
 
 

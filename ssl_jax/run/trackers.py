@@ -124,7 +124,8 @@ def _tensorboard(workdir: Path, start: int) -> Tracker:
     from tensorboardX import SummaryWriter
 
     place = workdir / "tensorboard"
-    board = SummaryWriter(str(place), purge_step=start + 1)
+    # Named by more than its second: the file of an attempt of the same second would be overwritten.
+    board = SummaryWriter(str(place), purge_step=start + 1, filename_suffix=f".{time.time_ns()}")
 
     def config(given: Mapping[str, Any]) -> None:
         lines = json.dumps(given, indent=2).splitlines()
