@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -100,11 +101,22 @@ def test_tensorboard_holds_scalars_pictures_and_config(tmp_path, capfd):
 
 
 def wandb_records(folder: Path) -> list:
-    """The protocol buffers that W&B keeps offline, of its own classes, in LevelDB's log: parts of blocks of 32 KiB."""
+    """The protocol buffers that W&B keeps offline, its own classes, once the last of them is there."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        (file,) = folder.glob("*.wandb")
+        found = wandb_log(file.read_bytes())
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.2)
+    pytest.fail(f"W&B has not ended {folder}")
+
+
+def wandb_log(data: bytes) -> list:
+    """Records of LevelDB's log: heads of 7 bytes and parts, in blocks of 32 KiB."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.glob("*.wandb")
-    data, place, part, found = file.read_bytes(), 7, b"", []  # after its own head
+    place, part, found = 7, b"", []  # after a head of its own
     assert data[:4] == b":W&B"
     while place + 7 <= len(data):
         if 32768 - place % 32768 < 7:  # the end of a block has no room for a head
@@ -150,10 +162,10 @@ def test_wandb_offline_holds_scalars_pictures_and_config(tmp_path, monkeypatch, 
         (run,) = (record.run for record in records if record.HasField("run"))
         assert (run.run_id, run.project, run.display_name) == (ids["wandb"], "ssl_jax", tmp_path.name)
         assert [record.exit.exit_code for record in records if record.HasField("exit")] == [code]
-        sent = [line["views"] for line in history if "views" in line]
+        sent = [line["views.path"] for line in history if "views.path" in line]
         assert len(sent) == (1 if folder == folders[0] else 0)
         for one in sent:
-            np.testing.assert_array_equal(np.asarray(Image.open(folder / "files" / one["path"])), pixels)
+            np.testing.assert_array_equal(np.asarray(Image.open(folder / "files" / one)), pixels)
 
 
 def test_mlflow_in_files_holds_scalars_pictures_and_config(tmp_path, monkeypatch, capfd):

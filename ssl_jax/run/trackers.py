@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ssl_jax.names import said_of
 
+SAID = 240  # letters of what a library says
 PATIENCE = 30  # seconds for a server to answer at the start
 
 
@@ -85,7 +87,7 @@ def open_trackers(
             live.pop(name, None)
             package = PACKAGES[name]
             gone = isinstance(error, ModuleNotFoundError) and error.name == package.replace("-skinny", "")
-            why = f"is not installed (pip install {package})" if gone else f"failed ({said_of(error)})"
+            why = f"is not installed (pip install {package})" if gone else f"failed ({said_of(error)[:SAID]})"
             say(f"WARNING: train.loggers: {name} {why}; the run goes on without it")
 
     def each(act: Callable[[Tracker], Any]) -> None:
@@ -187,6 +189,7 @@ def _mlflow(workdir: Path, start: int) -> Tracker:
     """A run of MLflow, where ``MLFLOW_TRACKING_URI`` says; without it in files, ``<workdir>/mlruns``."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # of 7, which take minutes where nobody answers
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # of each of them a line
     import mlflow  # pyright: ignore[reportMissingImports]: an extra
     from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
 
