@@ -29,8 +29,7 @@ if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not e
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssl_jax import configs
-from ssl_jax import train
+from ssl_jax import configs, train
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
 from ssl_jax.run import command, folder, processes, several, signals

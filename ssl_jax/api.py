@@ -72,7 +72,7 @@ def pretrain(
       labels: integers ``[n]``, -1 where unknown, for measurements and methods that take some; as many as images.
       encoder: in place of ``model``: a linen module, an ``ssl_jax.models.Encoder`` or what
         ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
-      hooks: functions that the loop calls.
+      hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``online.hooks.every(n, hook)``.
       test: False leaves the test data unread.
 
     Returns:
@@ -98,8 +98,7 @@ def pretrain(
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
     experiment = build(config, splits, folder=workdir)
-    joined: dict[str, Any] = {"hooks": hooks} if hooks else {}  # JOIN: hooks=hooks below, once train.fit takes it
-    train.fit(experiment, workdir, test=test, **joined)
+    train.fit(experiment, workdir, test=test, hooks=hooks)
     return open_run(workdir)._replace(splits=splits)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.names import HOME, WORDS, hint, is_file, nearest
+from ssl_jax.names import HOME, WORDS, hint, is_file, nearest, refuse_unknown
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
@@ -27,9 +27,13 @@ FREE_ON_RESUME = (
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.max_pixels",  # which images are read, their fingerprint says
     "data.table_limit",  # the views have the same bits wherever the images lie
+    *("train.loggers", "train.tensorboard", "eval.during"),
 )
 
 OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have
+
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+LISTS = ("train.loggers", "eval.during")  # of names, which may be written with commas
 
 RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
@@ -177,6 +181,9 @@ def _apply(config: Config, override: str) -> None:
     if parents == ["init_from"]:
         _give(config, last, text)
         return
+    if key == "train.tensorboard":  # what older commands say
+        _log_to_tensorboard(config, text)
+        return
     node: Any = config
     for parent in parents:
         node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
@@ -198,6 +205,8 @@ def _apply(config: Config, override: str) -> None:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if key in LISTS and isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
     if kind is tuple and isinstance(value, (list, int, float)):
         value = tuple(value) if isinstance(value, list) else (value,)
     if last == "name" and parents in (["method"], ["model"]) and value != node.name:
@@ -222,6 +231,24 @@ def _give(config: Config, part: str, source: str) -> None:
         config.init_from = ConfigDict(given) if given else placeholder(str)
 
 
+def _log_to_tensorboard(config: Config, text: str) -> None:
+    """``train.tensorboard=true`` or ``false``, which ``train.loggers`` was once."""
+    wanted = literal(text)
+    if not isinstance(wanted, bool):
+        raise ValueError(f"config.train.tensorboard={text} is not of type bool; say train.loggers=tensorboard instead")
+    others = [name for name in loggers(config) if name != "tensorboard"]
+    with config.unlocked():
+        if "tensorboard" in config.train:
+            del config.train["tensorboard"]
+        config.train.loggers = (*others, *["tensorboard"] * wanted)
+
+
+def loggers(config: Config) -> tuple[str, ...]:
+    """The trackers of a run; ``train.tensorboard`` of older config files is one of them."""
+    older = ("tensorboard",) if config.train.get("tensorboard") else ()
+    return tuple(dict.fromkeys((*(config.train.get("loggers") or ()), *older)))
+
+
 def starts(config: Config) -> dict[str, str]:
     """``init_from`` by part; a run or file by itself is the encoder's."""
     given = config.init_from
@@ -229,10 +256,20 @@ def starts(config: Config) -> dict[str, str]:
 
 
 def modern(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored config with the keys of today: ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once."""
+    """A stored config with the keys of today.
+
+    ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once, and ``train.tensorboard`` one of ``train.loggers``.
+    """
+    stored = dict(stored)
+    if "train" in stored:
+        train = dict(stored["train"])
+        older = ["tensorboard"] if train.pop("tensorboard", False) else []
+        stored["train"] = {"loggers": older} | train
+    if "eval" in stored:
+        stored["eval"] = {"during": [], **stored["eval"]}
     method = dict(stored.get("method", {}))
     if "autoencoder" not in method:
-        return dict(stored)
+        return stored
     run, first = method.pop("autoencoder"), stored.get("init_from")
     if run is None:
         return {**stored, "method": method}
@@ -302,7 +339,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
-    from ssl_jax import methods, models
+    from ssl_jax import evals, methods, models
     from ssl_jax.data import recipes
 
     flat = flatten(config)
@@ -342,6 +379,11 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"config.{key}={flat[key]!r} is unknown; {hint(flat[key], named)}known: {', '.join(named)}"
             )
+    for name in loggers(config):
+        refuse_unknown(name, LOGGERS, "config.train.loggers=")
+    for name in evals.called(flat.get("eval.during") or ()).values():
+        if evals.needs_fit(name):
+            raise ValueError(f"config.eval.during={name!r} trains, which no run does beside itself; evaluate it later")
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
     for key in ("train.steps", "train.epochs"):  # steps are counted in int32
         _refuse(flat, key, flat[key] is not None and flat[key] >= 1 << 31, "must be below 2**31")

@@ -164,7 +164,7 @@ def _prepare(
     evaluators, settings, left_out = {}, {}, {}
     called = evals.called((*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked)
     for name, part in called.items():
-        given = {**_defaults(run.config, name, known), **options.get(name, {})}
+        given = {**measure.settings(run.config, name, known), **options.get(name, {})}
         settings[name] = _plain(evals.options(part) | given)
         if evals.trains(part):
             given["fit"] = make_fit(run, config, place / "fits", say)
@@ -288,16 +288,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any]:
-    """kNN and score as the run itself measured them, so that their numbers come again."""
-    if name == "score":
-        return {"batch_size": config.data.global_batch_size}
-    if name != "knn" or known.labels is None:
-        return {}
-    e, count = config.eval, int((known.labels >= 0).sum())
-    return {"k": (min(e.knn_k, max(1, count)),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
-
-
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
     """``fit`` of :mod:`ssl_jax.evals`: supervised training from this run's checkpoint, through :func:`train.fit`.
 
@@ -310,10 +300,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine: Config = ConfigDict(to_json(config))
         mine.init_from, mine.method = str(run.workdir), ConfigDict({"name": "supervised"})
         mine.optim.clip_norm = None
-        mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
+        mine.train.update({"steps": None, "keep_checkpoints": 1, "loggers": (), "log_every": 50})
         if "steps_per_dispatch" in mine.train:  # an epoch need be no multiple of it
             mine.train.steps_per_dispatch = 1
-        mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
+        mine.eval.update({"knn": False, "probe": False, "label_efficiency": False, "during": ()})
         # The splits hold the labels that are given, and one part is all that supervised training takes.
         mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
         # What belongs to another optimizer or schedule than that of fine-tuning.

@@ -38,7 +38,9 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     config: Config = ConfigDict(configs.modern(stored["config"]))
     for key, known in folder.own_parts(stored).items():
         part, _, word = key.partition(".")
-        if names.is_file(known["name"]):  # relative to where the run was started, and maybe read from elsewhere now
+        if key in names.WORDS and names.is_file(
+            known["name"]
+        ):  # relative to where the run was started, and maybe read from elsewhere now
             config[part][word] = names.at(known["name"], known["path"])
     return config, stored["resolved"] | {"own": folder.own_parts(stored)}
 
@@ -51,7 +53,7 @@ def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]
     """
     for key, known in own.items():
         part, _, word = key.partition(".")
-        if part == "data" and word == "source":  # a run is opened without its dataset
+        if key == "data.source" or key not in names.WORDS:  # a run is opened without its dataset and evaluators
             continue
         copy = folder.copy_of(workdir, known)
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import names, parallel
+from ssl_jax import evals, names, parallel
 from ssl_jax.configs import Config
 from ssl_jax.data import readers
 from ssl_jax.data.source import identity
@@ -41,7 +41,11 @@ def own(config: Config) -> dict[str, dict[str, Any]]:
     """The parts of a run that are not of this package: key of the config -> what :func:`source_of` says of it."""
     named = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in names.WORDS if "." in key}
     ours = {"data.source"} if not readers.is_own(config.data.source) else set()
-    return {key: source_of(name, key) for key, name in named.items() if key not in ours and names.is_imported(name)}
+    found = {key: source_of(name, key) for key, name in named.items() if key not in ours and names.is_imported(name)}
+    during = evals.called(config.eval.get("during") or ())
+    return found | {
+        f"eval.during.{word}": source_of(name, "evaluator") for word, name in during.items() if names.is_imported(name)
+    }
 
 
 def source_of(name: str, key: str) -> dict[str, Any]:
