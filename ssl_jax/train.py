@@ -69,6 +69,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 if stored and (summary := workdirs.read_summary(workdir)):
                     check_metrics(workdir)
                     return summary
+                checkpoint.refuse_lost(workdir)
                 given, given_notes = _given(experiment, workdir)  # refused, if it must be, before the folder is made
                 stack.enter_context(workdirs.lock(workdir))
             mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
