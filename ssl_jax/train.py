@@ -81,6 +81,7 @@ def fit(
                 if finished and not (test and "test" in (finished.get("not_measured") or {})):
                     check_metrics(workdir)
                     return finished
+                checkpoint.refuse_lost(workdir)
                 # Refused, if it must be, before the folder is made.
                 given, given_notes = _given(experiment, workdir)
                 called = check_hooks(hooks, config.train.get("steps_per_dispatch", 1))

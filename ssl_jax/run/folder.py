@@ -213,7 +213,7 @@ def resume_notes(
     """What a run that goes on has to say, where ``found`` is what :func:`stored` gave."""
     if not found:
         return
-    yield f"continuing after step {start}"
+    yield f"continuing after step {start}" if start else "there is no checkpoint yet: the run begins anew"
     for key, (old, new) in configs.differences(found["config"], config)[1].items():
         yield f"config.{key} was {old!r}, is now {new!r}"
     if "of" not in _known_data(found) and "before" in resolved["data"]:
