@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import Config
@@ -37,7 +37,10 @@ def base() -> Config:
     data.memory_limit = 4 << 30  # bytes up to which a TFDS split is held in memory
     data.image_size = 32
     data.global_batch_size = 256
-    data.recipe = "simclr_cifar"
+    # A name (pretrain.py --recipes), ./mine.py, or a recipe itself, see ssl_jax/data/images/values.py.
+    data.recipe = FieldReference("simclr_cifar", field_type=object)
+    # Changes of it: crop.area=0.5,1 jitter.strength=0.5 1.solarize.p=0 (of view 1) gray=null ops=...,./mine.py:cutout
+    data.views = ConfigDict()
     data.ratio = placeholder(int)  # unlabelled rows per labelled one, of recipes of two parts; null: the recipe's
     data.augment = "device"  # device: JAX, in the step | host: TensorFlow, before it
     data.table_limit = 1 << 30  # device: bytes up to which images in memory, or a stream's text, lie on the device
