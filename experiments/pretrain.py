@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import config as configs
+from ssl_jax.data import recipes
 from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
 from ssl_jax.run.writer import plain_warnings
@@ -36,10 +37,14 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--config", default=str(DEFAULT), help="a config file; default: configs/simclr_digits.py")
     parser.add_path("--workdir", help="folder of the run; default: runs/<config name>")
     parser.add_argument("--list", action="store_true", help="show the configs there are")
+    parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
         options, rest = parser.parse_known_args(arguments)
         if options.list:
             return list_configs()
+        if options.recipes:
+            print("\n".join(recipes.listed()))
+            return 0
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config).stem)
         config = configs.load(options.config, configs.overrides(rest))
         configs.check(config)

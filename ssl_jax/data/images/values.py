@@ -436,7 +436,7 @@ def said(part: Any) -> str:
 
 def _said(word: str, value: Any) -> str:
     if isinstance(value, bool):
-        return word.replace("_", " ") if value else f"no {word.replace('_', ' ')}"
+        return f"{word.replace('_', ' ')} {'yes' if value else 'no'}"
     if isinstance(value, tuple) and len(value) == 2:
         return f"{word} {value[0]:.3g} to {value[1]:.3g}"
     return f"{word} {value:.3g}" if isinstance(value, float) else f"{word} {value}"
