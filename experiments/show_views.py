@@ -121,6 +121,7 @@ def draw(config: configs.Config, path: Path) -> str:
         blocks += [Block(f"{part}views as the method gets them".capitalize(), names, finals, False)] if views else []
     image = modality.make(recipe, data, shown.channels).inputs(shown, global_batch_size=len(shown))
     originals = next(image)["inputs"]
+    name += " with the changes of data.views" if config.data.get("views") else ""
     title = f"{name}: {IMAGES} images of {source}, {DRAWS} draws of each"
     operations.draw(title, originals, blocks, DRAWS, path)
     return f"{path}: {title}{note}"

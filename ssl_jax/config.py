@@ -91,6 +91,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
     try:
         config = module.get_config()
+        if "views" in config.get("data", {}):  # whose numbers may be numbers
+            config.data.views = ConfigDict(_plain(config.data.views))
         config.lock()
     except Exception as error:
         raise ValueError(f"get_config() of {path} fails: {type(error).__name__}: {error}") from error
@@ -230,7 +232,8 @@ def _change_views(config: Config, words: list[str], text: str) -> None:
 
 
 def _plain(node: Any) -> Any:
-    return {str(k): _plain(v) for k, v in node.items()} if isinstance(node, (Mapping, ConfigDict)) else node
+    fields: Any = node._fields if isinstance(node, ConfigDict) else node  # keys of two types have no order
+    return {str(k): _plain(v) for k, v in fields.items()} if isinstance(fields, Mapping) else node
 
 
 def starts(config: Config) -> dict[str, str]:

@@ -207,9 +207,7 @@ def _typed(value: Any, kind: Any, path: str) -> Any:
         return None if value is None else _typed(value, options[0], path)
     if origin is Literal:
         if value not in options:
-            raise ValueError(
-                f"{path}={value!r} is unknown; {hint(value, options)}known: {', '.join(map(repr, options))}"
-            )
+            raise ValueError(f"{path}={value!r} is unknown; {hint(value, options)}known: {', '.join(options)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != 2:
