@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.configs import Config
@@ -50,7 +50,11 @@ KEYS: dict[str, tuple[Any, str]] = {
     "data.global_batch_size": (256, "examples in a batch, over all devices"),
     "data.recipe": (
         "simclr_cifar",
-        "how examples become views: ssl_jax/data/images/recipes.py, text/recipes.py, or yours",
+        "how examples become views: a name (pretrain.py --recipes), ./mine.py, or a recipe itself as a value",
+    ),
+    "data.views": (
+        {},
+        "changes of the recipe: data.views.crop.area=0.5,1 data.views.1.solarize.p=0 (of view 1) data.views.gray=null",
     ),
     "data.ratio": (int, "unlabelled rows per labelled one, of recipes of two parts; null: the recipe's"),
     "data.augment": ("device", "device: JAX, in the step | host: TensorFlow, before it"),
@@ -136,6 +140,7 @@ def base() -> Config:
                 node[parent] = ConfigDict()
             node = node[parent]
         node[last] = placeholder(default) if isinstance(default, type) else default
+    config.data.recipe = FieldReference(config.data.recipe, field_type=object)  # a name, or a recipe itself
     return config
 
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import evals, measure, parallel, train
+from ssl_jax import configs, evals, measure, parallel, train
 from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
@@ -159,8 +159,7 @@ def _prepare(
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
     plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
-    recipe = recipes.get(run.config.data.recipe)
-    encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
+    encode = CachedEncode(plain, run.variables, run.recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
     called = evals.called((*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked)
     for name, part in called.items():
@@ -312,7 +311,9 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")
                 (mine[part] if part else mine)[last] = value
-        mine.data.recipe = plain_recipe(config.data.recipe)
+        configs.give_recipe(mine, plain_recipe(config.data.recipe, run.recipe))
+        with mine.unlocked():
+            mine.data.views = ConfigDict()
         devices = parallel.device_count(mine.parallel.devices)
         most = len(splits.train) // devices * devices
         if mine.data.global_batch_size > most:
@@ -324,7 +325,8 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         say(f"  {name}: {mine.method.name}, {round(steps)} steps")
         experiment = build(mine, splits, folder=run.workdir)
-        parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
+        asked = [to_json(mine), recipes.plain(experiment.recipe)]
+        parts = (json.dumps(asked, sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
         summary = train.fit(experiment, place, test=False)
         step, val_top1 = checkpoint.best(place, train.best_metric(experiment))
@@ -336,12 +338,15 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
     return fit
 
 
-def plain_recipe(name: str) -> str:
+def plain_recipe(name: str, recipe: Any = None) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit).
 
     Of text whole documents, in ``[CLS]`` and ``[SEP]`` where the run has read text so.
+
+    Args:
+      recipe: of the run; None: that of the name.
     """
-    recipe = recipes.get(name)
+    recipe = recipes.get(name) if recipe is None else recipe
     if isinstance(recipe, text.Recipe):
         enclosed = isinstance(recipe, text.Pairs) or getattr(recipe, "enclosed", False)
         return "documents_enclosed" if enclosed else "documents"

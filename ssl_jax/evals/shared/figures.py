@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,22 +178,35 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
     _save(figure, path)
 
 
-def image_rows(named: Mapping[str, Any], path: str | Path) -> None:
+def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = ()) -> None:
     """Images and what was made of them: one column per example, one row per name.
 
     Args:
       named: title of the row -> ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
       path: file to write.
+      below: sentences that say more, in small letters below the images; they are wrapped at commas.
     """
     rows = [np.asarray(row) for row in named.values()]
     n = len(rows[0])
-    figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
+    width = 0.9 + 1.05 * n
+    lines = [line for text in below for line in wrapped(text, int(width / 0.062))]
+    room = 0.13 * len(lines) + 0.1 * bool(lines)
+    figure = _figure(width, 0.25 + 1.05 * len(rows) + room)
+    for i, line in enumerate(reversed(lines)):
+        where = 0.06 / figure.get_figwidth(), (0.06 + 0.13 * i) / figure.get_figheight()
+        figure.text(*where, line, ha="left", va="bottom", fontsize=6.5, color=FAINT, parse_math=False)
     axes = _wall(figure, n, len(rows))
     for r, (row, name) in enumerate(zip(rows, named, strict=True)):
         _say(axes.text(-0.12, r + 0.5, "", ha="right", va="center", fontsize=9, color=INK), name)
         for i in range(n):
             _show(axes, row[i], i, r)
-    _save(figure, path)
+    _save(figure, path, bottom=room)
+
+
+def wrapped(text: str, letters: int) -> list[str]:
+    """Lines of so many letters; a word and its number, ``p 0.8``, stay together."""
+    kept = [part.strip().replace(" ", "\u00a0") for part in text.split(",")]
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(", ".join(kept), letters)] if text else []
 
 
 def neighbours(
