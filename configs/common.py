@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.configs import Config
@@ -50,7 +50,11 @@ KEYS: dict[str, tuple[Any, str]] = {
     "data.global_batch_size": (256, "examples in a batch, over all devices"),
     "data.recipe": (
         "simclr_cifar",
-        "how examples become views: ssl_jax/data/images/recipes.py, text/recipes.py, or yours",
+        "how examples become views: a name (pretrain.py --recipes), ./mine.py, or a recipe itself as a value",
+    ),
+    "data.views": (
+        {},
+        "changes of the recipe: data.views.crop.area=0.5,1 data.views.1.solarize.p=0 (of view 1) data.views.gray=null",
     ),
     "data.ratio": (int, "unlabelled rows per labelled one, of recipes of two parts; null: the recipe's"),
     "data.augment": ("device", "device: JAX, in the step | host: TensorFlow, before it"),
@@ -99,7 +103,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "train.checkpoint_every": (1000, "steps between checkpoints; 0: the last alone"),
     "train.keep_checkpoints": (3, "the last so many are kept, and the best"),
     "train.on_nonfinite": ("stop", "what a loss or gradient that is not finite does: stop | skip"),
-    "train.tensorboard": (False, "write events for TensorBoard, too"),
+    "train.loggers": ((), "beside metrics.jsonl: tensorboard | wandb | mlflow, several with commas between"),
     "eval.probe": (True, "a linear classifier trained beside the method, from which nothing reaches it"),
     "eval.knn": (True, "during the run, on validation data; the test at the end always has it"),
     "eval.knn_k": (200, "neighbours"),
@@ -109,6 +113,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "eval.max_queries": (int, "of the final test; null: all"),
     "eval.online_bank": (10_000, "examples of the measurements during the run, on validation data"),
     "eval.online_queries": (5_000, "examples of the measurements during the run"),
+    "eval.during": ((), "evaluators that measure during the run, too, on validation data: geometry,./mine.py"),
     "eval.label_efficiency": (False, "at the end, accuracy by the number of labels"),
     "parallel.mode": ("jit", "jit: one program over all devices | pmap: the same function on each"),
     "parallel.devices": (int, "of all processes; null: 1 on a CPU, elsewhere all"),
@@ -135,6 +140,7 @@ def base() -> Config:
                 node[parent] = ConfigDict()
             node = node[parent]
         node[last] = placeholder(default) if isinstance(default, type) else default
+    config.data.recipe = FieldReference(config.data.recipe, field_type=object)  # a name, or a recipe itself
     return config
 
 

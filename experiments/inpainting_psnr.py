@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.images import stream
 from ssl_jax.experiment import load_splits
 from ssl_jax.run import command
 from ssl_jax.run.open import open_run
@@ -47,7 +47,7 @@ def fillings(workdir: str, count: int) -> dict[str, float]:
         raise SystemExit(f"{workdir} holds a run of {run.config.method.name}; name one of inpainting")
     test = load_splits(run.config).test
     test = test.take(np.arange(min(count, len(test))))
-    view = recipes.get(run.config.data.recipe).evaluate
+    view = run.recipe.evaluate
     batches = stream.eval_batches(
         test, image_size=run.config.data.image_size, recipe_eval=view, global_batch_size=min(256, len(test))
     )

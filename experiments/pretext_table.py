@@ -36,7 +36,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, measure, parallel, train
-from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.images import stream
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
 from ssl_jax.experiment import Experiment, build, to_json, zeros
@@ -221,7 +221,7 @@ def stages(experiment: Experiment, variables: Variables, source) -> dict[str, En
     batches = stream.eval_batches(
         source,
         image_size=config.data.image_size,
-        recipe_eval=recipes.get(config.data.recipe).evaluate,
+        recipe_eval=experiment.recipe.evaluate,
         global_batch_size=500,
     )
     encode = jax.jit(experiment.method.encode)

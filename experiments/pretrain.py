@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ssl_jax import configs, names
+from ssl_jax.data import recipes
 from ssl_jax.online.progress import phase
 from ssl_jax.run import command, folder, processes
 from ssl_jax.run.writer import plain_warnings
@@ -44,10 +45,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show the configs there are")
     parser.add_argument("--no-test", action="store_true", help="a try: test data are not read, nothing is drawn")
     parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
+    parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
         options, rest = parser.parse_known_args(arguments)
         if options.list:
             return list_configs()
+        if options.recipes:
+            print("\n".join(recipes.listed()))
+            return 0
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config or DEFAULT).stem)
         config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
         if options.help_config:

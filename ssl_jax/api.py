@@ -72,7 +72,7 @@ def pretrain(
       labels: integers ``[n]``, -1 where unknown, for measurements and methods that take some; as many as images.
       encoder: in place of ``model``: a linen module, an ``ssl_jax.models.Encoder`` or what
         ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
-      hooks: functions that the loop calls.
+      hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``online.hooks.every(n, hook)``.
       test: False leaves the test data unread.
 
     Returns:
@@ -98,8 +98,7 @@ def pretrain(
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
     experiment = build(config, splits, folder=workdir)
-    more: dict[str, Any] = {"hooks": hooks} if hooks else {}  # JOIN: in its place hooks=hooks, once train.fit takes it
-    train.fit(experiment, workdir, test=test, **more)
+    train.fit(experiment, workdir, test=test, hooks=hooks)
     return open_run(workdir)._replace(splits=splits)
 
 
@@ -112,7 +111,7 @@ def evaluate(
     source: str | None = None,
     encoder: Any = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    outdir: str | Path | None = None,
+    outdir: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Measure a finished run as ``ssl-jax evaluate`` does, which writes a report, too.
@@ -235,7 +234,7 @@ def images_of(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
-def _flat(changes: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in changes.items():
         if isinstance(value, (Mapping, ConfigDict)):
             yield from _flat(value, f"{prefix}{key}.")

@@ -6,6 +6,7 @@ Everything here happens before a device is touched or a file written. Every refu
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import math
 import os
@@ -18,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.names import HOME, WORDS, hint, is_file, nearest
+from ssl_jax.names import HOME, WORDS, hint, is_file, nearest, refuse_unknown
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
@@ -27,9 +28,13 @@ FREE_ON_RESUME = (
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.max_pixels",  # which images are read, their fingerprint says
     "data.table_limit",  # the views have the same bits wherever the images lie
+    *("train.loggers", "train.tensorboard", "eval.during"),
 )
 
 OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have
+
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+LISTS = ("train.loggers", "eval.during")  # of names, which may be written with commas
 
 RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
@@ -88,6 +93,8 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
         raise ValueError(f"config file {path} has no get_config(); see configs/simclr_digits.py for the form")
     try:
         config = module.get_config()
+        if "views" in config.get("data", {}):  # whose numbers may be numbers
+            config.data.views = ConfigDict(_plain(config.data.views))
         config.lock()
     except Exception as error:
         raise ValueError(f"get_config() of {path} fails: {type(error).__name__}: {error}") from error
@@ -148,7 +155,9 @@ def path(text: str | os.PathLike[str]) -> str:
     return os.path.abspath(expanded) if os.path.normpath(expanded).startswith("~") else expanded  # ./~x stays there
 
 
-def overrides(words: Iterable[str], known: Iterable[str] = ("--config", "--workdir", "--list")) -> list[str]:
+def overrides(
+    words: Iterable[str], known: Iterable[str] = ("--config", "--workdir", "--list", "--recipes")
+) -> list[str]:
     """``--config.a.b=value`` and ``--config.a.b value`` of a command line as ``a.b=value``.
 
     Args:
@@ -177,6 +186,15 @@ def _apply(config: Config, override: str) -> None:
     if parents == ["init_from"]:
         _give(config, last, text)
         return
+    if key == "train.tensorboard":  # what older commands say
+        _log_to_tensorboard(config, text)
+        return
+    if key == "data.recipe":
+        give_recipe(config, literal(text) if text.startswith("{") else text)
+        return
+    if key == "data.views" or key.startswith("data.views."):
+        _change_views(config, key.split(".")[2:], text)
+        return
     node: Any = config
     for parent in parents:
         node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
@@ -198,6 +216,8 @@ def _apply(config: Config, override: str) -> None:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if key in LISTS and isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
     if kind is tuple and isinstance(value, (list, int, float)):
         value = tuple(value) if isinstance(value, list) else (value,)
     if last == "name" and parents in (["method"], ["model"]) and value != node.name:
@@ -222,6 +242,57 @@ def _give(config: Config, part: str, source: str) -> None:
         config.init_from = ConfigDict(given) if given else placeholder(str)
 
 
+def _log_to_tensorboard(config: Config, text: str) -> None:
+    """``train.tensorboard=true`` or ``false``, which ``train.loggers`` was once."""
+    wanted = literal(text)
+    if not isinstance(wanted, bool):
+        raise ValueError(f"config.train.tensorboard={text} is not of type bool; say train.loggers=tensorboard instead")
+    others = [name for name in loggers(config) if name != "tensorboard"]
+    with config.unlocked():
+        if "tensorboard" in config.train:
+            del config.train["tensorboard"]
+        config.train.loggers = (*others, *["tensorboard"] * wanted)
+
+
+def loggers(config: Config) -> tuple[str, ...]:
+    """The trackers of a run; ``train.tensorboard`` of older config files is one of them."""
+    older = ("tensorboard",) if config.train.get("tensorboard") else ()
+    return tuple(dict.fromkeys((*(config.train.get("loggers") or ()), *older)))
+
+
+def give_recipe(config: Config, recipe: Any) -> None:
+    """``data.recipe``: a name, or a recipe itself."""
+    with config.unlocked():
+        del config.data["recipe"]
+        config.data.recipe = recipe
+
+
+def _change_views(config: Config, words: list[str], text: str) -> None:
+    """``data.views.jitter.strength``: a change of the recipe; which there are, the recipe says (:func:`check`)."""
+    views: Any = _plain(config.data.get("views") or {})
+    value: Any = text if words[-1:] == ["ops"] and text[:1] not in ("[", "(") else literal(text)
+    if isinstance(value, (list, tuple)):
+        value = ["..." if part is ... else part for part in value]
+    if not words:  # the changes all at once
+        views = value or {}
+    node: Any = views
+    for word in words[:-1]:
+        if not isinstance(node.get(word), dict):
+            node[word] = {}
+        node = node[word]
+    if words:
+        node[words[-1]] = value
+    if not isinstance(views, dict):
+        raise ValueError(f"config.data.views={text} names no field; write --config.data.views.crop.area=0.5,1")
+    with config.unlocked():
+        config.data.views = ConfigDict(views)
+
+
+def _plain(node: Any) -> Any:
+    fields: Any = node._fields if isinstance(node, ConfigDict) else node  # keys of two types have no order
+    return {str(k): _plain(v) for k, v in fields.items()} if isinstance(fields, Mapping) else node
+
+
 def starts(config: Config) -> dict[str, str]:
     """``init_from`` by part; a run or file by itself is the encoder's."""
     given = config.init_from
@@ -229,10 +300,20 @@ def starts(config: Config) -> dict[str, str]:
 
 
 def modern(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored config with the keys of today: ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once."""
+    """A stored config with the keys of today.
+
+    ``method.autoencoder=RUN`` was ``init_from.autoencoder`` once, and ``train.tensorboard`` one of ``train.loggers``.
+    """
+    stored = dict(stored)
+    if "train" in stored:
+        train = dict(stored["train"])
+        older = ["tensorboard"] if train.pop("tensorboard", False) else []
+        stored["train"] = {"loggers": older} | train
+    if "eval" in stored:
+        stored["eval"] = {"during": [], **stored["eval"]}
     method = dict(stored.get("method", {}))
     if "autoencoder" not in method:
-        return dict(stored)
+        return stored
     run, first = method.pop("autoencoder"), stored.get("init_from")
     if run is None:
         return {**stored, "method": method}
@@ -274,9 +355,14 @@ def _accepted(config: Config, part: str) -> list[str]:
 
 
 def known_keys(config: Config) -> list[str]:
-    """Every key that an override may name, arguments of the chosen method and model included."""
+    """Every key that an override may name: arguments of the chosen method and model, and the recipe's fields, too."""
+    from ssl_jax.data import recipes
+
     keys = list(flatten(config))
-    return keys + [f"{p}.{a}" for p in ("method", "model") for a in _accepted(config, p) if f"{p}.{a}" not in keys]
+    keys += [f"{p}.{a}" for p in ("method", "model") for a in _accepted(config, p) if f"{p}.{a}" not in keys]
+    with contextlib.suppress(ValueError):  # what is wrong with it is told when all is checked
+        keys += [key for k in recipes.keys(config.data) if (key := f"data.views.{k}") not in keys]
+    return keys
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -291,7 +377,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """``{"optim.name": "sgd", ...}``, tuples as lists, as JSON would give them back."""
     flat = {}
-    for key in sorted(config):
+    for key in sorted(config, key=str):  # views have numbers
         value = config[key]
         if isinstance(value, (Mapping, ConfigDict)):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -302,8 +388,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Refuse numbers outside their meaning, unknown names, and arguments that a method or model does not have."""
-    from ssl_jax import methods, models
+    from ssl_jax import evals, methods, models
     from ssl_jax.data import recipes
+    from ssl_jax.data.images.values import own_operations
 
     flat = flatten(config)
     for key, value in flat.items():
@@ -342,11 +429,20 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"config.{key}={flat[key]!r} is unknown; {hint(flat[key], named)}known: {', '.join(named)}"
             )
+    for name in loggers(config):
+        refuse_unknown(name, LOGGERS, "config.train.loggers=")
+    for name in evals.called(flat.get("eval.during") or ()).values():
+        if evals.needs_fit(name):
+            raise ValueError(f"config.eval.during={name!r} trains, which no run does beside itself; evaluate it later")
     _refuse(flat, "seed", flat["seed"] >= 1 << 32, "must be below 2**32")
     for key in ("train.steps", "train.epochs"):  # steps are counted in int32
         _refuse(flat, key, flat[key] is not None and flat[key] >= 1 << 31, "must be below 2**31")
     _refuse(flat, "optim.warmup_epochs", flat["optim.warmup_epochs"] >= 1 << 31, "must be below 2**31")
-    recipes.get(config.data.recipe)
+    for op in own_operations(recipes.of(config.data)).values():
+        if config.data.augment == "host":
+            raise ValueError(
+                f"operation {op.name} is a function of JAX, which runs on the device alone; set data.augment=device"
+            )
     for part, known in (("method", methods.arguments), ("model", models.arguments)):
         for name in config[part]:
             if name != "name" and name not in known(config[part].name):

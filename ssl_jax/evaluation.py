@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import evals, measure, parallel, train
+from ssl_jax import configs, evals, measure, parallel, train
 from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
@@ -159,12 +159,11 @@ def _prepare(
     if max_dim is not None and not (isinstance(max_dim, int) and max_dim > 0):
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
     plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
-    recipe = recipes.get(run.config.data.recipe)
-    encode = CachedEncode(plain, run.variables, recipe, place / "features", say)
+    encode = CachedEncode(plain, run.variables, run.recipe, place / "features", say)
     evaluators, settings, left_out = {}, {}, {}
     called = evals.called((*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked)
     for name, part in called.items():
-        given = {**_defaults(run.config, name, known), **options.get(name, {})}
+        given = {**measure.settings(run.config, name, known), **options.get(name, {})}
         settings[name] = _plain(evals.options(part) | given)
         if evals.trains(part):
             given["fit"] = make_fit(run, config, place / "fits", say)
@@ -288,16 +287,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _defaults(config: Config, name: str, known: sources.Source) -> dict[str, Any]:
-    """kNN and score as the run itself measured them, so that their numbers come again."""
-    if name == "score":
-        return {"batch_size": config.data.global_batch_size}
-    if name != "knn" or known.labels is None:
-        return {}
-    e, count = config.eval, int((known.labels >= 0).sum())
-    return {"k": (min(e.knn_k, max(1, count)),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
-
-
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
     """``fit`` of :mod:`ssl_jax.evals`: supervised training from this run's checkpoint, through :func:`train.fit`.
 
@@ -310,10 +299,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine: Config = ConfigDict(to_json(config))
         mine.init_from, mine.method = str(run.workdir), ConfigDict({"name": "supervised"})
         mine.optim.clip_norm = None
-        mine.train.update({"steps": None, "keep_checkpoints": 1, "tensorboard": False, "log_every": 50})
+        mine.train.update({"steps": None, "keep_checkpoints": 1, "loggers": (), "log_every": 50})
         if "steps_per_dispatch" in mine.train:  # an epoch need be no multiple of it
             mine.train.steps_per_dispatch = 1
-        mine.eval.update({"knn": False, "probe": False, "label_efficiency": False})
+        mine.eval.update({"knn": False, "probe": False, "label_efficiency": False, "during": ()})
         # The splits hold the labels that are given, and one part is all that supervised training takes.
         mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
         # What belongs to another optimizer or schedule than that of fine-tuning.
@@ -322,7 +311,9 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")
                 (mine[part] if part else mine)[last] = value
-        mine.data.recipe = plain_recipe(config.data.recipe)
+        configs.give_recipe(mine, plain_recipe(config.data.recipe, run.recipe))
+        with mine.unlocked():
+            mine.data.views = ConfigDict()
         devices = parallel.device_count(mine.parallel.devices)
         most = len(splits.train) // devices * devices
         if mine.data.global_batch_size > most:
@@ -334,7 +325,8 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         mine.train.update({"eval_every": every, "checkpoint_every": every})
         say(f"  {name}: {mine.method.name}, {round(steps)} steps")
         experiment = build(mine, splits, folder=run.workdir)
-        parts = (json.dumps(to_json(mine), sort_keys=True), *(part.fingerprint for part in splits))
+        asked = [to_json(mine), recipes.plain(experiment.recipe)]
+        parts = (json.dumps(asked, sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
         summary = train.fit(experiment, place, test=False)
         step, val_top1 = checkpoint.best(place, train.best_metric(experiment))
@@ -346,12 +338,15 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
     return fit
 
 
-def plain_recipe(name: str) -> str:
+def plain_recipe(name: str, recipe: Any = None) -> str:
     """Crop and flip; the crop alone where the run's own recipe does not flip (a flipped digit is another digit).
 
     Of text whole documents, in ``[CLS]`` and ``[SEP]`` where the run has read text so.
+
+    Args:
+      recipe: of the run; None: that of the name.
     """
-    recipe = recipes.get(name)
+    recipe = recipes.get(name) if recipe is None else recipe
     if isinstance(recipe, text.Recipe):
         enclosed = isinstance(recipe, text.Pairs) or getattr(recipe, "enclosed", False)
         return "documents_enclosed" if enclosed else "documents"

@@ -18,6 +18,7 @@ from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, order, readers, recipes, source
 from ssl_jax.data.feed import Feed
 from ssl_jax.data.images import modality as images
+from ssl_jax.data.images import values
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.text import recipes as text
@@ -48,6 +49,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       modality: what kind of data they are.
+      recipe: how records become batches; of a run that goes on that with which it began.
       feed: how the training examples reach the step.
       notes: what was decided on the way, what of the data is used first, one line each, to be printed.
     """
@@ -56,6 +58,7 @@ class Experiment(NamedTuple):
     plan: Plan
     splits: source.Splits
     modality: Modality
+    recipe: Any
     feed: Feed
     method: Method
     tx: optax.GradientTransformation
@@ -92,12 +95,12 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
             "set both or neither"
         )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
-    recipe = recipes.get(data.recipe)
+    recipe, begun = _as_begun(config, recipes.of(data), folder)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         make_method(config, _plan_without_data(config))
     splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     train = splits.train
-    modality = make_modality(config, train=train, folder=folder)
+    modality = make_modality(config, train=train, folder=folder, recipe=recipe)
     if batch_size > len(train) and not isinstance(recipe, text.OF_CORPORA):
         raise ValueError(
             f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
@@ -132,8 +135,8 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         if isinstance(error, (TypeError, ZeroDivisionError, IndexError)):
             raise _cannot_be(config, error) from None
         raise
-    parts = parts._replace(notes=(*splits.notes, *parts.notes, *said, *feed.notes))
-    return Experiment(config, plan, splits, modality, feed, **parts._asdict())
+    parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *said, *feed.notes))
+    return Experiment(config, plan, splits, modality, recipe, feed, **parts._asdict())
 
 
 def make_parts(config: Config, plan: Plan) -> Parts:
@@ -150,10 +153,19 @@ def make_parts(config: Config, plan: Plan) -> Parts:
 
 
 def make_modality(
-    config: Config, *, train: source.Source | None = None, plan: Plan | None = None, folder: Path | None = None
+    config: Config,
+    *,
+    train: source.Source | None = None,
+    plan: Plan | None = None,
+    folder: Path | None = None,
+    recipe: Any = None,
 ) -> Modality:
-    """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`."""
-    recipe = _parts_of(config, recipes.get(config.data.recipe))
+    """What the type of the recipe says the data are; arguments as in :class:`ssl_jax.data.modality.Recipe`.
+
+    Args:
+      recipe: that of a run, where it has begun; None: what the config names.
+    """
+    recipe = _parts_of(config, recipes.of(config.data) if recipe is None else recipe)
     if isinstance(recipe, text.Recipe):
         from ssl_jax.data.text import modality  # its library is loaded for text alone
 
@@ -164,11 +176,30 @@ def make_modality(
         raise ValueError("a modality is of training examples or of a plan; give one of them")
     if train is not None and "text" in train.columns:
         raise ValueError(
-            f"data.recipe={config.data.recipe!r} is for images and {config.data.source} holds text; use one of "
-            f"{', '.join(text.RECIPES)}"
+            f"data.recipe={recipes.called(config.data)!r} is for images and {config.data.source} holds text; use one "
+            f"of {', '.join(text.RECIPES)}"
         )
     channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
+
+
+def _as_begun(config: Config, recipe: Any, folder: Path | None) -> tuple[Any, tuple[str, ...]]:
+    """(The recipe with which the run in ``folder`` began, where the config names the same; what is said of it)."""
+    then, stored = recipes.begun(folder)
+    if stored is None:
+        return recipe, ()
+    refused, _ = configs.differences(then, to_json(config))
+    if any(key.startswith(("data.recipe", "data.views")) for key in refused):
+        return recipe, ()
+    found, now = recipes.of_plain(stored), recipes.plain(recipe)
+    if found == recipe or now is None:
+        return found, ()
+    differs = list(values.differences(recipes.plain(found), now))
+    more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
+    return found, (
+        f"WARNING: data.recipe={recipes.called(config.data)} is not what it was when the run began "
+        f"({'; '.join(differs[:3])}{more}); the run goes on with what it was",
+    )
 
 
 def _parts_of(config: Config, recipe: Any) -> Any:
@@ -177,8 +208,8 @@ def _parts_of(config: Config, recipe: Any) -> Any:
     if not getattr(recipe, "unlabelled", ()):
         if ratio is not None:
             raise ValueError(
-                f"data.ratio={ratio} is for recipes of two parts, and data.recipe={config.data.recipe!r} has one; set "
-                "it to null"
+                f"data.ratio={ratio} is for recipes of two parts, and data.recipe={recipes.called(config.data)!r} has "
+                "one; set it to null"
             )
         return recipe
     if config.method.name in methods.FROM_LABELS:
@@ -259,7 +290,7 @@ def with_few_labels(config: Config, splits: source.Splits) -> source.Splits:
 
 
 def _drawn(config: Config, train: source.Source) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """(Of the feed's arguments which examples are drawn, where not all are; what is to be said of it)."""
+    """(Of the feed's arguments which examples are drawn, where not all are; what is said of it)."""
     if config.data.get("labelled") is None or config.method.name not in methods.FROM_LABELS:
         return {}, ()
     given, rows = few_labels.labelled(train), config.data.global_batch_size
@@ -295,14 +326,14 @@ def make_method(config: Config, plan: Plan) -> Method:
         arguments["method"] |= {"mean": tuple(config.data.mean), "std": tuple(config.data.std)}
         if plan.vocab is not None and config.method.name not in methods.OF_TEXT_TOO:
             raise ValueError(
-                f"method.name={config.method.name!r} is for images and data.recipe={config.data.recipe!r} gives text; "
-                "use another of either"
+                f"method.name={config.method.name!r} is for images and data.recipe={recipes.called(config.data)!r} "
+                "gives text; use another of either"
             )
     of_tokens = "vocab" in models.arguments(config.model.name)
     if of_tokens and plan.vocab is None:
         raise ValueError(
-            f"model.name={config.model.name!r} reads tokens and data.recipe={config.data.recipe!r} gives images; use "
-            "another of either"
+            f"model.name={config.model.name!r} reads tokens and data.recipe={recipes.called(config.data)!r} gives "
+            "images; use another of either"
         )
     encoder = None
     try:
@@ -396,7 +427,10 @@ def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> o
 
 def to_json(config: Config) -> dict[str, Any]:
     """A config as plain JSON values."""
-    return json.loads(config.to_json_best_effort())
+    found = json.loads(config.to_json_best_effort())
+    if isinstance(config.get("data", {}).get("recipe"), tuple):  # a recipe itself
+        found["data"]["recipe"] = recipes.plain(config.data.recipe)
+    return found
 
 
 def zeros(experiment: Experiment, processes: int = 1) -> dict[str, Any]:

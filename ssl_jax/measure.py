@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ssl_jax import parallel
+from ssl_jax import evals, parallel
+from ssl_jax.configs import Config
 from ssl_jax.data import few_labels
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label
 from ssl_jax.evals.shared import figures, labels, pictures, text_pages
-from ssl_jax.evals.shared.encode import LOGITS, Encode
+from ssl_jax.evals.shared.encode import LOGITS, Encode, OnceEncode
 from ssl_jax.experiment import Experiment, zeros
-from ssl_jax.online.progress import phase
+from ssl_jax.names import said_of
+from ssl_jax.online.progress import counted, phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import TrainState, Variables
@@ -57,13 +59,21 @@ def variables_of(state: TrainState) -> Variables:
     return Variables(state.params, state.model_state, state.aux, state.rows)
 
 
-def extractor(experiment: Experiment, mesh: Mesh) -> Extract:
+def encoder(experiment: Experiment, mesh: Mesh) -> OnceEncode:
+    """The encoder that the measurements of a run share, so that it is compiled once."""
+    method, modality = experiment.method, experiment.modality
+    encode = Encode(method, modality, mesh, seed=experiment.config.seed)
+    spec = modality.spec(experiment.plan.global_batch_size)
+    return OnceEncode(encode, encode.layers_of(jax.eval_shape(method.init, jax.random.key(0), spec)))
+
+
+def extractor(experiment: Experiment, mesh: Mesh, encode: OnceEncode | None = None) -> Extract:
     """``extract(variables, sources)``: every example of the sources in order, encoded in inference mode."""
-    encode = Encode(experiment.method, experiment.modality, mesh)
+    encoded = encode or Encode(experiment.method, experiment.modality, mesh)
     layers = ("features", LOGITS) if "classify" in experiment.method.hooks else ("features",)
 
     def extract(variables: Variables, sources: Sequence[Source]) -> Encoded:
-        found = [encode(variables, source, layers=layers) for source in sources]
+        found = [encoded(variables, source, layers=layers) for source in sources]
         return Encoded(*(np.concatenate([rows[name] for rows in found]) for name in ("features", "label", *layers[1:])))
 
     return extract
@@ -75,20 +85,83 @@ def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], 
     return partial(encode.score, batch_size=experiment.plan.global_batch_size) if encode.has_score else None
 
 
-def online(
-    experiment: Experiment, extract: Extract, scored: Callable[[Variables, Source], dict[str, float]] | None = None
-) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
-    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``: held-out examples against some train ones.
+def settings(config: Config, name: str, known: Source) -> dict[str, Any]:
+    """Options of the evaluators kNN and score with which they measure as the run does itself."""
+    if name == "score":
+        return {"batch_size": config.data.global_batch_size}
+    if name != "knn" or known.labels is None:
+        return {}
+    e, count = config.eval, int((known.labels >= 0).sum())
+    return {"k": (min(e.knn_k, max(1, count)),), "temperature": (e.knn_temperature,), "centre": e.knn_centre}
 
-    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, gives. The
-    pictures are of features that were computed anyway.
-    """
+
+def held_out(experiment: Experiment) -> tuple[Source, Source]:
+    """(some train examples, held-out ones): what is measured with while a run trains; never test."""
     config, splits = experiment.config.eval, experiment.splits
     few = experiment.config.data.get("labelled")  # a key younger than some stored configs
     bank = subset(splits.train if few is None else few_labels.bank(splits, few)[0], config.online_bank)
-    queries = subset(splits.val, config.online_queries)
+    return bank, subset(splits.val, config.online_queries)
+
+
+def evaluators(experiment: Experiment, encode: OnceEncode) -> Callable[..., dict[str, float]]:
+    """``measure(variables, say=)``: what the evaluators of ``eval.during`` find, ``{"val_geometry_alignment", ...}``.
+
+    One that raises is told in a line, and the run goes on without its numbers.
+
+    Raises:
+      ValueError: one line; there is none of a name, it trains, or it cannot measure these data.
+    """
+    bank, queries = held_out(experiment)
+    made: dict[str, evals.Evaluator] = {}
+    for name, part in evals.called(experiment.config.eval.get("during") or ()).items():
+        given = settings(experiment.config, name, bank)
+        try:
+            made[name] = evals.get(part)(encode, train=bank, test=queries, **given)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"eval.during={part!r} cannot be measured: {error}") from error
+    told: set[str] = set()
+
+    def measure(variables: Variables, say: Callable[[str], None]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, evaluator in made.items():
+            try:
+                for metric, value in counted(evaluator.run(variables, None), f"{name}: measuring", unit="numbers"):
+                    metric = metric if metric.startswith(name) else f"{name}_{metric}"
+                    found[f"val_{metric}"] = float(value)
+            except Exception as error:  # whatever it does wrong: the run is none the worse for it
+                say(f"WARNING: eval.during: {name} failed ({said_of(error)})")
+            said = getattr(evaluator, "left_out", {}) | getattr(evaluator, "notes", {})
+            lines = [f"eval.during: {name}: {what}: {why}" for what, why in said.items()]
+            for line in (line for line in lines if line not in told):
+                told.add(line)
+                say(line)
+        return found
+
+    return measure
+
+
+def online(
+    experiment: Experiment,
+    extract: Extract,
+    scored: Callable[[Variables, Source], dict[str, float]] | None,
+    evaluated: Callable[[Variables], dict[str, float]],
+    once: OnceEncode,
+) -> Callable[[TrainState], tuple[dict[str, float | None], Pictures]]:
+    """``measure(state) -> ({"val_knn_top1", "val_probe_top1"}, pictures)``: held-out examples against some train ones.
+
+    And ``"val_top1"`` where the method is itself a classifier; and what ``scored``, of :func:`scorer`, and
+    ``evaluated``, of :func:`evaluators`, give. The pictures are of features that were computed anyway, within ``once``,
+    the :func:`encoder` that all of these share.
+    """
+    config, splits = experiment.config.eval, experiment.splits
+    bank, queries = held_out(experiment)
 
     def measure(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
+        with once:
+            scores, drawn = of_itself(state)
+            return evaluated(variables_of(state)) | scores, drawn
+
+    def of_itself(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
         drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
         own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
         own = {f"val_{name}": value for name, value in own.items()}

@@ -1,6 +1,6 @@
 """Names that users give: the nearest one that there is, and what is not ours by dotted path or file.
 
-A method, an encoder, an evaluator, a source or a recipe of one's own is named in one of four ways::
+A method, an encoder, an evaluator, a source, a recipe or an operation of one's own is named in one of four ways::
 
     ./vicreg.py                   a file, of which what is called as WORDS says is taken: ``make`` of a method
     ./vicreg.py:other             another thing in it
@@ -39,6 +39,7 @@ WORDS = {
     "evaluator": ("Evaluator",),
     "data.source": ("load",),
     "data.recipe": ("RECIPE",),
+    "operation": ("operation",),  # of images
 }
 _FILE = re.compile(r"(.+\.py)(?::([^\W\d]\w*))?")
 

@@ -30,8 +30,8 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.types import Array, Axis, Batch, TrainState, Tree
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 DATA, FSDP = "data", "fsdp"
 SPLIT_FROM = 4096  # elements of the smallest array that is split over fsdp; an exchange of less is all latency
@@ -96,6 +97,31 @@ def my_rows(x: Tree, axis: Axis) -> Tree:
         return jax.tree.map(slice_rows, x)
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else _constrain(x, _rows(mesh))
+
+
+def on_any_mesh(loss: F) -> F:
+    """``loss``, whose result is the same on every device, under a mesh with explicit axes, too.
+
+    Those are what ``jax.make_mesh`` gives by default. The helpers here leave to the partitioner how arrays lie, which
+    such a mesh does not allow, so inside of ``loss`` its axes are automatic.
+    """
+
+    @wraps(loss)
+    def wrapped(*args, **kwargs):
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+            return loss(*args, **kwargs)
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+        def inside(*arrays):
+            given = dict(zip(where, arrays, strict=True))
+            args, kwargs = jax.tree.unflatten(structure, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+            return loss(*args, **kwargs)
+
+        return jax.sharding.auto_axes(inside, out_sharding=P())(*(leaves[i] for i in where))
+
+    return cast(F, wrapped)
 
 
 def mean(tree: Tree, axis: Axis) -> Tree:

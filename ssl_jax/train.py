@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from ssl_jax import measure, parallel
-from ssl_jax.configs import starts
+from ssl_jax.configs import loggers, starts
 from ssl_jax.experiment import Experiment, to_json, zeros
 from ssl_jax.online import average, collapse, pace, spikes
+from ssl_jax.online.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
 from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
@@ -43,13 +44,22 @@ class NotFinite(Exception):
     """Loss, gradients or statistics held a not-a-number."""
 
 
-def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True) -> dict[str, Any]:
+def fit(
+    experiment: Experiment,
+    workdir: str | os.PathLike,
+    *,
+    test: bool = True,
+    hooks: Iterable[Call | Hook] = (),
+) -> dict[str, Any]:
     """Train, from the beginning or from the newest checkpoint in ``workdir``, and measure once at the end.
 
     Args:
       experiment: from :func:`ssl_jax.experiment.build`.
       workdir: folder of the run.
       test: False leaves the test data unread and draws no pictures: for a run that is part of an evaluation.
+      hooks: called as ``hook(step, metrics, state)``, in this order, by every process, with what the line of
+        ``metrics.jsonl`` holds, wherever there is one; ``online.hooks.every(n, hook)`` every n steps. The state is the
+        run's own until the hook returns; what is to be kept of it ``jax.device_get`` copies.
 
     Returns:
       The summary, also in ``summary.json``.
@@ -57,6 +67,7 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
     Raises:
       Refused: the folder holds another run, or the run cannot be made.
       signals.Interrupted: SIGINT or SIGTERM; saved.
+      HookFailed: a hook raised; saved.
       NotFinite: a step was not finite and ``train.on_nonfinite`` is "stop"; no checkpoint is from after it.
     """
     config = experiment.config
@@ -70,9 +81,14 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
                 if finished and not (test and "test" in (finished.get("not_measured") or {})):
                     check_metrics(workdir)
                     return finished
-                given, given_notes = _given(experiment, workdir)  # refused, if it must be, before the folder is made
+                checkpoint.refuse_lost(workdir)
+                # Refused, if it must be, before the folder is made.
+                given, given_notes = _given(experiment, workdir)
+                called = check_hooks(hooks, config.train.get("steps_per_dispatch", 1))
+                mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
+                encode = measure.encoder(experiment, mesh)
+                evaluators = measure.evaluators(experiment, encode)
                 stack.enter_context(workdirs.lock(workdir))
-            mesh = parallel.make_mesh(resolved["devices"], config.parallel.get("fsdp", 1))
             state, progress = _start(experiment, workdir, mesh, given)
             del given  # its memory
         start = int(state.step)
@@ -81,7 +97,8 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             writer = open_writer(
                 workdir,
                 total_steps=experiment.plan.total_steps,
-                tensorboard=config.train.tensorboard,
+                loggers=loggers(config),
+                config=asked,
                 resume_step=start or None,
                 logged=progress["logged"],
             )
@@ -100,15 +117,16 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
         saver = open_saver(workdir, keep=config.train.keep_checkpoints, best=best_metric(experiment))
         stack.callback(saver.close)
         progress |= {"config": asked, "resolved": resolved}
-        extract = measure.extractor(experiment, mesh)
+        extract = measure.extractor(experiment, mesh, encode)
         asked_to_stop = stack.enter_context(signals.caught())
         explain = partial(nonfinite.explain, experiment, workdir=workdir)
         scored = measure.scorer(experiment, mesh)
-        online = measure.online(experiment, extract, scored)
+        online = measure.online(experiment, extract, scored, partial(evaluators, say=writer.say), encode)
         draw = None
         if test:
             draw = measure.drawing(experiment, workdir / "figures", writer.say, measure.variables_of(state))
-        state = _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop)
+            writer.trackers.pictures(start)
+        state = _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop, called)
         with phase("writing the last checkpoint"):
             saver.wait()
         if progress["skipped"]:
@@ -136,6 +154,9 @@ def fit(experiment: Experiment, workdir: str | os.PathLike, *, test: bool = True
             workdirs.write_json(summary_file, summary)
         if draw:
             draw(pictures, always=True)
+            writer.trackers.log(experiment.plan.total_steps, found)
+            writer.trackers.pictures(experiment.plan.total_steps)
+        writer.trackers.close(done=True)
     return summary
 
 
@@ -154,7 +175,7 @@ def _refusing():
         raise Refused(error) from error
 
 
-def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop) -> TrainState:
+def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explain, asked_to_stop, hooks) -> TrainState:
     """Steps ``state.step`` to the end of the plan; ``progress`` is brought up to date in place."""
     config, plan = experiment.config, experiment.plan
     at_once = config.train.get("steps_per_dispatch", 1)
@@ -188,6 +209,10 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
     few_in_flight = jax.default_backend() == "cpu" and mesh.size > 1
     began = mark = time.perf_counter()
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
+
+    def when(number: int) -> dict[str, float]:
+        return {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
+
     told = False  # which signs of collapse are left out
     pacing, foretell = pace.Pace(), _foreteller(experiment, writer)
     stream = _ahead(_stacks(batches, first, at_once), place)
@@ -219,7 +244,15 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         measures = config.train.eval_every > 0 and (last or _due(number, config.train.eval_every))
         saves = last or _due(number, config.train.checkpoint_every)
         stop = signals.agreed(asked_to_stop(), number)
-        if not (logs or measures or saves or stop):
+        looks = logs or measures or saves or stop
+        calls_for, failed = due_hooks(hooks, number, logs or measures), None
+        if not looks and calls_for:  # a hook of its own step, of which the run sees nothing
+            line, _ = _read_metrics(metrics)
+            _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
+            asked = time.perf_counter()
+            failed = call_hooks(calls_for, number, line | when(number), state)
+            mark += time.perf_counter() - asked
+        if not looks and failed is None:
             continue
 
         progress["unreadable"] = sorted(unreadable)
@@ -231,7 +264,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
             progress[name] += value
         pacing = pacing.trained(number - logged, seconds)
         logged, waited = number, 0.0
-        line |= {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
+        line |= when(number)
 
         _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
         loss = line["train_loss"]
@@ -272,11 +305,17 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         if logs or measures:
             writer.log(number, line | measured)
             progress["logged"] = number
-        if saves or stop or (scores and config.train.checkpoint_every):
+        if calls_for and looks:
+            failed = call_hooks(calls_for, number, line | measured, state)
+        if saves or stop or failed or (scores and config.train.checkpoint_every):
             with phase(f"saving the checkpoint of step {number}"):
                 saver.save(state, dict(progress), scores)
-        if draw and measures and not (stop or last):
+        if draw and measures and not (stop or last or failed):
             draw(pictures)
+            writer.trackers.pictures(number)
+        if failed:
+            saver.wait()
+            raise failed
         if stop and not last:
             saver.wait()
             raise signals.Interrupted(stop, number)

@@ -118,7 +118,7 @@ def test_without_its_arrays_it_is_refused_in_one_line(run, capfd, monkeypatch):
     for main, words in (
         (evaluate_command.main, ["--workdir", str(run.workdir), "--evals", "knn"]),
         (pretrain_command.main, ["--workdir", str(run.workdir)]),
-        (compare_command.main, ["--runs", str(run.workdir), "--out", str(run.workdir / "table")]),
+        (compare_command.main, ["--runs", str(run.workdir), "--out", str(run.workdir / "table"), "--baselines"]),
     ):
         assert main(words) == 2
         (line,) = capfd.readouterr().err.splitlines()

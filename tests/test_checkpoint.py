@@ -241,6 +241,39 @@ def test_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, damage):
     assert_same_bits(checkpoint.restore(tmp_path, states[0])[0], states[1])
 
 
+def test_checkpoints_that_were_written_and_are_gone_are_missed_and_one_that_a_kill_lost_is_not(tmp_path):
+    saver = open_saver(tmp_path)
+    saver.save(make_state(1, jax.random.key(1)), {})  # in the background: killed now, the run may have nothing
+    assert not (tmp_path / checkpoint.WRITTEN).exists()
+    checkpoint.refuse_lost(tmp_path)
+    saver.wait()
+    checkpoint.refuse_lost(tmp_path)
+    saver.close()
+    checkpoint.refuse_lost(tmp_path)
+    elsewhere = (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"has written checkpoints and \S+/checkpoints is not there \(.+; bring them"):
+        checkpoint.refuse_lost(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"/checkpoints holds none \(a disk that is not mounted\?\); bring them back"):
+        checkpoint.refuse_lost(tmp_path)
+    (tmp_path / "checkpoints").rmdir()
+    elsewhere.rename(tmp_path / "checkpoints")
+    checkpoint.refuse_lost(tmp_path)
+
+
+def test_a_first_checkpoint_that_could_not_be_written_leaves_no_mark(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    saver = open_saver(tmp_path)
+    monkeypatch.setattr("orbax.checkpoint.v1.training.Checkpointer.save_checkpointables_async", full)
+    with pytest.raises(OSError, match="No space left"):
+        saver.save(make_state(1, jax.random.key(1)), {})
+    saver.close()
+    assert checkpoint.latest(tmp_path) is None
+    checkpoint.refuse_lost(tmp_path)
+
+
 def test_none_usable(tmp_path):
     states = [make_state(step, jax.random.key(step)) for step in (1, 2)]
     save_all(tmp_path, states)

@@ -409,7 +409,7 @@ def test_overrides_are_typed():
     )
     assert (loaded.train.steps, loaded.optim.learning_rate, loaded.data.mean) == (7, 1.0, (0.1,))
     assert isinstance(loaded.optim.learning_rate, float)
-    assert (loaded.data.data_dir, loaded.method.projector_hidden, loaded.train.tensorboard) == ("/x", 32, True)
+    assert (loaded.data.data_dir, loaded.method.projector_hidden, loaded.train.loggers) == ("/x", 32, ("tensorboard",))
     assert loaded.optim.clip_norm is None
     assert loaded.data.num_examples == 1000
 

@@ -394,7 +394,7 @@ def test_where_no_box_fits(shape, crop, box):
 
 @pytest.mark.parametrize("ranges", [((0.001, 0.01), (0.3, 0.4)), pytest.param((), marks=pytest.mark.slow)])
 def test_a_box_has_at_least_one_pixel(ranges):
-    crops = [Crop(*ranges)._replace(sampler=sampler) for sampler in device.SAMPLERS]
+    crops = [Crop(*ranges)._replace(sampler=sampler) for sampler in ("torch", "tf", "byol")]
     shapes = [(1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1)]
     keys = jax.random.split(jax.random.key(0), 40)
     made = jax.jit(lambda keys: [[device.sample_boxes(crop, keys, *shape) for shape in shapes] for crop in crops])(keys)

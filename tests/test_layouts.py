@@ -291,6 +291,31 @@ def test_splits_inside_the_classes(below):
             layout.read(tree("D", [*files(*at("a/train", "a/test", "b/train", "b/test")), loose]))
 
 
+@pytest.mark.parametrize("below", ["", "images/"])
+@pytest.mark.parametrize("beside", [["docs"], ["assets", "docs/figures"]])
+def test_pictures_beside_the_folder_of_the_data_are_no_class(below, beside):
+    """A clone of a repository: the data, and pictures for its README."""
+    inner = [f"Data/{below}{split}/{name}" for split in ("Train", "Val") for name in ("cat", "dog")]
+    found = layout.read(tree("D", files(*inner, *beside)))
+    assert shown(found.train) == {path: path.split("/")[-1] for path in inner[:2]}
+    assert shown(found.test) == {path: path.split("/")[-1] for path in inner[2:]}
+    tops = [path.split("/")[0] for path in beside]
+    assert found.notes == (layout.not_used("D", [f"{top}/" for top in tops]),)
+    assert found.unused == (*tops,)
+    named = layout.read(tree("D", files(*inner, *beside)), "Train", "Val")
+    assert (named.train, named.test, named.unused) == (found.train, found.test, found.unused)
+
+
+def test_several_datasets_beside_each_other_are_no_classes():
+    inner = [f"{site}/{split}/{name}" for site in ("A", "B") for split in ("train", "test") for name in ("cat", "dog")]
+    found = layout.read(tree("D", files(*inner)))
+    assert set(found.train.values()) == {None}
+    assert found.why[0].startswith("the folders (A, B) hold folders of the same names (cat, dog), so they may be parts")
+    assert "give one of them as data.source" in found.why[0]
+    breeds = ["cat/train/persian", "cat/test/manx", "dog/train/pug", "dog/test/boxer"]
+    assert set(layout.read(tree("D", files(*breeds))).train.values()) == {"cat", "dog"}
+
+
 def test_masks_beside_the_images_of_each_class():
     inner = ["covid/images", "normal/images", "covid/masks", "normal/masks"]
     found = layout.read(tree("D", files(*inner)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from numeric import numeric_gradient
 
-from ssl_jax import parallel
+from ssl_jax import losses, parallel
 from ssl_jax.losses import byol_regression, info_nce_queue, nt_xent
 
 ORACLE = np.load(Path(__file__).parent / "oracles" / "losses.npz")
@@ -185,6 +188,32 @@ def test_nt_xent_on_several_devices_is_that_of_one(x64, devices, world):
     close(got[1], grad)
 
 
+EXPLICIT = {
+    "nt_xent": lambda f, x, y, rows: f(x, y, temperature=0.5),
+    "nt_xent in blocks": lambda f, x, y, rows: f(x, y, temperature=0.5, block=8),
+    "moco_v3": lambda f, x, y, rows: f(x, y, y, x, temperature=0.5),
+    "sup_con": lambda f, x, y, rows: f(x, y, rows % 3, temperature=0.5),
+    "info_nce": lambda f, x, y, rows: f(x, y, temperature=0.5),
+    "info_nce_queue": lambda f, x, y, rows: f(x, y, y[::-1], temperature=0.5),
+    "instance_softmax": lambda f, x, y, rows: f(x, y, rows, temperature=0.5),
+    "triplet_all": lambda f, x, y, rows: f(x, y, margin=0.5)[0],
+    "byol_regression": lambda f, x, y, rows: f(x, y),
+}
+
+
+@pytest.mark.parametrize("case", EXPLICIT)
+def test_losses_under_a_mesh_with_explicit_axes(case):
+    """``jax.make_mesh`` gives such a mesh by default: rows that lie on eight devices, value and gradient of one."""
+    f = getattr(losses, case.split()[0])
+    whole = jax.jit(jax.value_and_grad(lambda x, y, rows: EXPLICIT[case](f, x, y, rows)))
+    given = normal(16, 6).astype(np.float32), normal(16, 6, seed=1).astype(np.float32), np.arange(16, dtype=np.int32)
+    want = whole(*given)
+    mesh = jax.make_mesh((8,), ("data",))
+    with jax.set_mesh(mesh):
+        got = whole(*(jax.device_put(x, NamedSharding(mesh, P("data"))) for x in given))
+    jax.tree.map(lambda a, b: close(a, b, 2e-6), got, want)
+
+
 def test_negatives_without_gradient_would_be_seen(x64, monkeypatch):
     """The negative control of the test above: gathering without gradient leaves the value and changes the gradient."""
     w, x1, x2 = arrays()
@@ -345,7 +374,7 @@ def test_annotated_shapes_hold():
         (info_nce_queue, (a, b, b), {"temperature": 0.1}),
         (byol_regression, (a, b), {}),
     ):
-        checked = jaxtyping.jaxtyped(typechecker=beartype.beartype)(loss)
+        checked = jaxtyping.jaxtyped(typechecker=beartype.beartype)(inspect.unwrap(loss))
         checked(*arrays, **options)
         with pytest.raises(jaxtyping.TypeCheckError):
             checked(a, b[:, :2], *arrays[2:], **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -120,6 +122,14 @@ def test_what_small_classes_lack_is_left_out_where_it_was_not_asked_for(sources)
     assert evaluator.left_out == {"low_label_10": "class 0 has 5 labelled examples in train"}
     with pytest.raises(ValueError, match="10 labels per class asked for but class 0 has 5"):
         low_label.Evaluator(Pixels(), train=small, test=sources["test"], per_class=10)
+    small = dataclasses.replace(small, class_names=("polar bear", "caf\udce9", *"cdefghij"))
+    evaluator = low_label.Evaluator(Pixels(), train=small, test=sources["test"], draws=2)
+    assert evaluator.left_out == {"low_label_10": "class polar bear has 5 labelled examples in train"}
+    with pytest.raises(ValueError, match="10 labels per class asked for but class polar bear has 5"):
+        low_label.Evaluator(Pixels(), train=small, test=sources["test"], per_class=10)
+    few = small.take(np.setdiff1d(np.arange(len(small)), np.flatnonzero(small.labels == 1)[1:]))
+    with pytest.raises(ValueError, match=r"but class caf\\xe9 has 1"):
+        low_label.Evaluator(Pixels(), train=few, test=sources["test"], per_class=2)
     equal = train.take(np.concatenate([known[train.labels[known] == c][:5] for c in range(10)]))
     evaluator = low_label.Evaluator(Pixels(), train=equal, test=sources["test"], draws=2)
     found = dict(evaluator.run(None))

@@ -19,11 +19,13 @@ from ml_collections import ConfigDict
 import ssl_jax
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
-from ssl_jax import configs, evals, methods, models, names, train
+from ssl_jax import configs, evals, measure, methods, models, names, train
 from ssl_jax.data import readers
+from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
 from ssl_jax.run import processes
 from ssl_jax.run.open import open_run
+from ssl_jax.run.writer import read_metrics
 
 OWN = Path(__file__).with_name("own")
 
@@ -439,6 +441,87 @@ def test_a_run_knows_its_own_parts_and_goes_on(lab, tmp_path, monkeypatch, capsy
     shutil.copy(tmp_path / "run" / "own" / f"vicreg_{now}.py", changed)
     (tmp_path / "squares.py").unlink()  # without its data a run opens
     ssl_jax.load(tmp_path / "run")
+
+
+def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):
+    """On validation data, of which test is no part; one that fails ends nothing, and what they find is drawn."""
+    monkeypatch.chdir(lab)
+    shutil.copytree(lab / "run", tmp_path / "run")
+    shutil.copy(OWN / "centroid.py", tmp_path / "centroid.py")
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    given = {}
+    get = evals.get
+
+    def noting(name):
+        class Noting(get(name)):
+            def __init__(self, encode, *, train, test, **options):
+                given[name] = train, test, options
+                super().__init__(encode, train=train, test=test, **options)
+
+        return Noting
+
+    monkeypatch.setattr(evals, "get", noting)
+    asked = config()
+    asked.eval.during = ("knn", str(tmp_path / "centroid.py"), str(tmp_path / "breaks.py"))
+    experiment = build(asked)
+    with runs.no_pictures():
+        train.fit(experiment, tmp_path / "run", test=False)
+    said = capsys.readouterr().err
+    assert f"config.eval.during was [], is now ['knn', '{tmp_path}/centroid.py'" in said
+    assert "WARNING: eval.during: breaks failed (ZeroDivisionError: division by zero)\n" in said
+
+    splits = experiment.splits
+    assert len(given) == 3
+    assert given["knn"][2] == {"k": (5,), "temperature": (0.1,), "centre": True}  # as the run itself measures it
+    for known, queries, _ in given.values():
+        assert (known.fingerprint, queries.fingerprint) == (splits.train.fingerprint, splits.val.fingerprint)
+    *_, line = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line["val_breaks_half"] == 0.5
+
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["resumed"][0]["resolved"]["own"]
+    part = {"name": str(tmp_path / "centroid.py"), "path": str(tmp_path / "centroid.py")}
+    assert stored["eval.during.centroid"] == part | {"sha256": digest(OWN / "centroid.py")}
+    (tmp_path / "centroid.py").unlink()
+    variables, encode, _ = ssl_jax.load(tmp_path / "run")  # a run opens without its evaluators
+    known, queries = (np.asarray(encode(variables, p.columns["image"])["features"]) for p in (splits.train, splits.val))
+    means = np.stack([known[splits.train.labels == c].mean(0) for c in (0, 1)])
+    nearest = np.square(queries[:, None] - means).sum(-1).argmin(1)
+    assert line["val_centroid_top1"] == pytest.approx(np.mean(nearest == splits.val.labels), abs=1e-6)
+
+    panels = {}
+    monkeypatch.setattr(figures, "_plain", lambda axes, title, x, y: panels.update({title: axes.get_lines()}))
+    measure.draw_curves(tmp_path / "run" / "figures")
+    assert {"Invariance", "Covariance", "Breaks half"} <= set(panels)  # vicreg.py's own, too
+    assert "val_centroid_top1" in [drawn.get_label() for drawn in panels["Accuracy"]]
+
+
+BREAKS = """
+class Evaluator:
+    def __init__(self, encode, *, train, test):
+        pass
+
+    def run(self, variables, outdir=None):
+        yield "half", 0.5
+        yield "none", 1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("during", "words"),
+    [
+        (("knn", "finetune"), "config.eval.during='finetune' trains, which no run does beside itself; evaluate it"),
+        (("geometri",), "evaluator 'geometri' is unknown; did you mean 'geometry'"),
+        (("./gone.py",), "gone.py does not exist"),
+        (("transfer",), "eval.during='transfer' cannot be measured: eval.transfer.sources is empty"),
+        (("score",), "eval.during='score' cannot be measured: score: this method has no measure of its own"),
+    ],
+)
+def test_what_cannot_measure_during_a_run_is_refused(during, words, tmp_path):
+    asked = runs.config(eval__during=during)
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        train.fit(build(asked), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def by_hand(encode, variables, splits) -> float:

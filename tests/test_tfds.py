@@ -117,12 +117,14 @@ def test_tfds_of_one_shape(load, tmp_path, kind):
     assert seen == {decode.read(data).tobytes(): label for data, label in files.items()}
 
 
-def test_a_damaged_record_is_one_line_with_its_file(load, tmp_path):
-    make_tfds(tmp_path, "tfrecord", fixed=True)
+@pytest.mark.parametrize("fixed", [True, False])  # decoded when they are read, or later from their bytes
+def test_a_damaged_record_is_one_line_with_its_file(load, tmp_path, fixed):
+    _, images = make_tfds(tmp_path, "tfrecord", fixed=fixed)
     file = sorted(tmp_path.rglob("*.tfrecord*"))[1]
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    content = file.read_bytes()
+    pixels = [data for data in images if data in content][3]
+    at = content.index(pixels) + len(pixels) // 2
+    file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     with pytest.raises(
         ValueError, match=r"tfds:made/1\.0\.0: .*-00001-of-00002 is damaged \(corrupted record at \d+\); put"
     ):

@@ -109,6 +109,23 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     assert {p.name for p in (copy / "figures").iterdir()} == {"views.png", "neighbours.png"}
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(finished, tmp_path):
+    workdir, _ = finished("simclr")
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "summary.json").unlink()
+    (copy / "checkpoints").rename(tmp_path / "unmounted")
+    (copy / "checkpoints").mkdir()
+    before = sizes_and_times(copy)
+    with pytest.raises(train.Refused, match=r"has written checkpoints and \S+ holds none \(.+\); bring them back, or"):
+        runs.fit(copy, "simclr")
+    assert sizes_and_times(copy) == before
+
+
+def sizes_and_times(folder):
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_bits_and_pictures_from_the_first_step_on(
     finished, tmp_path, monkeypatch, capfd

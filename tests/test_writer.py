@@ -223,40 +223,9 @@ def test_bar_shows_loss_speed_and_the_last_knn(tmp_path, capsys):
     assert "eta 1 min 10 s loss=1.5 img/s=1234 kNN=0.5" in last
 
 
-def test_tensorboard_only_when_asked(tmp_path, monkeypatch):
-    sys.modules.pop("tensorboardX", None)
-    writer.open_writer(tmp_path / "a", total_steps=2).close()
-    assert "tensorboardX" not in sys.modules
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match="pip install tensorboardX"):
-        writer.open_writer(tmp_path / "b", total_steps=2, tensorboard=True)
-    assert not (tmp_path / "b" / "metrics.jsonl").exists()
-
-
-def test_tensorboard_holds_the_scalars(tmp_path, capfd):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto import event_pb2
-    from tensorboardX.record_writer import masked_crc32c
-
-    out = writer.open_writer(tmp_path, total_steps=2, tensorboard=True)
-    out.log(1, {"train_loss": jnp.float32(0.5), "bad": float("nan")})
-    out.log(2, {"train_loss": 0.25})
-    out.close()
-    assert "NaN" not in capfd.readouterr().err
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    data, seen = file.read_bytes(), []
-    while data:  # a TFRecord: length, its checksum, bytes, their checksum
-        length = int.from_bytes(data[:8], "little")
-        record, data = data[12 : 12 + length], data[16 + length :]
-        assert masked_crc32c(record)
-        event = event_pb2.Event.FromString(record)
-        seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    assert seen == [(1, "train_loss", 0.5), (2, "train_loss", 0.25)]
-
-
 def test_only_process_0_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    out = writer.open_writer(tmp_path / "run", total_steps=2, tensorboard=True, progress=True)
+    out = writer.open_writer(tmp_path / "run", total_steps=2, loggers=("tensorboard",), progress=True)
     out.log(1, {"train_loss": 1.0})
     out.tick(2, 5.0)
     out.say("hello")

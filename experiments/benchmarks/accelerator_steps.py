@@ -21,7 +21,8 @@ from benchmarks import accelerator_device
 
 from ssl_jax import configs, parallel
 from ssl_jax.configs import Config
-from ssl_jax.data.images import device, recipes
+from ssl_jax.data import recipes
+from ssl_jax.data.images import device
 from ssl_jax.experiment import Parts, make_modality, make_parts
 from ssl_jax.plan import cost, program
 from ssl_jax.plan.kernels import by, moved
@@ -104,7 +105,7 @@ def made(config: Config, devices: list[Any] | None = None, seed: int = 0) -> Mad
     if not vocab and "unlabelled" not in prepared:
         raw = np.random.default_rng(seed).integers(0, 256, (rows, *of_run.input_shape), np.uint8)
         batch = {"image": raw, "index": prepared["index"], "label": prepared["label"]}
-        views = device.views(recipes.get(config.data.recipe), config.data.image_size)
+        views = device.views(recipes.of(config.data), config.data.image_size)
     return Made(make_parts(config, of_run), mesh, views, batch, prepared, modality.unit)
 
 

@@ -42,6 +42,7 @@ class Modality(NamedTuple):
       unit: what the rows of a training batch are called in the log.
       record: what an example of a source is called.
       shown: whether inputs are pictures.
+      done: of each view that a picture of the views shows what is done, (operation, its numbers in words) in order.
       files: what the run's folder must hold of it (a tokenizer): name -> content.
     """
 
@@ -60,6 +61,7 @@ class Modality(NamedTuple):
     unit: str = "images"
     record: str = "examples"
     shown: bool = False
+    done: tuple[list[tuple[str, str]], ...] = ()
     files: Mapping[str, bytes] = {}
 
 

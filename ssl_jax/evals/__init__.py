@@ -167,6 +167,11 @@ def trains(name: str) -> bool:
     return "fit" in _arguments(name)
 
 
+def needs_fit(name: str) -> bool:
+    """Whether it cannot do without."""
+    return _arguments(name).get("fit") is inspect.Parameter.empty
+
+
 def _arguments(name: str) -> dict[str, Any]:
     parameters = inspect.signature(get(name).__init__).parameters
     return {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}

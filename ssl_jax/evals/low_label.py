@@ -15,6 +15,7 @@ from ssl_jax.evals import Accuracy, Encode, Fit, finetune
 from ssl_jax.evals.linear_probe import fit_logistic, ranks, standardise
 from ssl_jax.evals.shared import figures
 from ssl_jax.evals.shared import labels as check
+from ssl_jax.evals.shared.names import shown
 from ssl_jax.online.progress import counted, phase
 from ssl_jax.types import Variables
 
@@ -79,7 +80,9 @@ def label_efficiency(
     return table
 
 
-def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndarray]:
+def random_rows(
+    labels, amount: float, *, draws: int, seed: int, names: Sequence[str] | None = None
+) -> list[np.ndarray]:
     """Random labelled subsets: the row numbers of each draw, which do not depend on which other amounts are drawn.
 
     Args:
@@ -87,6 +90,7 @@ def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndar
       amount: from 1 on, examples of each class; below 1 the share of each class, at least one example.
       draws: how many subsets.
       seed: of the draws.
+      names: of the classes, by which an error calls them.
 
     Raises:
       ValueError: a class has fewer examples, the amount is not positive, or a share of less than one per class.
@@ -97,7 +101,7 @@ def random_rows(labels, amount: float, *, draws: int, seed: int) -> list[np.ndar
     counts = np.maximum(1, np.round(amount * sizes)).astype(int) if fraction else np.full(len(sizes), int(amount))
     if not fraction and (amount < 1 or amount != int(amount) or sizes.min() < amount):
         raise ValueError(
-            f"{amount} labels per class asked for but class {classes[sizes.argmin()]} has {sizes.min()}; "
+            f"{amount} labels per class asked for but {_called(classes[sizes.argmin()], names)} has {sizes.min()}; "
             f'use 1 to {sizes.min()}, or "all"'
         )
     if fraction and amount * sizes.sum() < len(classes):
@@ -183,7 +187,8 @@ class Evaluator:
             raise ValueError("low_label.tuned trains and there is no fit; leave it out")
         self.left_out: dict[str, str] = {}
         self.notes: dict[str, str] = {}
-        counts = _usual(labels, self.left_out) if per_class is None else np.atleast_1d(per_class).tolist()
+        names = train.class_names
+        counts = _usual(labels, names, self.left_out) if per_class is None else np.atleast_1d(per_class).tolist()
         shares = np.atleast_1d(fractions).tolist()
         for name, value, right, meaning in (
             ("per_class", counts, all(isinstance(m, int) and m >= 1 for m in counts), "whole numbers from 1 on"),
@@ -196,12 +201,14 @@ class Evaluator:
                 raise ValueError(f"low_label.{name}={value} must be {meaning}")
         unseen = np.setdiff1d(test_labels[test_labels >= 0], labels)
         if len(unseen):
-            raise ValueError(f"low_label: class {unseen[0]} of the test split has no labelled example in train")
+            raise ValueError(
+                f"low_label: {_called(unseen[0], test.class_names)} of the test split has no labelled example in train"
+            )
         self.encode, self.train, self.test, self.labels = encode, train, test, labels
         self.fit: Any = fit
         self.l2, self.steps, self.seed = l2, steps, seed
         amounts = {f"{m}": m for m in counts} | {f"{100 * m:g}pct": m for m in shares}
-        self.draws = {name: random_rows(labels, m, draws=draws, seed=seed) for name, m in amounts.items()}
+        self.draws = {name: random_rows(labels, m, draws=draws, seed=seed, names=names) for name, m in amounts.items()}
         for name, several in self.draws.items():
             self.draws[name] = _different(several)
             if len(self.draws[name]) < len(several):
@@ -246,12 +253,16 @@ class Evaluator:
         return self.fit(name, splits, chosen | {"optim.scale": "none", "train.steps": self.steps}).hits
 
 
-def _usual(labels: np.ndarray, left_out: dict[str, str]) -> list[int]:
+def _usual(labels: np.ndarray, names: Sequence[str] | None, left_out: dict[str, str]) -> list[int]:
     """Labels per class where none are asked for; what the smallest class lacks is put down in ``left_out``."""
     classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    smallest = f"class {classes[sizes.argmin()]} has {sizes.min()} labelled examples in train"
+    smallest = f"{_called(classes[sizes.argmin()], names)} has {sizes.min()} labelled examples in train"
     left_out |= {f"low_label_{m}": smallest for m in USUAL if m > sizes.min()}
     return [m for m in USUAL if m <= sizes.min()]
+
+
+def _called(label: int, names: Sequence[str] | None) -> str:
+    return f"class {label if names is None else shown(names[label])}"
 
 
 def _different(draws: list[np.ndarray]) -> list[np.ndarray]:
@@ -270,7 +281,9 @@ def _official(source: Source, labels: np.ndarray, folder: str | None) -> dict[st
     for name, rows in found.items():
         unseen = np.setdiff1d(labels[labels >= 0], labels[rows])
         if len(unseen):
-            raise ValueError(f"low_label: class {unseen[0]} has no image in {files[name]}; each needs one")
+            raise ValueError(
+                f"low_label: {_called(unseen[0], source.class_names)} has no image in {files[name]}; each needs one"
+            )
     return found
 
 

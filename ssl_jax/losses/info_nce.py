@@ -7,10 +7,11 @@ from jax import lax
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, log_sum_exp
-from ssl_jax.parallel import all_rows, my_rows, row_ids
+from ssl_jax.parallel import all_rows, my_rows, on_any_mesh, row_ids
 from ssl_jax.types import Array, Axis
 
 
+@on_any_mesh
 def info_nce(
     pred: Float[Array, "b d"],
     z: Float[Array, "b d"],
@@ -55,6 +56,7 @@ def info_nce(
     return info_nce_and_accuracy(pred, z, negatives=negatives, temperature=temperature, axis=axis)[0]
 
 
+@on_any_mesh
 def info_nce_and_accuracy(
     pred: Float[Array, "b d"],
     z: Float[Array, "b d"],

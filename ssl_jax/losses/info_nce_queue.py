@@ -8,9 +8,11 @@ from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
 from ssl_jax.losses.streaming import choose_block, log_sum_exp_keys
+from ssl_jax.parallel import on_any_mesh
 from ssl_jax.types import Array
 
 
+@on_any_mesh
 def info_nce_queue(
     q: Float[Array, "b d"],
     k: Float[Array, "b d"],

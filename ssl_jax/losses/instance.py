@@ -10,10 +10,11 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from ssl_jax.losses.normalize import check_temperature, compute_dtype, l2_normalize, log_sum_exp
-from ssl_jax.parallel import all_rows
+from ssl_jax.parallel import all_rows, on_any_mesh
 from ssl_jax.types import Array, Axis
 
 
+@on_any_mesh
 def instance_softmax(
     v: Float[Array, "b d"], bank: Float[Array, "n d"], index: Int[Array, " b"], *, temperature: float | Array
 ) -> Float[Array, ""]:
@@ -52,6 +53,7 @@ def instance_softmax(
     return jnp.mean(log_sum_exp(v @ bank.T / temperature) - own)
 
 
+@on_any_mesh
 def instance_nce(
     v: Float[Array, "b d"],
     bank: Float[Array, "n d"],

@@ -8,10 +8,11 @@ from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
 from ssl_jax.losses.streaming import choose_block, log_sum_exp_keys
-from ssl_jax.parallel import all_rows, my_rows
+from ssl_jax.parallel import all_rows, my_rows, on_any_mesh
 from ssl_jax.types import Array, Axis
 
 
+@on_any_mesh
 def moco_v3(
     q1: Float[Array, "b d"],
     q2: Float[Array, "b d"],

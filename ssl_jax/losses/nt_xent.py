@@ -7,10 +7,11 @@ from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, check_temperature, compute_dtype, l2_normalize, log_sum_exp
 from ssl_jax.losses.streaming import choose_block, log_sum_exp_others
-from ssl_jax.parallel import all_rows, my_rows, num_shards, row_ids
+from ssl_jax.parallel import all_rows, my_rows, num_shards, on_any_mesh, row_ids
 from ssl_jax.types import Array, Axis
 
 
+@on_any_mesh
 def nt_xent(
     z1: Float[Array, "b d"],
     z2: Float[Array, "b d"],

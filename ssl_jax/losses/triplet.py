@@ -7,10 +7,11 @@ from jax import lax
 from jaxtyping import Float
 
 from ssl_jax.losses.normalize import check_pair, compute_dtype
-from ssl_jax.parallel import all_rows, mean, my_rows, num_shards, row_ids
+from ssl_jax.parallel import all_rows, mean, my_rows, num_shards, on_any_mesh, row_ids
 from ssl_jax.types import Array, Axis
 
 
+@on_any_mesh
 def triplet_margin(
     a: Float[Array, "b d"], p: Float[Array, "b d"], n: Float[Array, "b d"], *, margin: float = 1.0, eps: float = 1e-6
 ) -> Float[Array, ""]:
@@ -55,6 +56,7 @@ def triplet_margin(
     return jnp.maximum(distance(a, p, eps=eps) - distance(a, n, eps=eps) + margin, 0).mean()
 
 
+@on_any_mesh
 def triplet_all(
     a: Float[Array, "b d"], p: Float[Array, "b d"], *, margin: float = 1.0, axis: Axis = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

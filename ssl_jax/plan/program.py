@@ -47,7 +47,7 @@ def plan_of(config: Config) -> Plan:
         raise ValueError(f"data.global_batch_size={data.global_batch_size} is larger than the {number} examples")
     steps_per_epoch = number // data.global_batch_size
     steps = config.train.steps or max(1, round(config.train.epochs * steps_per_epoch))
-    if isinstance(recipes.get(data.recipe), text.Recipe):
+    if isinstance(recipes.of(data), text.Recipe):
         modality = make_modality(config)
         return Plan(steps, steps_per_epoch, number, modality.input_shape, data.global_batch_size, 10, modality.vocab)
     channels = 1 if data.source in ("digits", "tfds:mnist", "tfds:fashion_mnist") else 3

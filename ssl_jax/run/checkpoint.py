@@ -32,9 +32,10 @@ from ssl_jax.run.leaves import by_name, dtype_name, fingerprint, host, sha256
 from ssl_jax.run.quiet import quieten
 from ssl_jax.types import Tree
 
-__all__ = ["best", "fingerprint", "host", "latest", "restore", "restore_variables", "steps"]
+__all__ = ["best", "fingerprint", "host", "latest", "refuse_lost", "restore", "restore_variables", "steps"]
 
 Workdir = str | os.PathLike[str]
+WRITTEN = ".checkpoints_written"  # an empty file in the run's folder: at least one checkpoint was whole
 VARIABLES = ("params", "model_state", "aux", "rows")
 GONE = ("NOT_FOUND", "does not exist", "Failed to interpret path", "checkpoint_layout")  # words of Orbax
 # How TensorStore begins to say that a file could not be read, whatever is in it: a ValueError like any other.
@@ -66,6 +67,23 @@ def steps(workdir: Workdir) -> list[int]:
         return []
     except OSError as error:
         raise ValueError(f"{where} cannot be read ({error.strerror}); mend that, or use another folder") from None
+
+
+def refuse_lost(workdir: Workdir) -> None:
+    """Refuse a run that has written checkpoints and has none: they are elsewhere, as on a disk that is not mounted.
+
+    A run that was killed before its first checkpoint was whole has left no mark, and begins anew.
+
+    Raises:
+      ValueError: names their folder.
+    """
+    if (Path(workdir) / WRITTEN).exists() and not steps(workdir):
+        where = folder(workdir)
+        raise ValueError(
+            f"the run in {workdir} has written checkpoints and {where} "
+            f"{'holds none' if where.is_dir() else 'is not there'} (a disk that is not mounted?); bring them back, or "
+            "use another --workdir"
+        )
 
 
 def latest(workdir: Workdir) -> int | None:
@@ -271,7 +289,9 @@ def _newest_usable(workdir: Workdir, step: int | None, read: Callable[[Path], An
         return result
     if damaged:
         said = "; ".join(f"{worse}: {why}" for worse, why in damaged.items())
-        raise ValueError(f"no usable checkpoint under {place} ({said}); move it away to start anew")
+        raise ValueError(
+            f"no usable checkpoint under {place} ({said}); put a copy back, or use another --workdir to start anew"
+        )
     return None
 
 

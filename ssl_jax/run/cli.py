@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "export",
     "plan": "plan",
     "compare": "compare_runs",
+    "sweep": "sweep",
 }
 
 USAGE = """usage: ssl-jax COMMAND ...      ssl-jax COMMAND --help

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 
 from ssl_jax import configs
+from ssl_jax.data import recipes
+from ssl_jax.data.images.values import differences
 from ssl_jax.data.source import same
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import METRICS, advice, writing
@@ -130,6 +132,12 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
             f"a new run with --config.init_from={workdir})"
         )
     check_files(workdir, found["resolved"])
+    begun = found["resolved"].get("recipe")  # of the runs that are younger than the key
+    if begun is not None and recipes.of_plain(begun, own=False) != recipes.of_plain(resolved["recipe"], own=False):
+        differs = "; ".join(list(differences(begun, resolved["recipe"]))[:3])
+        raise ValueError(
+            f"the run in {workdir} began with another recipe of that name ({differs}); use another --workdir"
+        )
     then, now = _known_data(found), resolved["data"]
     if not same(then, now) or then.get("files") != now.get("files"):
         sizes = then.get("sizes"), now.get("sizes")
@@ -213,7 +221,7 @@ def resume_notes(
     """What a run that goes on has to say, where ``found`` is what :func:`stored` gave."""
     if not found:
         return
-    yield f"continuing after step {start}"
+    yield f"continuing after step {start}" if start else "there is no checkpoint yet: the run begins anew"
     for key, (old, new) in configs.differences(found["config"], config)[1].items():
         yield f"config.{key} was {old!r}, is now {new!r}"
     if "of" not in _known_data(found) and "before" in resolved["data"]:

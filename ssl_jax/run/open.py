@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax import configs, models, names
 from ssl_jax.configs import Config
+from ssl_jax.data import recipes
+from ssl_jax.data.images.values import with_names
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
@@ -38,21 +40,39 @@ def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
     config: Config = ConfigDict(configs.modern(stored["config"]))
     for key, known in folder.own_parts(stored).items():
         part, _, word = key.partition(".")
-        if names.is_file(known["name"]):  # relative to where the run was started, and maybe read from elsewhere now
+        # Relative to where the run was started, and maybe read from elsewhere now.
+        if key in names.WORDS and names.is_file(known["name"]):
             config[part][word] = names.at(known["name"], known["path"])
     return config, stored["resolved"] | {"own": folder.own_parts(stored)}
 
 
-def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]]) -> None:
+def recipe_of(config: Config, resolved: Mapping[str, Any]) -> Any:
+    """The recipe of a run as it keeps it, whatever has become of the one that its config names.
+
+    Operations of the user's own are where they were. Of a run from before recipes were kept, what the config names.
+    """
+    stored = resolved.get("recipe")
+    if stored is None:
+        return recipes.of(config.data)
+    recipe = recipes.of_plain(stored, own=False)
+    parts = [part for key, part in resolved["own"].items() if key.startswith("operation.")]
+    moved = {p["name"]: names.at(p["name"], p["path"]) for p in parts if names.is_file(p["name"])}
+    return with_names(recipe, moved) if moved else recipe
+
+
+def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]], recipe_kept: bool = False) -> None:
     """Refuse a run whose own method, encoder or recipe is not there any more; a changed one is told of.
+
+    Args:
+      recipe_kept: the run keeps its recipe, so that nothing depends on where that was read.
 
     Raises:
       ValueError: names the file, and the copy of it that the run keeps.
     """
     for key, known in own.items():
         part, _, word = key.partition(".")
-        if part == "data" and word == "source":  # a run is opened without its dataset
-            continue
+        if key == "data.source" or key not in names.WORDS or (key == "data.recipe" and recipe_kept):
+            continue  # a run is opened without its dataset and evaluators
         copy = folder.copy_of(workdir, known)
         try:
             now = names.own(config[part][word], key)
@@ -108,6 +128,7 @@ class Run(NamedTuple):
     config: Config
     resolved: dict[str, Any]
     plan: Plan
+    recipe: Any
     modality: Modality
     method: Method
     variables: Variables
@@ -129,13 +150,15 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     workdir = Path(os.path.expanduser(workdir))
     config, resolved = read_run(workdir)
     folder.check_files(workdir, resolved)
-    check_own(workdir, config, resolved["own"])
+    check_own(workdir, config, resolved["own"], recipe_kept=resolved.get("recipe") is not None)
     plan = stored_plan(resolved)
-    modality = make_modality(config, plan=plan, folder=workdir)
+    recipe = recipe_of(config, resolved)
+    modality = make_modality(config, plan=plan, folder=workdir, recipe=recipe)
     method = make_method(config, plan)
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
-    return Run(workdir, config, resolved, plan, modality, method, variables, record["step"], record["metadata"])
+    found = record["step"], record["metadata"]
+    return Run(workdir, config, resolved, plan, recipe, modality, method, variables, *found)
 
 
 def open_weights(path: str | Path) -> Run:
@@ -156,7 +179,8 @@ def open_weights(path: str | Path) -> Run:
         size = config.data.image_size
         plan = Plan(1, 1, config.data.global_batch_size, (size, size, channels), config.data.global_batch_size, 2)
         try:
-            modality = make_modality(config, plan=plan)
+            recipe = recipe_of(config, {})
+            modality = make_modality(config, plan=plan, recipe=recipe)
             method = make_method(config, plan)
             spec = variables_spec(method, modality, plan)
             given = {"encoder": _fitted(trunk, method.trunk(spec), str(path), "write it anew")}
@@ -165,7 +189,7 @@ def open_weights(path: str | Path) -> Run:
             continue
         batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), modality.spec(2))
         variables = jax.jit(method.init)(jax.random.key(0), batch, given)
-        return Run(Path(path), config, {}, plan, modality, method, variables, about.get("step", 0), {})
+        return Run(Path(path), config, {}, plan, recipe, modality, method, variables, about.get("step", 0), {})
     raise refused
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 
-from ssl_jax import names, parallel
+from ssl_jax import evals, names, parallel
 from ssl_jax.configs import Config
-from ssl_jax.data import readers
+from ssl_jax.data import readers, recipes
+from ssl_jax.data.images.values import own_operations
 from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment
 
@@ -32,16 +33,24 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "plan": experiment.plan._asdict(),
         "data": identity(experiment.splits) | ({"files": files} if files else {}),
         "devices": parallel.device_count(experiment.config.parallel.devices),
-        "own": own(experiment.config),
+        "own": own(experiment.config, experiment.recipe),
+        "recipe": recipes.plain(experiment.recipe),
         **machine(),
     }
 
 
-def own(config: Config) -> dict[str, dict[str, Any]]:
-    """The parts of a run that are not of this package: key of the config -> what :func:`source_of` says of it."""
+def own(config: Config, recipe: Any) -> dict[str, dict[str, Any]]:
+    """The parts of a run that are not of this package: key of the config -> what :func:`source_of` says of it.
+
+    Operations of the recipe are called ``operation.NAME``.
+    """
     named = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in names.WORDS if "." in key}
     ours = {"data.source"} if not readers.is_own(config.data.source) else set()
-    return {key: source_of(name, key) for key, name in named.items() if key not in ours and names.is_imported(name)}
+    found = {key: source_of(name, key) for key, name in named.items() if key not in ours and names.is_imported(name)}
+    ops = {f"operation.{called}": (op.name, "operation") for called, op in own_operations(recipe).items()}
+    during = evals.called(config.eval.get("during") or ())
+    ops |= {f"eval.during.{word}": (name, "evaluator") for word, name in during.items() if names.is_imported(name)}
+    return found | {key: source_of(*named) for key, named in ops.items()}
 
 
 def source_of(name: str, key: str) -> dict[str, Any]:

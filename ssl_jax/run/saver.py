@@ -115,6 +115,9 @@ def open_saver(workdir: checkpoint.Workdir, *, keep: int = 3, best: str | None =
     def wait() -> None:
         if opened:
             attempt(max(saved, default=None), opened[0].wait)
+            if writes and jax.process_index() == 0:
+                with contextlib.suppress(OSError):  # what it guards against is rarer than a full disk
+                    (directory.parent / checkpoint.WRITTEN).touch()
             forget()
 
     def forget() -> None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: ``metrics.jsonl`` always, TensorBoard when asked, a progress bar on a terminal.
+"""Where a run's numbers go: ``metrics.jsonl`` always, trackers when asked, a progress bar on a terminal.
 
 ``metrics.jsonl`` has one object per line: ``"step"`` and ``"line"`` first, by whose count a lost line is noticed, then
 scalars; what is not finite is null (strict JSON has no NaN). Each line is on its way to the disk before ``log``
@@ -15,13 +15,14 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from ssl_jax.online.progress import spoken
+from ssl_jax.run import trackers
 
 METRICS = "metrics.jsonl"
 
@@ -35,19 +36,22 @@ class Writer(NamedTuple):
         they are known, which bar and lines show from then on.
       say: ``(text)``: a message for the human that does not break the bar.
       close: ends the bar and closes the files. Safe to call twice.
+      trackers: the trackers, which ``log`` reaches as well and ``close`` closes.
     """
 
     log: Callable[[int, Mapping[str, Any]], None]
     tick: Callable[..., None]
     say: Callable[[str], None]
     close: Callable[[], None]
+    trackers: trackers.Trackers = trackers.NONE
 
 
 def open_writer(
     workdir: str | os.PathLike[str],
     *,
     total_steps: int,
-    tensorboard: bool = False,
+    loggers: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
     resume_step: int | None = None,
     logged: int | None = None,
     progress: bool | None = None,
@@ -58,7 +62,8 @@ def open_writer(
     Args:
       workdir: folder of the run; made if absent.
       total_steps: where the bar ends.
-      tensorboard: also write ``<workdir>/tensorboard`` through tensorboardX.
+      loggers: trackers by name (:mod:`ssl_jax.run.trackers`).
+      config: of the run, for them.
       resume_step: step of the restored checkpoint; later lines of ``metrics.jsonl`` are cut away. None or 0 for a run
         that starts at the beginning: lines of an earlier attempt are cut away, too.
       logged: the last step up to there that was logged, where that is known: lines that should be there and are not
@@ -67,7 +72,6 @@ def open_writer(
       every: seconds between plain lines of training metrics (lines with ``val_`` or ``test_`` metrics always appear).
 
     Raises:
-      ValueError: TensorBoard is asked for and tensorboardX is not installed.
       OSError: (log and close, too) a file could not be written; names it.
     """
     if jax.process_index() != 0:
@@ -77,7 +81,6 @@ def open_writer(
     path = workdir / METRICS
     with writing(path):
         workdir.mkdir(parents=True, exist_ok=True)
-        board = _open_tensorboard(workdir, start) if tensorboard else None
         missing = cut_back(path, start, logged)
         lines = _last_line(path)
         file = path.open("a", encoding="utf-8")
@@ -92,11 +95,7 @@ def open_writer(
         with writing(path):
             file.write(json.dumps({"step": int(step), "line": lines, **values}, allow_nan=False) + "\n")
             file.flush()
-        if board is not None:
-            for name, value in metrics.items():
-                if values[name] is not None:
-                    board.add_scalar(name, float(value), int(step))
-            board.flush()
+        followed.log(int(step), values)
         shown.update({name: value for name, value in values.items() if value is not None})
         if bar is not None:
             tick(step)
@@ -131,14 +130,14 @@ def open_writer(
     def close() -> None:
         if bar is not None:
             bar.close()
-        if board is not None:
-            board.close()
+        followed.close()
         with writing(path):
             file.close()
 
     if missing:
         say(f"WARNING: {path} is damaged: {_lost(missing)}; the run goes on without it")
-    return Writer(log, tick, say, close)
+    followed = trackers.open_trackers(tuple(loggers), workdir, config or {}, start=start, say=say)
+    return Writer(log, tick, say, close, followed)
 
 
 def summary(values: Mapping[str, float]) -> str:
@@ -321,11 +320,3 @@ def _bar(total_steps: int, start: int) -> Any:
     # Without tqdm's own estimate of what is left, in which the first step, which compiles, is one of many.
     shape = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     return tqdm(total=total_steps, initial=start, bar_format=shape, dynamic_ncols=True, file=sys.stderr)
-
-
-def _open_tensorboard(workdir: Path, start: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ValueError("tensorboard=True needs tensorboardX; run: pip install tensorboardX") from None
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)

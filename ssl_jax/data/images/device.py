@@ -39,15 +39,17 @@ from ssl_jax.data.images.recipes import (
     Gray,
     Jitter,
     Noise,
+    Own,
     RandAugment,
     Recipe,
     Solarize,
     View,
 )
+from ssl_jax.data.images.values import check_view, named, own_operations
+from ssl_jax.names import own, place, said_of
 from ssl_jax.types import Array, Axis, Batch, Views
 
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
-SAMPLERS = ("torch", "tf", "byol")
 LARGE = 128  # pixels of a side from which a blur by shifts is the faster one on a CPU
 MISSED = 1e-9  # share of rows for which the "tf" sampler may run out of tries before TensorFlow's hundredth
 
@@ -68,10 +70,13 @@ def views(recipe: Recipe, image_size: int, *, one_by_one: bool | None = None, dt
       two parts, those of the second are made the same way under ``"unlabelled"``; one table serves both.
 
     Raises:
-      ValueError: an operation occurs twice in a view, or a crop's sampler or interpolation is not known.
+      ValueError: something is no operation or occurs twice in a view, a crop's sampler or interpolation is not known,
+        or the file of a user's own operation is not there.
     """
     for view in (*recipe.views, *recipe.unlabelled):
-        check(view)
+        check_view(view)
+    for op in own_operations(recipe).values():
+        own(op.name, "operation")
 
     def make(batch: Batch, key: Array, axis: Axis) -> Batch:
         made = views_of(recipe.views, batch, key, axis)
@@ -100,16 +105,29 @@ def views(recipe: Recipe, image_size: int, *, one_by_one: bool | None = None, dt
     return make
 
 
-def check(view: View) -> None:
-    """Refuse a view that cannot be made."""
-    names = [type(op).__name__ for op in view.ops]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} occurs {names.count(name)} times in one view; each operation may occur once")
-    if view.crop is not None and view.crop.sampler not in SAMPLERS:
-        raise ValueError(f"no crop sampler {view.crop.sampler!r}; known: {', '.join(SAMPLERS)}")
-    if view.crop is not None and view.crop.interpolation not in ops.KERNELS:
-        raise ValueError(f"no interpolation {view.crop.interpolation!r}; known: {', '.join(ops.KERNELS)}")
+def check_own(recipe: Recipe, image_size: int, channels: int) -> None:
+    """Refuse an operation of the user's own that does not make an image of an image, before anything is compiled.
+
+    Raises:
+      ValueError: one line, with the line of its file.
+    """
+    for view in (*recipe.views, *recipe.unlabelled):
+        size = view.size or image_size
+        image = jax.ShapeDtypeStruct((size, size, channels), jnp.float32)
+        for op in (op for op in view.ops if isinstance(op, Own)):
+            found = own(op.name, "operation")
+            try:
+                made = jax.eval_shape(partial(found.value, **dict(op.fields)), image, jax.random.key(0))
+            except Exception as error:  # whatever the function does wrong
+                said = f"{said_of(error)}{place(error, found.path)}"
+                raise ValueError(
+                    f"operation {op.name} fails: {said}; it is given float32{image.shape}, a key"
+                ) from error
+            shape, dtype = getattr(made, "shape", None), getattr(made, "dtype", type(made).__name__)
+            if shape != image.shape or dtype != jnp.float32:
+                raise ValueError(
+                    f"operation {op.name} makes {dtype}{shape or ''} of an image float32{image.shape}; return its like"
+                )
 
 
 def _images(batch: Batch) -> tuple[Array | None, dict[str, Any]]:
@@ -155,13 +173,14 @@ def draw(view: View, keys: Array, shape: tuple[int, ...], size: int) -> dict[str
     Returns:
       By operation: ``"Crop"`` int32 ``[b, 4]`` (y, x, height, width); ``"<operation>"`` bool ``[b]``, whether it is
       done; and what it is done with, ``"factors"`` ``[b, 4]`` and ``"order"`` ``[b, 4]`` of the jitter, ``"sigma"``
-      ``[b]`` of the blur, ``"std"`` ``[b]`` and ``"noise"`` (keys) of the noise, ``"cut"`` ``[b, 2]`` of the cutout.
+      ``[b]`` of the blur, ``"std"`` ``[b]`` and ``"noise"`` (keys) of the noise, ``"cut"`` ``[b, 2]`` of the cutout,
+      ``"<operation> key"`` (keys) of a user's own.
     """
     drawn: dict[str, Any] = {}
     if view.crop is not None:
         drawn["Crop"] = sample_boxes(view.crop, keys, *shape[:2])
     for op in view.ops:
-        name = type(op).__name__
+        name = _name(op)
         u = _uniform(keys, name, 6)
         drawn[name] = u[:, 0] < op.p
         if isinstance(op, Jitter):
@@ -178,7 +197,14 @@ def draw(view: View, keys: Array, shape: tuple[int, ...], size: int) -> dict[str
             drawn |= _draw_randaugment(op, keys, size)
         elif isinstance(op, Cutout):
             drawn["cut"] = u[:, 1:3]
+        elif isinstance(op, Own):
+            drawn[f"{name} key"] = jax.vmap(parallel.named_key, (0, None))(keys, f"{name} key")
     return drawn
+
+
+def _name(op) -> str:
+    """By which an operation draws."""
+    return f"own {named(op)}" if isinstance(op, Own) else type(op).__name__
 
 
 def _draw_randaugment(op: RandAugment, keys: Array, size: int) -> dict[str, Array]:
@@ -337,7 +363,7 @@ def render(
         if isinstance(op, Flip) or op.p <= 0.0:  # the flip is part of the crop
             continue
         apply = _operation(op, drawn, size, dtype, taps)
-        x = apply(x) if op.p >= 1.0 else lax.cond(drawn[type(op).__name__], apply, lambda x: x, x)
+        x = apply(x) if op.p >= 1.0 else lax.cond(drawn[_name(op)], apply, lambda x: x, x)
     return jnp.transpose(x, (2, 0, 1))
 
 
@@ -372,16 +398,25 @@ def _operation(op, drawn: dict[str, Any], size: int, dtype: Any, taps: bool):
         return ops.grayscale
     if isinstance(op, Solarize):
         return lambda x: ops.solarize(x, op.threshold)
-
     if isinstance(op, RandAugment):
         return lambda x: _randaugment(x, drawn, op.count)
     if isinstance(op, Cutout):
         return lambda x: _cutout(x, drawn["cut"], op.side)
+    if isinstance(op, Noise):
+        return lambda x: _noise(x, drawn["std"], drawn["noise"])
+    if isinstance(op, Own):
+        return lambda x: _own(x, op, drawn[f"{_name(op)} key"])
+    raise ValueError(f"{type(op).__name__} is no operation of a view")
 
-    def noise(x):
-        return jnp.clip(x + drawn["std"] * jax.random.normal(drawn["noise"], x.shape, jnp.float32), 0.0, 1.0)
 
-    return noise
+def _noise(x: Array, std: Array, key: Array) -> Array:
+    return jnp.clip(x + std * jax.random.normal(key, x.shape, jnp.float32), 0.0, 1.0)
+
+
+def _own(x: Array, op: Own, key: Array) -> Array:
+    """The user's function of ``[h, w, c]``, clipped to [0, 1]; in here images lie on their side."""
+    made = own(op.name, "operation").value(jnp.transpose(x, (2, 0, 1)), key, **dict(op.fields))
+    return jnp.transpose(jnp.clip(made, 0.0, 1.0), (1, 2, 0))
 
 
 def _cutout(x: Array, centre: Array, side: float) -> Array:

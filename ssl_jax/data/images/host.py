@@ -22,10 +22,12 @@ from ssl_jax.data.images.recipes import (
     Gray,
     Jitter,
     Noise,
+    Own,
     RandAugment,
     Solarize,
     View,
 )
+from ssl_jax.data.images.values import check_view
 
 LONG = 16  # times the short side: from there on evaluation cuts out the centre before it resizes
 MOST = 1 << 24  # pixels between the two halves of a resize, rows and then columns; where it is more, columns come first
@@ -45,12 +47,15 @@ def augment(view: View, seed, image_size: int, *, shape, crop):
       float32 ``[size, size, c]`` in [0, 1].
 
     Raises:
-      ValueError: an operation occurs twice in the view, or the number of channels is not static.
+      ValueError: something is no operation or occurs twice in the view, is a function of JAX, or the number of channels
+        is not static.
     """
-    names = [type(op).__name__ for op in view.ops]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} occurs {names.count(name)} times in one view; each operation may occur once")
+    check_view(view)
+    for op in view.ops:
+        if isinstance(op, Own):
+            raise ValueError(
+                f"operation {op.name} is a function of JAX, which runs on the device alone; set data.augment=device"
+            )
     size = view.size or image_size
     if view.crop is None:
         image = resize(crop(_whole(shape)), (size, size))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.data.images import device, feed, stream
+from ssl_jax.data.images import device, feed, stream, values
 from ssl_jax.data.images.recipes import Recipe, View
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
@@ -47,9 +47,11 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
     def sent(rows: int):
         if data.augment != "device":
             return spec(rows), None
+        device.check_own(recipe, size, channels)
         return spec(rows, np.uint8), device.views(recipe, size)
 
     def make_feed(source: Source, **how: Any):
+        device.check_own(recipe, size, channels)
         return feed.feed(fitting(source), recipe, data, **how)
 
     def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
@@ -83,12 +85,13 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         feed=make_feed,
         inputs=inputs,
         prepare=prepare,
-        views=views,
+        views=None if values.own_operations(recipe) else views,  # which the host makes
         raw=raw,
         sent=sent,
         accepts=lambda source: (fitting(source), None)[1],
         record="images",
         shown=True,
+        done=tuple(values.lines(view) for view in (recipe.unlabelled or recipe.views)),
     )
 
 

@@ -131,7 +131,28 @@ class Cutout(NamedTuple):
     p: float = 1.0
 
 
-Op = Flip | Jitter | Gray | Blur | Solarize | Noise | RandAugment | Cutout
+class Own(NamedTuple):
+    """An operation of the user's own, with probability p: a function of JAX, on the device alone.
+
+    ``NAME(image, key, *, FIELD=...) -> image``: one image, float32 ``[h, w, c]`` in [0, 1], and the key of its row.
+
+    Attributes:
+      name: of the function, ``./ops.py:cutout`` or ``my_lab.ops:cutout`` (:mod:`ssl_jax.names`).
+      p: probability.
+      fields: (name, value) of each argument that is given.
+    """
+
+    name: str
+    p: float = 1.0
+    fields: tuple[tuple[str, Any], ...] = ()
+
+
+Op = Flip | Jitter | Gray | Blur | Solarize | Noise | RandAugment | Cutout | Own
+
+# What operations are called in keys and files; those of the user's own by their function or file.
+KINDS: dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Flip, Jitter, Gray, Blur, Solarize, Noise, RandAugment, Cutout)
+}
 
 
 class View(NamedTuple):
@@ -233,46 +254,53 @@ _DIGITS_PLAIN = View(Crop(area=(0.8, 1.0), aspect=(0.9, 1.1)))
 _DIGITS_STRONG = View(_DIGITS.crop, (*_DIGITS.ops, Cutout(0.25)))
 
 RECIPES: dict[str, Recipe] = {
-    # Chen et al. 2020, appendix A; ImageNet, strength 1.
     "simclr": Recipe((_SIMCLR, _SIMCLR), _TF_EVAL),
-    # Chen et al. 2020, appendix B.9: strength .5, no blur; 32-pixel images are evaluated whole.
     "simclr_cifar": Recipe((_SIMCLR_CIFAR, _SIMCLR_CIFAR), Eval("resize", 1.0, "bicubic", antialias=False)),
-    # Grill et al. 2020, appendix B and table 6.
     "byol": Recipe(_BYOL, _TF_EVAL._replace(truncate=True)),
-    # The asymmetric CIFAR pair of solo-learn, in torchvision's formulas; BYOL itself has no CIFAR variant.
     "byol_cifar": Recipe(_BYOL_CIFAR, Eval("resize", 1.0, "bicubic")),
-    # He et al. 2020 and Chen et al. 2020b.
     "moco_v1": Recipe((_MOCO_V1, _MOCO_V1), _FAIR_EVAL),
     "moco_v2": Recipe((_MOCO_V2, _MOCO_V2), _FAIR_EVAL),
-    # The CIFAR-10 demo of the MoCo authors.
     "moco_cifar": Recipe((_MOCO_CIFAR, _MOCO_CIFAR), Eval("resize", 1.0)),
-    # Wu et al. 2018, the CIFAR-10 script of the authors: no flip, one view.
     "npid_cifar": Recipe((_NPID_CIFAR,), Eval("resize", 1.0)),
-    # Anchor and positive: the image itself, and what SimCLR makes of it.
     "triplet_cifar": Recipe((View(None), _SIMCLR_CIFAR), Eval("resize", 1.0)),
-    # The operations that UDA takes for CIFAR (Xie et al. 2020), after a box as in MoCo.
     "randaugment_cifar": Recipe((_RANDAUGMENT, _RANDAUGMENT), Eval("resize", 1.0)),
-    # Xie et al. 2020 on CIFAR-10: labelled and unlabelled images as they are but for flip and shift, and the unlabelled
-    # ones a second time with two operations and a square of half the side cut out.
     "uda_cifar": Recipe((_UDA_PLAIN,), Eval("resize", 1.0), (_UDA_PLAIN, _UDA_STRONG)),
     "uda_digits": Recipe((_DIGITS_PLAIN,), Eval("resize", 1.0), (_DIGITS_PLAIN, _DIGITS_STRONG)),
-    # Ours, for handwritten digits in grey, 8 x 8 or larger.
     "digits": Recipe((_DIGITS, _DIGITS), Eval("resize", 1.0)),
-    # Crop and flip only: supervised training, linear probes with augmentation. One view.
     "supervised": Recipe((View(Crop(), (Flip(),)),), _FAIR_EVAL),
-    # The same for images that mean something else when mirrored.
     "supervised_no_flip": Recipe((View(Crop(area=(0.5, 1.0), aspect=(0.8, 1.25))),), _FAIR_EVAL),
-    # Mirrored and a little cut, never stretched, for tasks that ask where in the image or which way up.
     "crop_flip": Recipe((View(Crop(area=(0.6, 1.0), aspect=(1.0, 1.0)), (Flip(),)),), Eval("resize", 1.0)),
-    # Mirrored or not, and nothing else.
     "flip": Recipe((View(None, (Flip(),)),), Eval("resize", 1.0)),
-    # Assran et al. 2023, appendix A.1: a box and nothing else, neither flip nor colour; and for images evaluated whole.
     "jepa": Recipe((View(Crop(area=(0.3, 1.0))),), _FAIR_EVAL),
     "jepa_cifar": Recipe((View(Crop(area=(0.3, 1.0))),), Eval("resize", 1.0)),
-    # No augmentation at all; both evaluation views can be asked for by name.
     "none": Recipe((View(None),), Eval("resize", 1.0)),
     "imagenet": Recipe((View(None),), _FAIR_EVAL),
     "cifar": Recipe((View(None),), Eval("resize", 1.0)),
+}
+
+SOURCES = {
+    "simclr": "Chen et al. 2020, appendix A; ImageNet, strength 1",
+    "simclr_cifar": "Chen et al. 2020, appendix B.9: strength .5, no blur; 32-pixel images are evaluated whole",
+    "byol": "Grill et al. 2020, appendix B and table 6",
+    "byol_cifar": "solo-learn's asymmetric CIFAR pair in torchvision's formulas; BYOL itself has no CIFAR variant",
+    "moco_v1": "He et al. 2020",
+    "moco_v2": "Chen et al. 2020b",
+    "moco_cifar": "the CIFAR-10 demo of the MoCo authors",
+    "npid_cifar": "Wu et al. 2018, the CIFAR-10 script of the authors: no flip, one view",
+    "triplet_cifar": "anchor and positive: the image itself, and what SimCLR makes of it",
+    "randaugment_cifar": "the operations that UDA takes for CIFAR (Xie et al. 2020), after a box as in MoCo",
+    "uda_cifar": "Xie et al. 2020: flip and shift; unlabelled ones again with two operations and a square cut out",
+    "uda_digits": "ours, UDA's two parts with the operations of digits",
+    "digits": "ours, for handwritten digits in grey, 8 x 8 or larger",
+    "supervised": "crop and flip alone, one view: supervised training, linear probes with augmentation",
+    "supervised_no_flip": "the same for images that mean something else when mirrored",
+    "crop_flip": "mirrored, a little cut, never stretched: tasks that ask where in the image or which way up",
+    "flip": "mirrored or not, and nothing else",
+    "jepa": "Assran et al. 2023, appendix A.1: a box and nothing else, neither flip nor colour",
+    "jepa_cifar": "the same for images evaluated whole",
+    "none": "no augmentation at all, evaluated whole",
+    "imagenet": "no augmentation at all, evaluated as FAIR's code does at 224 pixels",
+    "cifar": "no augmentation at all, evaluated whole",
 }
 
 

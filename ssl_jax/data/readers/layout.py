@@ -95,6 +95,10 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     asked = {name for name in (train_split, test_split) if name is not None}
     top, unused = ("", []) if asked & {_base(folder) for folder in tree.look("").folders} else _top(tree)
     notes = _masks(tree, unused)
+    if (data := _dataset(tree, top, asked)) is not None:
+        beside = [folder for folder in _full(tree, top) if folder != data]
+        notes.append(not_used(tree.where, [f"{folder}/" for folder in beside]))
+        top, unused = _beneath(tree, data), [*unused, *beside]
     # What is asked for is there, also where it holds no image, which is told then.
     full = _full(tree, top)
     there = {_base(f): f for f in tree.look(top).folders if f in full or _base(f) in asked}
@@ -155,6 +159,7 @@ def divide(
     *,
     asked: bool,
     check: bool,
+    same: Sequence[str] = (),
 ) -> Layout:
     """The layout of a dataset of which the splits are known by name.
 
@@ -165,9 +170,10 @@ def divide(
       images: all that is in a split.
       asked: whether the test split was asked for by name, and is taken as it is.
       check: whether classes are folders, which may be none.
+      same: names of folders that several classes hold, so that these may be the classes.
     """
     train, unlabelled, unused, notes = part(chosen.train)
-    train, why, _ = sensible(train) if check else (train, "", [])
+    train, why, _ = sensible(train, same=same) if check else (train, "", [])
     test, tested, why_test, used = None, "", why, [chosen.train, *chosen.unlabelled]
     for name in chosen.tests:
         found, left, masks, said = part(name)
@@ -181,7 +187,7 @@ def divide(
             continue
         why_test = FLAT if check and not known(found) else ""
         if check and not known(train):
-            found, why_test, _ = sensible(found)
+            found, why_test, _ = sensible(found, same=same)
         if left:
             said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
         test, tested, unused, notes = found, name, unused + masks, notes + said
@@ -247,10 +253,10 @@ def sensible(classes: Classes, *, of_splits: bool = False, same: Sequence[str] =
         )
         return dict.fromkeys(classes), why, []
     if same:
+        fix = "name what to train on with data.train_split" if of_splits else "give one of them as data.source"
         why = (
             f"the folders ({some(names)}) hold folders of the same names ({some(same)}), so they may be parts of the "
-            "data and those the classes: name what to train on with data.train_split, or put the images of a class "
-            "straight into its folder"
+            f"data and those the classes: {fix}, or put the images of a class straight into its folder"
         )
         return dict.fromkeys(classes), why, []
     # A class may be called "train", none "test" or "validation".
@@ -344,6 +350,22 @@ def _splits_inside(tree: Tree, classes: Sequence[str]) -> dict[str, dict[str, st
     return found
 
 
+def _dataset(tree: Tree, top: str, asked: set[str]) -> str | None:
+    """The one folder that holds splits with classes in them, beside others (``docs/``) that hold none; else None."""
+    full = _full(tree, top)
+    if tree.look(top).images or any(_base(folder) in asked or split_names.role(_base(folder)) for folder in full):
+        return None
+    found = [folder for folder, splits in _splits_inside(tree, full).items() if splits]
+    one = len(full) > 1 and len(found) == 1
+    return found[0] if one and any(_nested(tree, part) for part in _trained_on(tree, found)) else None
+
+
+def _trained_on(tree: Tree, folders: Sequence[str]) -> list[str]:
+    """The splits to train on that lie in ``folders``."""
+    parts = [part for splits in _splits_inside(tree, folders).values() for part in splits.values()]
+    return [part for part in parts if split_names.role(_base(part)) == "train"]
+
+
 def _divided_inside(
     tree: Tree, at: str, inside: Mapping[str, Mapping[str, str]], train_split: str | None, test_split: str | None
 ) -> Layout:
@@ -385,6 +407,7 @@ def _divided_inside(
         lambda name: dict.fromkeys(images(name)),
         asked=test_split is not None,
         check=tree.given is None,
+        same=_held_alike(tree, _trained_on(tree, [*inside])),
     )
     used = [name for name in found.used if name not in found.unused]
     notes = [f"{where}: each class holds its splits ({', '.join(used)})", *found.notes]

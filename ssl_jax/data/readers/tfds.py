@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data import tensorflow
+from ssl_jax.data.cache import of_file
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import records, split_names
 from ssl_jax.data.readers.tables import TEXTS
@@ -29,7 +30,7 @@ from ssl_jax.names import hint, nearest
 from ssl_jax.online.progress import counted
 
 READ_BATCH = 512
-HASH_UP_TO = 16 << 30  # bytes of a split's files; of larger ones names, sizes and times are looked at
+HASH_UP_TO = 16 << 30  # bytes of a split's files that are read whole; of more names, sizes and times are looked at
 LABELS = ("label", "labels", "class", "class_id", "category", "target", "fine_label")  # an integer so called is a label
 
 
@@ -281,6 +282,9 @@ def _encoded(
     if kind not in ("tfrecord", "array_record"):
         raise ValueError(f"{what} lies in {kind} files; tfrecord and array_record can be read in part")
     files = [Path(part.filename) for part in chosen.file_instructions]
+    if kind == "tfrecord" and sum(file.stat().st_size for file in files) <= HASH_UP_TO:
+        for file in counted(files, f"checking {what}", len(files), "files"):
+            _check_sums(file, cache_dir)
     parts = [records.record_index(file, image, label, cache_dir, decoding) for file in files]
     columns, labels = {name: [] for name in ("path", *parts[0])}, []
     columns.pop("label")
@@ -292,6 +296,21 @@ def _encoded(
             columns[name].append(found[name][rows])
     columns = {name: np.concatenate(column) for name, column in columns.items()}
     return records.held(columns, memory_limit), np.concatenate(labels)
+
+
+def _check_sums(file: Path, cache_dir: Path) -> None:
+    """Check all of a TFRecord file, once, against the sums in it, of which those who read pieces of it see nothing.
+
+    Raises:
+      DataLossError: of TensorFlow; see :func:`_undamaged`.
+    """
+
+    def check() -> dict[str, np.ndarray]:
+        tf = tensorflow()
+        dataset = tf.data.TFRecordDataset(str(file)).batch(32)  # one call of Python's for each: ten times as fast
+        return {"batches": np.asarray(dataset.reduce(np.int64(0), lambda count, _: count + 1))}
+
+    of_file(file, "sums", cache_dir / "records", check)
 
 
 def _image_and_label(tfds, features, full_name: str) -> tuple[str, str | None, str]:

@@ -77,17 +77,27 @@ Recipe = Stream | Pairs | Documents | Windows | Cooccurrences
 OF_CORPORA = (Stream, Pairs)  # whose rows are no documents but cut from all of them
 
 RECIPES: Mapping[str, Recipe] = {
-    # Corpora in their order: WikiText, books.
     "stream": Stream(),
-    # Collections of documents that have none: reviews, articles.
     "stream_shuffled": Stream(shuffle=True),
     "pairs": Pairs(),
     "windows": Windows(),
     "cooccurrences": Cooccurrences(),
     "documents": Documents(),
     "documents_enclosed": Documents(enclosed=True),
-    # UDA: few labelled documents, and all without labels in two forms (Xie et al. 2020).
     "documents_uda": Documents(unlabelled="replaced"),
     "documents_uda_pairs": Documents(unlabelled="text_2"),
     "documents_uda_enclosed": Documents(enclosed=True, unlabelled="replaced"),
+}
+
+SOURCES = {
+    "stream": "text: corpora in their order, WikiText or books, for language models",
+    "stream_shuffled": "text: collections of documents that have no order, reviews or articles",
+    "pairs": "text: Devlin et al. 2019: two parts of documents, the second what follows the first or not",
+    "windows": "text: Mikolov et al. 2013: words and what stands near them",
+    "cooccurrences": "text: Pennington et al. 2014: how often which words stand near each other",
+    "documents": "text: one document in a row, for classifiers",
+    "documents_enclosed": "text: the same in [CLS] and [SEP]",
+    "documents_uda": "text: Xie et al. 2020: few labelled documents, and all without labels in two forms",
+    "documents_uda_pairs": "text: the same with the second form in a column, such as a translation there and back",
+    "documents_uda_enclosed": "text: the first of these in [CLS] and [SEP]",
 }

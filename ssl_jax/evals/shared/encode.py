@@ -128,6 +128,42 @@ class Encode:
         return whole
 
 
+class OnceEncode:
+    """An :class:`Encode` that, within ``with once:``, makes the features of a source once, of the same variables."""
+
+    def __init__(self, encode: Encode, layers: Mapping[str, int]):
+        self.encode, self.layers, self._kept = encode, layers, None
+
+    def __enter__(self) -> None:
+        self._kept: dict[Any, dict[str, np.ndarray]] | None = {}
+
+    def __exit__(self, *_: Any) -> None:
+        self._kept = None
+
+    @property
+    def has_views(self) -> bool:
+        return self.encode.has_views
+
+    def accepts(self, source: Source) -> None:
+        self.encode.accepts(source)
+
+    def check_score(self) -> None:
+        self.encode.check_score()
+
+    def score(self, variables: Variables, source: Source, *, batch_size: int) -> dict[str, float]:
+        return self.encode.score(variables, source, batch_size=batch_size)
+
+    def __call__(
+        self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
+    ) -> dict[str, np.ndarray]:
+        if self._kept is None:
+            return self.encode(variables, source, layers=layers, views=views)
+        found = self._kept.setdefault((source.fingerprint, views), {})
+        if missing := tuple(name for name in layers if name not in found):
+            found |= self.encode(variables, source, layers=missing, views=views)
+        return {name: found[name] for name in (*layers, "label")}
+
+
 @dataclass(frozen=True)
 class CachedEncode:
     """An :class:`Encode` of one checkpoint, whose features are kept under ``folder``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,22 +137,76 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def image_rows(named: Mapping[str, Any], path: str | Path) -> None:
+def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path) -> None:
+    """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
+
+    Args:
+      drawn: score -> row -> ``(epochs, values)`` of each seed. Seeds that were not measured at the same epochs are
+        lines of their own.
+      path: file to write.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    if not drawn:
+        raise ValueError("no metric to draw; log the loss at least once")
+    rows = list(dict.fromkeys(name for panel in drawn.values() for name in panel))
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(rows)}
+    dashes: dict[str, Any] = {
+        name: ("-", "--", ":", "-.")[number // len(COLOURS) % 4] for number, name in enumerate(rows)
+    }
+    columns = min(3, len(drawn))
+    high = -(-len(drawn) // columns)
+    figure = _figure(4.4 * columns, 3.1 * high + 0.22 * len(rows) + 0.2)
+    for place, (score, panel) in enumerate(drawn.items()):
+        axes = figure.add_subplot(high, columns, place + 1)
+        for name, seeds in panel.items():
+            style: dict[str, Any] = {"color": colours[name], "linestyle": dashes[name], "linewidth": 1.6}
+            if len(seeds) > 1 and len({tuple(epochs) for epochs, _ in seeds}) == 1:
+                epochs, values = seeds[0][0], np.array([of_one for _, of_one in seeds])
+                axes.fill_between(epochs, values.min(0), values.max(0), color=colours[name], alpha=0.18, linewidth=0)
+                seeds = [(epochs, values.mean(0))]
+            for epochs, values in seeds:
+                axes.plot(epochs, values, marker="o" if len(epochs) <= 25 else "", markersize=3, **style)
+        _plain(axes, score.replace("_", " "), "epoch", "")
+        if score.endswith(("top1", "top5", "accuracy")):
+            axes.yaxis.set_major_formatter(_PERCENT)
+    handles = [Line2D([], [], color=colours[name], linestyle=dashes[name], linewidth=1.6) for name in rows]
+    named = figure.legend(handles, rows, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
+    for text, name in zip(named.get_texts(), rows, strict=True):
+        _say(text, name, width=100)
+    _save(figure, path)
+
+
+def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = ()) -> None:
     """Images and what was made of them: one column per example, one row per name.
 
     Args:
       named: title of the row -> ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
       path: file to write.
+      below: sentences that say more, in small letters below the images; they are wrapped at commas.
     """
     rows = [np.asarray(row) for row in named.values()]
     n = len(rows[0])
-    figure = _figure(0.9 + 1.05 * n, 0.25 + 1.05 * len(rows))
+    width = 0.9 + 1.05 * n
+    lines = [line for text in below for line in wrapped(text, int(width / 0.062))]
+    room = 0.13 * len(lines) + 0.1 * bool(lines)
+    figure = _figure(width, 0.25 + 1.05 * len(rows) + room)
+    for i, line in enumerate(reversed(lines)):
+        where = 0.06 / figure.get_figwidth(), (0.06 + 0.13 * i) / figure.get_figheight()
+        figure.text(*where, line, ha="left", va="bottom", fontsize=6.5, color=FAINT, parse_math=False)
     axes = _wall(figure, n, len(rows))
     for r, (row, name) in enumerate(zip(rows, named, strict=True)):
         _say(axes.text(-0.12, r + 0.5, "", ha="right", va="center", fontsize=9, color=INK), name)
         for i in range(n):
             _show(axes, row[i], i, r)
-    _save(figure, path)
+    _save(figure, path, bottom=room)
+
+
+def wrapped(text: str, letters: int) -> list[str]:
+    """Lines of so many letters; a word and its number, ``p 0.8``, stay together."""
+    kept = [part.strip().replace(" ", "\u00a0") for part in text.split(",")]
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(", ".join(kept), letters)] if text else []
 
 
 def neighbours(
@@ -336,9 +391,9 @@ def _class_name(label, class_names: Sequence[str] | None) -> str:
     return str(class_names[int(label)]) if class_names and 0 <= label < len(class_names) else str(label)
 
 
-def _say(text: Text, name: str) -> None:
+def _say(text: Text, name: str, width: int = 28) -> None:
     """Put a name that may be anything: no mathematics, and escapes for what no font here has a glyph of."""
-    label, families = shown(name, width=28), [*rcParams["font.sans-serif"][:1]]
+    label, families = shown(name, width), [*rcParams["font.sans-serif"][:1]]
     for c in sorted(set(label)):
         family = next((family for family in (*families, *_installed()) if ord(c) in _glyphs(family)), None)
         if family is None:

@@ -34,8 +34,15 @@ def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
         first = jax.jit(feed.views, static_argnums=2)(first, jax.random.key(seed), None)
     part = first.get("unlabelled", first)  # of two parts the one of which there are several views
     originals = evaluation_images(modality, train.take(np.asarray(part["index"])[:rows]))
-    names = {f"view {v}": images[:rows] for v, images in enumerate(part["views"], 1)}
-    figures.image_rows({"original": originals} | names, path)
+    names = {f"view {v}": images[:rows] for v, images in enumerate(part["views"])}  # as keys of data.views count them
+    alike = [[v for v, other in enumerate(modality.done) if other == done] for done in modality.done]
+    below = [
+        f"{'view' if len(group) == 1 else 'views'} {' and '.join(map(str, group))}: "
+        + ", ".join(f"{word} ({numbers})" for word, numbers in done)
+        for v, (group, done) in enumerate(zip(alike, modality.done, strict=True))
+        if group[0] == v
+    ]
+    figures.image_rows({"original": originals} | names, path, below)
 
 
 def neighbours(modality: Modality, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
