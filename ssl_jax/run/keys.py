@@ -31,7 +31,7 @@ def described(config: Config, common: Mapping[str, tuple[Any, str]]) -> list[Key
     Args:
       common: of the keys that every config has: default, a type where that is null, and meaning (configs/common.py).
     """
-    values = configs.flatten(config)
+    values = {name: {} for name, (default, _) in common.items() if default == {}} | configs.flatten(config)
     found = {}
     for name, value in values.items():
         default, meaning = common.get(name, (value, ""))
