@@ -10,9 +10,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ssl_jax import configs, methods, models
+from ssl_jax.data import recipes
+from ssl_jax.data.images import recipes as images
+from ssl_jax.data.images import values as of_recipes
 from ssl_jax.names import imported, is_imported
 from ssl_jax.types import Config
 
+STRENGTH = "multiplies brightness, contrast, saturation and hue"
 GROUPS = ("", "data", "method", "model", "optim", "train", "eval", "parallel")
 
 
@@ -42,6 +46,7 @@ def described(config: Config, common: Mapping[str, tuple[Any, str]]) -> list[Key
         for name, kind, default, meaning in _arguments(config, part):
             known = f"{part}.{name}"
             found[known] = Key(known, kind, values.get(known, default), meaning)
+    found |= {key.name: key for key in _of_recipe(config)}
     order = {group: i for i, group in enumerate(GROUPS)}
     return sorted(found.values(), key=lambda key: (order.get(key.name.rpartition(".")[0].split(".")[0], 99), key.name))
 
@@ -75,6 +80,33 @@ def _arguments(config: Config, part: str) -> Iterator[tuple[str, str, Any, str]]
             "REQUIRED" if default is p.empty else default,
             meanings.get(word, ""),
         )
+
+
+def _of_recipe(config: Config) -> Iterator[Key]:
+    """The fields of the recipe of a config; of views that differ all values, in the order of the views."""
+    recipe = recipes.of(config.data)
+    if not isinstance(recipe, images.Recipe):
+        return
+    parts: dict[str, list[Any]] = {"evaluate": [recipe.evaluate]}
+    for view in (*recipe.views, *recipe.unlabelled):
+        for name, part in (("crop", view.crop), *((of_recipes.named(op), op) for op in view.ops)):
+            parts.setdefault(name, []).extend([] if part is None else [part])
+    for key in of_recipes.keys(recipe):
+        name, _, field = key.partition(".")
+        first = parts[name][0]
+        said = [_field_of(part, field) for part in parts[name]]
+        shown = list(dict.fromkeys(str(list(value) if isinstance(value, tuple) else value) for value in said))
+        own = isinstance(first, images.Own) and field != "p"
+        text = inspect.cleandoc((imported(first.name, "data.recipe") if own else type(first)).__doc__ or "")
+        default = STRENGTH if field == "strength" else text.partition("\n")[0]
+        kind = type(said[0]).__name__
+        yield Key(f"data.views.{key}", kind, " or ".join(shown), _meanings(text).get(field, default))
+
+
+def _field_of(part: Any, field: str) -> Any:
+    if not isinstance(part, images.Own) or field == "p":
+        return getattr(part, field, 1.0)  # strength is no field: it multiplies some
+    return dict(part.fields).get(field, of_recipes.own_fields(part.name)[field].default)
 
 
 def _meanings(docstring: str) -> dict[str, str]:
