@@ -111,7 +111,7 @@ def evaluate(
     source: str | None = None,
     encoder: Any = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    outdir: str | os.PathLike[str] | None = None,
+    outdir: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Measure a finished run as ``ssl-jax evaluate`` does, which writes a report, too.
@@ -234,7 +234,7 @@ def images_of(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
-def _flat(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(changes: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in changes.items():
         if isinstance(value, (Mapping, ConfigDict)):
             yield from _flat(value, f"{prefix}{key}.")
