@@ -57,6 +57,13 @@ def test_the_encoder_of_the_readme():
     assert encoder.dim == 8
 
 
+def test_the_operation_of_the_readme():
+    stripe = block("# ops.py")["stripe"]
+    rows = [np.asarray(stripe(jnp.zeros((20, 8, 3)), jax.random.key(i), width=0.2))[:, 0, 0] for i in range(3)]
+    assert [row.sum() for row in rows] == pytest.approx([4, 4, 4], abs=1)
+    assert len({tuple(row) for row in rows}) > 1
+
+
 def test_the_evaluator_of_the_readme():
     evaluator = block("# centroid.py")["Evaluator"]
     rng = np.random.default_rng(0)
