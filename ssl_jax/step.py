@@ -304,9 +304,10 @@ def _as_weights_lie(grads: Tree) -> Tree:
     """The same values; on a GPU those of convolutions in the memory order of their weights.
 
     cuDNN makes them with the output's channels first. What is fused with turning them cannot write where it reads, so
-    that every update would copy the weights and their moments.
+    that every update would copy the weights and their moments. Where the state lies in parts they stay as they are:
+    XLA would gather them first.
     """
-    if parallel.platform() != "gpu":
+    if parallel.platform() != "gpu" or parallel.has_fsdp():
         return grads
     rows = Layout((0, 1, 2, 3))
     return jax.tree.map(
