@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.multihost_utils import global_array_to_host_local_array, host_local_array_to_global_array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -92,7 +93,7 @@ def gradients(method: Method, *, views: Views | None = None, axis: Axis = None):
             return method.loss(variables, batch, parallel.named_key(key, "loss"), state.step, axis)
 
         (loss, out), grads = parallel.value_and_grad(loss_fn, state.params)
-        loss, grads, scalars = parallel.mean((loss, grads, dict(out.metrics)), axis)
+        loss, grads, scalars = parallel.mean((loss, _as_weights_lie(grads), dict(out.metrics)), axis)
         return loss, out._replace(metrics=scalars), grads, batch
 
     return run
@@ -297,6 +298,21 @@ def _laid_out(step, mesh: Mesh):
         return lax.with_sharding_constraint(step(state, batch), (shardings, parallel.replicated(mesh)))
 
     return laid_out
+
+
+def _as_weights_lie(grads: Tree) -> Tree:
+    """The same values; on a GPU those of convolutions in the memory order of their weights.
+
+    cuDNN makes them with the output's channels first. What is fused with turning them cannot write where it reads, so
+    that every update would copy the weights and their moments. Where the state lies in parts they stay as they are:
+    XLA would gather them first.
+    """
+    if parallel.platform() != "gpu" or parallel.has_fsdp():
+        return grads
+    rows = Layout((0, 1, 2, 3))
+    return jax.tree.map(
+        lambda g: lax.optimization_barrier(with_layout_constraint(g, rows)) if g.ndim == 4 else g, grads
+    )
 
 
 def _either(ok: Array, apply: Callable[[], Tree], keep: Callable[[], Tree]) -> Tree:

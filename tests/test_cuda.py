@@ -9,10 +9,12 @@ import re
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import runs
 
-from ssl_jax import configs, parallel
+from ssl_jax import configs, parallel, step
 from ssl_jax.plan import cost, devices, hlo, program
 
 CONFIGS = sorted(file.stem for file in (runs.ROOT / "configs").glob("*.py") if file.stem != "common")
@@ -81,10 +83,26 @@ def test_lowered_for_cuda(name, words):
     assert not large or name in MEANT
     assert not [kind for kind in found if "callback" in kind or any(f".{move}" in kind for move in MOVES)]
     calls = {kind.strip('"') for kind in found if kind.startswith('"')}
-    assert {call for call in calls if not call.startswith("__cudnn$")} <= {"Sharding", "mhlo.topk"}
+    assert {call for call in calls if not call.startswith("__cudnn$")} <= {"LayoutConstraint", "Sharding", "mhlo.topk"}
+    # A gradient of a convolution lies as its weights do, which are then updated in place.
+    assert found['"LayoutConstraint"'] == sum(len(leaf.shape) == 4 for leaf in jax.tree.leaves(state.params))
     (signature,) = re.findall(r"func\.func public @main\((.*)", lowered.as_text())
     reused = signature.count("tf.aliasing_output") + signature.count("jax.buffer_donor")
     assert reused == len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(("platform", "laid_out"), [("cpu", 0), ("gpu", 1)])
+def test_gradients_keep_their_values_where_they_are_laid_out(platform, laid_out):
+    grads = {"kernel": jnp.arange(144.0).reshape(3, 3, 4, 4), "bias": jnp.arange(4.0)}
+
+    def turned(grads):  # a function of its own, as JAX keeps what it traced
+        return step._as_weights_lie(grads)
+
+    with parallel.compiling_for(platform):
+        assert str(jax.make_jaxpr(turned)(grads)).count("layout_constraint") == laid_out
+        got = jax.jit(turned)(grads)
+    for name, grad in grads.items():
+        np.testing.assert_array_equal(got[name], grad)
 
 
 NO_CUDA = importlib.util.find_spec("jax_cuda13_plugin") is None

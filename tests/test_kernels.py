@@ -59,6 +59,22 @@ def test_kernels_added_up_take_the_longer_of_bytes_operations_and_exchange():
     assert chip._replace(tf32=None).computing(cost.Cost(500.0, 0, 0, 0, 0, 0, {}, kernels)) == 0.5
 
 
+@pytest.mark.parametrize(("backward", "products", "space"), [("", 2, " "), ("Backward", 5, "")])
+def test_operations_of_a_librarys_attention(backward, products, space):
+    """Eight tokens see six, two examples of three heads of 16 channels."""
+    text = f"""HloModule a, entry_computation_layout={{}}
+
+ENTRY %main (q: bf16[2,8,3,16], k: bf16[2,6,3,16]) -> bf16[2,8,3,16] {{
+  %q = bf16[2,8,3,16]{{3,2,1,0}} parameter(0)
+  %k = bf16[2,6,3,16]{{3,2,1,0}} parameter(1)
+  ROOT %a = bf16[2,8,3,16]{{3,2,1,0}} custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax{backward}", \
+backend_config={{"intermediate_tensor_shape": {{"dimensions":{space}["2","3","8","6"]}}}}
+}}
+"""
+    (found,) = launched(text)
+    assert (found.kind, found.flops) == ("attention", products * 2 * (2 * 3 * 8 * 6) * 16)
+
+
 def test_operations_of_compiled_programs():
     """Of a product in a loop every turn, which XLA's own analysis counts once; of a convolution what a sum takes."""
 

@@ -12,6 +12,7 @@ import pytest
 import runs
 
 from ssl_jax import methods, models
+from ssl_jax.online.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
 README = (runs.ROOT / "README.md").read_text()
@@ -56,6 +57,13 @@ def test_the_encoder_of_the_readme():
     assert encoder.dim == 8
 
 
+def test_the_operation_of_the_readme():
+    stripe = block("# ops.py")["stripe"]
+    rows = [np.asarray(stripe(jnp.zeros((20, 8, 3)), jax.random.key(i), width=0.2))[:, 0, 0] for i in range(3)]
+    assert [row.sum() for row in rows] == pytest.approx([4, 4, 4], abs=1)
+    assert len({tuple(row) for row in rows}) > 1
+
+
 def test_the_evaluator_of_the_readme():
     evaluator = block("# centroid.py")["Evaluator"]
     rng = np.random.default_rng(0)
@@ -72,6 +80,16 @@ def test_the_evaluator_of_the_readme():
 
     assert top1("right") == {"centroid_top1": 1.0}
     assert top1("wrong") == {"centroid_top1": 0.0}
+
+
+def test_the_hooks_of_the_readme(capsys):
+    found = block("# hooks.py")
+    hooks = check_hooks(found["hooks"])
+    line = {"train_loss": 0.5, "train_grad_norm": 2.0}
+    for step, logged in ((50, True), (100, False), (200, True)):
+        assert call_hooks(due_hooks(hooks, step, logged), step, line, None) is None
+    assert found["norms"] == {100: 2.0, 200: 2.0}
+    assert capsys.readouterr().out == "50 0.5\n200 0.5\n"
 
 
 def test_the_table_of_configs_is_complete():

@@ -313,16 +313,11 @@ def old(tmp_path, change):
     return place, asked
 
 
-def experiment_of(asked, recipe):
-    """Of a config that holds the recipe itself."""
-    asked = ConfigDict(to_json(asked))
-    configs.give_recipe(asked, recipes.plain(recipe))
-    return build(asked)
-
-
-def batch_of(experiment):
-    found = {**next(experiment.feed.batches(total_steps=1)), "table": experiment.feed.table}
-    return np.asarray(jax.jit(experiment.feed.views, static_argnums=2)(found, jax.random.key(0), None)["views"][0])
+def batches_of(*made):
+    """The first view of the first batch of (an experiment, its views or others)."""
+    found = {**next(made[0][0].feed.batches(total_steps=1)), "table": made[0][0].feed.table}
+    all_of = jax.jit(lambda batch, key: [views(batch, key, None)["views"][0] for _, views in made])
+    return jax.device_get(all_of(found, jax.random.key(0)))
 
 
 def test_changed_views_are_others_and_a_resume_has_those_with_which_the_run_began(tmp_path):
@@ -339,10 +334,10 @@ def test_changed_views_are_others_and_a_resume_has_those_with_which_the_run_bega
         "[0.5, 1.0] now; views.1.crop.area [0.1, 0.2] then, [0.5, 1.0] now); the run goes on with what it was"
     ]
     asked.data.views = ConfigDict()
-    batches = [batch_of(one) for one in (build(asked), resumed, anew)]
-    assert not any(np.array_equal(batches[i], batches[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
-    begun_then = experiment_of(asked, begun)
-    np.testing.assert_array_equal(batch_of(begun_then), batches[1])
+    without = build(asked)
+    found = batches_of(*((one, one.feed.views) for one in (without, anew, resumed)), (anew, device.views(begun, 8)))
+    assert not any(np.array_equal(found[i], found[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    np.testing.assert_array_equal(found[2], found[3])
     # Whoever goes on without a look at the folder is told, and so is who asks for another recipe.
     stored = json.loads((place / "config.json").read_text())
     with pytest.raises(ValueError, match=r"began with another recipe of that name \(views.0.crop.area \[0.1, 0.2\]"):

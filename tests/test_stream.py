@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,18 @@ def test_unlabelled():
     data = source.from_arrays(images().columns["image"])
     assert (take(1, data, WHOLE)[0]["label"] == -1).all()
     assert (evaluate(data)[0]["label"] == -1).all()
+
+
+def test_tensorflow_is_kept_off_the_gpus_that_are_there(monkeypatch):
+    visible = {"CPU": ["cpu:0"], "GPU": ["gpu:0", "gpu:1"]}
+
+    def set_visible_devices(devices, kind):
+        visible[kind] = devices
+
+    config = SimpleNamespace(set_visible_devices=set_visible_devices)
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(config=config))
+    tensorflow.__wrapped__()
+    assert visible == {"CPU": ["cpu:0"], "GPU": []}
 
 
 def test_tensorflow_sees_no_gpu():

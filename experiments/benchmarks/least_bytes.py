@@ -8,7 +8,8 @@ In bytes of activations, weights and the optimizer left out:
     BatchNorm, ReLU     8 out           statistics 1; normalising 2; backward the two sums 2, the gradient 3
     end of a block      4 out           forward the other branch; backward its gradient, the ReLU's mask, the sum
 
-A kernel that normalises as it convolves would need less; cuDNN's, as XLA calls them, do not.
+A network that is only run, as BYOL's target and MoCo's keys, takes the forward part. A kernel that normalises as it
+convolves would need less; cuDNN's, as XLA calls them, do not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import jax.numpy as jnp
 from ssl_jax import models
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import BasicBlock, Bottleneck
+
+FORWARD = {"convolution": 1 / 3, "BatchNorm, ReLU": 3 / 8, "end of a block": 1 / 4}  # of a step
 
 
 def least_bytes(encoder: nn.Module, images: int, size: int) -> Counter[str]:
@@ -57,4 +60,7 @@ if __name__ == "__main__":
     for name, stem, images, size in (("resnet18", "cifar", 1024, 32), ("resnet50", "imagenet", 512, 224)):
         found = least_bytes(models.make(name, stem=stem, dtype="bfloat16"), images, size)
         kinds = ", ".join(f"{kind} {count / 1e9:.1f}" for kind, count in found.items())
-        print(f"{name}, {images} images of {size} pixels: {found.total() / 1e9:.1f} GB ({kinds})")
+        forward = sum(FORWARD[kind] * count for kind, count in found.items()) / 1e9
+        print(
+            f"{name}, {images} images of {size} pixels: {found.total() / 1e9:.1f} GB ({kinds}), forward {forward:.1f}"
+        )

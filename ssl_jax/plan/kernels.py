@@ -253,5 +253,5 @@ def _dilation(i: Instruction) -> int:
 
 def _config(i: Instruction, name: str) -> str:
     """The list ``"name":[...]`` in the configuration of a library's call, as text."""
-    match = re.search(rf'"{name}":\[([^\]]*)\]', i.rest)
+    match = re.search(rf'"{name}": ?\[([^\]]*)\]', i.rest)
     return match[1] if match else ""

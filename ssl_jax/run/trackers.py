@@ -147,6 +147,7 @@ def _tensorboard(workdir: Path, start: int) -> Tracker:
 
 def _wandb(workdir: Path, start: int) -> Tracker:
     """A run of W&B, in ``<workdir>/wandb``; ``WANDB_MODE=offline``, ``WANDB_PROJECT`` and the like are W&B's own."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # the bar is ours; nor does it ask for a key, for which a run waited
     import wandb  # pyright: ignore[reportMissingImports]: an extra
 
     run = wandb.init(
@@ -157,10 +158,8 @@ def _wandb(workdir: Path, start: int) -> Tracker:
         reinit="create_new",  # of several runs in a process each has its own
         dir=str(workdir),
         settings=wandb.Settings(
-            console="off",  # the bar is ours
-            silent=True,
+            console="off",
             init_timeout=PATIENCE,
-            login_timeout=PATIENCE,
             finish_timeout=10 * PATIENCE,
             finish_timeout_raises=True,
         ),
