@@ -189,10 +189,10 @@ NO_CUDA = importlib.util.find_spec("jax_cuda13_plugin") is None
 
 @pytest.mark.slow
 @pytest.mark.skipif(NO_CUDA, reason="the extra plan-cuda is not installed")
-@pytest.mark.parametrize("topology", ["h100:1", "a100:2"])
-def test_a_plan_for_gpus(topology, tmp_path):
-    """In a process of its own, which has no device yet."""
-    file, path = tmp_path / "plan.json", runs.ROOT / "experiments" / "plan.py"
+@pytest.mark.parametrize(("topology", "script"), [("h100:1", "plan.py"), ("a100:2", "plan_pod.py")])
+def test_a_plan_for_gpus(topology, script, tmp_path):
+    """In a process of its own, which has no device yet; by both names of the script."""
+    file, path = tmp_path / "plan.json", runs.ROOT / "experiments" / script
     command = [sys.executable, str(path), "--config", CONFIG, "--topology", topology, "--quick", *WORDS]
     done = subprocess.run(
         [*command, "--json", str(file)], env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, check=False
