@@ -13,7 +13,6 @@ import pytest
 import runs
 from ml_collections import ConfigDict
 from PIL import Image
-from ssl_jax.evaluate import plain_recipe
 
 from experiments import pretrain, show_views
 from ssl_jax import configs, parallel
@@ -36,6 +35,7 @@ from ssl_jax.data.images.recipes import (
 )
 from ssl_jax.data.text import recipes as text
 from ssl_jax.evals.shared import figures
+from ssl_jax.evaluation import plain_recipe
 from ssl_jax.experiment import build, to_json
 from ssl_jax.run import folder as folders
 from ssl_jax.run import processes
