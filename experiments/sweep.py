@@ -93,7 +93,7 @@ def grid(axes: Sequence[str]) -> list[list[str]]:
     for axis in axes:
         key, equals, text = axis.partition("=")
         values = _values(text)
-        if not (key and equals and all(values)):
+        if not (key and equals and text.strip()):
             raise ValueError(f"--grid {axis!r} has no value; write KEY=VALUE,VALUE")
         if len(set(values)) < len(values):
             raise ValueError(f"--grid {axis!r} has a value twice; leave one out")

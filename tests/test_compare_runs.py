@@ -99,6 +99,7 @@ def test_a_grid_is_every_value_with_every_other():
         ["a=2", "b.c=(1,2)"],
         ["a=2", "b.c='x,y'"],
     ]
+    assert sweep.grid(["method.tsa=,log"]) == [["method.tsa="], ["method.tsa=log"]]  # an empty text is a value
 
 
 @pytest.mark.parametrize(
