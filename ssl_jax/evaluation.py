@@ -267,18 +267,19 @@ def _numbered(paths) -> list[int]:
 def _pictures(run: Run, config: Config, bank, queries, features, place: Path) -> dict[str, str]:
     """The training curves, what the method sees and is asked, and nearest neighbours; returns what is missing."""
     modality, seed, curves = run.modality, config.seed, run.workdir / "metrics.jsonl"
+    title = pictures.titled(run.config.method.name, run.workdir, run.step)
     draws = pictures.tasks(modality, seed, run.method, run.variables, queries)
     if modality.shown:
-        draws["views.png"] = lambda path: pictures.views(modality, seed, bank, path)
+        draws["views.png"] = lambda path: pictures.views(modality, seed, bank, path, title)
         draws["neighbours.png"] = lambda path: pictures.neighbours(
-            modality, features[0], bank, features[1], queries, path
+            modality, features[0], bank, features[1], queries, path, title
         )
     elif "text" in bank.columns:
         draws["neighbours.json"] = lambda path: _write_json(
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )
     if curves.is_file():  # else the run logged nothing
-        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path)
+        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title)
     return figures.drawn(place, draws)
 
 

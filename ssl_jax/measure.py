@@ -162,7 +162,7 @@ def online(
             return evaluated(variables_of(state)) | scores, drawn
 
     def of_itself(state: TrainState) -> tuple[dict[str, float | None], Pictures]:
-        drawn: dict[str, Callable[[Path], None]] = {"curves": draw_curves}
+        drawn: dict[str, Callable[[Path], None]] = {"curves": curves_of(experiment)}
         own = scored(variables_of(state)._replace(rows=None), splits.val) if scored else {}
         own = {f"val_{name}": value for name, value in own.items()}
         wanted = config.knn or experiment.probe is not None or "classify" in experiment.method.hooks
@@ -174,7 +174,7 @@ def online(
             if config.knn:
                 known = extract(variables_of(state), [bank])
                 scores["val_knn_top1"] = knn_top1(experiment, known, found)
-                drawn |= neighbours(experiment, known, bank, found, queries)
+                drawn |= neighbours(experiment, int(state.step), known, bank, found, queries)
             scores["val_probe_top1"] = probe_top1(experiment, state, found)
         return scores | own | ({} if found.logits is None else {"val_top1": top1(found)}), drawn
 
@@ -237,14 +237,14 @@ def final(
         # Not in draw, which one process calls: parts that lie on another one's devices come by an exchange of all.
         variables = jax.tree.map(checkpoint.host, variables_of(state))
 
-    drawn = dict(neighbours(experiment, bank, known[0], queries, test))
+    drawn = dict(neighbours(experiment, int(state.step), bank, known[0], queries, test))
     if variables is not None:
         tasks = pictures.tasks(modality, config.seed, experiment.method, variables, test)
         drawn |= {Path(file).stem: partial(_draw_into, file, draw) for file, draw in tasks.items()}
     if "label_efficiency" in summary:
         table = summary["label_efficiency"]
         drawn["label_efficiency"] = lambda folder: figures.label_efficiency(table, folder / "label_efficiency.png")
-    return summary, drawn | {"curves": draw_curves}
+    return summary, drawn | {"curves": curves_of(experiment)}
 
 
 def drawing(
@@ -278,7 +278,8 @@ def drawing(
 
     modality, seed, train = experiment.modality, experiment.config.seed, experiment.splits.train
     if jax.process_index() == 0 and modality.shown and not (folder / "views.png").exists():
-        attempt({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png")})
+        title = pictures.titled(experiment.config.method.name, folder.parent)
+        attempt({"views": lambda folder: pictures.views(modality, seed, train, folder / "views.png", title)})
     if jax.process_index() == 0 and modality.words is not None and not (folder / "batch.html").exists():
         page, matrix = (modality, experiment.method, seed, train), None if variables is None else _embedding(variables)
         attempt({"batch": lambda folder: text_pages.batch_page(*page, folder / "batch.html", matrix)})
@@ -295,19 +296,28 @@ def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:
     draw(folder / file)
 
 
-def draw_curves(folder: Path) -> None:
+def curves_of(experiment: Experiment) -> Callable[[Path], None]:
+    return partial(draw_curves, method=experiment.config.method.name)
+
+
+def draw_curves(folder: Path, method: str) -> None:
     """``curves.png`` of the run in whose folder ``folder`` lies."""
-    figures.curves(read_metrics(folder.parent / "metrics.jsonl"), folder / "curves.png")
+    lines = read_metrics(folder.parent / "metrics.jsonl")
+    title = pictures.titled(method, folder.parent, lines[-1]["step"] if lines else None)
+    figures.curves(lines, folder / "curves.png", title)
 
 
-def neighbours(experiment: Experiment, bank: Encoded, known: Source, queries: Encoded, test: Source) -> Pictures:
+def neighbours(
+    experiment: Experiment, step: int, bank: Encoded, known: Source, queries: Encoded, test: Source
+) -> Pictures:
     """The nearest of ``known``, the first rows of the bank, to a few of the queries ``test``: pictures, or a page."""
-    modality = experiment.modality
+    modality, method = experiment.modality, experiment.config.method.name
 
     def draw(folder: Path) -> None:
         rows = bank.features[: len(known)]
         if modality.shown:
-            pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png")
+            title = pictures.titled(method, folder.parent, step)
+            pictures.neighbours(modality, rows, known, queries.features, test, folder / "neighbours.png", title)
         else:
             found = text_pages.nearest(rows, known, queries.features, test)
             text_pages.neighbours_page(found, folder / "neighbours.html")

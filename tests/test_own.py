@@ -490,7 +490,7 @@ def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):
 
     panels = {}
     monkeypatch.setattr(figures, "_plain", lambda axes, title, x, y: panels.update({title: axes.get_lines()}))
-    measure.draw_curves(tmp_path / "run" / "figures")
+    measure.draw_curves(tmp_path / "run" / "figures", "vicreg")
     assert {"Invariance", "Covariance", "Breaks half"} <= set(panels)  # vicreg.py's own, too
     assert "val_centroid_top1" in [drawn.get_label() for drawn in panels["Accuracy"]]
 

@@ -42,9 +42,10 @@ PANELS = (
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
     ("Gradient norm", "norm", ("grad_norm",)),
 )
+FROM_ZERO = ("Accuracy", "Effective rank", "Learning rate", "Gradient norm")  # whose size means something
 # What says how a run goes and not what it learns, and what a panel shows in other words. All else a method reports has
 # a panel of its own.
-_NOT_DRAWN = ("input_wait", "epoch", "train_proj_std", "proj_std")  # and rates, "images_per_sec"
+_NOT_DRAWN = ("line", "input_wait", "epoch", "train_proj_std", "proj_std")  # and rates, "images_per_sec"
 
 
 class Energies(NamedTuple):
@@ -86,22 +87,23 @@ def drawn(folder: Path, draws: Mapping[str, Callable[[Path], None]]) -> dict[str
     return missing
 
 
-def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
     """Metrics against steps, one panel per quantity that the run recorded; the method's own come last.
 
     Args:
       records: the lines of ``metrics.jsonl`` as mappings with ``"step"``; None and not-a-number leave a gap.
       path: file to write; the ending chooses the format.
+      title: a line above all panels, such as the run's name.
 
     Raises:
       ValueError: there is nothing to draw.
     """
     series = _series(records)
     panels = []
-    for title, unit, endings in PANELS:
+    for heading, unit, endings in PANELS:
         names = [n for n in series if n.endswith(endings)]
         if names:
-            panels.append((title, unit, names))
+            panels.append((heading, unit, names))
     taken = {name for _, _, names in panels for name in names}
     own: dict[str, list[str]] = {}
     for name in (n for n in series if n not in (*taken, *_NOT_DRAWN) and not n.endswith("_per_sec")):
@@ -112,29 +114,33 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(4.4 * columns, 3.1 * rows)
-    for place, (title, unit, names) in enumerate(panels):
+    for place, (heading, unit, names) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         for number, name in enumerate(names):
-            _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name, smooth=title != "Learning rate")
-        _plain(axes, title, "step", unit)
+            _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name, smooth=heading != "Learning rate")
+        if heading == "Effective rank" and (width := _width(series)):
+            unit = f"{unit}, of {width}"
+        _plain(axes, heading, "step", unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
-        if title == "Accuracy":
+        if heading in FROM_ZERO:
+            axes.set_ylim(bottom=0)
+        if heading == "Accuracy":
             axes.yaxis.set_major_formatter(_PERCENT)
-        if title == "Perplexity":
+        if heading == "Perplexity":
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
             axes.tick_params(which="minor", length=0, labelsize=8, labelcolor=FAINT)
-        if title == "Spread of projections":
+        if heading == "Spread of projections":
             axes.set_ylim(0, 1.08 * max(1.0, axes.dataLim.y1))
             axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
             where = axes.get_yaxis_transform()  # x in shares of the panel, y in data
             axes.text(
                 0.99, 0.205, "collapse alarm", transform=where, ha="right", va="bottom", fontsize=7.5, color=FAINT
             )
-        if len(names) > 1 or title in ("Loss", "Accuracy"):
+        if len(names) > 1 or heading in ("Loss", "Accuracy"):
             axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
-    _save(figure, path)
+    _save(figure, path, title=title)
 
 
 def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path) -> None:
@@ -178,13 +184,14 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
     _save(figure, path)
 
 
-def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = ()) -> None:
+def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = (), title: str = "") -> None:
     """Images and what was made of them: one column per example, one row per name.
 
     Args:
       named: title of the row -> ``[n, h, w, c]`` in [0, 1] or uint8; sizes may differ.
       path: file to write.
       below: sentences that say more, in small letters below the images; they are wrapped at commas.
+      title: a line above the images.
     """
     rows = [np.asarray(row) for row in named.values()]
     n = len(rows[0])
@@ -200,7 +207,7 @@ def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] 
         _say(axes.text(-0.12, r + 0.5, "", ha="right", va="center", fontsize=9, color=INK), name)
         for i in range(n):
             _show(axes, row[i], i, r)
-    _save(figure, path, bottom=room)
+    _save(figure, path, bottom=room, title=title)
 
 
 def wrapped(text: str, letters: int) -> list[str]:
@@ -217,6 +224,8 @@ def neighbours(
     query_labels=None,
     neighbour_labels=None,
     class_names: Sequence[str] | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
+    title: str = "",
 ) -> None:
     """Test images and their nearest train images by cosine, nearest first; the frame says whether the class agrees.
 
@@ -227,31 +236,39 @@ def neighbours(
       query_labels: ``[q]`` or None.
       neighbour_labels: ``[q, k]`` or None.
       class_names: names of the classes; without them the numbers are shown.
+      captions: ``[q][1 + k]`` of small letters below each query and its neighbours, such as a cosine and a file's name.
+      title: a line above the images.
     """
     queries, found = np.asarray(query_images), np.asarray(neighbour_images)
     q, k = found.shape[:2]
     agrees = None
     if query_labels is not None and neighbour_labels is not None:
         agrees = np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)
-    figure = _figure(1.3 + 1.0 * (k + 1), 0.75 + 1.0 * q)
+    high = 1.0 if captions is None else 1.15
+    figure = _figure(1.7 + 1.0 * (k + 1), 0.75 + high * q)
     first = 1.25  # the column of the nearest, a little apart from that of the queries
-    axes = _wall(figure, first + k, q)
-    for place, title in ((0, "query"), *((first + j, str(j + 1) if j else "nearest") for j in range(k))):
-        axes.text(place + 0.5, -0.08, title, ha="center", va="bottom", fontsize=9, color=INK)
+    axes = _wall(figure, first + k, high * q)
+    columns = [0, *(first + j for j in range(k))]
+    for place, word in zip(columns, ("query", "nearest", *map(str, range(2, k + 1))), strict=False):
+        axes.text(place + 0.5, -0.08, word, ha="center", va="bottom", fontsize=9, color=INK)
     for i in range(q):
-        _show(axes, queries[i], 0, i)
+        y = high * i
+        _show(axes, queries[i], 0, y)
         if query_labels is not None:
-            title = axes.text(-0.12, i + 0.5, "", ha="right", va="center", fontsize=9, color=INK)
-            _say(title, _class_name(query_labels[i], class_names))
+            text = axes.text(-0.12, y + 0.5, "", ha="right", va="center", fontsize=9, color=INK)
+            _say(text, _class_name(query_labels[i], class_names))
         for j in range(k):
-            _show(axes, found[i, j], first + j, i, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
+            _show(axes, found[i, j], first + j, y, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
+        for place, caption in zip(columns, captions[i] if captions else (), strict=False):
+            text = axes.text(place + 0.5, y + 0.99, "", ha="center", va="top", fontsize=6.5, color=FAINT)
+            _say(text, caption, width=24)
     if agrees is not None:
         line = f"{np.mean(agrees):.0%} of the neighbours shown share the query's class"
         second = 0.005 + 0.85 / figure.get_figwidth()
         figure.text(0.995, 0.005, line, ha="right", va="bottom", fontsize=8, color=FAINT)
         figure.text(0.005, 0.005, "same class", ha="left", va="bottom", fontsize=8, color=RIGHT, weight="bold")
         figure.text(second, 0.005, "other class", ha="left", va="bottom", fontsize=8, color=WRONG, weight="bold")
-    _save(figure, path, bottom=0 if agrees is None else 0.24)
+    _save(figure, path, bottom=0 if agrees is None else 0.24, title=title)
 
 
 def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], path: str | Path) -> None:
@@ -274,6 +291,7 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], 
         axes.plot(where, mean, color=colour, marker="o", markersize=4.5, linewidth=1.8)
         ends.append((mean[-1], f"{name}  {mean[-1]:.1%}", colour))
     low, high = axes.get_ylim()
+    low, high = max(low, 0), min(high, 1.01)  # no accuracy lies beyond
     axes.set_ylim(low, high)
     for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055 * (high - low)), ends, strict=True):
         beside = {"xytext": (8, 0), "textcoords": "offset points"}
@@ -426,6 +444,15 @@ def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray,
     return {name: (x, y) for name, (x, y) in series.items() if np.isfinite(y).any()}
 
 
+def _width(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> int | None:
+    """d of the projections: their spread is logged, and that times the root of d."""
+    for name, (_, ratios) in series.items():
+        spreads = series.get(name.removesuffix("_ratio"))
+        if name.endswith("proj_std_ratio") and spreads is not None and spreads[1][-1] > 0:
+            return round(float(ratios[-1] / spreads[1][-1]) ** 2) if np.isfinite(ratios[-1]) else None
+    return None
+
+
 def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, name: str, *, smooth: bool = True) -> None:
     """A line; where there are many noisy points, a faint line and its moving average."""
     few = len(steps) <= 60
@@ -497,8 +524,10 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=130, facecolor="white")
 
 
-def _save(figure: Figure, path: str | Path, bottom: float = 0) -> None:
-    """Write the file; ``bottom`` inches stay free for a line of text."""
+def _save(figure: Figure, path: str | Path, bottom: float = 0, title: str = "") -> None:
+    """Write the file; ``bottom`` inches stay free for a line of text, and ``title`` stands above all."""
+    if title:
+        _say(figure.suptitle("", x=0.005, ha="left", fontsize=9, color=FAINT), title, width=100)
     share = bottom / figure.get_figheight()
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)))
     Path(path).parent.mkdir(parents=True, exist_ok=True)

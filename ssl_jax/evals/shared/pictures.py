@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,13 @@ def evaluation_images(modality: Modality, source: Source) -> np.ndarray:
     return np.concatenate([batch["inputs"] for batch in batches])[: len(source)]
 
 
-def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
+def titled(method: str, run: Path, step: int | None = None) -> str:
+    """What stands above a picture: ``simclr, runs/digits, step 500``."""
+    where = os.path.join(*run.absolute().parts[-2:])
+    return f"{method}, {where}" + ("" if step is None else f", step {step:,}")
+
+
+def views(modality: Modality, seed: int, train: Source, path: Path, title: str = "") -> None:
     """A few training images and their views as the method sees them."""
     rows = min(SHOWN, len(train))
     feed = modality.feed(train, seed=seed, global_batch_size=rows, mode="pmap")  # rows, not all images, on the device
@@ -42,12 +49,17 @@ def views(modality: Modality, seed: int, train: Source, path: Path) -> None:
         for v, (group, done) in enumerate(zip(alike, modality.done, strict=True))
         if group[0] == v
     ]
-    figures.image_rows({"original": originals} | names, path, below)
+    figures.image_rows({"original": originals} | names, path, below, title)
 
 
-def neighbours(modality: Modality, bank_features, bank: Source, query_features, test: Source, path: Path) -> None:
-    """A few test images and the images of the bank nearest to them by cosine; a row of features for each image."""
-    shown, near, _ = nearest(bank_features, query_features, SHOWN)
+def neighbours(
+    modality: Modality, bank_features, bank: Source, query_features, test: Source, path: Path, title: str = ""
+) -> None:
+    """A few test images and the images of the bank nearest to them by cosine; a row of features for each image.
+
+    Below each stands the name of its file, where it has one, and its cosine.
+    """
+    shown, near, cosines = nearest(bank_features, query_features, SHOWN)
     queries = test.take(shown)
     found = evaluation_images(modality, bank.take(near.reshape(-1)))
     figures.neighbours(
@@ -57,7 +69,18 @@ def neighbours(modality: Modality, bank_features, bank: Source, query_features, 
         query_labels=queries.labels,
         neighbour_labels=None if bank.labels is None else bank.labels[near],
         class_names=bank.class_names,
+        captions=[
+            [_file(test, row), *(f"{cosine:.2f} {_file(bank, at)}" for at, cosine in zip(rows, near_by, strict=True))]
+            for row, rows, near_by in zip(shown, near, cosines, strict=True)
+        ],
+        title=title,
     )
+
+
+def _file(source: Source, row: int) -> str:
+    """The name of an example's own file; nothing for one inside another file or in memory."""
+    inside = "path" not in source.columns or "offset" in source.columns
+    return "" if inside else os.path.basename(os.fsdecode(source.columns["path"][row]))
 
 
 def nearest(bank_features, query_features, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
