@@ -6,6 +6,7 @@ It refuses what cannot run before anything is compiled or written.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,9 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
             "set both or neither"
         )
     parallel.check_groups(devices, config.parallel.get("fsdp", 1))
+    scheme, _, at = str(data.source).partition(":")
+    if folder is not None and scheme == "folder" and os.path.realpath(folder) == os.path.realpath(at):
+        raise ValueError(f"--workdir {folder} is the folder of the data, and a run draws pictures; use another")
     recipe, begun = _as_begun(config, recipes.of(data), folder)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         make_method(config, _plan_without_data(config))

@@ -11,9 +11,11 @@ import pytest
 from pictures import folder, noise
 from PIL import Image
 
+from ssl_jax import configs
 from ssl_jax.data import readers, source
 from ssl_jax.data.images import decode
 from ssl_jax.data.readers import folder as folders
+from ssl_jax.experiment import build
 
 RNG = np.random.default_rng(0)
 
@@ -51,6 +53,23 @@ def test_folder_of_splits(load, tmp_path):
     Image.fromarray(noise()).save(tmp_path / "x" / "loose.png")
     with pytest.raises(ValueError, match=r"loose images \(loose.png\) beside its splits"):
         load(f"folder:{tmp_path}/x")
+
+
+def test_the_pictures_of_a_run_inside_its_data_are_no_examples(load, tmp_path):
+    root = folder(tmp_path / "x")
+    before = load(f"folder:{root}")
+    figures = root / "run" / "figures"
+    figures.mkdir(parents=True)
+    Image.fromarray(noise()).save(figures / "views.png")
+    for name in ("config.json", ".lock"):
+        (root / "run" / name).touch()
+    after = load(f"folder:{root}")
+    assert [s.fingerprint for s in after] == [s.fingerprint for s in before]
+    assert after.train.class_names == ("a", "b")
+    assert any("1 folder of a run" in note for s in after for note in s.notes)
+    config = configs.load("simclr_digits", [f"data.source=folder:{root}"])
+    with pytest.raises(ValueError, match="is the folder of the data, and a run draws pictures; use another"):
+        build(config, folder=root)
 
 
 def test_flat_folder_is_unlabelled(load, tmp_path):

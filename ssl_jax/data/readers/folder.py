@@ -41,7 +41,8 @@ from ssl_jax.online.progress import counted
 log = logging.getLogger(__name__)
 
 FULL_UP_TO = 100_000
-RULES = 2  # of what is listed; folders that a cached index knows by older ones are listed again
+RULES = 3  # of what is listed; folders that a cached index knows by older ones are listed again
+RUN = {"config.json", ".lock"}  # what a folder with a run of ours holds from its beginning on
 CHECK = 2  # of the full check; what an older one found readable in a cached index is checked again
 # A folder whose newest time is no older is listed again: it may change once more without a change of its time, where
 # times are kept in steps (two seconds on FAT), and a file may still be being written.
@@ -186,6 +187,8 @@ def _look(root: Path, where: str, known: Listed | None) -> Listed:
         with os.scandir(at) as entries:
             shown = sorted(entries, key=lambda e: e.name)
         folders, images, passed = [], [], collections.Counter()
+        if where and {entry.name for entry in shown} >= RUN:  # whose pictures are no examples
+            shown, passed[image_files.RUN] = [], 1
         for entry in shown:
             kind = _kind(entry)
             if kind in ("folder", "image"):

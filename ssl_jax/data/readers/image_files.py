@@ -21,9 +21,10 @@ SYSTEM = ("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", 
 SYSTEM = (*SYSTEM, "lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r")
 HIDDEN, SUFFIXLESS, NO_FILE, SPARSE = "hidden", "without suffix", "neither file nor folder", "sparse"
 SYSTEM_FOLDER, SYSTEM_FILE, DEAD = "system folder", "system file", "link that leads to no file"
+RUN = "folder of a run"
 REPLACED = "member that a later one of its name replaces"
 PLURAL = {SYSTEM_FOLDER: "system folders", SYSTEM_FILE: "system files", DEAD: "links that lead to no file"}
-PLURAL = {**PLURAL, REPLACED: "members that later ones of their names replace"}
+PLURAL = {**PLURAL, RUN: "folders of runs", REPLACED: "members that later ones of their names replace"}
 
 
 def suffixes() -> tuple[str, ...]:
