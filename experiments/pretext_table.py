@@ -35,12 +35,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import configs, measure, parallel, train
+from ssl_jax import configs, parallel, train
 from ssl_jax.data.images import stream
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
 from ssl_jax.experiment import Experiment, build, to_json, zeros
-from ssl_jax.measure import Encoded
+from ssl_jax.online import measure
+from ssl_jax.online.measure import Encoded
 from ssl_jax.run import command, processes, signals
 from ssl_jax.run.open import open_run
 from ssl_jax.run.provenance import machine

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import configs, evals, measure, parallel, train
+from ssl_jax import configs, evals, parallel, train
 from ssl_jax.configs import Config
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
@@ -34,6 +34,7 @@ from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.names import is_imported
+from ssl_jax.online import measure
 from ssl_jax.run import checkpoint, folder, processes
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of

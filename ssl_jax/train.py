@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax import measure, parallel
+from ssl_jax import parallel
 from ssl_jax.configs import loggers, starts
 from ssl_jax.experiment import Experiment, to_json, zeros
-from ssl_jax.online import average, collapse, pace, spikes
+from ssl_jax.online import average, collapse, measure, pace, spikes
 from ssl_jax.online.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
 from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, nonfinite, processes, signals
@@ -80,6 +80,7 @@ def fit(
                 finished = workdirs.read_summary(workdir) if stored else None
                 if finished and not (test and "test" in (finished.get("not_measured") or {})):
                     check_metrics(workdir)
+                    checkpoint.check_there(workdir)
                     return finished
                 checkpoint.refuse_lost(workdir)
                 # Refused, if it must be, before the folder is made.

@@ -73,8 +73,8 @@ PIXEL = base64.b64decode(  # a picture of one
 @contextlib.contextmanager
 def no_pictures():
     """Runs draw nothing, and evaluations pictures of one pixel."""
-    from ssl_jax import measure
     from ssl_jax.evals.shared import figures
+    from ssl_jax.online import measure
 
     def drawing(experiment, folder, say, variables=None):
         return lambda pictures, always=False: None

@@ -238,6 +238,8 @@ def test_tfds_refused(made_tfds, load, tmp_path):
         load("tfds:cifar10", data_dir=root)
     with pytest.raises(ValueError, match="has no split 'tset'; it has train"):
         load("tfds:made", data_dir=root, test_split="tset")
+    with pytest.raises(ValueError, match=r"tfds:made/1.0.0: the split 'train\[3:3\]' holds no example"):
+        load("tfds:made", data_dir=root, train_split="train[3:3]")
     with pytest.raises(ValueError, match="is not in"):
         load("tfds:made:2.0.0", data_dir=root)
 

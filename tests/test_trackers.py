@@ -16,8 +16,9 @@ import pytest
 import runs
 from PIL import Image
 
-from ssl_jax import configs, measure, train
+from ssl_jax import configs, train
 from ssl_jax.experiment import build
+from ssl_jax.online import measure
 from ssl_jax.run import trackers
 from ssl_jax.run.writer import open_writer, read_metrics
 

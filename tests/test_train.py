@@ -113,8 +113,10 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(finished, tmp_path
     workdir, _ = finished("simclr")
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    (copy / "summary.json").unlink()
     (copy / "checkpoints").rename(tmp_path / "unmounted")
+    with pytest.warns(UserWarning, match="holds no checkpoint of the finished run; its summary is shown"):
+        runs.fit(copy, "simclr")
+    (copy / "summary.json").unlink()
     (copy / "checkpoints").mkdir()
     before = sizes_and_times(copy)
     with pytest.raises(train.Refused, match=r"has written checkpoints and \S+ holds none \(.+\); bring them back, or"):

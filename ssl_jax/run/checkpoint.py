@@ -86,6 +86,12 @@ def refuse_lost(workdir: Workdir) -> None:
         )
 
 
+def check_there(workdir: Workdir) -> None:
+    """Warn, on process 0, where a finished run has no checkpoint any more."""
+    if jax.process_index() == 0 and not steps(workdir):
+        warnings.warn(f"{folder(workdir)} holds no checkpoint of the finished run; its summary is shown", stacklevel=2)
+
+
 def latest(workdir: Workdir) -> int | None:
     """Step of the newest checkpoint, or None."""
     return max(steps(workdir), default=None)
@@ -162,7 +168,8 @@ def restore_variables(workdir: Workdir, step: int | None = None) -> tuple[dict[s
 
     found = _newest_usable(workdir, step, lambda path: _load(path, ("variables",)), set_aside=False)
     if found is None:
-        raise ValueError(f"no checkpoint under {folder(workdir)}; is this the workdir of a pretraining run?")
+        refuse_lost(workdir)
+        raise ValueError(f"no checkpoint under {folder(workdir)}; give the workdir of a run that has saved one")
     arrays, record = found
     tree = flax.traverse_util.unflatten_dict(arrays, "/")
     empty = {"params": {}, "model_state": {}, "aux": None, "rows": None}

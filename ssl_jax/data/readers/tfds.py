@@ -165,6 +165,8 @@ def _chosen(info: Any, split: str) -> Any:
         chosen = info.splits[split]
     except (KeyError, ValueError) as error:
         raise ValueError(f"tfds:{info.full_name} has no split {split!r}; it has {', '.join(info.splits)}") from error
+    if not chosen.num_examples:
+        raise ValueError(f"tfds:{info.full_name}: the split {split!r} holds no example; name one that does")
     gone = [part.filename for part in chosen.file_instructions if not os.path.isfile(part.filename)]
     if gone:
         raise ValueError(f"tfds:{info.full_name}:{split}: {gone[0]} is not there; prepare it again")
