@@ -4,12 +4,12 @@
     python experiments/few_labels.py --config configs/uda_cifar10_cpu.py --out runs/few_cifar --labelled 400 4000 \
         --set data.data_dir=PATH/tfds
 
-Cost: 2,000 steps of 32 labelled and 96 unlabelled images, the latter twice; 6 to 12 minutes on one core of an AMD EPYC
-that other jobs shared, the supervised row about one.
+Cost: 2,000 steps of 32 labelled and 96 unlabelled images, the latter twice; 6 to 12 minutes on one core of an AMD
+EPYC that other jobs shared, the supervised row about one.
 Expected: on test, over three seeds of labels, network and order (``--set parallel.devices=1``): 44.8 ± 0.6 % with 400
-labels, supervised on the same 41.6 ± 0.3, paired +3.2 ± 0.6; with 4,000 labels 61.6 ± 0.2 and 61.1 ± 0.6, paired
-+0.6 ± 0.4 (docs/few_labels/uda_cifar10.json). Four epochs of the unlabelled images are few: the paper has 500,000
-steps of larger batches.
+labels, supervised on the same 41.6 ± 0.3, paired +3.2 ± 0.6; with 4,000 labels 61.6 ± 0.2 and 61.1 ± 0.6, paired +0.6
+± 0.4 (docs/few_labels/uda_cifar10.json). Four epochs of the unlabelled images are few: the paper has 500,000 steps of
+larger batches.
 """
 
 from __future__ import annotations

@@ -113,6 +113,15 @@ def test_neighbours_frames_tell_right_from_wrong(tmp_path):
     assert share(image, rgb(figures.RIGHT)) == share(image, rgb(figures.WRONG)) == 0
 
 
+def test_neighbours_have_their_captions_below_them(tmp_path):
+    queries, found = np.full((1, 8, 8, 1), 0.5), np.full((1, 2, 8, 8, 1), 0.5)
+    paths = [tmp_path / f"{name}.png" for name in ("empty", "said")]
+    for path, captions in zip(paths, ([["", "", ""]], [["query_1.png", "0.91 a.png", "0.87 b.png"]]), strict=True):
+        figures.neighbours(queries, found, path, captions=captions)
+    dark = [(pixels(path) < 200).all(-1).sum() for path in paths]
+    assert dark[1] > dark[0] + 100
+
+
 def test_label_efficiency(tmp_path):
     table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, None], "ours": [0.301, None]}}
     figures.label_efficiency(table, tmp_path / "l.png")

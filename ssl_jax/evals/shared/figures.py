@@ -260,6 +260,8 @@ def neighbours(
         for j in range(k):
             _show(axes, found[i, j], first + j, y, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
         for place, caption in zip(columns, captions[i] if captions else (), strict=False):
+            if not caption:
+                continue
             text = axes.text(place + 0.5, y + 0.99, "", ha="center", va="top", fontsize=6.5, color=FAINT)
             _say(text, caption, width=24)
     if agrees is not None:

@@ -70,7 +70,10 @@ def neighbours(
         neighbour_labels=None if bank.labels is None else bank.labels[near],
         class_names=bank.class_names,
         captions=[
-            [_file(test, row), *(f"{cosine:.2f} {_file(bank, at)}" for at, cosine in zip(rows, near_by, strict=True))]
+            [
+                _file(test, row),
+                *(f"{cosine:.2f} {_file(bank, at)}".rstrip() for at, cosine in zip(rows, near_by, strict=True)),
+            ]
             for row, rows, near_by in zip(shown, near, cosines, strict=True)
         ],
         title=title,
