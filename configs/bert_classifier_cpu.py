@@ -5,8 +5,10 @@
         --out runs/few_bert --labelled 100 1000 --set data.data_dir=PATH/tfds
 
 The first 128 tokens of a review; accuracy on a fifth of the test reviews.
-Cost: minutes for each run of 300 steps.
-Expected: no figure of ours yet.
+Cost: one to four minutes for each run of 300 steps on one core of an AMD EPYC that other jobs shared.
+Expected: no gain yet. With 1,000 labels, 3 seeds, on test: from scratch 72.0 ± 0.4 %, from BERT-Tiny after 20,000 steps
+on IMDb 69.6 ± 0.7, paired -2.4 ± 1.0; with 100 labels and 8,000 steps 62.2 and 56.7 (one seed), where of the rates
+5e-4, 1e-4 and 3e-5 the first was the best on validation.
 """
 
 from __future__ import annotations
