@@ -200,7 +200,7 @@ def test_the_same_command_gives_the_same_bits_and_pictures_from_the_first_step_o
     assert {path.stem for path in folder.glob("*.png")} == {"views", "curves"}
 
 
-def small_picture(figure, path, bottom=0):
+def small_picture(figure, path, bottom=0, title=""):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(runs.PIXEL)
 
