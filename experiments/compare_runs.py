@@ -31,8 +31,7 @@ from ssl_jax import parallel
 from ssl_jax.data.source import Source
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build, zeros
-from ssl_jax.online import measure
-from ssl_jax.run import command, several
+from ssl_jax.run import command, measure, several
 from ssl_jax.run.open import read_run
 from ssl_jax.step import init_state
 

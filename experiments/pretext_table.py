@@ -40,9 +40,8 @@ from ssl_jax.data.images import stream
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
 from ssl_jax.experiment import Experiment, build, to_json, zeros
-from ssl_jax.online import measure
-from ssl_jax.online.measure import Encoded
-from ssl_jax.run import command, processes, signals
+from ssl_jax.run import command, measure, processes, signals
+from ssl_jax.run.measure import Encoded
 from ssl_jax.run.open import open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import read_metrics

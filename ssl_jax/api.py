@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax import configs, evaluation, models, train
 from ssl_jax.data import readers
-from ssl_jax.data.images import decode
+from ssl_jax.data.images import decode, image_files
 from ssl_jax.data.images.opening import Unreadable, opened
-from ssl_jax.data.readers import image_files
 from ssl_jax.data.source import Source
 from ssl_jax.experiment import build, decoding
 from ssl_jax.interop import weights
@@ -72,7 +71,7 @@ def pretrain(
       labels: integers ``[n]``, -1 where unknown, for measurements and methods that take some; as many as images.
       encoder: in place of ``model``: a linen module, an ``ssl_jax.models.Encoder`` or what
         ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
-      hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``online.hooks.every(n, hook)``.
+      hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``run.hooks.every(n, hook)``.
       test: False leaves the test data unread.
 
     Returns:

@@ -28,14 +28,14 @@ from ssl_jax.data.images.recipes import Flip
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.source import Splits
 from ssl_jax.data.text import recipes as text
-from ssl_jax.evals import Fitted
-from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, suite, text_pages
+from ssl_jax.evals import Fitted, suite
+from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, text_pages
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
+from ssl_jax.interop.files import write_json
 from ssl_jax.names import is_imported
-from ssl_jax.online import measure
-from ssl_jax.run import checkpoint, folder, processes
+from ssl_jax.run import checkpoint, folder, measure, processes
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of
 from ssl_jax.run.writer import lost, read_metrics
@@ -276,17 +276,12 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
             modality, features[0], bank, features[1], queries, path, title
         )
     elif "text" in bank.columns:
-        draws["neighbours.json"] = lambda path: _write_json(
+        draws["neighbours.json"] = lambda path: write_json(
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )
     if curves.is_file():  # else the run logged nothing
         draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title)
     return figures.drawn(place, draws)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:

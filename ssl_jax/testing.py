@@ -23,8 +23,8 @@ import numpy as np
 import optax
 
 from ssl_jax import methods, models, parallel
+from ssl_jax.interop.leaves import by_name
 from ssl_jax.online.probe import online_probe
-from ssl_jax.run.leaves import by_name
 from ssl_jax.step import Step, compile_step, make_init
 from ssl_jax.types import Batch, Method, Plan, Probe, TrainState
 

@@ -23,11 +23,12 @@ import numpy as np
 from ssl_jax import parallel
 from ssl_jax.configs import loggers, starts
 from ssl_jax.experiment import Experiment, to_json, zeros
-from ssl_jax.online import average, collapse, measure, pace, spikes
-from ssl_jax.online.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
+from ssl_jax.interop.files import write_json
+from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
-from ssl_jax.run import checkpoint, nonfinite, processes, signals
+from ssl_jax.run import checkpoint, measure, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
+from ssl_jax.run.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
 from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
 from ssl_jax.run.saver import open_saver
@@ -58,7 +59,7 @@ def fit(
       workdir: folder of the run.
       test: False leaves the test data unread and draws no pictures: for a run that is part of an evaluation.
       hooks: called as ``hook(step, metrics, state)``, in this order, by every process, with what the line of
-        ``metrics.jsonl`` holds, wherever there is one; ``online.hooks.every(n, hook)`` every n steps. The state is the
+        ``metrics.jsonl`` holds, wherever there is one; ``run.hooks.every(n, hook)`` every n steps. The state is the
         run's own until the hook returns; what is to be kept of it ``jax.device_get`` copies.
 
     Returns:
@@ -152,7 +153,7 @@ def fit(
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:
-            workdirs.write_json(summary_file, summary)
+            write_json(summary_file, summary)
         if draw:
             draw(pictures, always=True)
             writer.trackers.log(experiment.plan.total_steps, found)

@@ -290,7 +290,7 @@ def trained(case: str, devices: int, mode: str = "jit", steps: int = 5) -> dict[
     import contract
 
     from ssl_jax.experiment import build
-    from ssl_jax.run.leaves import by_name
+    from ssl_jax.interop.leaves import by_name
     from ssl_jax.step import compile_step, make_init
 
     built = build(config(case, parallel__mode=mode, parallel__devices=None if jax.process_count() > 1 else devices))

@@ -74,7 +74,7 @@ PIXEL = base64.b64decode(  # a picture of one
 def no_pictures():
     """Runs draw nothing, and evaluations pictures of one pixel."""
     from ssl_jax.evals.shared import figures
-    from ssl_jax.online import measure
+    from ssl_jax.run import measure
 
     def drawing(experiment, folder, say, variables=None):
         return lambda pictures, always=False: None

@@ -19,7 +19,7 @@ from experiments import fill_mask
 from experiments import one_word_two_meanings as meanings
 from ssl_jax import models
 from ssl_jax.data.text import tokens
-from ssl_jax.evals.score import score
+from ssl_jax.evals.shared.score import score
 from ssl_jax.experiment import build
 from ssl_jax.interop import bert as interop
 from ssl_jax.methods import bert

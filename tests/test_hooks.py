@@ -12,8 +12,8 @@ import runs
 from experiments import pretrain
 from ssl_jax import train
 from ssl_jax.experiment import build
-from ssl_jax.online.hooks import HookFailed, check_hooks, every
 from ssl_jax.run import checkpoint
+from ssl_jax.run.hooks import HookFailed, check_hooks, every
 from ssl_jax.run.writer import read_metrics
 
 STEPS = {"train__steps": 8, "train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 8}

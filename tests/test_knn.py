@@ -19,6 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ssl_jax import parallel
 from ssl_jax.data.source import from_arrays
 from ssl_jax.evals import Accuracy, knn
+from ssl_jax.evals.shared import pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -214,7 +215,7 @@ def test_accuracy_and_centring():
     assert isinstance(found, Accuracy)
     np.testing.assert_array_equal(found.hits, expected)
     assert found == pytest.approx(expected.mean())
-    centred_bank, centred_queries = knn.centred(*shifted)
+    centred_bank, centred_queries = pictures.centred(*shifted)
     np.testing.assert_allclose(centred_bank.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(centred_queries, queries - mean, atol=1e-5)
     np.testing.assert_allclose(knn._mean(np.tile(bank, (40, 1))), mean, atol=1e-12)  # in several parts

@@ -9,7 +9,7 @@ from ssl_jax.data import readers
 from ssl_jax.data.source import Splits, from_arrays
 from ssl_jax.evals import knn, linear_probe
 from ssl_jax.evals.shared import labels
-from ssl_jax.online import measure
+from ssl_jax.run import measure
 
 
 def source(values, names=40):

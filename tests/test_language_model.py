@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import ssl_jax
 from experiments import generate
 from ssl_jax import models
-from ssl_jax.evals.score import score
+from ssl_jax.evals.shared.score import score
 from ssl_jax.experiment import build
 from ssl_jax.interop import vocabulary
 from ssl_jax.methods import language_model

@@ -13,8 +13,8 @@ from pictures import noise
 from PIL import Image
 
 from ssl_jax import configs, experiment
-from ssl_jax.data.images import decode, opening
-from ssl_jax.data.readers import image_files, layout, split_names
+from ssl_jax.data.images import decode, image_files, opening
+from ssl_jax.data.readers import layout, split_names
 
 
 def picture(kind="PNG"):

@@ -128,7 +128,7 @@ def test_the_score_counts_every_token_once(whole):
     """Whatever the batches: a mean of their means would not."""
     run = open_run(whole[1])
     built = build(other_data.config("letters"), folder=whole[1])
-    from ssl_jax.evals.score import score
+    from ssl_jax.evals.shared.score import score
 
     found = [
         score(run.method, run.variables, built.modality.score(built.splits.val, global_batch_size=size), key=None,

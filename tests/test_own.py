@@ -23,8 +23,7 @@ from ssl_jax import configs, evals, methods, models, names, train
 from ssl_jax.data import readers
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
-from ssl_jax.online import measure
-from ssl_jax.run import processes
+from ssl_jax.run import measure, processes
 from ssl_jax.run.open import open_run
 from ssl_jax.run.writer import read_metrics
 

@@ -14,8 +14,8 @@ import pytest
 from tqdm import tqdm
 
 from ssl_jax.data.readers import folder
-from ssl_jax.evals import knn, low_label, projection, score
-from ssl_jax.evals.shared import features
+from ssl_jax.evals import knn, low_label, projection
+from ssl_jax.evals.shared import features, score
 from ssl_jax.online import progress
 from ssl_jax.online.pace import Pace, too_slow
 

@@ -12,7 +12,7 @@ import pytest
 import runs
 
 from ssl_jax import methods, models
-from ssl_jax.online.hooks import call_hooks, check_hooks, due_hooks
+from ssl_jax.run.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
 README = (runs.ROOT / "README.md").read_text()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ssl_jax.evals import Accuracy
-from ssl_jax.evals.shared import suite
+from ssl_jax.evals import Accuracy, suite
 
 
 class Fake:

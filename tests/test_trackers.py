@@ -18,8 +18,7 @@ from PIL import Image
 
 from ssl_jax import configs, train
 from ssl_jax.experiment import build
-from ssl_jax.online import measure
-from ssl_jax.run import trackers
+from ssl_jax.run import measure, trackers
 from ssl_jax.run.writer import open_writer, read_metrics
 
 CONFIG = {"seed": 3, "optim": {"name": "sgd", "learning_rate": 0.5}, "train": {"loggers": ["tensorboard"]}}

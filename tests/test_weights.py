@@ -21,8 +21,8 @@ from experiments import export as command
 from experiments import pretrain
 from ssl_jax import experiment, train
 from ssl_jax.interop import weights
+from ssl_jax.interop.leaves import by_name
 from ssl_jax.run import checkpoint, processes
-from ssl_jax.run.leaves import by_name
 from ssl_jax.run.open import load_given
 
 RNG = np.random.default_rng(0)

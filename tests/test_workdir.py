@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import runs
 
+from ssl_jax.interop.files import write_json
 from ssl_jax.run import checkpoint, folder
 
 WHOLE = {
@@ -166,7 +167,7 @@ def test_a_part_of_a_summary_is_none(content, tmp_path):
     assert folder.read_summary(tmp_path) is None
     (tmp_path / "summary.json").write_text(content)
     assert folder.read_summary(tmp_path) is None
-    folder.write_json(tmp_path / "summary.json", {"params_fingerprint": "0"})
+    write_json(tmp_path / "summary.json", {"params_fingerprint": "0"})
     assert folder.read_summary(tmp_path) == {"params_fingerprint": "0"}
 
 
@@ -174,6 +175,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
     code = """
         import resource, signal, sys
         from pathlib import Path
+        from ssl_jax.interop.files import write_json
         from ssl_jax.run import folder
         from ssl_jax.run.writer import open_writer
         place = Path(sys.argv[1])
@@ -186,7 +188,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
                 raise AssertionError
         for action in (
             held,
-            lambda: folder.write_json(place / "summary.json", {"steps": 123456789}),
+            lambda: write_json(place / "summary.json", {"steps": 123456789}),
             lambda: open_writer(place, total_steps=9, resume_step=1),
             lambda: writer.log(2, {"train_loss": 0.25}),
             writer.close,

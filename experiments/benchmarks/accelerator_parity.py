@@ -17,7 +17,7 @@ from benchmarks import accelerator_steps
 
 from ssl_jax import parallel
 from ssl_jax.data.images import device, recipes
-from ssl_jax.run.leaves import by_name
+from ssl_jax.interop.leaves import by_name
 from ssl_jax.types import TrainState
 
 STEPS, RATE = 3, 0.05

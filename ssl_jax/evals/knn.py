@@ -48,7 +48,7 @@ def nearest(
       bank: ``[n, d]`` on the host; may be mapped from disk.
       queries: ``[q, d]``, likewise.
       k: neighbours.
-      centre: take the bank's mean row off both first, see :func:`centred`.
+      centre: take the bank's mean row off both first, see :func:`ssl_jax.evals.shared.pictures.centred`.
       mesh: each device searches its own part of the bank; every process must hold the same bank, and gets the result.
       leave_one_out: bank and queries are the same rows, and none is its own neighbour.
       bank_chunk: rows that are on all devices together at a time.
@@ -177,17 +177,6 @@ def knn_accuracy(
     """Share of queries that :func:`knn_predict` classifies rightly."""
     predicted = knn_predict(bank, labels, queries, k=k, temperature=temperature, num_classes=num_classes, centre=centre)
     return Accuracy(predicted == np.asarray(query_labels))
-
-
-def centred(bank, queries) -> tuple[np.ndarray, np.ndarray]:
-    """``(bank - m, queries - m)`` with ``m`` the bank's mean row.
-
-    Features after a ReLU lie in one orthant, where all cosines are high and close together; without their mean the
-    cosine tells examples apart better. No query statistics are used.
-    """
-    bank, queries = np.asarray(bank), np.asarray(queries)
-    mean = _mean(bank).astype(bank.dtype)
-    return bank - mean, queries - mean
 
 
 class Evaluator:

@@ -128,10 +128,10 @@ class Evaluator:
         for layer in self.layers:
             if layer not in encode.layers:
                 raise ValueError(f"eval.projection.layers: {layer!r} is unknown; known: {', '.join(encode.layers)}")
-        if min(max_examples, len(test)) < LEAST:
-            raise ValueError(
-                f"projection needs {LEAST} examples or more; max_examples={max_examples}, {len(test)} test examples"
-            )
+        if max_examples < LEAST:
+            raise ValueError(f"projection needs {LEAST} examples or more; eval.projection.max_examples={max_examples}")
+        if len(test) < LEAST:
+            raise ValueError(f"projection needs {LEAST} examples or more; there are {len(test)} test examples")
         self.left_out: dict[str, str] = {}
         self.shown = np.sort(stratified_order(test.labels, len(test), seed)[:max_examples])
 

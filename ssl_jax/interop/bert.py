@@ -22,7 +22,7 @@ import safetensors.numpy
 
 from ssl_jax import models
 from ssl_jax.data.text import tokens
-from ssl_jax.run.leaves import by_name
+from ssl_jax.interop.leaves import by_name
 from ssl_jax.types import Tree
 
 SIZES = {  # of config.json -> of TextTransformer

@@ -22,7 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssl_jax.run import checkpoint
+from ssl_jax.interop.files import whole
+from ssl_jax.interop.leaves import fingerprint
 from ssl_jax.types import Tree
 
 EXECUTABLE = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".p", ".ckpt", ".bin", ".npy", ".joblib", ".dill", ".tar")
@@ -50,14 +51,12 @@ def write(path: str | os.PathLike[str], params: Tree, model_state: Tree, about: 
         raise ValueError(f"weights are written as .safetensors and {path} is not called so; rename it")
     named = flax.traverse_util.flatten_dict({"params": params, "model_state": model_state}, sep="/")
     arrays: dict[str, Any] = {name: np.array(leaf, order="C") for name, leaf in named.items()}
-    about = dict(about) | {"fingerprint": checkpoint.fingerprint(arrays)}
+    about = dict(about) | {"fingerprint": fingerprint(arrays)}
     record = json.dumps(about, sort_keys=True)
     data = safetensors.numpy.save(arrays, {RECORD: record, DIGEST: _sha256(record)})
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror}); name another file") from None
     return about
@@ -150,7 +149,7 @@ def _verify(about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
     record = about.get(RECORD, "")
     if _sha256(record) != about.get(DIGEST):
         raise ValueError("damaged: what is written in it about the weights is not what was (sha256); get it again")
-    if json.loads(record)["fingerprint"] != checkpoint.fingerprint(arrays):
+    if json.loads(record)["fingerprint"] != fingerprint(arrays):
         raise ValueError("damaged: its arrays are not those that were written (sha256); get it again")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_jax.interop.files import whole
+
 SUFFIXES = (".txt", ".vec", ".txt.gz", ".vec.gz")
 
 
@@ -96,10 +98,8 @@ def write(path: str | os.PathLike[str], words: Sequence[str], vectors: np.ndarra
     rows = np.asarray(vectors, np.float32)
     lines += [f"{word} {' '.join(f'{x:.9g}' for x in row)}" for word, row in zip(words, rows, strict=True)]
     data = ("\n".join(lines) + "\n").encode()
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
     except OSError as error:
         raise ValueError(f"{path} cannot be written ({error.strerror}); name another file") from None

@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ssl_jax.run.leaves import by_name, dtype_name, fingerprint, host, sha256
+from ssl_jax.interop.leaves import by_name, dtype_name, fingerprint, host, sha256
 from ssl_jax.run.quiet import quieten
 from ssl_jax.types import Tree
 

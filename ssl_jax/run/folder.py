@@ -22,8 +22,9 @@ from ssl_jax import configs
 from ssl_jax.data import recipes
 from ssl_jax.data.images.values import differences
 from ssl_jax.data.source import same
+from ssl_jax.interop.files import advice, write_json, writing
 from ssl_jax.run import checkpoint
-from ssl_jax.run.writer import METRICS, advice, writing
+from ssl_jax.run.writer import METRICS
 
 ROOM = 200  # letters that are added to a run's own path, at most: below it lie the parts of unfinished checkpoints
 
@@ -87,7 +88,8 @@ def lock(workdir: str | os.PathLike[str], what: str = "run", option: str = "work
             ) from None
         except OSError as error:
             text = f"{workdir} cannot be made or written to ({error.strerror})"
-            raise ValueError(f"{text}; {advice(error)}, or use another {option}") from None
+            fix = f"{advice(error)}, or " if advice(error) else ""
+            raise ValueError(f"{text}; {fix}use another {option}") from None
         yield  # the file stays: removing it would race with the next holder
 
 
@@ -269,19 +271,3 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) and "params_fingerprint" in found else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all.
-
-    Raises:
-      OSError: names the file.
-    """
-    temporary = path.with_suffix(".tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(value, indent=2, default=float) + "\n")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
+from ssl_jax.interop.leaves import by_name
 from ssl_jax.run import checkpoint, folder, provenance
-from ssl_jax.run.leaves import by_name
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import Array, Method, Plan, Tree, Variables, Vocab
 

@@ -18,10 +18,10 @@ import jax
 from etils.epath import gpath
 from orbax.checkpoint import v1 as ocp
 
+from ssl_jax.interop.files import again
+from ssl_jax.interop.leaves import host_leaves, manifest
 from ssl_jax.run import checkpoint
-from ssl_jax.run.leaves import host_leaves, manifest
 from ssl_jax.run.quiet import quieten
-from ssl_jax.run.writer import advice
 from ssl_jax.types import TrainState
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a folder that Orbax is writing
@@ -165,5 +165,5 @@ def _write_error(directory: Path, step: int | None, error: Exception) -> OSError
     before = checkpoint.latest(directory.parent)
     last = "there is none before it" if before is None else f"the last good one is {before}"
     code = code or errno.EIO
-    fix = advice(OSError(code, reason))
+    fix = again(OSError(code, reason))
     return OSError(code, f"checkpoint {step} could not be written to {directory}: {reason}; {last}; {fix}")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ssl_jax.interop.files import write_json
 from ssl_jax.names import said_of
 
 SAID = 240  # letters of what a library says
@@ -242,9 +243,7 @@ def _known(workdir: Path, name: str, make: Callable[[], str]) -> str:
         known = json.loads(path.read_text())
     if name not in known:
         known[name] = make()
-        new = path.with_name(path.name + ".new")
-        new.write_text(json.dumps(known, indent=2) + "\n")
-        new.replace(path)
+        write_json(path, known)
     return known[name]
 
 

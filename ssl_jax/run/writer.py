@@ -7,20 +7,19 @@ returns. A resumed run first cuts away the steps that it will repeat. Only proce
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from ssl_jax.interop.files import whole, writing
 from ssl_jax.online.progress import spoken
 from ssl_jax.run import trackers
 
@@ -214,15 +213,10 @@ def cut_back(path: str | os.PathLike[str], step: int, logged: int | None = None)
         missing.append((last + 1, logged))
     if not path.exists():
         return missing
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with whole(path) as new, new.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
     return missing
 
 
@@ -262,22 +256,6 @@ def _last_line(path: Path) -> int:
 def _lost(missing: list[tuple[int, int]]) -> str:
     spans = ", ".join(f"{a} to {b}" for a, b in missing)
     return f"what was logged of steps {spans} is missing"
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it an OSError, as on a full disk, names ``path`` and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"{path} could not be written: {reason}; {advice(error)}") from error
-
-
-def advice(error: OSError) -> str:
-    """What to do about what could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "free some space and start again" if full else "make it writable and start again"
 
 
 def plain_warnings() -> None:

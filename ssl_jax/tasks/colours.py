@@ -25,6 +25,7 @@ XYZ_FROM_RGB = np.array(
 WHITE = np.array([0.95047, 1.0, 1.08883])  # D65, seen under 2 degrees
 LAB_FROM_XYZ = np.array([[0.0, 116, 0], [500, -500, 0], [0, 200, -200]])  # of f(X), f(Y), f(Z); 16 is taken from L
 L_BINS = 50
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as TensorFlow and torchvision round it
 
 
 @jax.jit

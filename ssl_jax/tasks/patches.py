@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ssl_jax.data.images.host_ops import LUMA
 from ssl_jax.parallel import named_key, row_keys
+from ssl_jax.tasks.colours import LUMA
 from ssl_jax.types import Array, Axis, Plan
 
 COLOURS = ("keep", "grey", "drop")

@@ -14,9 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from ssl_jax.tasks.colours import LUMA
 from ssl_jax.types import Array
 
-LUMA = (0.2989, 0.587, 0.114)
 LONG = 16  # times the height, from which on the columns of an image are resized first
 
 

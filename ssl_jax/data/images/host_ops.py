@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from typing import Literal
 
-LUMA = (0.2989, 0.587, 0.114)
+from ssl_jax.tasks.colours import LUMA
+
 ORDERS = tuple(itertools.permutations(range(4)))
 """The 24 orders of brightness (0), contrast (1), saturation (2), hue (3)."""
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ssl_jax.data.images import decode
-from ssl_jax.data.readers import image_files
+from ssl_jax.data.images import decode, image_files
 from ssl_jax.data.source import Source
 
 log = logging.getLogger(__name__)

@@ -33,8 +33,8 @@ import numpy as np
 
 from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
-from ssl_jax.data.images import decode
-from ssl_jax.data.readers import image_files, layout
+from ssl_jax.data.images import decode, image_files
+from ssl_jax.data.readers import layout
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, sha256
 from ssl_jax.online.progress import counted
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ssl_jax.data.images.image_files import SUFFIXES, some
 from ssl_jax.data.readers import split_names
-from ssl_jax.data.readers.image_files import SUFFIXES, some
 
 WRAPPERS = ("images", "imgs", "image", "img", "jpegimages", "jpg", "jpeg", "png", "pictures", "photos", "data")
 FLAT = "the images lie in no folders of classes"

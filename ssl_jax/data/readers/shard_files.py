@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.data.readers import image_files, split_names, tar_members
+from ssl_jax.data.images import image_files
+from ssl_jax.data.readers import split_names, tar_members
 
 SUFFIXES = {"tar": (".tar",), "arrayrecord": (".array_record", ".arrayrecord")}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")

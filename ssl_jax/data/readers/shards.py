@@ -31,8 +31,8 @@ import numpy as np
 
 from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
-from ssl_jax.data.images import decode
-from ssl_jax.data.readers import folder, image_files, layout, records, shard_files, split_names, tar_members
+from ssl_jax.data.images import decode, image_files
+from ssl_jax.data.readers import folder, layout, records, shard_files, split_names, tar_members
 from ssl_jax.data.source import Decoding, Source, sha256
 from ssl_jax.online.progress import counted
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_jax.data.readers import image_files
+from ssl_jax.data.images import image_files
 
 BLOCK = 512  # bytes, of which a tar is made
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # gz, bz2, xz, zst, lz4

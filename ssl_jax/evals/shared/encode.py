@@ -16,10 +16,9 @@ from jax.sharding import Mesh
 from ssl_jax import parallel
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source, sha256
-from ssl_jax.evals import score
-from ssl_jax.evals.shared import features
+from ssl_jax.evals.shared import features, score
+from ssl_jax.interop.leaves import fingerprint
 from ssl_jax.online.progress import counted
-from ssl_jax.run import checkpoint
 from ssl_jax.types import Method, Variables
 
 BATCH, VIEWS_BATCH = 512, 64
@@ -58,7 +57,7 @@ class Encode:
         return "score" in self.method.hooks and self.modality.score is not None
 
     def score(self, variables: Variables, source: Source, *, batch_size: int) -> dict[str, float]:
-        """What the method makes of held-out batches, see ``evals/score.py``; ``batch_size`` rounded up to devices."""
+        """What the method makes of held-out batches, see ``shared/score.py``; ``batch_size`` rounded up to devices."""
         assert self.modality.score is not None  # check_score
         devices = self.mesh.devices.size
         split = {"process": jax.process_index(), "process_count": jax.process_count()}
@@ -203,7 +202,7 @@ class CachedEncode:
         self, variables: Variables, source: Source, *, layers: Sequence[str] = ("features",), views: int = 0
     ) -> dict[str, np.ndarray]:
         shape = self.encode.modality.input_shape
-        parts = (checkpoint.fingerprint(variables), source.fingerprint, self.recipe, views, shape, self.encode.max_dim)
+        parts = (fingerprint(variables), source.fingerprint, self.recipe, views, shape, self.encode.max_dim)
         folder = self.folder / sha256(*parts, self.encode.seed if views else "")[:16]
         shapes = {name: (*((views,) if views else ()), self.layers[name]) for name in layers} | {"label": ()}
         variables = jax.device_put(variables, parallel.replicated(self.encode.mesh))

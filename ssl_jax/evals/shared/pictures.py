@@ -11,7 +11,6 @@ import numpy as np
 
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
-from ssl_jax.evals import knn
 from ssl_jax.evals.shared import figures
 from ssl_jax.types import Method, Variables
 
@@ -92,7 +91,7 @@ def nearest(bank_features, query_features, count: int) -> tuple[np.ndarray, np.n
     The bank's mean is taken off before the cosine, as kNN does.
     """
     shown = np.linspace(0, len(query_features) - 1, min(count, len(query_features))).astype(int)
-    bank_features, query_features = knn.centred(bank_features, query_features[shown])
+    bank_features, query_features = centred(bank_features, query_features[shown])
     norms = np.linalg.norm(bank_features, axis=1).clip(1e-12)
     similar = (query_features @ bank_features.T) / norms[None]
     near = np.argsort(-similar, axis=1, kind="stable")[:, :count]
@@ -117,3 +116,14 @@ def tasks(
 
     draws = {"show": ("task.png", task), "reconstruct": ("reconstructions.png", reconstructions)}
     return dict(draw for hook, draw in draws.items() if hook in method.hooks)
+
+
+def centred(bank, queries) -> tuple[np.ndarray, np.ndarray]:
+    """``(bank - m, queries - m)`` with ``m`` the bank's mean row.
+
+    Features after a ReLU lie in one orthant, where all cosines are high and close together; without their mean the
+    cosine tells examples apart better. No query statistics are used.
+    """
+    bank, queries = np.asarray(bank), np.asarray(queries)
+    mean = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
+    return bank - mean, queries - mean

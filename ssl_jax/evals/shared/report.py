@@ -315,7 +315,9 @@ def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Pair
     if _kind(evaluations) == "Data":
         each = {n.run: n for n in reversed(found) if n.name == name}
         answer = "; ".join(
-            f"{_label(name)}\u00a0{_with_interval(each[run])} on {run}" for run in evaluations if run in each
+            f"{_label(name)}\u00a0{_with_interval(each[run])} on {run}{_if_last(run, evaluations)}"
+            for run in evaluations
+            if run in each
         )
         return f"{about[0]['method']} pretrained on {about[0]['source']}: {answer}"
     rivals = [n for n in found if n.name == name]
@@ -330,6 +332,13 @@ def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Pair
     ]
     tie = f"; no difference shown to {', '.join(equal)}" if equal else ""
     return f"{who}: {_with_interval(best)}{end}{tie}"
+
+
+def _if_last(name: str, evaluations: Evaluations) -> str:
+    """Of data that lie in one place and changed: which of them were evaluated last."""
+    places = {name: _about(evaluation)["evaluated_on"] for name, evaluation in evaluations.items()}
+    alike = [other for other, place in places.items() if place == places[name]]
+    return ", evaluated last" if len(alike) > 1 and alike[-1] == name else ""
 
 
 def _alarms(evaluations: Evaluations) -> str:

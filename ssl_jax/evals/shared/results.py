@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.evals.shared import names
-from ssl_jax.run import folder
+from ssl_jax.interop.files import write_json
 
 FILE = "evaluation.json"
 Hits = dict[str, np.ndarray]  # metric -> bool [n]: which examples it is of
@@ -121,7 +121,7 @@ def content(found: Mapping[str, Found]) -> dict[str, Any]:
 
 def write(place: Path, value: Mapping[str, Any]) -> None:
     """``evaluation.json``, whole or not at all."""
-    folder.write_json(place / FILE, strict(value))
+    write_json(place / FILE, strict(value))
 
 
 def write_hits(found: Found) -> None:

@@ -80,7 +80,7 @@ def extractor(experiment: Experiment, mesh: Mesh, encode: OnceEncode | None = No
 
 
 def scorer(experiment: Experiment, mesh: Mesh) -> Callable[[Variables, Source], dict[str, float]] | None:
-    """``score(variables, source)`` by the method's hook "score", see ``evals/score.py``; None where there is none."""
+    """``score(variables, source)`` by the method's hook "score", see ``shared/score.py``; None where there is none."""
     encode = Encode(experiment.method, experiment.modality, mesh, seed=experiment.config.seed)
     return partial(encode.score, batch_size=experiment.plan.global_batch_size) if encode.has_score else None
 

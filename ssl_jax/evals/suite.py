@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.evals import Accuracy, Evaluator
+from ssl_jax import evals
 from ssl_jax.evals.shared import robustness
 from ssl_jax.online.progress import counted
 from ssl_jax.types import Variables
 
 
 def run(
-    evaluators: Mapping[str, Evaluator],
+    evaluators: Mapping[str, evals.Evaluator],
     variables: Variables,
     home: Path,
     settings: Mapping[str, Any],
@@ -56,7 +56,7 @@ def run(
                 result["metrics"][metric] = float(value)
                 entry["metrics"].append(metric)
                 said = f"  {metric:44} {value:#.4g}"
-                if isinstance(value, Accuracy):
+                if isinstance(value, evals.Accuracy):
                     hits[metric] = value.hits
                     entry["examples"][metric] = value.examples or examples
                     if 0 < value < 1:  # else there is nothing to resample
