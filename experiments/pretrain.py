@@ -2,6 +2,7 @@
 
     ssl-jax pretrain --config simclr_digits --workdir runs/digits --config.train.epochs=50
     ssl-jax pretrain --workdir runs/digits                    # goes on with what it was asked
+    ssl-jax pretrain --workdir runs/digits --extend 100       # ... to 100 epochs in all
     ssl-jax pretrain --list
 
 In a checkout `python experiments/pretrain.py` is the same as `ssl-jax pretrain`.
@@ -27,11 +28,11 @@ sys.path.insert(0, str(ROOT))
 from ssl_jax import configs, names
 from ssl_jax.data import recipes
 from ssl_jax.online.progress import phase
-from ssl_jax.run import command, folder, processes
+from ssl_jax.run import command, extend, folder, processes
 from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = "simclr_digits"
-WORDS = ("--config", "--workdir", "--list", "--no-test", "--help-config")
+WORDS = ("--config", "--workdir", "--list", "--no-test", "--extend", "--help-config")
 EPILOG = f"""--config.KEY=VALUE changes a key: --help-config shows those of a config with what they mean.
 --list shows the configs. Methods: {names.HERE / "methods"}, models: {names.HERE / "models"}, recipes of views and text:
 {names.HERE / "data"}/*/recipes.py. The same command on the same folder goes on where a run was stopped."""
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--workdir", help="folder of the run; default: runs/<config name>")
     parser.add_argument("--list", action="store_true", help="show the configs there are")
     parser.add_argument("--no-test", action="store_true", help="a try: test data are not read, nothing is drawn")
+    parser.add_argument("--extend", type=int, metavar="N", help="train a run longer: N epochs (or steps) in all")
     parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
     parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
@@ -55,6 +57,8 @@ def main(arguments: list[str]) -> int:
             return 0
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config or DEFAULT).stem)
         config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
+        if options.extend is not None:
+            config = extend.longer(config, options.extend)
         if options.help_config:
             return help_config(config)
         configs.check(config)
@@ -81,7 +85,7 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         with processes.ending_together():
-            summary = train.fit(experiment, workdir, test=not options.no_test)
+            summary = train.fit(experiment, workdir, test=not options.no_test, extend=options.extend is not None)
     except train.Refused as error:
         return command.refuse(error)
     except signals.Interrupted as stop:

@@ -60,6 +60,7 @@ def pretrain(
     encoder: Any = None,
     hooks: Sequence[Callable] = (),
     test: bool = True,
+    extend: bool = False,
 ) -> Run:
     """Train as ``ssl-jax pretrain`` does, on the data of the config or on yours; a run that was interrupted goes on.
 
@@ -73,6 +74,7 @@ def pretrain(
         ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
       hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``run.hooks.every(n, hook)``.
       test: False leaves the test data unread.
+      extend: a shorter run in ``workdir`` goes on to the length that the config has now.
 
     Returns:
       The run, opened. Its ``config.json`` records data and encoder of yours by their sha256.
@@ -97,7 +99,7 @@ def pretrain(
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
     experiment = build(config, splits, folder=workdir)
-    train.fit(experiment, workdir, test=test, hooks=hooks)
+    train.fit(experiment, workdir, test=test, hooks=hooks, extend=extend)
     return open_run(workdir)._replace(splits=splits)
 
 

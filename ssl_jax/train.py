@@ -22,12 +22,13 @@ import numpy as np
 
 from ssl_jax import parallel
 from ssl_jax.configs import loggers, starts
-from ssl_jax.experiment import Experiment, to_json, zeros
+from ssl_jax.experiment import Experiment, make_schedule, to_json, zeros
 from ssl_jax.interop.files import write_json
 from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, measure, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
+from ssl_jax.run.extend import note, steps_before
 from ssl_jax.run.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
 from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
@@ -51,6 +52,7 @@ def fit(
     *,
     test: bool = True,
     hooks: Iterable[Call | Hook] = (),
+    extend: bool = False,
 ) -> dict[str, Any]:
     """Train, from the beginning or from the newest checkpoint in ``workdir``, and measure once at the end.
 
@@ -61,6 +63,8 @@ def fit(
       hooks: called as ``hook(step, metrics, state)``, in this order, by every process, with what the line of
         ``metrics.jsonl`` holds, wherever there is one; ``run.hooks.every(n, hook)`` every n steps. The state is the
         run's own until the hook returns; what is to be kept of it ``jax.device_get`` copies.
+      extend: the run in ``workdir`` may be a shorter one: it goes on to the length that is asked for now. One that was
+        finished keeps its summary as ``summary_<steps>.json``.
 
     Returns:
       The summary, also in ``summary.json``.
@@ -77,9 +81,11 @@ def fit(
         with _refusing():
             with processes.refusing_together():
                 workdir = workdirs.check(workdir)
-                stored = workdirs.stored(workdir, asked, resolved)
+                stored = workdirs.stored(workdir, asked, resolved, extend=extend)
+                before = steps_before(workdir, stored, experiment.plan) if extend else experiment.plan.total_steps
                 finished = workdirs.read_summary(workdir) if stored else None
-                if finished and not (test and "test" in (finished.get("not_measured") or {})):
+                to_measure = finished and test and "test" in (finished.get("not_measured") or {})
+                if finished and not to_measure and before == experiment.plan.total_steps:
                     check_metrics(workdir)
                     checkpoint.check_there(workdir)
                     return finished
@@ -110,6 +116,7 @@ def fit(
             *given_notes,
             *measure.notes(experiment.splits),
             *workdirs.resume_notes(stored, asked, resolved, start),
+            *_extension(experiment, before, start),
         ):
             writer.say(line)
         summary_file = workdir / "summary.json"
@@ -167,6 +174,14 @@ def best_metric(experiment: Experiment) -> str:
     if "score" in experiment.method.hooks and experiment.modality.score is not None:
         return "-val_loss"
     return "val_top1" if "classify" in experiment.method.hooks else "val_knn_top1"
+
+
+def _extension(experiment: Experiment, before: int, start: int) -> Iterator[str]:
+    """What is said of a run that had ``before`` steps."""
+    plan = experiment.plan
+    if before != plan.total_steps:
+        then, _, _ = make_schedule(experiment.config, plan._replace(total_steps=before))
+        yield note(then, experiment.schedule, before, plan, start)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from ssl_jax.data.images.values import differences
 from ssl_jax.data.source import same
 from ssl_jax.interop.files import advice, write_json, writing
 from ssl_jax.run import checkpoint
+from ssl_jax.run.extend import LENGTH, lengths, set_aside
 from ssl_jax.run.writer import METRICS
 
 ROOM = 200  # letters that are added to a run's own path, at most: below it lie the parts of unfinished checkpoints
@@ -113,8 +114,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any] | None:
+def stored(
+    workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any], *, extend: bool = False
+) -> dict[str, Any] | None:
     """``config.json`` of the run that one with ``config`` continues, or None for a new one.
+
+    ``extend``: its length may be another.
 
     Raises:
       ValueError: the folder holds a run with another config or on other data, or checkpoints without a config.
@@ -126,12 +131,14 @@ def stored(workdir: Path, config: Mapping[str, Any], resolved: Mapping[str, Any]
         return None
     found = read_config(path)
     refused, _ = configs.differences(found["config"], config)
+    if extend:
+        refused = {key: values for key, values in refused.items() if key not in LENGTH}
     if refused:
         shown = ", ".join(f"{k} ({old!r} there, {new!r} here)" for k, (old, new) in list(refused.items())[:5])
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise ValueError(
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
-            f"a new run with --config.init_from={workdir})"
+            f"--extend, or a new run with --config.init_from={workdir})"
         )
     check_files(workdir, found["resolved"])
     begun = found["resolved"].get("recipe")  # of the runs that are younger than the key
@@ -249,7 +256,10 @@ def write_config(
     start: int,
     files: Mapping[str, bytes],
 ) -> None:
-    """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds."""
+    """``config.json`` of a new run and its modality's ``files``, or what a resumption after step ``start`` adds.
+
+    Of a run that was extended the config says the new length, and the resumption the old one.
+    """
     if jax.process_index() != 0:
         return
     keep_sources(workdir, resolved["own"])
@@ -259,7 +269,17 @@ def write_config(
                 (workdir / name).write_bytes(content)
         write_json(workdir / "config.json", {"config": config, "resolved": resolved, "resumed": []})
         return
-    changed = configs.differences(found["config"], config)[1]
+    longer = lengths(found["config"], config)
+    changed = configs.differences(found["config"], config)[1] | longer
+    if longer:
+        set_aside(workdir, found["resolved"]["plan"]["total_steps"])
+        train = found["config"]["train"] | {key.removeprefix("train."): now for key, (_, now) in longer.items()}
+        plan = found["resolved"]["plan"] | {"total_steps": resolved["plan"]["total_steps"]}
+        found = {
+            **found,
+            "config": {**found["config"], "train": train},
+            "resolved": {**found["resolved"], "plan": plan},
+        }
     resumption = {"step": start, "changed": changed, "resolved": resolved}
     write_json(workdir / "config.json", {**found, "resumed": [*found.get("resumed", []), resumption]})
 
