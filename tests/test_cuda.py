@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections import Counter
 
 import jax
@@ -128,6 +129,19 @@ def h100():
     devices.prepare("h100:1")
     yield devices.topology("h100:1")
     jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_CUDA, reason="the extra plan-cuda is not installed")
+def test_the_max_pool_moves_a_third_of_what_xlas_does(h100):
+    sys.path.insert(0, str(runs.ROOT / "experiments"))
+    from benchmarks import gpu_parts
+
+    small = (8, 112, 112, 64)
+    xlas, ours = (gpu_parts.measured(f, 1, small, "h100:1") for f in (gpu_parts.xlas_max_pool, gpu_parts.max_pool))
+    assert ours[0] < xlas[0]
+    assert 3 * ours[1] < xlas[1]
+    assert 3 * ours[2] < xlas[2]
 
 
 # Ranks, a permutation, classes in their order; a recurrence, blocks of a matrix, updates of a latent, taps of a filter.
