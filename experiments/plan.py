@@ -12,10 +12,11 @@ are XLA's: a chip of v3 has two, and libtpu describes a v4 with two as well, tho
 more room. A GPU's memory is the share that XLA takes of it (.75; XLA_PYTHON_CLIENT_MEM_FRACTION), in which cuDNN's
 workspaces, which are not known here, must fit as well.
 
-There are two bounds. The roofline of the step is the longest of computing, reading and writing memory, and exchanging
-in a ring. The roofline by kernel adds up the longer of each kernel's own bytes, operations and exchange, counted in the
-program's text (``ssl_jax/plan/kernels.py``). A real step takes longer than either. Exit code 0 for yes and for no, 2
-for a refusal.
+A step takes at least two times, and a real one longer than either. Its bound is the longest of computing, reading and
+writing memory, and exchanging in a ring, each of the whole step (``bound_seconds``; ``seconds_roofline`` is the same
+under the name that it had first). Its roofline adds up, kernel by kernel, the longer of the kernel's own bytes,
+operations and exchange, counted in the program's text (``roofline_seconds``; ``ssl_jax/plan/kernels.py``). Exit code 0
+for yes and for no, 2 for a refusal.
 """
 
 from __future__ import annotations
@@ -48,6 +49,13 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 UNTILED = "find output tile sizes"
 WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False}
 LINES = 10  # of the source, those that take longest
+MEANING = {  # of what the JSON calls alike, said in it
+    "bound_seconds": "the longest of computing, memory and exchange of the whole step",
+    "images_per_sec_bound": "examples of a batch over bound_seconds",
+    "seconds_roofline": "bound_seconds, by its first name",
+    "images_per_sec_roofline": "images_per_sec_bound, by its first name",
+    "roofline_seconds": "of every kernel the longer of its bytes, operations and exchange, added up",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -201,8 +209,8 @@ def roofline(cost, scale: float, devices: int, chip: Chip | None, batch: int) ->
     from ssl_jax.plan.kernels import by, moved
 
     if cost is None:
-        keys = ("flops_per_step", "seconds_roofline", "images_per_sec_roofline", "kernels", "bytes_moved")
-        return dict.fromkeys((*keys, "roofline_seconds", "temporaries", "kinds", "lines"))
+        keys = ("flops_per_step", *MEANING, "kernels", "bytes_moved", "temporaries", "kinds", "lines")
+        return dict.fromkeys(keys)
 
     def seconds(kernel) -> float:
         return chip.seconds(kernel, devices) if chip else 0.0
@@ -212,13 +220,12 @@ def roofline(cost, scale: float, devices: int, chip: Chip | None, batch: int) ->
         return {"number": counted.number, "bytes": round(counted.bytes * scale), "flops": counted.flops * scale} | known
 
     kinds, lines = by("kind", cost.kernels, seconds), by("line", cost.kernels, seconds)
-    found: dict[str, Any] = {
+    found: dict[str, Any] = dict.fromkeys(MEANING) | {
+        "meaning": MEANING,
         "flops_per_step": cost.flops * devices * scale,
         "bytes_accessed_per_device": cost.accessed * scale,
         "bytes_sent_per_device": sent(cost.results, devices),
         "collectives": dict(cost.results),
-        "seconds_roofline": None,
-        "images_per_sec_roofline": None,
         "kernels": sum(kernel.number for kernel in cost.kernels),
         "bytes_moved": round(moved(cost.kernels) * scale),
         "roofline_seconds": sum(counted.seconds for counted in kinds.values()) * scale if chip else None,
@@ -239,8 +246,8 @@ def roofline(cost, scale: float, devices: int, chip: Chip | None, batch: int) ->
         "seconds": times,
         "collective_seconds": {k: sent({k: size}, devices) / chip.network for k, size in cost.results.items()},
         "bound_by": max(times, key=lambda name: times[name]),
-        "seconds_roofline": longest,
-        "images_per_sec_roofline": batch / longest,
+        **dict.fromkeys(("bound_seconds", "seconds_roofline"), longest),
+        **dict.fromkeys(("images_per_sec_bound", "images_per_sec_roofline"), batch / longest),
     }
 
 
@@ -264,10 +271,10 @@ def show(options, found: dict[str, Any]) -> None:
         each = ", ".join(f"{kind} {_exchanged(found, kind)}" for kind in found["collectives"])
         print(f"  exchange           {found['bytes_sent_per_device'] / 1e6:,.1f} MB a step, sent by a device", end="")
         print(f" ({each})" if each else "")
-    if found["images_per_sec_roofline"]:
+    if found["bound_seconds"]:
         parts = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in found["seconds"].items())
-        print(f"  roofline           {1e3 * found['seconds_roofline']:.2f} ms a step ({parts}), ", end="")
-        print(f"{found['images_per_sec_roofline']:,.0f} {found['unit']}/s, bound by {found['bound_by']}")
+        print(f"  bound              {1e3 * found['bound_seconds']:.2f} ms a step, the longest of {parts}; ", end="")
+        print(f"{found['images_per_sec_bound']:,.0f} {found['unit']}/s, bound by {found['bound_by']}")
     if found["flops_per_step"]:
         _show_kernels(found, batch)
     if found["flags"]:
@@ -277,18 +284,22 @@ def show(options, found: dict[str, Any]) -> None:
 
 
 def _show_kernels(found: dict[str, Any], batch: int) -> None:
-    """Kernels by kind and the source's lines, each with its number, GB, GFLOP and, where speeds are known, ms."""
+    """Kernels by kind and by line of the source, each with number, GB, GFLOP and, where speeds are known, ms."""
     least = found["roofline_seconds"]
-    print(f"  kernels            {found['kernels']:,} a step and device, {found['bytes_moved'] / 1e9:.3g} GB", end="")
-    print(f", {1e3 * least:.2f} ms added up, {batch / least:,.0f} {found['unit']}/s" if least else "")
+    if least:
+        print(f"  roofline           {1e3 * least:.2f} ms a step, kernels added up; ", end="")
+        print(f"{batch / least:,.0f} {found['unit']}/s")
+    print(f"  kernels            {found['kernels']:,} a step and device, {found['bytes_moved'] / 1e9:.3g} GB moved")
     if found["loops_of_unknown_turns"]:
         print(f"                     {found['loops_of_unknown_turns']} loops of unknown turns are counted as one turn")
-    print(f"    {'':45s} {'number':>7s} {'GB':>8s} {'GFLOP':>9s}{'ms':>9s}")
-    for name, counted in [*found["kinds"].items(), *found["lines"].items()]:
-        time_ = "" if counted["seconds"] is None else f"{1e3 * counted['seconds']:9.3f}"
-        print(
-            f"    {name:45s} {counted['number']:7,d} {counted['bytes'] / 1e9:8.3f} {counted['flops'] / 1e9:9.1f}{time_}"
-        )
+    for heading, rows in (("by kind", found["kinds"]), ("by line of the source, the longest", found["lines"])):
+        print(f"    {heading:45s} {'number':>7s} {'GB':>8s} {'GFLOP':>9s}{'ms' if least else '':>9s}".rstrip())
+        for name, counted in rows.items():
+            time_ = "" if counted["seconds"] is None else f"{1e3 * counted['seconds']:9.3f}"
+            print(
+                f"      {name:43s} {counted['number']:7,d} {counted['bytes'] / 1e9:8.3f} {counted['flops'] / 1e9:9.1f}"
+                f"{time_}"
+            )
 
 
 def _exchanged(found: dict[str, Any], kind: str) -> str:

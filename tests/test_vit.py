@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformer
 
-from ssl_jax import methods, models, parallel
+from ssl_jax import methods, models
 from ssl_jax.models import vit
 from ssl_jax.models.norm import LayerNorm
 from ssl_jax.models.transformer import attention, branch_scales
@@ -354,51 +354,3 @@ def test_drop_path_without_keys_is_refused():
 def test_image_size_is_checked():
     with pytest.raises(ValueError, match="too small for vit of 12 blocks with patches of 16 pixels; use at least 16"):
         models.check_input("vit_ti", (15, 15, 3))
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_what_cudnn_is_asked_for_is_what_we_compute(masked, causal, monkeypatch):
-    """On a GPU: the call that would be cuDNN's, made of its reference in JAX here, float32 where cuDNN has bfloat16."""
-    asked = []
-
-    def reference(q, k, v, *, implementation, **kwargs):
-        asked.append(implementation)
-        return dot_product(q, k, v, implementation="xla", **kwargs)
-
-    dot_product = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
-    monkeypatch.setattr("ssl_jax.models.transformer._has_cudnn", lambda: True)
-    monkeypatch.setattr("ssl_jax.models.transformer._fits_cudnn", lambda q, k, masked: True)
-    q, k, v, cotangent = (jnp.asarray(draw(name, (3, 6, 2, 8)), jnp.float32) for name in ("q", "k", "v", "g"))
-    present = jnp.asarray([[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1], [1, 0, 1, 0, 0, 0]], bool) if masked else None
-
-    def results(platform):
-        with parallel.compiling_for(platform):
-            y, back = jax.vjp(lambda q, k, v: attention(q, k, v, present, causal=causal), q, k, v)
-            return y, *back(cotangent)
-
-    want = results("cpu")
-    assert not asked
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), results("gpu"), want)
-    assert asked == ["cudnn"]
-
-
-def test_cudnn_is_asked_for_what_it_takes_alone(monkeypatch):
-    monkeypatch.setattr("ssl_jax.models.transformer._has_cudnn", lambda: True)
-
-    def asked(dtype=jnp.bfloat16, length=6, width=8, platform="gpu", masked=True, **kwargs):
-        q, calls = jnp.ones((2, length, 2, width), dtype), []
-        monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *_, **__: calls.append(1) or q)
-        with parallel.compiling_for(platform):
-            attention(q, q, q, jnp.ones((2, length), bool) if masked else None, **kwargs)
-        return bool(calls)
-
-    assert asked()
-    assert asked(length=5, masked=False)
-    assert not asked(length=5)
-    assert not asked(dtype=jnp.float32)
-    assert not asked(width=12)
-    assert not asked(width=136)
-    assert not asked(platform="cpu")
-    assert not asked(drop=lambda weights: weights)

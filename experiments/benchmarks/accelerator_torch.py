@@ -1,4 +1,8 @@
-"""SimCLR's step in PyTorch on the same device: compiled, channels last, autocast to bfloat16; views made beforehand."""
+"""SimCLR's step in PyTorch on the same device: compiled, channels last, autocast to bfloat16; views made beforehand.
+
+At toy size it is compared with ours as torch runs it by itself, in float32; that it compiles under autocast is then
+tried for one step, whose loss is told.
+"""
 
 # pyright: reportMissingImports=false
 # (peers that need not be installed)
@@ -13,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from benchmarks import step as steps
+from benchmarks.accelerator_steps import tried
 
 from ssl_jax import methods, models
 from ssl_jax.types import Plan
@@ -46,9 +51,12 @@ def compare(name: str, *, toy: bool, **_: Any) -> dict[str, Any]:
     views = tuple((images + rng.random(images.shape) * 32).astype(np.float32) / 288 for _ in range(2))
     prepared = {"views": views, "index": np.arange(rows, dtype=np.int32)}
     params = jax.device_get(jax.jit(method.init)(jax.random.key(0), prepared).params)
-    ours, theirs = steps.ours(method, prepared, None), peer(params, views, model, size, compiled=not toy)
+    ours = steps.ours(method, prepared, None, devices=1)  # as many as torch takes
+    theirs = peer(params, views, model, size, lean=not toy)
     found: dict[str, Any] = {"batch": rows, "size": size, "first_losses": [ours(), theirs()]}
     found["ours"], found["torch"] = speed([ours, theirs], rows, calls=1 if toy else 5)
+    if toy:
+        found |= tried("lean_loss", lambda: {"lean_loss": peer(params, views, model, size, lean=True)()})
     return found | {"torch_version": torch.__version__, "compiled": not toy}
 
 
@@ -65,8 +73,11 @@ def speed(steps: list[Callable[[], float]], rows: int, calls: int) -> list[dict[
     return [{"seconds": each, "per_second": rows / each} for each in medians]
 
 
-def peer(params: Any, views: tuple, model: str, size: int, *, compiled: bool) -> Callable[[], float]:
-    """torchvision's network with our weights, the projector, NT-Xent and SGD; a call makes a step."""
+def peer(params: Any, views: tuple, model: str, size: int, *, lean: bool) -> Callable[[], float]:
+    """torchvision's network with our weights, the projector, NT-Xent and SGD; a call makes a step.
+
+    ``lean``: the network compiled, and its forward pass under autocast to bfloat16.
+    """
     import torch
     from benchmarks.torches import named, resnet
     from torch import nn
@@ -88,17 +99,17 @@ def peer(params: Any, views: tuple, model: str, size: int, *, compiled: bool) ->
     both = both.contiguous(memory_format=torch.channels_last)
     partner = torch.arange(2 * rows, device=where).roll(rows)
     own = torch.eye(2 * rows, dtype=torch.bool, device=where)
-    forward = torch.compile(network) if compiled else network
+    forward = torch.compile(network) if lean else network
 
     def run() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(where, torch.bfloat16, enabled=where == "cuda"):
+        with torch.autocast(where, torch.bfloat16, enabled=lean):
             z = forward(both)
         z = functional.normalize(z.float(), dim=1)
         scores = (z @ z.T / steps.TEMPERATURE).masked_fill(own, float("-inf"))
         loss = functional.cross_entropy(scores, partner)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from ssl_jax import models
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import BasicBlock, Bottleneck
+from ssl_jax.run import processes
 
 FORWARD = {"convolution": 1 / 3, "BatchNorm, ReLU": 3 / 8, "end of a block": 1 / 4}  # of a step
 
@@ -48,19 +50,29 @@ def least_bytes(encoder: nn.Module, images: int, size: int) -> Counter[str]:
                 found["end of a block"] += 2 * 4 * size
         return out
 
-    def forward(key, x):
+    def run(key, x):
         with nn.intercept_methods(watched):
             return encoder.init_with_output(key, x, train=True, axis=None)
 
-    jax.eval_shape(forward, jax.random.key(0), jax.ShapeDtypeStruct((images, size, size, 3), jnp.bfloat16))
+    jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct((images, size, size, 3), jnp.bfloat16))
     return found
 
 
-if __name__ == "__main__":
+def forward(found: Mapping[str, int]) -> float:
+    """Those bytes that a network takes which is only run."""
+    return sum(FORWARD[kind] * count for kind, count in found.items())
+
+
+def main() -> None:
+    processes.without_tpu()
     for name, stem, images, size in (("resnet18", "cifar", 1024, 32), ("resnet50", "imagenet", 512, 224)):
         found = least_bytes(models.make(name, stem=stem, dtype="bfloat16"), images, size)
         kinds = ", ".join(f"{kind} {count / 1e9:.1f}" for kind, count in found.items())
-        forward = sum(FORWARD[kind] * count for kind, count in found.items()) / 1e9
         print(
-            f"{name}, {images} images of {size} pixels: {found.total() / 1e9:.1f} GB ({kinds}), forward {forward:.1f}"
+            f"{name}, {images} images of {size} pixels: {found.total() / 1e9:.1f} GB ({kinds}), "
+            f"forward {forward(found) / 1e9:.1f}"
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -113,9 +113,9 @@ def _seconds(run) -> float:
     return (time.perf_counter() - before) / 10
 
 
-def ours(method, batch, augment):
-    """One step at each call, on all devices; returns its loss."""
-    mesh = make_mesh()
+def ours(method, batch, augment, devices: int | None = None):
+    """One step at each call, on all devices or so many; returns its loss."""
+    mesh = make_mesh(devices)
     tx = optax.sgd(RATE, momentum=MOMENTUM)
     step = compile_step(method, tx, mesh, views=augment)
     state = [init_state(method, tx, jax.random.key(0), place(batch, mesh), mesh, views=augment)]
@@ -172,7 +172,7 @@ def _cifar_peers(params, views, images, rows: int):
                 loss = functional.cross_entropy(scores, partner)
                 loss.backward()
                 optimizer.step()
-                return float(loss)
+                return float(loss.detach())
 
             return run
 

@@ -71,5 +71,5 @@ def named(params: Any, prefix: str = "") -> dict[str, Any]:
             path = re.sub(pattern, replacement, path)
         value = np.asarray(value)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-        found[path] = torch.from_numpy(np.ascontiguousarray(value))
+        found[path] = torch.from_numpy(np.array(value, order="C"))  # a copy: what JAX gave cannot be written to
     return found
