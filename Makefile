@@ -37,7 +37,8 @@ lint: $(VENV)/.installed-dev
 	$(RUN) -m basedpyright
 
 docs: $(VENV)/.installed-docs
-	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(RUN) -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@! grep -rlE '(src|href)="https?://[^"]*\.(js|css|woff2?)"' docs/_build/html || (echo "these pages fetch something" && false)
 	@echo docs/_build/html/index.html
 
 $(VENV)/.installed: requirements.txt pyproject.toml

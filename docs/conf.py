@@ -15,11 +15,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-# What a tutorial starts is of this checkout and this environment, and says no more than it has to.
+# What a tutorial starts is of this checkout and environment, says no more than it has to, and compiles as tests do.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-os.environ |= {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg", "SSL_JAX_PROGRESS": "inf", "JUPYTER_PLATFORM_DIRS": "1"}
+os.environ |= {"JAX_PLATFORMS": "cpu", "SSL_JAX_PROGRESS": "inf", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
+
+from docutils import nodes  # noqa: E402
+from docutils.utils.math.latex2mathml import tex2mathml  # noqa: E402
+from myst_nb.core import render  # noqa: E402
 
 import ssl_jax  # noqa: E402
 
@@ -41,12 +45,14 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / ".jupyter_cache")
+nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 autodoc_type_aliases = {"Array": "Array", "Axis": "Axis", "Tree": "Tree", "Batch": "Batch"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -54,6 +60,8 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = ["Reference", "Differs from the reference code"]
 
+highlight_language = "none"  # blocks without a language are commands
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"ssl_jax {release}"
 html_static_path = ["_static"]
@@ -89,8 +97,10 @@ def _room(match: re.Match) -> str:
     return "\n".join(out)
 
 
-def read_rooms(app, docname: str, source: list[str]) -> None:
-    source[0] = re.sub(r"<!-- modules: ([\w. ]+) -->", _room, source[0])
+def read_source(app, docname: str, source: list[str]) -> None:
+    """Rooms become modules; a number and its spread stay in one line."""
+    text = re.sub(r"(?<=\d) ([±/]) (?=\d)", "\u00a0\\1\u00a0", source[0])
+    source[0] = re.sub(r"<!-- modules: ([\w. ]+) -->", _room, text)
 
 
 def plain_marks(app, what, name, obj, options, lines: list[str]) -> None:
@@ -115,6 +125,30 @@ def plain_marks(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = out
 
 
+def joined(outputs: list) -> list:
+    """What a cell printed, as it was printed: MyST-NB's own form puts a line's end behind each hundred characters that
+    ``%%bash`` reads at a time."""
+    out = []
+    for one in outputs:
+        if out and one.output_type == out[-1].output_type == "stream" and one.name == out[-1].name:
+            out[-1].text += one.text
+        else:
+            out.append(one)
+    return out
+
+
+render.coalesce_streams = joined
+
+
+def formula(translator, node) -> None:
+    """MathML, which browsers set by themselves: no script, no fonts."""
+    block = isinstance(node, nodes.math_block)
+    mark = tex2mathml(node.astext(), as_block=block)
+    translator.body.append(f'<div class="formula">{mark}</div>' if block else mark)
+    raise nodes.SkipNode
+
+
 def setup(app) -> None:
-    app.connect("source-read", read_rooms)
+    app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
+    app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", plain_marks, priority=400)
