@@ -50,7 +50,7 @@ def nearest(word: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 
 def hint(word: Any, known: Iterable[str], *, cutoff: float = 0.6, form: str = "{!r}") -> str:
-    """``did you mean 'NAME'? `` with a space at its end, or nothing."""
+    """``did you mean 'NAME'?`` and a space, or nothing."""
     name = nearest(word, known, cutoff=cutoff)
     return "" if name is None else f"did you mean {form.format(name)}? "
 

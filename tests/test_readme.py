@@ -1,4 +1,4 @@
-"""The README's code does what the README says."""
+"""The code that README and pages show does what they say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 import pytest
 import runs
 
@@ -15,19 +16,10 @@ from ssl_jax import methods, models
 from ssl_jax.run.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
-README = (runs.ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def block(start: str) -> dict:
-    names: dict = {}
-    exec(next(b for b in BLOCKS if b.startswith(start)), names)
-    return names
-
 
 @pytest.mark.slow
-def test_the_method_of_the_readme_trains():
-    make = block("# simsiam.py")["make"]
+def test_the_method_of_the_pages_trains():
+    make = pages.names_in("simsiam.py")["make"]
     plan = Plan(20, 4, 256, (8, 8, 3), contract.ROWS, 4)
     method = make(models.make("convnet", widths=(8, 16)), plan=plan, dim=16)
     batch = contract.batch_of(0)
@@ -44,28 +36,28 @@ def test_the_method_of_the_readme_trains():
 
 
 @pytest.mark.slow
-def test_the_method_of_the_readme_keeps_the_contract_as_the_readme_says(tmp_path, monkeypatch):
+def test_the_method_of_the_pages_keeps_the_contract_as_they_say(tmp_path, monkeypatch):
     for name in ("simsiam.py", "test_simsiam.py"):
-        (tmp_path / name).write_text(next(b for b in BLOCKS if b.startswith(f"# {name}")))
+        (tmp_path / name).write_text(pages.file(name))
     monkeypatch.chdir(tmp_path)
-    block("# test_simsiam.py")["test_simsiam"]()
+    pages.names_in("test_simsiam.py")["test_simsiam"]()
 
 
-def test_the_encoder_of_the_readme():
-    encoder = block("# net.py")["make"](8)
+def test_the_encoder_of_the_pages():
+    encoder = pages.names_in("net.py")["make"](8)
     models.check_encoder(encoder, "net.py", jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32))
     assert encoder.dim == 8
 
 
-def test_the_operation_of_the_readme():
-    stripe = block("# ops.py")["stripe"]
+def test_the_operation_of_the_pages():
+    stripe = pages.names_in("ops.py")["stripe"]
     rows = [np.asarray(stripe(jnp.zeros((20, 8, 3)), jax.random.key(i), width=0.2))[:, 0, 0] for i in range(3)]
     assert [row.sum() for row in rows] == pytest.approx([4, 4, 4], abs=1)
     assert len({tuple(row) for row in rows}) > 1
 
 
-def test_the_evaluator_of_the_readme():
-    evaluator = block("# centroid.py")["Evaluator"]
+def test_the_evaluator_of_the_pages():
+    evaluator = pages.names_in("centroid.py")["Evaluator"]
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     features = np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))
@@ -82,8 +74,8 @@ def test_the_evaluator_of_the_readme():
     assert top1("wrong") == {"centroid_top1": 0.0}
 
 
-def test_the_hooks_of_the_readme(capsys):
-    found = block("# hooks.py")
+def test_the_hooks_of_the_pages(capsys):
+    found = pages.names_in("hooks.py")
     hooks = check_hooks(found["hooks"])
     line = {"train_loss": 0.5, "train_grad_norm": 2.0}
     for step, logged in ((50, True), (100, False), (200, True)):
@@ -93,20 +85,20 @@ def test_the_hooks_of_the_readme(capsys):
 
 
 def test_the_table_of_configs_is_complete():
-    named = set(re.findall(r"`(\w+)`", README.split("## Configs")[1].split("## Where")[0]))
+    named = set(re.findall(r"`(\w+)`", (pages.DOCS / "reference" / "configs.md").read_text()))
     assert {p.stem for p in (runs.ROOT / "configs").glob("*.py")} - {"common"} <= named
 
 
 def test_nothing_is_left_to_be_filled_in():
-    for path in (runs.ROOT / "README.md", *(runs.ROOT / "configs").glob("*.py")):
+    for path in (pages.README, *pages.pages(), *(runs.ROOT / "configs").glob("*.py")):
         assert "@@" not in path.read_text(), path
 
 
-def test_the_files_it_names_exist():
-    for path in re.findall(r"`((?:ssl_jax|experiments|configs|tests|docs)/[\w/]+\.\w+)", README):
-        assert (runs.ROOT / path).exists(), path
-    for path in re.findall(r"\]\((docs/[\w.]+)\)", README):
-        assert (runs.ROOT / path).is_file(), path
+def test_the_files_they_name_exist():
+    named = r"`((?:ssl_jax|experiments|configs|tests|docs)/[\w/]+\.\w+)"
+    for page in (pages.README, *pages.pages()):
+        for path in re.findall(named, page.read_text()):
+            assert (runs.ROOT / path).exists(), f"{page}: {path}"
 
 
 def test_methods_are_found_by_file_name():
