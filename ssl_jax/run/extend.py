@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssl_jax.configs import Config, flatten
+from ssl_jax.optim.schedules import Schedule
 from ssl_jax.types import Plan
-
-if TYPE_CHECKING:
-    import optax
 
 LENGTH = ("train.epochs", "train.steps")
 
@@ -46,7 +44,7 @@ def steps_before(workdir: Path, stored: Mapping[str, Any] | None, plan: Plan) ->
     return before
 
 
-def note(then: optax.Schedule, now: optax.Schedule, before: int, plan: Plan, start: int) -> str:
+def note(then: Schedule, now: Schedule, before: int, plan: Plan, start: int) -> str:
     """What a longer run does to the schedule of the learning rate, which was ``then`` for ``before`` steps."""
     was, goes_on = float(then(start)), float(now(start))
     rate = f"stays {goes_on:.3g}" if was == goes_on else f"was {was:.3g} there and goes on at {goes_on:.3g}"
