@@ -14,7 +14,8 @@ KEYS: dict[str, tuple[Any, str]] = {
     "seed": (0, "of everything that is drawn: parameters, order of the data, views"),
     "init_from": (
         str,
-        "a workdir, or a file of weights, whose encoder this run starts from; init_from.PART: another part",
+        "a workdir, or a file of weights, whose encoder this run starts from; init_from.PART: another part, "
+        "init_from.all: everything that a run of the same method holds",
     ),
     "method.name": ("simclr", "ssl_jax/methods, or yours: ./vicreg.py; its arguments stand beside it"),
     "model.name": (

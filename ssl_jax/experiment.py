@@ -241,13 +241,16 @@ def _total_steps(config: Config, steps_per_epoch: int) -> int:
 
 def _check_given(config: Config, method: Method) -> None:
     """Refuse ``init_from`` of parts that the method does not have, and a lack of those that it needs."""
-    given, known = configs.starts(config), ("encoder", *method.parts)
+    given, known = configs.starts(config), ("all", "encoder", *method.parts)
+    if "all" in given and len(given) > 1:
+        others = ", ".join(f"init_from.{part}" for part in given if part != "all")
+        raise ValueError(f"init_from.all gives everything that a method holds; leave {others} out")
     for part in given:
         if part not in known:
             raise ValueError(
                 f"init_from.{part} is no part of {config.method.name}; {hint(part, known)}known: {', '.join(known)}"
             )
-    for part in (name for name, part in method.parts.items() if part.needed and name not in given):
+    for part in (name for name, part in method.parts.items() if part.needed and not {name, "all"} & set(given)):
         raise ValueError(
             f"method.name={config.method.name!r} needs init_from.{part}, the folder of a run; or let it be trained"
         )

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.online.collapse import projection_moments
-from ssl_jax.types import Array, Axis, Batch, LossOut, Method, Probe, TrainState, Tree, Variables, Views
+from ssl_jax.types import WHOLE, Array, Axis, Batch, LossOut, Method, Probe, TrainState, Tree, Variables, Views
 
 Metrics = Mapping[str, Any]
 MODES = ("jit", "pmap")
@@ -37,14 +37,15 @@ def init_state(
     *,
     views: Views | None = None,
     probe: Probe | None = None,
-    given: Mapping[str, tuple[Tree, Tree]] | None = None,
+    given: Mapping[str, tuple[Tree, ...]] | None = None,
 ) -> TrainState:
     """The state before the first step, built inside one jit so that every leaf is born where it belongs.
 
     Args:
       key: root of all random bits of the run; stored in the state and never advanced.
       batch: a global batch as the step will see it, placed on ``mesh``.
-      given: trained networks by part, as ``run.open.load_given`` reads them for ``init_from``.
+      given: trained networks by part, as ``run.open.load_given`` reads them for ``init_from``; "all" is everything
+        that a method holds: params, model_state and aux.
     """
     init = make_init(method, tx, views=views, probe=probe)
     with jax.set_mesh(mesh):
@@ -60,7 +61,12 @@ def make_init(
     def init(key, batch, given):
         if views is not None:
             batch = views(batch, parallel.named_key(key, "views"), None)
-        variables = method.init(parallel.named_key(key, "init"), batch, given)
+        parts, whole = dict(given or {}), None
+        if "all" in parts:
+            whole = parts.pop("all")
+        variables = method.init(parallel.named_key(key, "init"), batch, parts or None)
+        if whole is not None:
+            variables = variables._replace(**dict(zip(WHOLE, whole, strict=True)))
         probe_state = None
         if probe is not None:
             _, out = jax.eval_shape(lambda v, b: method.loss(v, b, key, jnp.int32(0), None), variables, batch)

@@ -417,7 +417,7 @@ def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[st
     return line, report | {"dim": len(moments["mean"])} if moments is not None else {}
 
 
-Given = dict[str, tuple[Tree, Tree]] | None
+Given = dict[str, tuple[Tree, ...]] | None
 
 
 def _given(experiment: Experiment, workdir: Path) -> tuple[Given, tuple[str, ...]]:

@@ -46,6 +46,9 @@ class Variables(NamedTuple):
     rows: Tree = None
 
 
+WHOLE = ("params", "model_state", "aux")  # of variables: all that a method learned
+
+
 @flax.struct.dataclass
 class TrainState:
     """Everything a run is, arrays only. ``key`` never advances: step t draws from ``fold_in(key, t)``.

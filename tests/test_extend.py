@@ -1,24 +1,27 @@
-"""A run that is trained longer: the rate goes on as the new length has it, and nothing of the shorter one is lost."""
+"""A run that is trained longer, or begins with everything that another one holds."""
 
 from __future__ import annotations
 
 import json
 import math
 
+import jax
 import pytest
 import runs
 
 from experiments import pretrain
-from ssl_jax import train
-from ssl_jax.experiment import build
+from ssl_jax import configs, parallel, train
+from ssl_jax.experiment import build, zeros
+from ssl_jax.run.open import load_given, open_run
 from ssl_jax.run.writer import read_metrics
+from ssl_jax.step import init_state
 
 SMALL = {"data__recipe": "none", "method": "supervised", "train__eval_every": 0, "optim__warmup_epochs": 0.0}
 
 
-def fit(workdir, steps, extend=False, **overrides):
-    overrides = SMALL | {"train__steps": steps} | overrides
-    return train.fit(build(runs.config(**overrides)), workdir, test=False, extend=extend)
+def fit(workdir, steps, extend=False, given=(), **overrides):
+    config = configs.change(runs.config(**SMALL | {"train__steps": steps} | overrides), given)
+    return train.fit(build(config), workdir, test=False, extend=extend)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,3 +73,28 @@ def test_there_must_be_a_run(tmp_path, capsys):
         fit(tmp_path / "none", 9, extend=True)
     assert not (tmp_path / "none").exists()
     assert pretrain.main(["--config", "simclr_digits", "--workdir", str(tmp_path / "no"), "--extend", "0"]) == 2
+
+
+def test_everything_of_another_run_is_where_one_begins(tmp_path):
+    """Heads, statistics and target are those of the other run, which its encoder alone does not bring."""
+    byol = {"method": "byol", "data__recipe": "runs:VIEWS"}
+    first, other = tmp_path / "first", tmp_path / "other"
+    fit(first, 4, **byol)
+    theirs, mesh = open_run(first).variables, parallel.make_mesh(1)
+    assert theirs.aux is not None
+    for part, same in (("all", True), ("encoder", False)):
+        config = configs.change(runs.config(**SMALL | byol, seed=7), [f"init_from.{part}={first}"])
+        begun = build(config)
+        given, _ = load_given(configs.starts(config), begun.method, begun.modality, config, begun.plan)
+        batch = parallel.place(zeros(begun, 1), mesh)
+        state = init_state(begun.method, begun.tx, jax.random.key(7), batch, mesh, given=given)
+        parts = ((theirs.params, theirs.model_state, theirs.aux), (state.params, state.model_state, state.aux))
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *parts)) is same
+    for words, changes, given in [
+        (r"a run of 'byol', not 'simclr'; use init_from=", {"method": "simclr"}, []),
+        (r"holds another architecture: .*projector.* use its model, data", {"method__projector_dim": 8}, []),
+        (r"leave init_from\.encoder out", {}, [f"init_from.encoder={first}"]),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fit(other, 4, given=[f"init_from.all={first}", *given], **byol | changes)
+    assert not other.exists()

@@ -97,7 +97,7 @@ def view_by_view(x: Array, n: int) -> list[Array]:
 
 
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
-Given = Mapping[str, tuple[Tree, Tree]] | None  # what a run starts from, as ``Method.init`` gets it
+Given = Mapping[str, tuple[Tree, ...]] | None  # what a run starts from, as ``Method.init`` gets it
 Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
 
 

@@ -24,7 +24,7 @@ from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.run import checkpoint, folder, provenance
 from ssl_jax.run.processes import without_tpu
-from ssl_jax.types import Array, Method, Plan, Tree, Variables, Vocab
+from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
 
 
 def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -208,13 +208,13 @@ def variables_spec(method: Method, modality: Modality, plan: Plan) -> Variables:
 
 def load_given(
     init_from: Mapping[str, str], method: Method, modality: Modality, config: Config, plan: Plan
-) -> tuple[dict[str, tuple[Tree, Tree]], tuple[str, ...]]:
+) -> tuple[dict[str, tuple[Tree, ...]], tuple[str, ...]]:
     """What ``init_from`` gives a method at its start, checked leaf by leaf against its own variables.
 
     Args:
       init_from: part -> the workdir of another run, or a file of weights (:mod:`ssl_jax.interop.weights`) or of word
         vectors (:mod:`ssl_jax.interop.word_vectors`). "encoder" takes the trunk of that run, "embedding" its table of
-        words, another part all of it.
+        words, "all" everything that a run of the same method holds (heads, target, queue), another part all of it.
 
     Returns:
       (part -> (params, model_state), what is to be said of it). An encoder of tokens from a run with another vocabulary
@@ -226,6 +226,9 @@ def load_given(
     spec = variables_spec(method, modality, plan)
     given, notes = {}, []
     for part, source in init_from.items():
+        if part == "all":
+            given[part] = _everything(source, spec, modality, config)
+            continue
         key = "init_from" if part == "encoder" else f"init_from.{part}"
         want = method.trunk(spec) if part == "encoder" else method.parts[part].read(spec)
         fix = f"use weights of this model ({config.model.name})"
@@ -261,22 +264,39 @@ def load_given(
     return given, tuple(notes)
 
 
+def _everything(source: str, spec: Variables, modality: Modality, config: Config) -> tuple[Tree, ...]:
+    """What another run of the same method holds."""
+    try:
+        other = open_run(source)
+    except ValueError as error:
+        raise ValueError(f"init_from.all: {error}; it takes the folder of a run") from None
+    if other.config.method.name != config.method.name:
+        names = f"{other.config.method.name!r}, not {config.method.name!r}"
+        raise ValueError(f"init_from.all={source} is a run of {names}; use init_from={source}, its encoder")
+    if modality.words is not None and other.modality.words != modality.words:
+        file = f"{source}/tokenizer.json"
+        raise ValueError(f"init_from.all={source} has another vocabulary; set data.tokenizer.file={file}")
+    found, want = ([getattr(v, part) for part in WHOLE] for v in (other.variables, spec))
+    fix = "use its model, data and arguments of the method, or its encoder alone (init_from)"
+    return _fitted(tuple(found), tuple(want), f"init_from.all={source}", fix)
+
+
 def _by_token(config: Config) -> tuple[str, ...]:
     given = {k: v for k, v in config.model.items() if k != "name"}
     return getattr(models.make(config.model.name, **given), "by_token", ())
 
 
-def _fitted(found: tuple[Tree, Tree], want: tuple[Tree, Tree], said: str, fix: str) -> tuple[Tree, Tree]:
+def _fitted(found: tuple[Tree, ...], want: tuple[Tree, ...], said: str, fix: str) -> tuple[Tree, ...]:
     """Trees of arrays in the structure that is wanted, where names, shapes and dtypes are alike."""
-    there, here = (by_name(dict(zip(("params", "model_state"), pair, strict=True))) for pair in (found, want))
+    there, here = (by_name(dict(zip(WHOLE, trees, strict=False))) for trees in (found, want))
     for name in sorted(there.keys() | here.keys(), key=lambda name: (name.startswith("model_state/"), name)):
         have, need = (f"{n[name].dtype}{list(n[name].shape)}" if name in n else "nothing" for n in (there, here))
         if have != need:
             raise ValueError(f"{said} holds another architecture: {name} is {have} there and {need} here; {fix}")
     # In this run's own structure: a module without variables leaves no trace in a file.
-    structure = jax.tree.structure(dict(zip(("params", "model_state"), want, strict=True)))
+    structure = jax.tree.structure(dict(zip(WHOLE, want, strict=False)))
     trees = jax.tree.unflatten(structure, [jnp.asarray(there[name]) for name in here])
-    return trees["params"], trees["model_state"]
+    return tuple(trees[name] for name in WHOLE[: len(want)])
 
 
 def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> Variables:

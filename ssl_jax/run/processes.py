@@ -19,6 +19,7 @@ from jax._src import distributed  # nothing public lets processes talk before th
 from jax.experimental.multihost_utils import process_allgather
 
 from ssl_jax.configs import Config
+from ssl_jax.run import programs
 
 PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32", "highest")
 MOST_DEVICES = 256  # of one process; more simulated ones only fail later
@@ -94,6 +95,8 @@ def configure(
             jax.config.update("jax_num_cpu_devices", devices // processes)
     _meet(heartbeat_timeout)
     _exchange("")
+    if not jax.distributed.is_initialized():
+        programs.keep()
 
 
 def _add_flags(flags: Sequence[str]) -> None:

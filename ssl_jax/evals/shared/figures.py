@@ -292,10 +292,8 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], 
         axes.fill_between(where, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
         axes.plot(where, mean, color=colour, marker="o", markersize=4.5, linewidth=1.8)
         ends.append((mean[-1], f"{name}  {mean[-1]:.1%}", colour))
-    low, high = axes.get_ylim()
-    low, high = max(low, 0), min(high, 1.01)  # no accuracy lies beyond
-    axes.set_ylim(low, high)
-    for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055 * (high - low)), ends, strict=True):
+    axes.set_ylim(0, 1.01)  # the same one in the panels of every run
+    for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055), ends, strict=True):
         beside = {"xytext": (8, 0), "textcoords": "offset points"}
         axes.annotate(text, (where[-1], height), **beside, va="center", fontsize=9, color=colour)
     _plain(axes, "Accuracy with few labels", "labels per class", "test accuracy of a linear classifier")
