@@ -181,10 +181,13 @@ def _prepare(
     if not evaluators:
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
     data = sources.identity(splits)
-    if not source and not sources.same(run.resolved["data"], data):
+    own = sources.same(run.resolved["data"], data)
+    if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
         say(f"WARNING: {now}; they are encoded anew, and what is called test may have been trained on")
     alarms = _of_itself(run)
+    if not own:  # what it measured at its end is of its own data
+        alarms |= {"online": {}, "not_measured": {}}
     for step in alarms["alarms"]["damaged"]:
         other = f"what is evaluated is that of step {run.step}"
         same = "no run goes on from it, but what is evaluated of it is whole"

@@ -1,4 +1,4 @@
-"""The train step: the only place where gradients are taken and an optimizer is called.
+"""The train step: the only place where a method's gradients are taken and its optimizer is called.
 
 ``make_train_step`` builds a pure function ``(state, batch) -> (state, metrics)`` that runs unchanged in two worlds
 (see ``parallel.py``); ``compile_step`` compiles it as ``jit`` over a mesh or as ``pmap``.

@@ -67,6 +67,7 @@ def test_the_pictures_of_a_run_inside_its_data_are_no_examples(load, tmp_path):
     assert [s.fingerprint for s in after] == [s.fingerprint for s in before]
     assert after.train.class_names == ("a", "b")
     assert any("1 folder of a run" in note for s in after for note in s.notes)
+    assert not any("without an image" in note for s in after for note in s.notes)
     config = configs.load("simclr_digits", [f"data.source=folder:{root}"])
     with pytest.raises(ValueError, match="is the folder of the data, and a run draws pictures; use another"):
         build(config, folder=root)

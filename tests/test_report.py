@@ -294,7 +294,7 @@ def test_one_run_on_several_data():
     assert page.texts["li"].count("collapsed") == 1
     changed = Page(report.html({"digits": other, "digits (0a1b2c3d)": other, "cifar10": own}, {}))
     assert "on digits; " in changed.text("h1")
-    assert "on digits (0a1b2c3d), evaluated last; " in changed.text("h1")
+    assert "on digits (0a1b2c3d), the latest there; " in changed.text("h1")
 
 
 def test_why_there_is_no_paired_test():

@@ -132,7 +132,8 @@ def _passed(looked: Mapping[str, Listed], unused: Iterable[str]) -> tuple[dict[s
     inside = {where: listed for where, listed in looked.items() if not _within(where, unused)}
     holding = {""}
     for where, listed in inside.items():
-        while listed.images and where not in holding:
+        used = listed.images or image_files.RUN in listed.passed  # a run's folder is told as such
+        while used and where not in holding:
             holding.add(where)
             where = os.path.dirname(where)
     empty = [where for where in inside if where not in holding and os.path.dirname(where) in holding]

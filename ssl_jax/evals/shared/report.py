@@ -338,7 +338,7 @@ def _if_last(name: str, evaluations: Evaluations) -> str:
     """Of data that lie in one place and changed: which of them were evaluated last."""
     places = {name: _about(evaluation)["evaluated_on"] for name, evaluation in evaluations.items()}
     alike = [other for other, place in places.items() if place == places[name]]
-    return ", evaluated last" if len(alike) > 1 and alike[-1] == name else ""
+    return ", the latest there" if len(alike) > 1 and alike[-1] == name else ""
 
 
 def _alarms(evaluations: Evaluations) -> str:
