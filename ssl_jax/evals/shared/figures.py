@@ -294,7 +294,7 @@ def label_efficiency(table: Mapping[str, Mapping[str, Sequence[float | None]]], 
         ends.append((mean[-1], f"{name}  {mean[-1]:.1%}", colour))
     axes.set_ylim(0, 1.01)  # the same one in the panels of every run
     for height, (_, text, colour) in zip(_spread([e[0] for e in ends], 0.055), ends, strict=True):
-        beside = {"xytext": (8, 0), "textcoords": "offset points"}
+        beside = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}  # 100 % is at the edge
         axes.annotate(text, (where[-1], height), **beside, va="center", fontsize=9, color=colour)
     _plain(axes, "Accuracy with few labels", "labels per class", "test accuracy of a linear classifier")
     axes.set_xticks(where, entries)
