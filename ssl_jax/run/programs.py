@@ -36,7 +36,10 @@ def keep() -> None:
 
 def prune(place: Path, most: int) -> None:
     """Remove what was not used for the longest time until at most ``most`` bytes are left."""
-    files = sorted(((f.stat(), f) for f in place.iterdir() if f.is_file()), key=lambda pair: -pair[0].st_mtime)
+    files = sorted(
+        ((f.stat(), f) for f in place.iterdir() if f.is_file()),
+        key=lambda pair: -max(pair[0].st_atime, pair[0].st_mtime),
+    )
     total = 0
     for stat, file in files:
         total += stat.st_size
