@@ -6,10 +6,11 @@
 
 Cost: 2,000 steps of 8 labelled and 24 unlabelled reviews, the latter twice, of 128 words; 4 to 10 minutes on one core
 of an AMD EPYC that other jobs shared.
-Expected: it does not work yet. With 20 labels 50.4 ± 0.5 % on test, where the labels alone give 53.1 ± 1.0, paired
--2.6 ± 0.5 (3 seeds, docs/few_labels/uda_imdb.json); with 200 labels and 1,000 steps neither ``method.tsa`` "" or "log" nor ``method.threshold`` .6 or .9
-came above chance on validation (seed 3): an LSTM from scratch is sure of everything before it knows anything. The
-paper has 43.3 % errors without and 25.2 % with UDA for a BERT drawn at random, 20 labels (Xie et al. 2020, table 4).
+Expected: it does not work yet. With 20 labels 50.4 ± 0.5 % on test, where the labels alone give 53.1 ± 1.0, paired -2.6
+± 0.5 (3 seeds, docs/few_labels/uda_imdb.json); with 200 labels and 1,000 steps neither ``method.tsa`` "" or "log" nor
+``method.threshold`` .6 or .9 came above chance on validation (seed 3): an LSTM from scratch is sure of everything
+before it knows anything. The paper has 43.3 % errors without and 25.2 % with UDA for a BERT drawn at random, 20 labels
+(Xie et al. 2020, table 4).
 """
 
 from __future__ import annotations
