@@ -1,0 +1,74 @@
+"""Names of another library beside ours: one table for a family of networks, read in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import numpy as np
+
+from ssl_jax.types import Tree
+
+
+class Pair(NamedTuple):
+    """One of our arrays and what it is in another library.
+
+    Attributes:
+      ours: its path, "params/stem_conv/kernel", "model_state/batch_stats/stem_norm/mean", "classifier/kernel".
+      theirs: its name there; several where ours holds them side by side, along the last axis.
+      layout: how one becomes the other, a key of :data:`LAYOUTS`.
+      shape: of one of theirs, where ours does not tell (heads of an attention).
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: str = "same"
+    shape: tuple[int, ...] | None = None
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1)
+
+
+# name -> (theirs to ours, ours to theirs); axes of torch: [out, in, h, w] and [out, in].
+LAYOUTS = {
+    "same": (lambda a: a, lambda a: a),
+    "dense": (lambda a: a.T, lambda a: a.T),
+    "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
+    "flat": (_flat, _flat),  # one that theirs holds with axes of length 1
+}
+
+
+class Missing(ValueError):
+    """Arrays that a network needs and a file does not have."""
+
+
+def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Tree], set[str]]:
+    """({"params", "model_state", "classifier"} as far as there are such, names of theirs that went in).
+
+    Raises:
+      Missing: names all that are not there.
+    """
+    pairs = list(pairs)
+    if missing := [name for pair in pairs for name in pair.theirs if name not in arrays]:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise Missing(f"it lacks {', '.join(missing[:4])}{more}")
+    found = {}
+    for pair in pairs:
+        parts = [LAYOUTS[pair.layout][0](np.asarray(arrays[name])) for name in pair.theirs]
+        found[pair.ours] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
+    tree = flax.traverse_util.unflatten_dict(found, "/")
+    return tree, {name for pair in pairs for name in pair.theirs}
+
+
+def write(pairs: Iterable[Pair], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of :func:`read`: theirs by name, contiguous."""
+    arrays = flax.traverse_util.flatten_dict(dict(tree), sep="/")
+    found = {}
+    for pair in pairs:
+        parts = np.split(np.asarray(arrays[pair.ours]), len(pair.theirs), axis=-1)
+        for name, part in zip(pair.theirs, parts, strict=True):
+            part = LAYOUTS[pair.layout][1](part)
+            found[name] = np.ascontiguousarray(part if pair.shape is None else part.reshape(pair.shape))
+    return found
