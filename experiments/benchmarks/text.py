@@ -98,7 +98,10 @@ def bert(quick: bool) -> Benchmark:
     def transformers(gathered: bool):
         def make():
             import torch
+            from benchmarks.torches import torchvision
             from torch.nn import functional
+
+            torchvision()  # which transformers loads, in its own way
             from transformers import BertConfig, BertForPreTraining
 
             where = "cuda" if torch.cuda.is_available() else "cpu"

@@ -26,6 +26,9 @@ COMMANDS = {
     "plan": "plan",
     "compare": "compare_runs",
     "sweep": "sweep",
+    "views": "show_views",
+    "generate": "generate",
+    "word_vectors": "word_vectors",
 }
 
 USAGE = """usage: ssl-jax COMMAND ...      ssl-jax COMMAND --help
@@ -66,7 +69,7 @@ def main() -> NoReturn:
 
 def usage() -> str:
     """What ``ssl-jax --help`` prints: the commands with the first line of their scripts, and where things are."""
-    lines = [f"  {name:9} {_first_line(name)}" for name in COMMANDS]
+    lines = [f"  {name:12} {_first_line(name)}" for name in COMMANDS]
     return USAGE.format(commands="\n".join(lines), home=HOME, here=HERE)
 
 
