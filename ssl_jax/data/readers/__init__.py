@@ -17,6 +17,7 @@ from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
 SCHEMES = (*SCHEMES, "pydoc")
+NONE = "none"  # of a network that was imported
 ARRAYS = "arrays:"  # and the sha256 of examples that were handed over from Python, which lie in no file
 
 
@@ -93,6 +94,8 @@ def load(
             "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
             "or name another source"
         )
+    if spec == NONE:
+        raise ValueError("weights that were imported have no data of their own; name some: --source folder:PATH")
     scheme, _, name = spec.partition(":")
     cache = Path(cache_dir or default_cache_dir())
     roles = {"train_split": train_split, "test_split": test_split}

@@ -90,7 +90,9 @@ class Encode:
     def layers_of(self, variables: Variables) -> dict[str, int]:
         """What may be asked for, and how many numbers each gives a row."""
         inputs = jax.ShapeDtypeStruct((1, *self.modality.input_shape), self.modality.spec(1)["views"][0].dtype)
-        found = jax.eval_shape(lambda v, x: self.method.encode(v, x, self.max_dim), variables, inputs)
+        found = dict(jax.eval_shape(lambda v, x: self.method.encode(v, x, self.max_dim), variables, inputs))
+        if classify := self.method.hooks.get("classify"):
+            found[LOGITS] = jax.eval_shape(classify, variables, inputs)
         return {name: a.shape[1] for name, a in found.items()}
 
     def __call__(

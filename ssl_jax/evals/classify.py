@@ -1,0 +1,54 @@
+"""What a network's own classifier makes of the test part: no neighbour, no probe, nothing is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.data.source import Source
+from ssl_jax.evals import Accuracy, Encode
+from ssl_jax.evals.shared import labels as check
+from ssl_jax.evals.shared.encode import LOGITS
+from ssl_jax.evals.shared.labels import labelled
+from ssl_jax.types import Variables
+
+
+class Evaluator:
+    """The greatest logit against the label, ``top1``, and the label among the five greatest, ``top5``.
+
+    Of a network that was trained on these classes, in their order: a supervised run, or one that was imported with its
+    classifier. Yields ``classify_top1`` and, of more than five logits, ``classify_top5``.
+
+    Args:
+      columns: of other classes, the logit of each class of the data in order, 310,309 for ants and bees by
+        ImageNet's thousand; all logits compete.
+    """
+
+    def __init__(self, encode: Encode, *, train: Source, test: Source, columns: Sequence[int] | int | None = None):
+        check.check("classify", train, test)
+        if LOGITS not in encode.layers:
+            raise ValueError("classify: this network has no classifier of its own; use knn or linear_probe")
+        self.encode, self.test, self.wide = encode, test, encode.layers[LOGITS]
+        classes = test.num_classes or 0
+        if columns is None and self.wide != classes:
+            raise ValueError(
+                f"classify: the network tells {self.wide} classes apart and the data have {classes}; say which of its "
+                "classes those are (--eval.classify.columns=310,309)"
+            )
+        given = range(classes) if columns is None else np.atleast_1d(columns).tolist()
+        if len(given) != classes or len(set(given)) != classes or not all(0 <= c < self.wide for c in given):
+            raise ValueError(
+                f"eval.classify.columns={tuple(given)} must name another logit, of 0 to {self.wide - 1}, for each of the "
+                f"{classes} classes of the data"
+            )
+        self.columns = np.array(given)
+
+    def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
+        logits, labels = labelled(self.encode(variables, self.test, layers=(LOGITS,)), LOGITS)
+        answers = self.columns[labels]
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        yield "classify_top1", Accuracy(best[:, 0] == answers)
+        if self.wide > 5:
+            yield "classify_top5", Accuracy((best == answers[:, None]).any(1))
