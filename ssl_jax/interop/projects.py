@@ -110,7 +110,10 @@ PROJECTS: dict[str, Project] = {
     ),
     "ibot": Project(
         ("teacher/backbone.",),
-        has=(r"(teacher|student)/backbone\..*", r"(student|teacher)/(backbone\.masked_embed|head\.mlp2?\..*|head\.last_layer2\..*)"),
+        has=(
+            r"(teacher|student)/backbone\..*",
+            r"(student|teacher)/(backbone\.masked_embed|head\.mlp2?\..*|head\.last_layer2\..*)",
+        ),
         lacks=(r"dino_loss/.*", r"teacher/dino_head\..*"),
         ignored={
             r"teacher/head\..*": HEADS,
@@ -134,7 +137,11 @@ PROJECTS: dict[str, Project] = {
     ),
     "dinov2": Project(
         ("teacher/backbone.", ""),
-        has=(r"(teacher/backbone\.)?mask_token", r"(teacher/backbone\.)?blocks\.(\d+\.)?0\.ls1\.gamma", r"(teacher/backbone\.)?pos_embed"),
+        has=(
+            r"(teacher/backbone\.)?mask_token",
+            r"(teacher/backbone\.)?blocks\.(\d+\.)?0\.ls1\.gamma",
+            r"(teacher/backbone\.)?pos_embed",
+        ),
         ignored={
             r"teacher/(dino_head|ibot_head)\..*": HEADS,
             r"(student|model)/.*": MOMENTUM,
@@ -199,7 +206,9 @@ PROJECTS: dict[str, Project] = {
     "vissl": Project(
         ("classy_state_dict/base_model/model/trunk/_feature_blocks.",),
         has=(r"classy_state_dict/base_model/model/trunk/_feature_blocks\..*",),
-        ignored={r"classy_state_dict/(?!base_model/model/trunk/_feature_blocks\.).*": "heads and state of the training"},
+        ignored={
+            r"classy_state_dict/(?!base_model/model/trunk/_feature_blocks\.).*": "heads and state of the training"
+        },
         licence="MIT",
         source="facebookresearch/vissl",
     ),
@@ -212,7 +221,10 @@ PROJECTS: dict[str, Project] = {
     ),
     "solo_learn": Project(
         ("state_dict/backbone.", "state_dict/encoder."),
-        has=(r"state_dict/(backbone|encoder)\.conv1\.weight", r"state_dict/(classifier|projector|momentum_backbone)\..*"),
+        has=(
+            r"state_dict/(backbone|encoder)\.conv1\.weight",
+            r"state_dict/(classifier|projector|momentum_backbone)\..*",
+        ),
         ignored={r"state_dict/(?!(backbone|encoder)\.).*": "heads and the other network of the run"},
         fields={"resnet": {"stem_padding": 2}},  # of the stem for small images alone
         statistics=None,

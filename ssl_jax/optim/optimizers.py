@@ -304,6 +304,7 @@ def ema(target: Tree, online: Tree, tau: float | Array) -> Tree:
     """Exponential moving average of parameters: ``tau * target + (1 - tau) * online``, leaf by leaf.
 
     Parameters only: a target network's running statistics are its own, no published method averages them.
+    ``optax.incremental_update`` is the same sum, whose last digits are others.
     """
 
     def leaf(old, new):

@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "pretrain",
     "evaluate": "evaluate",
     "embed": "embed",
+    "import": "import_weights",
     "export": "export",
     "plan": "plan",
     "compare": "compare_runs",

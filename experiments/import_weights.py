@@ -1,0 +1,101 @@
+"""Turn weights of another library into a run that can be measured, embedded with, exported and started from.
+
+    python experiments/import_weights.py moco_v2_800ep_pretrain.pth.tar --out runs/moco_v2
+    python experiments/evaluate.py --workdir runs/moco_v2 --source folder:PATH
+
+Whose they are is found by the names in the file; nothing in it is executed. --list shows the projects that are known.
+Exit codes: 0 done, 1 it failed, 2 refused.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssl_jax import configs
+from ssl_jax.interop import importing, projects
+from ssl_jax.run import command, imported
+
+MODEL = "--model."
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.Parser("Turn weights of another library into a run.")
+    parser.add_argument("weights", nargs="?", help="a file (.pth, .safetensors, .npz, ...) or a folder of Hugging Face")
+    parser.add_path("--out", help="folder of the run that is made")
+    parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell")
+    parser.add_argument(
+        "--allow", action="append", default=[], help="regular expression of names that may be left over"
+    )
+    parser.add_argument("--mean", type=_numbers, help="of the channels, in [0, 1]: 0.485,0.456,0.406")
+    parser.add_argument("--std", type=_numbers, help="of the channels: 0.229,0.224,0.225")
+    parser.add_argument("--size", type=int, help="of images in pixels")
+    parser.add_argument("--list", action="store_true", help="show the projects that are known")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        if options.list:
+            print("\n".join(f"{name:14}{project.source}" for name, project in projects.PROJECTS.items()))
+            return 0
+        if options.weights is None or options.out is None:
+            raise ValueError("give the weights and --out FOLDER")
+        if (options.mean is None) != (options.std is None):
+            raise ValueError("--mean and --std belong together; give both")
+        found = importing.read(
+            options.weights,
+            project=options.project,
+            allow=options.allow,
+            fields=dict(_field(word) for word in rest),
+            statistics=None if options.mean is None else (options.mean, options.std),
+            size=options.size,
+        )
+        run = imported.write(found, options.out)
+    except ValueError as error:
+        return command.refuse(error)
+    except OSError as error:
+        print(f"the import failed: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(told(found)))
+    print(f"{run.workdir}: ssl-jax evaluate --workdir {run.workdir} --source folder:PATH")
+    return 0
+
+
+def told(found: importing.Imported):
+    """What was recognised, decided and left aside, line by line."""
+    record, (mean, std) = found.record, found.statistics
+    yield f"{record['file']}: {record['kind']}, weights of {found.project} ({record['source']})"
+    yield "model: " + ", ".join(f"{k}={v}" for k, v in found.model.items())
+    kind, fraction, interpolation = found.view
+    yield f"images: {found.size} pixels ({kind}, {fraction:g}, {interpolation}), mean {_said(mean)}, std {_said(std)}"
+    yield from found.report.lines()
+    if found.classifier is not None:
+        yield f"its classifier of {found.classifier['bias'].shape[-1]} classes came with it: --evals=classify"
+    for name, count in record["passed_over"].items():
+        yield f"{count} x {name} in the file was not built, for it could execute code"
+    yield f"licence of the weights: {record['licence'] or 'not known; ask where they are from'}"
+
+
+def _said(numbers) -> str:
+    return ",".join(f"{x:g}" for x in numbers)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+def _field(word: str) -> tuple[str, object]:
+    key, equals, value = word.partition("=")
+    if not key.startswith(MODEL) or not equals:
+        raise ValueError(f"argument {word!r} is unknown; fields of the network are said as --model.heads=12")
+    return key.removeprefix(MODEL), configs.literal(value)
+
+
+if __name__ == "__main__":
+    command.run(main)
