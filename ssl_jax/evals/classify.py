@@ -40,8 +40,8 @@ class Evaluator:
         given = range(classes) if columns is None else np.atleast_1d(columns).tolist()
         if len(given) != classes or len(set(given)) != classes or not all(0 <= c < self.wide for c in given):
             raise ValueError(
-                f"eval.classify.columns={tuple(given)} must name another logit, of 0 to {self.wide - 1}, for each of the "
-                f"{classes} classes of the data"
+                f"eval.classify.columns={tuple(given)} must name another logit, of 0 to {self.wide - 1}, for each of "
+                f"the {classes} classes of the data"
             )
         self.columns = np.array(given)
 

@@ -1,8 +1,8 @@
 """Schedules, functions of the step: of the learning rate, of weight decay, of an EMA's tau.
 
 optax has several of them. Its cosines and lines add in another order and differ from these in the last digit (6e-8 of a
-rate of 0.3), with which a run that has begun would not go on bit for bit; its step decay holds a drop at each step once,
-and two that fall on one step of a short run are to count twice.
+rate of 0.3), with which a run that has begun would not go on bit for bit; its step decay holds one drop at a step, and
+two that fall on one step of a short run are to count twice.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from ssl_jax.interop.importing import Imported
 from ssl_jax.run import folder, provenance
 from ssl_jax.run.open import Run, open_run, variables_spec
 from ssl_jax.run.saver import open_saver
-from ssl_jax.types import Plan, Variables
+from ssl_jax.types import Plan
 
 
 class _State(NamedTuple):
@@ -37,7 +36,7 @@ class _State(NamedTuple):
 def write(found: Imported, workdir: str | os.PathLike[str]) -> Run:
     """The folder of a run that holds an imported network, opened.
 
-    Evaluators, ``embed``, ``export`` and ``init_from`` take it as any run; it has no data of its own and is not trained.
+    Evaluators, ``embed``, ``export`` and ``init_from`` take it as any run; it has no data and is not trained.
 
     Raises:
       ValueError: the folder holds something already.
