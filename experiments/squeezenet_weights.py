@@ -3,7 +3,7 @@
     python experiments/squeezenet_weights.py PATH/compressed_SqueezeNet.net --out squeezenet1_0.safetensors
     python experiments/import_weights.py squeezenet1_0.safetensors --out runs/squeezenet
 
-The file (Han et al. 2016, github.com/songhan/SqueezeNet-Deep-Compression, BSD-2) holds for each of 26 convolutions, in the
+The file (Han et al. 2016, songhan/SqueezeNet-Deep-Compression, BSD-2) holds for each of 26 convolutions, in the
 order of the network, the number of stored weights (uint32, all 26 first), then 256 values (float32), the biases
 (float32), for each stored weight the number of its value (8 bits) and how many zeros stand before it (4 bits, the lower
 ones first). It was trained by Caffe on 0 to 255, blue first, less 104, 117, 123: here that is in the first

@@ -333,7 +333,7 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         best = open_run(place, step)
         found = measure.extractor(experiment, parallel.make_mesh(devices))(best.variables, [splits.test]).known()
         hits = np.argmax(np.asarray(found.logits), -1) == found.labels
-        return Fitted(val_top1, hits, summary["steps"], summary["seconds"])
+        return Fitted(val_top1, hits, summary["steps"], summary["seconds"], place)
 
     return fit
 

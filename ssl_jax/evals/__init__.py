@@ -66,12 +66,16 @@ class Encode(Protocol):
 
 
 class Fitted(NamedTuple):
-    """A classifier trained by ``fit``: the checkpoint that was best on validation data, and what it does on test."""
+    """A classifier trained by ``fit``: the checkpoint that was best on validation data, and what it does on test.
+
+    ``workdir``: of the run that it was trained in.
+    """
 
     val_top1: float
     hits: np.ndarray  # bool [n]: which test examples it gets right
     steps: int
     seconds: float
+    workdir: Path | None = None
 
 
 class Fit(Protocol):

@@ -1,0 +1,151 @@
+"""Transfer learning, the classic comparison: a frozen network, a fine-tuned one and one from scratch, by epochs.
+
+    python experiments/transfer_learning.py --source folder:PATH/hymenoptera --out runs/transfer \
+        --start squeezenet=runs/squeezenet simclr=runs/simclr_caltech
+
+Each start is a run, trained here or imported (import_weights.py). Of each come three rows: "extract", a new linear
+classifier on the network as it is, statistics of BatchNorm included; "tune", all of it learns; "scratch", the same
+network from random weights. A part of train decides which epoch is kept; test is read once for each row and seed.
+--recipe tutorial is that of PyTorch's tutorial on torchvision's networks: SGD at a constant .001, momentum .9, batches
+of 8, for every network and row; house: a cosine from .1 times N / 256 with Nesterov's momentum, batches of 32.
+
+Every row is an ordinary run: the same command goes on where it stopped. DIR/transfer.json, transfer.md, curves.png.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import evaluation
+from ssl_jax.data import source
+from ssl_jax.evals import finetune
+from ssl_jax.evals.shared import figures
+from ssl_jax.experiment import load_splits, to_json
+from ssl_jax.interop.files import write_json
+from ssl_jax.run import command, processes, signals
+from ssl_jax.run.open import open_run
+from ssl_jax.run.provenance import machine
+from ssl_jax.run.writer import METRICS, read_metrics
+
+MODES = ("extract", "tune", "scratch")
+TUTORIAL = {"optim.schedule": "constant", "optim.scale": "none", "optim.nesterov": False, "optim.weight_decay": 0.0}
+RECIPES: dict[str, tuple[int, float, Mapping[str, Any]]] = {  # batch, rate, what else differs from finetune's
+    "tutorial": (8, 1e-3, TUTORIAL),
+    "house": (32, finetune.RATE, {}),
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.Parser("Feature extraction, fine-tuning and training from scratch, of several networks.")
+    parser.add_argument("--source", required=True, help="labelled images with a test split, as in data.source")
+    parser.add_path("--out", required=True, help="folder of the runs, of transfer.json, transfer.md and curves.png")
+    parser.add_argument("--start", nargs="+", required=True, metavar="NAME=WORKDIR", help="runs to start from")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--recipe", default="tutorial", choices=list(RECIPES))
+    parser.add_argument("--learning_rate", type=float, help="in place of the recipe's")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--held_out", type=float, default=0.2, help="share of train by which the epoch is chosen")
+    options = parser.parse_args(arguments)
+    processes.configure(None)
+    try:
+        starts = {name: Path(at) for name, _, at in (word.partition("=") for word in options.start)}
+        if not all(str(at) != "." for at in starts.values()) or len(starts) < len(options.start):
+            raise ValueError("--start takes NAME=WORKDIR, each name once")
+        rows = [row for name, at in starts.items() for row in of_start(options, name, at)]
+    except ValueError as error:
+        return command.refuse(error)
+    except signals.Interrupted as stopped:
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
+        return stopped.exit_code
+    out = Path(options.out)
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "start")}
+    write_json(out / "transfer.json", {"settings": settings, "rows": rows, "machine": machine()})
+    text = "\n".join(table(rows))
+    (out / "transfer.md").write_text(text + "\n")
+    draw(rows, out / "curves.png")
+    print(f"\n{text}")
+    return 0
+
+
+def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]:
+    """A row of results for every mode and seed of one network."""
+    run = open_run(workdir)
+    config = ConfigDict(to_json(run.config))
+    keep = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
+    config.data.update({"source": options.source} | {key: None for key in keep if key in config.data})
+    splits = load_splits(config)
+    for note in splits.notes:
+        print(note)
+    splits = source.Splits(*(source.with_channels(part, run.plan.input_shape[-1]) for part in splits))
+    known = source.join(splits.train, splits.val)
+    batch, rate, others = RECIPES[options.recipe]
+    for mode in options.modes:
+        for seed in options.seeds:
+            parts = finetune.split(known, splits.test, held_out=options.held_out, seed=seed)
+            changes = finetune.overrides(
+                mode, epochs=options.epochs, batch_size=batch, learning_rate=options.learning_rate or rate, seed=seed
+            )
+            place = Path(options.out) / name
+            fit = evaluation.make_fit(run, config, place, lambda line: print(line, flush=True))
+            fitted = fit(f"{mode}_seed{seed}", parts, changes | dict(others))
+            yield {
+                **{"start": name, "mode": mode, "seed": seed, "test_top1": float(fitted.hits.mean())},
+                **{"test_examples": len(fitted.hits), "val_examples": len(parts.val), "steps": fitted.steps},
+                **{"val_top1": fitted.val_top1, "seconds": round(fitted.seconds, 1)},
+                "curve": curve(fitted.workdir),
+            }
+
+
+def curve(workdir: Path) -> dict[str, list[float]]:
+    """Validation accuracy by epoch of one run."""
+    lines = [line for line in read_metrics(workdir / METRICS) if "val_top1" in line]
+    return {"epoch": [line["epoch"] for line in lines], "val_top1": [line["val_top1"] for line in lines]}
+
+
+def grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows of the same network and mode."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["start"], row["mode"]), []).append(row)
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> Iterable[str]:
+    """Markdown: test accuracy in %, mean and standard deviation over seeds."""
+    yield f"| start | row | test top-1, % ({rows[0]['test_examples']} images) | validation, % | seconds |"
+    yield "|---|---|---|---|---|"
+    for (start, mode), several in grouped(rows).items():
+        cells = [_spread([100 * row[key] for row in several]) for key in ("test_top1", "val_top1")]
+        yield f"| {start} | {mode} | {' | '.join(cells)} | {np.mean([row['seconds'] for row in several]):.0f} |"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Validation accuracy by epoch, a panel for each network, mean and range over seeds of each row."""
+    panels: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
+    for (start, mode), several in grouped(rows).items():
+        curves = [(row["curve"]["epoch"], row["curve"]["val_top1"]) for row in several]
+        panels.setdefault(f"{start} val_top1", {})[mode] = curves
+    figures.learning_curves(panels, path)
+
+
+if __name__ == "__main__":
+    command.run(main)
