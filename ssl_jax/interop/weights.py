@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ssl_jax.interop import plain
 from ssl_jax.interop.files import whole
 from ssl_jax.interop.leaves import fingerprint
+from ssl_jax.interop.plain import can_execute
 from ssl_jax.types import Tree
 
 EXECUTABLE = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".p", ".ckpt", ".bin", ".npy", ".joblib", ".dill", ".tar")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
-DTYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 RECORD, DIGEST = "ssl_jax", "ssl_jax_sha256"  # two keys, so that a flipped bit in one of their names is noticed
-UNPACKED, RATIO = 64 << 20, 100  # bytes, and times the file's size: an archive that claims more of both is a bomb
 
 
 def is_weights(path: str | os.PathLike[str]) -> bool:
@@ -74,7 +71,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
     path = Path(os.path.expanduser(path))
     suffix = path.suffix.lower()
     if suffix in EXECUTABLE:
-        raise ValueError(f"{path} is not opened: {_can_execute(f'{suffix} files')}")
+        raise ValueError(f"{path} is not opened: {can_execute(f'{suffix} files')}")
     if suffix not in READERS:
         raise ValueError(f"{path} is no file of weights; known: {', '.join(READERS)}")
     try:
@@ -103,13 +100,6 @@ def files(path: str | os.PathLike[str]) -> dict[str, str]:
     return about(path).get("files", {})
 
 
-def _can_execute(what: str) -> str:
-    return (
-        f"{what} can execute code when they are opened; where you trust it, load it and write its arrays with "
-        "safetensors.numpy.save_file(arrays, 'X.safetensors')"
-    )
-
-
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
     """What names and numbers must be, wherever the file is from."""
     for name, array in arrays.items():
@@ -125,20 +115,13 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     try:
-        found = safetensors.deserialize(data)
-    except safetensors.SafetensorError as error:
+        arrays, about = plain.read_safetensors(data)
+    except plain.Unreadable:
         if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
-            raise ValueError(f"not a .safetensors file inside, and {_can_execute('pickles and archives')}") from None
-        raise ValueError(f"no whole .safetensors file ({error}); get it again") from None
-    unknown = [f"{name} is {view['dtype']}" for name, view in found if view["dtype"] not in DTYPES]
-    if unknown:
-        raise ValueError(f"{unknown[0]}; known: {', '.join(DTYPES)}")
-    arrays = {
-        name: np.frombuffer(view["data"], jnp.dtype(DTYPES[view["dtype"]])).reshape(view["shape"])
-        for name, view in found
-    }
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # which has been found to be sound
-    _verify(header.get("__metadata__") or {}, arrays)
+            what = can_execute("pickles and archives")
+            raise ValueError(f"not a .safetensors file inside, and {what}") from None
+        raise
+    _verify(about, arrays)
     return arrays
 
 
@@ -158,44 +141,13 @@ def _sha256(text: str) -> str:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    data = path.read_bytes()
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        if path.read_bytes()[:1] == b"\x80":
-            raise ValueError(f"not an .npz file inside, and {_can_execute('pickles')}") from None
-        raise ValueError(f"no whole .npz file ({error}); get it again") from None
-    with archive:
-        members = archive.infolist()
-        for member in members:
-            if not member.filename.endswith(".npy"):
-                what = _can_execute("archives with other things")
-                raise ValueError(f"its member {member.filename[:80]!r} is no array, and {what}")
-        claimed, size = sum(member.file_size for member in members), path.stat().st_size
-        if claimed > max(UNPACKED, RATIO * size):
-            raise ValueError(f"its {size} bytes claim to unpack to {claimed}; write it with numpy.savez")
-        try:
-            return {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members}
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"damaged ({error}); get it again") from None
-
-
-def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose header has been compared with the member's length before anything is allocated for it."""
-    name = member.filename
-    with archive.open(member) as file:
-        major, _ = np.lib.format.read_magic(file)
-        reads = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        if major not in reads:
-            raise ValueError(f"{name} is of version {major} of the .npy format; write it with numpy.savez")
-        shape, _, dtype = reads[major](file)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects, and {_can_execute('these')}")
-        if dtype.kind not in "biuf":
-            raise ValueError(f"{name} is of dtype {dtype}; .npz holds plain numbers (bfloat16 needs .safetensors)")
-        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise ValueError(f"{name} claims the shape {shape}, and is not so long; get it again")
-    with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        return plain.read_npz(data)
+    except plain.Unreadable:
+        if data[:1] == b"\x80":
+            raise ValueError(f"not an .npz file inside, and {can_execute('pickles')}") from None
+        raise
 
 
 READERS = {".safetensors": _read_safetensors, ".npz": _read_npz}
