@@ -17,19 +17,23 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from ssl_jax.models import heads
+from ssl_jax.models.alexnet import AlexNet
 from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.densenet import DenseNet
 from ssl_jax.models.embedding import Embedding
 from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
+from ssl_jax.models.mobilenet import MobileNetV2
 from ssl_jax.models.norm import BatchNorm, LayerNorm
 from ssl_jax.models.own import check_encoder, from_module, given, hand_over, is_given
-from ssl_jax.models.resnet import ResNet, global_pool
+from ssl_jax.models.pool import global_pool, grid_pool
+from ssl_jax.models.resnet import ResNet
+from ssl_jax.models.squeezenet import SqueezeNet
 from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.transformer import mean_token
+from ssl_jax.models.vgg import VGG
 from ssl_jax.models.vit import ViT
 from ssl_jax.models.wide_resnet import WideResNet
 from ssl_jax.names import hint, imported, is_imported
@@ -38,13 +42,18 @@ from ssl_jax.types import Array, Axis, Tree
 __all__ = [
     "ENCODERS",
     "LSTM",
+    "VGG",
+    "AlexNet",
     "BatchNorm",
     "ConvNet",
+    "DenseNet",
     "Embedding",
     "Encoder",
     "LayerNorm",
     "MLPEncoder",
+    "MobileNetV2",
     "ResNet",
+    "SqueezeNet",
     "TextTransformer",
     "ViT",
     "WideResNet",
@@ -104,6 +113,7 @@ class Encoder(Protocol):
     def __call__(self, x: Any, *, train: bool, axis: Axis = None) -> Mapping[str, Array]: ...
 
 
+THIN = {"width": 0.25, "stem": "cifar", "shortcut": "pad"}  # He et al. 2016, section 4.2
 ENCODERS: Mapping[str, Any] = {
     "convnet": ConvNet,
     "mlp": MLPEncoder,
@@ -123,7 +133,17 @@ ENCODERS: Mapping[str, Any] = {
     "resnet101": partial(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
     "resnet152": partial(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
     "resnet200": partial(ResNet, blocks=(3, 24, 36, 3), bottleneck=True),
+    **{f"resnet{6 * n + 2}": partial(ResNet, blocks=(n, n, n), **THIN) for n in (3, 5, 7, 9)},  # of 32 x 32 images
     "wide_resnet": WideResNet,  # 28-2; any depth and widen
+    "alexnet": AlexNet,
+    "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2), batch_norm=False),
+    "vgg11_bn": partial(VGG, blocks=(1, 1, 2, 2, 2), batch_norm=True),
+    "vgg16": partial(VGG, blocks=(2, 2, 3, 3, 3), batch_norm=False),
+    "vgg16_bn": partial(VGG, blocks=(2, 2, 3, 3, 3), batch_norm=True),
+    "squeezenet1_0": partial(SqueezeNet, version="1.0"),
+    "squeezenet1_1": partial(SqueezeNet, version="1.1"),
+    "densenet121": partial(DenseNet, blocks=(6, 12, 24, 16)),
+    "mobilenet_v2": MobileNetV2,
     "vit": ViT,  # any width, depth and heads
     "vit_ti": partial(ViT, width=192, depth=12, heads=3),
     "vit_s": partial(ViT, width=384, depth=12, heads=6),
@@ -250,19 +270,7 @@ def _grid_pool(x: Array, max_dim: int | None) -> Array:
     cells = min(height, width, math.isqrt(max_dim // channels)) if max_dim else 1
     if cells <= 1:
         return global_pool(x)
-    x = x.astype(np.promote_types(x.dtype, np.float32))
-    rows, columns = (jnp.asarray(_cells(size, cells), x.dtype) for size in (height, width))
-    x = jnp.einsum("gh,bhwc,kw->bgkc", rows, x, columns, precision=lax.Precision.HIGHEST)
-    return x.reshape(len(x), -1)
-
-
-def _cells(size: int, cells: int) -> np.ndarray:
-    """``[cells, size]``: cell i averages positions ``floor(i s / c)`` to ``ceil((i + 1) s / c)``."""
-    weights = np.zeros((cells, size))
-    for i in range(cells):
-        low, high = i * size // cells, -(-(i + 1) * size // cells)
-        weights[i, low:high] = 1 / (high - low)
-    return weights
+    return grid_pool(x, cells).reshape(x.shape[0], -1)
 
 
 def depth(path: Any, *, stages: int = 4) -> int:

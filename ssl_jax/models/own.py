@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.models.norm import BatchNorm
-from ssl_jax.models.resnet import global_pool
+from ssl_jax.models.pool import global_pool
 from ssl_jax.names import said_of
 from ssl_jax.types import Array, Axis
 

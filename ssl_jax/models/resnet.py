@@ -1,4 +1,4 @@
-"""ResNet-18 to ResNet-200 (v1) with torchvision's shapes, padding and strides, so that weights can be exchanged."""
+"""ResNet-18 to ResNet-200 (v1) as torchvision has them, or as other projects do, so that weights can be exchanged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
+import jax.numpy as jnp
 
 from ssl_jax.models.convolution import Conv
 from ssl_jax.models.heads import haiku_kernel, torch_kernel
 from ssl_jax.models.norm import BatchNorm
-from ssl_jax.models.pool import max_pool
+from ssl_jax.models.pool import global_pool, max_pool
 from ssl_jax.models.remat import remat
 from ssl_jax.types import Array, Axis
 
@@ -27,26 +27,31 @@ CONV_INITS = {
 }
 
 
-def conv(features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str) -> nn.Module:
-    """A square convolution without bias, padded alike on both sides as torch pads (TensorFlow's SAME is lopsided)."""
+STEMS = {"imagenet": (7, 2), "cifar": (3, 1)}  # kernel and stride
+PADDINGS = ("torch", "same")
+
+
+def conv(
+    features: int, kernel: int, stride: int, *, init: str, dtype: Any, name: str, padding: str | int = "torch"
+) -> nn.Module:
+    """A square convolution without bias.
+
+    ``padding``: "torch" pads both sides alike, by half of the kernel; "same" is TensorFlow's SAME, which with a stride
+    is lopsided; or a number of places.
+    """
     if init not in CONV_INITS:
         raise ValueError(f"conv_init={init!r} is unknown; use one of {', '.join(CONV_INITS)}")
-    pad = (kernel - 1) // 2 if kernel > stride else 0
+    known: dict[str | int, str | int] = {"torch": (kernel - 1) // 2 if kernel > stride else 0, "same": "SAME"}
     return Conv(
         features,
         (kernel, kernel),
         (stride, stride),
-        padding=pad,
+        padding=known.get(padding, padding),
         use_bias=False,
         kernel_init=CONV_INITS[init],
         dtype=dtype,
         name=name,
     )
-
-
-def global_pool(x: Array) -> Array:
-    """Mean over height and width, ``[b, h, w, c] -> [b, c]``, in float32 or better."""
-    return x.astype(np.promote_types(x.dtype, np.float32)).mean((1, 2))
 
 
 class BasicBlock(nn.Module):
@@ -59,10 +64,12 @@ class BasicBlock(nn.Module):
     zero_init_residual: bool = False
     project: bool = False
     dtype: Any = None
+    padding: str = "torch"
+    shortcut: str = "project"
 
     @nn.compact
     def __call__(self, x: Array, train: bool, axis: Axis = None) -> Array:
-        kwargs = {"init": self.conv_init, "dtype": self.dtype}
+        kwargs = {"init": self.conv_init, "dtype": self.dtype, "padding": self.padding}
         y = conv(self.width, 3, self.stride, name="conv1", **kwargs)(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
         y = conv(self.width, 3, 1, name="conv2", **kwargs)(y)
@@ -71,7 +78,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 to four times the width; the 3 x 3 strides, as in torchvision ("v1.5")."""
+    """1 x 1, 3 x 3 and 1 x 1 to four times the width; the 3 x 3 strides, as in torchvision ("v1.5"), or the first."""
 
     width: int
     stride: int
@@ -80,13 +87,17 @@ class Bottleneck(nn.Module):
     zero_init_residual: bool = False
     project: bool = False
     dtype: Any = None
+    padding: str = "torch"
+    shortcut: str = "project"
+    stride_first: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool, axis: Axis = None) -> Array:
-        kwargs = {"init": self.conv_init, "dtype": self.dtype}
-        y = conv(self.width, 1, 1, name="conv1", **kwargs)(x)
+        kwargs = {"init": self.conv_init, "dtype": self.dtype, "padding": self.padding}
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = conv(self.width, 1, first, name="conv1", **kwargs)(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train, axis=axis))
-        y = conv(self.width, 3, self.stride, name="conv2", **kwargs)(y)
+        y = conv(self.width, 3, second, name="conv2", **kwargs)(y)
         y = nn.relu(self.norm(name="norm2")(y, train=train, axis=axis))
         y = conv(4 * self.width, 1, 1, name="conv3", **kwargs)(y)
         y = self.norm(name="norm3", **_last(self.zero_init_residual))(y, train=train, axis=axis)
@@ -98,9 +109,14 @@ def _last(zero: bool) -> dict[str, Any]:
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Array, width: int, train: bool, axis: Axis) -> Array:
-    """The input itself, or its 1 x 1 projection where stride or width change (option B) or the block says so."""
+    """The input itself or, where stride or width change or the block says so, its 1 x 1 projection (option B) or every
+    second place of it between channels of zeros (option A)."""
     if block.stride == 1 and x.shape[-1] == width and not block.project:
         return x.astype(block.dtype or x.dtype)
+    if block.shortcut == "pad":
+        more = width - x.shape[-1]
+        x = x[:, :: block.stride, :: block.stride].astype(block.dtype or x.dtype)
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
     x = conv(width, 1, block.stride, init=block.conv_init, dtype=block.dtype, name="shortcut_conv")(x)
     return block.norm(name="shortcut_norm")(x, train=train, axis=axis)
 
@@ -119,6 +135,12 @@ class ResNet(nn.Module):
         it, "torch", into torchvision's network.
       project_first: project the shortcut of every stage's first block, also where its shape does not change, that is
         in stage 1 of ResNet-18 and 34. SimCLR's and BYOL's code do; the paper and torchvision do not.
+      padding: of convolutions, "torch", both sides alike, or "same", TensorFlow's, as BYOL's code has it.
+      pool_padding: the same of the max-pool: "same" in SimCLR's code and BYOL's.
+      stem_padding: places around the image of the cifar stem, by default 1; 2 in solo-learn.
+      stride_first: a bottleneck strides in its first 1 x 1, not in the 3 x 3: the paper's network and Caffe's.
+      shortcut: where the shape changes, "project" (option B of the paper) or "pad", which adds channels of zeros, half
+        of them before and half behind (option A, without weights; the paper's networks for CIFAR-10).
       norm: makes the normalisation; ``encoder.clone(norm=partial(encoder.norm, groups=8))`` groups it.
       frozen_stages: what runs in inference mode even with ``train``, its BatchNorms use and keep their running
         statistics: 0 nothing, 1 the stem, k + 1 stem and stages 1 to k. Gradients are the caller's to stop.
@@ -128,9 +150,13 @@ class ResNet(nn.Module):
     Called ``(x [b, h, w, c], train=bool, axis=None | "data")``. Returns ``{"stem", "stage1", ..., "stage4":
     [b, h, w, c], "features": [b, dim]}``; "stem" is before the max-pool, "features" float32 or better.
 
-    Reference: He et al. 2016, table 1; the cifar stem: Chen et al. 2020 (SimCLR), appendix B.9.
-    Differs from the reference code: SimCLR pads its max-pool as TensorFlow's SAME does, BYOL its stem and every
-    convolution with stride, too, where this one pads both sides alike, as torch does.
+    Raises:
+      ValueError: a word that is none of those, or ``stem_padding`` of another stem.
+
+    Reference: He et al. 2016, table 1; the cifar stem: Chen et al. 2020 (SimCLR), appendix B.9; ResNet-20 to 56: He et
+    al. 2016, section 4.2. Differs from the reference code by default: SimCLR pads its max-pool as TensorFlow's SAME
+    does, BYOL its stem and every convolution with stride, too; ``padding`` and ``pool_padding`` say so. Channels of
+    zeros on both sides: akamaster/pytorch_resnet_cifar10.
     """
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
@@ -141,6 +167,11 @@ class ResNet(nn.Module):
     conv_init: str = "torchvision"
     stem_init: str | None = None
     project_first: bool = False
+    padding: str = "torch"
+    pool_padding: str = "torch"
+    stem_padding: int | None = None
+    stride_first: bool = False
+    shortcut: str = "project"
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
     remat: str | None = None
@@ -170,19 +201,30 @@ class ResNet(nn.Module):
     def _channels(self, stage: int) -> int:
         return max(1, round(64 * self.width)) * 2**stage
 
+    def _check(self) -> None:
+        known = {"stem": (*STEMS,), "padding": PADDINGS, "pool_padding": PADDINGS, "shortcut": ("project", "pad")}
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use {' or '.join(words)}")
+        if self.stem_padding is not None and self.stem != "cifar":
+            raise ValueError(f"stem_padding={self.stem_padding} is of the cifar stem, and this one is {self.stem}")
+        if self.stride_first and not self.bottleneck:
+            raise ValueError("stride_first is of bottlenecks, and this network has none; leave it out")
+
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> dict[str, Array]:
+        self._check()
         kwargs = {"conv_init": self.conv_init, "zero_init_residual": self.zero_init_residual, "dtype": self.dtype}
-        stems = {"imagenet": (7, 2), "cifar": (3, 1)}
-        if self.stem not in stems:
-            raise ValueError(f"stem={self.stem!r} is unknown; use imagenet or cifar")
-        kernel, stride = stems[self.stem]
-        init = self.stem_init or self.conv_init
-        x = conv(self._channels(0), kernel, stride, init=init, dtype=self.dtype, name="stem_conv")(x)
+        kwargs |= {"padding": self.padding, "shortcut": self.shortcut}
+        kwargs |= {"stride_first": self.stride_first} if self.bottleneck else {}
+        kernel, stride = STEMS[self.stem]
+        stem: dict[str, Any] = {"init": self.stem_init or self.conv_init, "dtype": self.dtype, "name": "stem_conv"}
+        stem["padding"] = self.padding if self.stem_padding is None else self.stem_padding
+        x = conv(self._channels(0), kernel, stride, **stem)(x)
         x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
-            x = max_pool(x)
+            x = max_pool(x, self.pool_padding)
         block = remat(Bottleneck if self.bottleneck else BasicBlock, self.remat, static=(2, 3))
         for k, count in enumerate(self.blocks, 1):
             learns = train and k >= self.frozen_stages

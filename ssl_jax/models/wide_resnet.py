@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.pool import global_pool
 from ssl_jax.models.remat import remat
-from ssl_jax.models.resnet import conv, global_pool
+from ssl_jax.models.resnet import conv
 from ssl_jax.types import Array, Axis
 
 
