@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import configs
 from ssl_jax.interop import importing, projects
-from ssl_jax.run import command, imported
+from ssl_jax.run import command, imported, processes
 
 MODEL = "--model."
 
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--size", type=int, help="of images in pixels")
     parser.add_argument("--list", action="store_true", help="show the projects that are known")
     options, rest = parser.parse_known_args(arguments)
+    processes.without_tpu()
     try:
         if options.list:
             print("\n".join(f"{name:14}{project.source}" for name, project in projects.PROJECTS.items()))

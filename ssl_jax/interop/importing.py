@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, pairs, projects, resnet, vit
+from ssl_jax.interop import archives, pairs, projects, resnet
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
-FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
+FAMILIES = {"resnet": resnet}
 
 
 class Report(NamedTuple):
@@ -114,13 +114,12 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     project = projects.PROJECTS[chosen]
     inner, model, theirs, family = _trunk(arrays, project, chosen)
     model |= {k: v for k, v in project.fields.get(family, {}).items() if _fits(model, k)} | _checked(model, fields)
-    table = FAMILIES[family].pairs(model, theirs, classifier=True)
-    there = {pair.theirs for pair in table if all(name in inner for name in pair.theirs)}
-    table = [pair for pair in table if not pair.ours.startswith("classifier/") or pair.theirs in there]
+    shapes = {name: array.shape for name, (_, array) in inner.items()}
+    table = _table(FAMILIES[family], model, theirs, shapes)
     tree, used = pairs.read(table, {name: array for name, (_, array) in inner.items()})
     report = _report(arrays, {inner[name][0] for name in used}, project, allow, tree)
     config = _config(archive)
-    size = size or config.get("size") or FAMILIES[family].image_size(model, inner)
+    size = size or config.get("size") or _size(model, shapes)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
     statistics = statistics or config.get("statistics") or project.statistics
@@ -216,13 +215,29 @@ def _trunk(arrays, project: projects.Project, chosen: str):
                 refused = error
                 continue
             if recognised is not None:
-                return inner, *recognised, family
+                return inner, recognised, module.library(shapes), family
     if refused is not None:
         raise refused
     raise ValueError(
         f"below {' or '.join(repr(p) for p in project.trunk)} lies no ResNet, ViT or other network that is known, as "
         f"files of {chosen} have it; say whose it is (--as {'|'.join(projects.PROJECTS)})"
     )
+
+
+def _table(family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[str, Any]) -> list[pairs.Pair]:
+    """The names of a network, with those of its classifier where that came with it."""
+    try:
+        whole = family.pairs(model, theirs, classifier=True)
+    except ValueError:  # these names have none
+        return family.pairs(model, theirs)
+    last = {name for pair in whole if pair.ours.startswith("classifier/") for name in pair.theirs}
+    return whole if last <= shapes.keys() else family.pairs(model, theirs)
+
+
+def _size(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Side in pixels of the images that such a network was published for."""
+    small = "stem" not in models.arguments(model["name"]) and model["name"].startswith("resnet")
+    return 32 if small or model.get("stem") == "cifar" else 224
 
 
 def _rule(name: str, project: projects.Project) -> str | None:
@@ -265,8 +280,8 @@ def _checked(model: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
 
 def _config(archive) -> dict[str, Any]:
     """What a ``config.json`` or ``preprocessor_config.json`` beside the weights says of images."""
-    said = archive.metadata.get("preprocessor_config.json", {})
-    pretrained = archive.metadata.get("config.json", {}).get("pretrained_cfg", {})
+    said = archive.metadata.get("preprocessor", {})
+    pretrained = archive.metadata.get("config", {}).get("pretrained_cfg", {})
     mean, std = said.get("image_mean", pretrained.get("mean")), said.get("image_std", pretrained.get("std"))
     found: dict[str, Any] = {} if mean is None or std is None else {"statistics": (tuple(mean), tuple(std))}
     size = said.get("crop_size") or said.get("size") or (pretrained.get("input_size") or [None])[-1]
