@@ -25,7 +25,7 @@ class Project(NamedTuple):
     """A project that published weights.
 
     Attributes:
-      trunk: what begins the names of the network, one of several ways; its own names follow.
+      trunk: regular expressions of what begins the names of the network, of which one does; its own names follow.
       has, lacks: regular expressions of names, each of which must occur, none of which may.
       ignored: regular expression of a name (whole) -> what it is, of what lies beside the network.
       fields: of ``config.model``, by kind of network: what shapes cannot tell.
@@ -172,7 +172,7 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/ijepa",
     ),
     "byol": Project(
-        ("experiment_state/online_params/",),
+        (r"experiment_state/online_(params|state)/",),
         has=(r"experiment_state/online_params/res_net\d+/~/initial_conv/w",),
         ignored={
             r"experiment_state/online_params/(projector|predictor|classifier)/.*": HEADS,

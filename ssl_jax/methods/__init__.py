@@ -48,6 +48,7 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 
 
 OF_TEXT_TOO = ("supervised", "uda")  # methods that take what a recipe gives, images or tokens
+UNTRAINED = ("imported",)  # networks as they came
 FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
 
 

@@ -1,0 +1,58 @@
+"""A network's own classifier against the labels: the columns that are meant, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssl_jax.data.source import from_arrays
+from ssl_jax.evals import classify
+from ssl_jax.evals.shared.encode import LOGITS
+
+LOGIT = np.array([[3, 1, 2, 0, 0, 0, 9], [0, 5, 1, 0, 0, 0, -1], [0, 1, 5, 0, 0, 0, -1], [4, 3, 2, 1, 0, 0, -9]], float)
+
+
+def source(labels):
+    return from_arrays(np.zeros((len(labels), 4, 4, 3), np.uint8), np.array(labels))
+
+
+def encode(wide=7):
+    def features(variables, source, *, layers=(), views=0):
+        return {LOGITS: LOGIT[:, :wide], "label": np.asarray(source.labels)}
+
+    features.layers = {"features": 3} | ({LOGITS: wide} if wide else {})
+    return features
+
+
+def found(labels, **options):
+    data = source(labels)
+    return dict(classify.Evaluator(encode(), train=data, test=data, **options).run(None))
+
+
+def test_the_columns_that_are_meant():
+    values = found([0, 1, 2, 1], columns=(6, 1, 2))
+    assert values["classify_top1"] == 0.75  # rows: 6 right, 1 right, 2 right, 0 where 1 was asked
+    assert values["classify_top5"] == 1.0
+    np.testing.assert_array_equal(values["classify_top1"].hits, [True, True, True, False])
+
+
+def test_classes_as_they_are():
+    data = source([0, 1, 2, 0])
+    values = dict(classify.Evaluator(encode(3), train=data, test=data).run(None))
+    assert values == {"classify_top1": 1.0}  # and of three logits no top 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "tells 7 classes apart and the data have 3"), ({"columns": (1, 2)}, "each of the 3 classes"),
+     ({"columns": (1, 1, 2)}, "another logit"), ({"columns": (1, 2, 7)}, "of 0 to 6")],
+)  # fmt: skip
+def test_what_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        found([0, 1, 2, 1], **options)
+
+
+def test_a_network_without_a_classifier():
+    data = source([0, 1, 2, 1])
+    with pytest.raises(ValueError, match="no classifier of its own"):
+        classify.Evaluator(encode(0), train=data, test=data)

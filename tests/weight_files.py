@@ -1,0 +1,296 @@
+"""Files of weights as other projects publish them, made without their code: names, prefixes, and what lies beside."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from ssl_jax.interop import resnet
+
+STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "float64": "DoubleStorage"}
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+
+class Global(NamedTuple):
+    """A function of torch's, by name."""
+
+    module: str
+    name: str
+
+
+class Storage(NamedTuple):
+    key: str
+    array: np.ndarray
+
+
+class _Pickler(pickle._Pickler):
+    """Writes arrays as torch writes tensors."""
+
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
+
+    def __init__(self, file):
+        super().__init__(file, 2)
+        self.storages: list[np.ndarray] = []
+
+    def save_global_by_name(self, found: Global) -> None:
+        self.write(f"c{found.module}\n{found.name}\n".encode())
+        self.memoize(found)
+
+    dispatch[Global] = save_global_by_name
+
+    def reducer_override(self, found):
+        if not isinstance(found, np.ndarray):
+            return NotImplemented
+        array = np.ascontiguousarray(found).reshape(found.shape)
+        self.storages.append(array)
+        strides = tuple(step // array.itemsize for step in array.strides)
+        storage = Storage(str(len(self.storages) - 1), array)
+        return Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, array.shape, strides, False, OrderedDict())
+
+    def persistent_id(self, found):
+        if not isinstance(found, Storage):
+            return None
+        kind = Global("torch", STORAGES[found.array.dtype.name])
+        return ("storage", kind, found.key, "cuda:0", found.array.size)
+
+    def save_reduce(self, func, args, *rest, **named):
+        if isinstance(func, Global):
+            self.save(func)
+            self.save(args)
+            self.write(pickle.REDUCE)
+        else:
+            super().save_reduce(func, args, *rest, **named)
+
+
+def torch_zip(tree: Any) -> bytes:
+    """As torch.save writes since 1.6."""
+    file, out = io.BytesIO(), io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(tree)
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", file.getvalue())
+        archive.writestr("archive/byteorder", sys.byteorder)
+        for key, array in enumerate(pickler.storages):
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+        archive.writestr("archive/version", "3\n")
+    return out.getvalue()
+
+
+def torch_legacy(tree: Any) -> bytes:
+    """As torch.save wrote before 1.6."""
+    out = io.BytesIO()
+    for value in (MAGIC, PROTOCOL, {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {}}):
+        pickle.dump(value, out, 2)
+    pickler = _Pickler(out)
+    pickler.dump(tree)
+    pickle.dump([str(key) for key in range(len(pickler.storages))], out, 2)
+    for array in pickler.storages:
+        out.write(array.size.to_bytes(8, "little") + array.tobytes())
+    return out.getvalue()
+
+
+def of_safetensors(tree: Mapping[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save(dict(tree), {"format": "pt"})
+
+
+def of_npz(tree: Mapping[str, np.ndarray]) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **tree)
+    return out.getvalue()
+
+
+class Published(NamedTuple):
+    """How a project lays a network out.
+
+    Attributes:
+      family: whose table of names.
+      library: of the table.
+      model: ``config.model`` of what is written.
+      wrap: (names -> arrays) -> what is in the file.
+      write: what is in the file -> its bytes.
+      asked: arguments of ``importing.read`` without which it cannot be known.
+      classifier: whether one is in the file.
+    """
+
+    family: Any
+    library: str
+    model: dict[str, Any]
+    wrap: Callable[[dict[str, np.ndarray]], Any]
+    write: Callable[[Any], bytes] = torch_zip
+    asked: Mapping[str, Any] = MappingProxyType({})
+    classifier: bool = False
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def junk(*shape: int) -> np.ndarray:
+    return rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> OrderedDict:
+    """With torch's counters of batches, which lie beside every running variance."""
+    found = OrderedDict((prefix + name, array) for name, array in arrays.items())
+    counters = [name for name in arrays if name.endswith("running_var")]
+    for name in counters:
+        found[prefix + name.replace("running_var", "num_batches_tracked")] = np.array(7, np.int64)
+    return found
+
+
+def mlp(prefix: str, *places: int) -> dict[str, np.ndarray]:
+    """A head: Linear layers at these places of a Sequential."""
+    return {
+        f"{prefix}{i}.{part}": junk(4, 4) if part == "weight" else junk(4)
+        for i in places
+        for part in ("weight", "bias")
+    }
+
+
+def training(state_dict: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A checkpoint of a run of torch's."""
+    optimizer = {"state": {0: {"momentum_buffer": junk(3, 3)}}, "param_groups": [{"lr": 0.03, "params": [0]}]}
+    return {"epoch": 200, "arch": "resnet18", "state_dict": state_dict, "optimizer": optimizer} | more
+
+
+R18 = {"name": "resnet18", "stem": "imagenet", "width": 0.125}
+C18 = {"name": "resnet18", "stem": "cifar", "width": 0.125}
+FIRST = R18 | {"project_first": True}
+STATISTICS = {"statistics": ((0.5,) * 3, (0.25,) * 3)}
+
+
+def _moco(heads: dict[str, np.ndarray]):
+    def wrap(arrays):
+        both = {}
+        for which in ("q", "k"):
+            both |= prefixed(f"module.encoder_{which}.", arrays | {f"fc.{name}": a for name, a in heads.items()})
+        return training(both | {"module.queue": junk(4, 16), "module.queue_ptr": np.zeros(1, np.int64)})
+
+    return wrap
+
+
+def _byol(arrays):
+    params = {name: a for name, a in arrays.items() if "_ema/" not in name}
+    state = {name: a for name, a in arrays.items() if "_ema/" in name}
+
+    def two_levels(flat):
+        found: dict[str, Any] = {}
+        for name, array in flat.items():
+            module, _, leaf = name.rpartition("/")
+            found.setdefault(module, {})[leaf] = array
+        return found
+
+    state |= {name.replace("average", "hidden"): 2 * a for name, a in state.items()}
+    heads = {"projector/linear": {"w": junk(4, 4), "b": junk(4)}, "classifier": {"w": junk(4, 4), "b": junk(4)}}
+    online = {"online_params": two_levels(params) | heads, "online_state": two_levels(state)}
+    target = {"target_params": two_levels(params), "target_state": two_levels(state)}
+    return {
+        "experiment_state": {**online, **target, "opt_state": (junk(3),)},
+        "step": 1000,
+        "rng": np.zeros(2, np.uint32),
+    }
+
+
+RESNETS: dict[str, Published] = {
+    "torchvision": Published(resnet, "torchvision", R18, lambda a: prefixed("", a), classifier=True),
+    "torchvision legacy": Published(resnet, "torchvision", R18, lambda a: prefixed("", a), torch_legacy),
+    "torchvision safetensors": Published(resnet, "torchvision", R18, lambda a: a, of_safetensors, classifier=True),
+    "moco v1": Published(resnet, "torchvision", R18, _moco({"weight": junk(4, 4), "bias": junk(4)})),
+    "moco v2": Published(
+        resnet, "torchvision", R18, _moco({"0.weight": junk(4, 4), "0.bias": junk(4), "2.weight": junk(4, 4)})
+    ),
+    "moco v3": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: training(
+            prefixed("module.base_encoder.", a | mlp("fc.", 0, 3))
+            | prefixed("module.momentum_encoder.", a | mlp("fc.", 0, 3))
+            | mlp("module.predictor.", 0),
+            scaler={"scale": 65536.0},
+        ),
+    ),
+    "simsiam": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: training(prefixed("module.encoder.", a | mlp("fc.", 0, 3, 6)) | mlp("module.predictor.", 0, 3)),
+    ),
+    "swav": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: prefixed("module.", a | mlp("projection_head.", 0, 1, 3) | {"prototypes.weight": junk(30, 8)}),
+    ),
+    "barlow twins": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: {
+            "epoch": 1000,
+            "model": prefixed("module.backbone.", a)
+            | mlp("module.projector.", 0, 1, 3)
+            | {"module.bn.running_mean": junk(4), "module.bn.running_var": junk(4)},
+            "optimizer": {"state": {0: {"mu": junk(2, 2)}}},
+        },
+    ),
+    "vicreg": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: {"epoch": 1000, "model": prefixed("module.backbone.", a) | mlp("module.projector.", 0, 1)},
+    ),
+    "dino resnet": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: {
+            "student": prefixed("module.backbone.", a) | mlp("module.head.mlp.", 0),
+            "teacher": prefixed("backbone.", a) | mlp("head.mlp.", 0) | {"head.last_layer.weight_v": junk(4, 4)},
+            "args": argparse.Namespace(arch="resnet50", lr=0.03),
+            "dino_loss": {"center": junk(1, 4)},
+            "epoch": 800,
+        },
+    ),
+    "solo-learn": Published(
+        resnet,
+        "torchvision",
+        C18 | {"stem_padding": 2},
+        lambda a: training(prefixed("backbone.", a) | mlp("projector.", 0, 2) | mlp("classifier.", 0)),
+        asked=STATISTICS,
+    ),
+    "lightly": Published(
+        resnet,
+        "children",
+        R18,
+        lambda a: training(prefixed("backbone.", a) | mlp("projection_head.layers.", 0, 3)),
+        asked=STATISTICS,
+    ),
+    "vissl": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: {
+            "classy_state_dict": {
+                "base_model": {
+                    "model": {"trunk": prefixed("_feature_blocks.", a), "heads": mlp("0.clf.", 0)},
+                    "meters": {},
+                }
+            }
+        },
+    ),
+    "byol": Published(
+        resnet, "haiku", FIRST | {"padding": "same", "pool_padding": "same"}, _byol, lambda t: pickle.dumps(t, 2)
+    ),
+}
+VITS: dict[str, Published] = {}
