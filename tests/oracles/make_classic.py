@@ -39,7 +39,7 @@ NETS = {
 # case: fields of a ResNet of two blocks of a quarter of the width; size of the images
 VARIANTS = {
     "byol": ({"bottleneck": True, "padding": "same", "pool_padding": "same"}, 32),
-    "byol_odd": ({"padding": "same", "pool_padding": "same", "project_first": True}, 33),
+    "byol_odd": ({"padding": "same", "pool_padding": "same", "project_first": True}, 34),
     "simclr": ({"pool_padding": "same", "project_first": True}, 32),
     "caffe": ({"bottleneck": True, "stride_first": True}, 32),
     "solo": ({"stem": "cifar", "stem_padding": 2}, 12),
