@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -31,12 +31,27 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)
 
 
+def _rows(cells: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """A layer on a flattened map of ``cells`` x ``cells`` places: [out, c h w] there, [h w c, out] here."""
+
+    def ours(a: np.ndarray) -> np.ndarray:
+        return a.reshape(len(a), -1, cells, cells).transpose(2, 3, 1, 0).reshape(-1, len(a))
+
+    def theirs(a: np.ndarray) -> np.ndarray:
+        return a.reshape(cells, cells, -1, a.shape[-1]).transpose(3, 2, 0, 1).reshape(a.shape[-1], -1)
+
+    return ours, theirs
+
+
 # name -> (theirs to ours, ours to theirs); axes of torch: [out, in, h, w] and [out, in].
 LAYOUTS = {
     "same": (lambda a: a, lambda a: a),
     "dense": (lambda a: a.T, lambda a: a.T),
     "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
     "flat": (_flat, _flat),  # one that theirs holds with axes of length 1
+    "1x1": (lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None]),  # a convolution there, a dense layer here
+    "rows6": _rows(6),
+    "rows7": _rows(7),
 }
 
 

@@ -185,7 +185,7 @@ class ResNet(nn.Module):
     @property
     def dim(self) -> int:
         """Width of ``"features"``."""
-        return self._channels(len(self.blocks) - 1) * (4 if self.bottleneck else 1)
+        return self.channels(len(self.blocks) - 1) * (4 if self.bottleneck else 1)
 
     @property
     def label(self) -> str:
@@ -198,8 +198,13 @@ class ResNet(nn.Module):
         """The smallest image of which every stride still halves something: 8 with the cifar stem, else 32."""
         return 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
 
-    def _channels(self, stage: int) -> int:
+    def channels(self, stage: int) -> int:
+        """Channels of the 3 x 3 convolutions of a stage, counted from 0; those of the first are the stem's."""
         return max(1, round(64 * self.width)) * 2**stage
+
+    def projects(self, stage: int) -> bool:
+        """Whether the first shortcut of a stage, counted from 0, is a convolution."""
+        return self.shortcut == "project" and (stage > 0 or self.bottleneck or self.project_first)
 
     def _check(self) -> None:
         known = {"stem": (*STEMS,), "padding": PADDINGS, "pool_padding": PADDINGS, "shortcut": ("project", "pad")}
@@ -220,7 +225,7 @@ class ResNet(nn.Module):
         kernel, stride = STEMS[self.stem]
         stem: dict[str, Any] = {"init": self.stem_init or self.conv_init, "dtype": self.dtype, "name": "stem_conv"}
         stem["padding"] = self.padding if self.stem_padding is None else self.stem_padding
-        x = conv(self._channels(0), kernel, stride, **stem)(x)
+        x = conv(self.channels(0), kernel, stride, **stem)(x)
         x = nn.relu(self.norm(name="stem_norm")(x, train=train and self.frozen_stages == 0, axis=axis))
         outputs = {"stem": x}
         if self.stem == "imagenet":
@@ -232,7 +237,7 @@ class ResNet(nn.Module):
                 stride = 2 if k > 1 and i == 0 else 1
                 project = self.project_first and i == 0
                 name = f"stage{k}_block{i}"
-                module = block(self._channels(k - 1), stride, self.norm, project=project, name=name, **kwargs)
+                module = block(self.channels(k - 1), stride, self.norm, project=project, name=name, **kwargs)
                 x = module(x, learns, axis)
             outputs[f"stage{k}"] = x
         return outputs | {"features": global_pool(x)}
