@@ -96,7 +96,7 @@ def _file(path: Path) -> Archive:
         if data.startswith(start) if start else not data:
             raise Unreadable(said)
     if data[257:262] == b"ustar":
-        raise Unreadable(f"it is a .tar archive, as torch wrote until 2016: unpack it, or {SAVE}")
+        raise Unreadable(f"it is a .tar archive, as torch wrote until 2016; unpack it, or {SAVE}")
     length = int.from_bytes(data[:8], "little")
     if length <= len(data) - 8 and data[8:9] == b"{":
         arrays, about = plain.read_safetensors(data)
@@ -246,9 +246,9 @@ def _hdf5(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with h5py.File(io.BytesIO(data), "r") as file:
             file.visititems(visit)
             about = {key: _text(value) for key, value in file.attrs.items()}
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, Unreadable):
-            raise
+    except Unreadable:
+        raise
+    except Exception as error:  # of its many kinds
         said = (str(error).splitlines() or [""])[0][:120]
         raise Unreadable(f"no whole HDF5 file ({said}); get it again") from None
     if not arrays:
@@ -300,9 +300,9 @@ def _tf_checkpoint(prefix: Path) -> Archive:
         if claimed > sum(file.stat().st_size for file in files):
             raise Unreadable(f"its arrays claim {claimed} bytes, which its files have not; get them again")
         tree = {name: np.asarray(reader.get_tensor(name)) for name in numbers}
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        if isinstance(error, Unreadable):
-            raise
+    except Unreadable:
+        raise
+    except Exception as error:  # of its many kinds
         said = (str(error).splitlines() or [""])[0][:120]
         raise Unreadable(f"no whole checkpoint of TensorFlow ({said}); get its files again") from None
     passed = {"tensorflow.string": len(shapes) - len(numbers)} if len(shapes) > len(numbers) else {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_jax.interop.plain import DIMENSIONS, Unreadable
 
-OPCODES = 2 << 20  # of one file; a checkpoint of a large network with its optimizer has some ten thousands
+OPCODES = 1 << 20  # of one file; 2,000 tensors with their optimizer have 200,000
 KEY, ARGUMENTS = 1024, 16  # characters; of a call
 COPIES = 4  # times the file's size: views that share numbers, laid out one by one, may not be longer
 TORCH = {  # its storages and, below, its dtypes
@@ -240,7 +240,7 @@ def _listed(limits: Limits, items: Any = ()) -> Any:
     return list(items)
 
 
-def _encoded(limits: Limits, text: Any, coding: Any = "utf-8", *_: Any) -> Any:
+def _encoded(limits: Limits, text: Any = b"", coding: Any = "utf-8", *_: Any) -> Any:
     if isinstance(text, (bytes, bytearray)):
         return text
     if not isinstance(text, str) or coding not in ("latin1", "latin-1", "utf-8", "ascii"):
