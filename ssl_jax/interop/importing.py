@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, pairs, projects, resnet
+from ssl_jax.interop import archives, classic, pairs, projects, resnet
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
-FAMILIES = {"resnet": resnet}
+FAMILIES = {"resnet": resnet, "classic": classic}
 
 
 class Report(NamedTuple):
@@ -134,7 +134,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
         **{"licence": licence, "source": project.source, "passed_over": dict(archive.passed_over)},
     }
     classifier = tree.get("classifier")
-    of_map = classifier is not None and bool(getattr(FAMILIES[family], "of_map", lambda model: False)(model))
+    of_map = classifier is not None and classic.family(model["name"]) == "squeezenet"
     view = project.view
     return Imported(
         model,

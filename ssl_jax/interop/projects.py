@@ -260,7 +260,6 @@ PROJECTS: dict[str, Project] = {
         ("state_dict/", "model_state_dict/", "model/", ""),
         has=(r"(\w+/)?(conv1\.weight|features\.0\..*|features\.conv0\..*|conv_proj\.weight)",),
         lacks=(r"(\w+/)?(conv1\.0\.weight|backbone\..*|queue|prototypes\..*)",),
-        licence="BSD-3-Clause",
         source="pytorch/vision, or a project that publishes its networks (Barlow Twins, VICReg, timm)",
     ),
     "timm": Project(
