@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from ssl_jax import methods, models, parallel, testing
+from ssl_jax import models
 from ssl_jax.interop import classic, resnet
 from ssl_jax.interop.pairs import LAYOUTS, Missing, read, write
 from tests.oracles.make_classic import NETS, NORM, VARIANTS, draw, draw_kernel, photos, variant_shapes

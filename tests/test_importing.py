@@ -86,3 +86,92 @@ def test_a_published_network_is_opened_as_a_run(data_dir, tmp_path):
     )
     with pytest.raises(ValueError, match="is not empty"):
         imported.write(found, tmp_path / "run")
+
+
+def state(change=lambda arrays: arrays) -> dict:
+    """A torchvision network's arrays by their names, changed."""
+    published = LAYOUTS["torchvision"]
+    table = published.family.pairs(published.model, "torchvision", classifier=True)
+    return change(pairs.write(table, network(published)))
+
+
+def without(*names):
+    return lambda arrays: {name: a for name, a in arrays.items() if name not in names}
+
+
+def changed(name, change):
+    def of(arrays):
+        arrays = dict(arrays)
+        arrays[name] = change(arrays[name])
+        return arrays
+
+    return of
+
+
+def with_nan(array):
+    array = array.copy()
+    array.reshape(-1)[3] = np.nan
+    return array
+
+
+def twice(arrays):
+    return {"state_dict": {f"{which}.{name}": a for which in ("first", "second") for name, a in arrays.items()}}
+
+
+REFUSED = {
+    "an array is missing": (state(without("layer3.0.bn1.weight")), "of none of resnet18|lacks layer3.0.bn1.weight"),
+    "an array too much": (
+        state(lambda a: a | {"layer5.0.conv1.weight": np.zeros((2, 2, 3, 3), np.float32)}),
+        r"more than a resnet18|no place in the network: layer5.0.conv1.weight; .*--allow",
+    ),
+    "another shape": (
+        state(changed("layer2.0.conv2.weight", lambda a: a[:, :-1])),
+        r"layer2.0.conv2.weight is \[3, 3, 15, 16\] there and \[3, 3, 16, 16\]",
+    ),
+    "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1.weight"),
+    "two encoders": (twice(state()), r"2 encoders \(state_dict/first., state_dict/second.\).*--as"),
+    "nobody's names": ({"a": np.ones(3, np.float32)}, r"its 1 arrays \(a, ...\) are called as in no project.*--as"),
+    "no arrays": ({"epoch": 3}, "no arrays"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_says_what_to_do(tmp_path, case):
+    tree, said = REFUSED[case]
+    path = tmp_path / "weights.pth"
+    path.write_bytes(weight_files.torch_zip(tree))
+    with pytest.raises(ValueError, match=said) as error:
+        importing.read(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_what_has_no_place_may_be_let_pass(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(weight_files.torch_zip(state(lambda a: a | {"extra.bias": np.zeros(2, np.float32)})))
+    with pytest.raises(ValueError, match=r"--allow 'extra\\.bias'"):
+        importing.read(path)
+    assert importing.read(path, allow=[r"extra\..*"]).report.allowed == ("extra.bias",)
+
+
+def test_what_only_the_user_knows_is_asked_for(files):
+    path, _ = files["lightly"]
+    with pytest.raises(ValueError, match="--mean 0.485,0.456,0.406 --std"):
+        importing.read(path)
+    assert importing.read(path, **weight_files.STATISTICS).statistics == weight_files.STATISTICS["statistics"]
+    path, _ = files["torchvision"]
+    with pytest.raises(ValueError, match="--as torchvison is unknown; did you mean 'torchvision'"):
+        importing.read(path, project="torchvison")
+    with pytest.raises(ValueError, match="--model.heads is no field of resnet18"):
+        importing.read(path, fields={"heads": 12})
+    assert importing.read(path, fields={"padding": "same"}).model["padding"] == "same"
+
+
+def test_what_is_left_aside_is_counted(files):
+    report = importing.read(files["moco v2"][0]).report
+    assert report.ignored == {
+        "heads of the pretraining": 3,
+        "queue": 2,
+        "state of the training": 1,
+        "the other network of the pair": report.matched + 3,
+    }
