@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from ssl_jax import methods, models, parallel, testing
+from ssl_jax import models
 from ssl_jax.interop import classic, resnet
 from ssl_jax.interop.pairs import LAYOUTS, Missing, read, write
 from tests.oracles.make_classic import NETS, NORM, VARIANTS, draw, draw_kernel, photos, variant_shapes
@@ -148,7 +146,11 @@ def by_hand(model, ours, library):
     found = {}
     for i, (k, b, n) in enumerate(parts):
         end = "" if i == 0 else f"_{i}"
-        path = "stem_{}" if k == "stem" else f"stage{k + 1}_block{b}/" + ("shortcut_{}" if n == "shortcut" else "{}" + str(n + 1))
+        path = (
+            "stem_{}"
+            if k == "stem"
+            else f"stage{k + 1}_block{b}/" + ("shortcut_{}" if n == "shortcut" else "{}" + str(n + 1))
+        )
         if library == "simclr":
             conv, norm = f"conv2d{end}/kernel", f"batch_normalization{end}/"
             words = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -241,7 +243,10 @@ def test_classifiers_of_the_resnets():
 OLD = {
     "densenet121": [(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3")],
     "mobilenet_v2": [  # the first block has no expansion
-        *((rf"^(features\.1\.conv)\.{a}\.", rf"\1.{b}.") for a, b in (("2", "4"), ("1", "3"), ("0.0", "0"), ("0.1", "1"))),
+        *(
+            (rf"^(features\.1\.conv)\.{a}\.", rf"\1.{b}.")
+            for a, b in (("2", "4"), ("1", "3"), ("0.0", "0"), ("0.1", "1"))
+        ),
         *(
             (rf"^(features\.(?:[2-9]|1\d)\.conv)\.{a}\.", rf"\1.{b}.")
             for a, b in (("3", "7"), ("2", "6"), ("1.0", "3"), ("1.1", "4"), ("0.0", "0"), ("0.1", "1"))
@@ -286,7 +291,10 @@ def changed(case, **new):
     [
         (lambda: changed("resnet50", layer1__0__conv2__weight=(128, 128, 3, 3)), "a resnet50 .* wider .*Wide ResNet"),
         (lambda: changed("resnet50", layer1__0__conv2__weight=(128, 4, 3, 3)), "a resnet50 .* in groups .*ResNeXt"),
-        (lambda: changed("resnet50", conv1__0__weight=(32, 3, 3, 3)), "stem of three convolutions .* by conv1.0.weight"),
+        (
+            lambda: changed("resnet50", conv1__0__weight=(32, 3, 3, 3)),
+            "stem of three convolutions .* by conv1.0.weight",
+        ),
         (lambda: changed("resnet50", layer1__0__se__fc1__weight=(4, 4, 1, 1)), "squeeze and excitation"),
         (lambda: changed("resnet50", stem__conv__weight=(4, 4, 7, 7)), "pre-activation .*BiT"),
         (lambda: changed("resnet50", conv1__weight=(64, 3, 5, 5)), "a stem of 5 x 5; 7 x 7 and 3 x 3 are known"),
@@ -299,14 +307,23 @@ def changed(case, **new):
             lambda: changed("alexnet", features__0__weight=(96, 3, 11, 11)),
             r"an AlexNet of \[96, 192, 384, 256, 256\] channels",
         ),
-        (lambda: changed("vgg16", features__30__weight=(512, 512, 3, 3)), "vgg17 of 64 channels .* known: vgg11 and vgg16"),
+        (
+            lambda: changed("vgg16", features__30__weight=(512, 512, 3, 3)),
+            "vgg17 of 64 channels .* known: vgg11 and vgg16",
+        ),
         (lambda: changed("vgg11", features__0__weight=(32, 3, 3, 3)), "vgg11 of 32 channels at first"),
-        (lambda: changed("squeezenet1_0", features__0__weight=(96, 3, 5, 5)), "a SqueezeNet whose features.0.weight is"),
+        (
+            lambda: changed("squeezenet1_0", features__0__weight=(96, 3, 5, 5)),
+            "a SqueezeNet whose features.0.weight is",
+        ),
         (
             lambda: changed("densenet121", features__denseblock4__denselayer17__conv2__weight=(32, 128, 3, 3)),
             r"a DenseNet of \[6, 12, 24, 17\] layers that add 32",
         ),
-        (lambda: changed("mobilenet_v2", features__0__0__weight=(48, 3, 3, 3)), "a MobileNetV2 of 48 channels at first"),
+        (
+            lambda: changed("mobilenet_v2", features__0__0__weight=(48, 3, 3, 3)),
+            "a MobileNetV2 of 48 channels at first",
+        ),
     ],
 )
 def test_other_networks_are_refused(shapes, message):
