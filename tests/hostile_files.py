@@ -230,6 +230,9 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
     yield "strides", torch_zip(state(tensor(4, 0, (2, 2), (2,)))), "begins or steps where it cannot"
     yield "storage_cut", torch_zip(state(tensor()), b"\0" * 12), "shorter than the file says"
     yield "storage_lost", torch_zip(state(tensor(key="7"))), "to which a tensor points"
+    view = b"}" + text("neg") + b"\x88s"
+    conjugate = call(V2, pid("0", 4, FLOATS), b"K\0", b"K\x04\x85", b"K\x01\x85", b"\x89", EMPTY, view)
+    yield "conjugate", torch_zip(state(conjugate)), "a conjugate or negative view"
     yield "quantised", torch_zip(state(tensor(storage=pid("0", 4, name("torch", "QInt8Storage"))))), "QInt8Storage"
     yield "absolute", torch_zip(state(tensor()), more=[("/etc/passwd", "x")]), "an archive with '/etc/passwd' in it"
     yield "inner_zip", torch_zip(state(tensor()), more=[("archive/inner.pth", good)]), "'archive/inner.pth' in it"

@@ -263,16 +263,18 @@ def _text(limits: Limits, *args: Any) -> Any:
     return ":".join(str(arg)[:40] for arg in args if isinstance(arg, (str, int)))
 
 
-def _tensor(limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+def _tensor(limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> Any:
     if not isinstance(storage, Storage):
         raise Unreadable(f"a tensor of its is made of {kind(storage)} and not of numbers; {SAVE}")
+    if any(more[2:]):  # {"conj": True} or {"neg": True}: the numbers are not those that are stored
+        raise Unreadable("a tensor of its is a conjugate or negative view; save tensor.resolve_conj().resolve_neg()")
     return Array(storage, np.dtype(storage.dtype), size, stride, offset)
 
 
 def _tensor_v3(
-    limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *more: Any
 ) -> Any:
-    made = _tensor(limits, storage, offset, size, stride)
+    made = _tensor(limits, storage, offset, size, stride, grad, hooks, *more)
     name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else ""
     if name not in NUMBERS:
         raise Unreadable(f"a tensor of its is of {kind(dtype)}, which NumPy has not; convert it to float32")
