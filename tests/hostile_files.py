@@ -168,11 +168,10 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     pairs = b"](" + b"(K\x01K\x02t" * 5_000 + b"eq\0"
     dicts = b"".join(call(name("collections", "OrderedDict"), b"h\0") + b"a" for _ in range(500))
     yield "dicts", whole(pairs + b"0]" + dicts), "more values than its length"
-    yield (
-        "arguments",
-        whole(b"(" + b"N" * 50_000 + b"tq\x01" + (name("torch", "Size") + b"h\x01R0") * 500 + b"N"),
-        "no a",
-    )
+    sizes = (name("torch", "Size") + b"h\x01R0") * 500
+    yield "arguments", whole(b"(" + b"N" * 50_000 + b"tq\x01" + sizes + b"N"), "no arrays in it"
+    key = text("0" * 50_000) + b"q\x010(" + text("storage") + FLOATS + b"h\x01NK\x01tQ"
+    yield "long_key", torch_zip(key), "without a key"
     yield "collisions", whole(b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(9_999)) + b"u"), "64 bits"
     yield "steps", whole(b"N0" * (1 << 19) + b"N"), "more than 1,048,576 steps"
     yield "numel", torch_zip(state(tensor(TERA, 0, (2, 2), (2, 1)))), "shorter than the file says"
@@ -194,7 +193,7 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     deflated = torch_zip(b"N", bytes(8 << 20), compress=zipfile.ZIP_DEFLATED)
     yield "deflate", deflated, "compressed"
     yield "npz", claims((TERA,)), "claims the shape"
-    yield "npz_deflate", claims((50 << 20,), held=bytes(200 << 20), flags=zipfile.ZIP_DEFLATED), "claim to unpack"
+    yield "npz_deflate", claims((20 << 20,), held=bytes(80 << 20), flags=zipfile.ZIP_DEFLATED), "claim to unpack"
     yield "header", struct.pack("<Q", TERA) + b"{}", "begins with"
     huge = {"dtype": "F32", "shape": [TERA], "data_offsets": [0, 4 * TERA]}
     yield "array", safetensors({"x": huge}), "no whole .safetensors"
@@ -231,6 +230,9 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
     yield "strides", torch_zip(state(tensor(4, 0, (2, 2), (2,)))), "begins or steps where it cannot"
     yield "storage_cut", torch_zip(state(tensor()), b"\0" * 12), "shorter than the file says"
     yield "storage_lost", torch_zip(state(tensor(key="7"))), "to which a tensor points"
+    view = b"}" + text("neg") + b"\x88s"
+    conjugate = call(V2, pid("0", 4, FLOATS), b"K\0", b"K\x04\x85", b"K\x01\x85", b"\x89", EMPTY, view)
+    yield "conjugate", torch_zip(state(conjugate)), "a conjugate or negative view"
     yield "quantised", torch_zip(state(tensor(storage=pid("0", 4, name("torch", "QInt8Storage"))))), "QInt8Storage"
     yield "absolute", torch_zip(state(tensor()), more=[("/etc/passwd", "x")]), "an archive with '/etc/passwd' in it"
     yield "inner_zip", torch_zip(state(tensor()), more=[("archive/inner.pth", good)]), "'archive/inner.pth' in it"

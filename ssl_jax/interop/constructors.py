@@ -82,7 +82,9 @@ class Array:
     __slots__ = ("data", "dtype", "made", "offset", "shape", "strides")
 
     def __init__(self, data: Any, dtype: Any, shape: Any, strides: Any = None, offset: Any = 0) -> None:
-        self.data, self.dtype, self.shape, self.strides, self.offset = data, dtype, shape, strides, offset
+        self.data, self.dtype, self.offset = data, dtype, offset
+        self.shape: Any = shape
+        self.strides: Any = strides
         self.made: np.ndarray | None = None
 
     def nbytes(self) -> int:
@@ -261,16 +263,18 @@ def _text(limits: Limits, *args: Any) -> Any:
     return ":".join(str(arg)[:40] for arg in args if isinstance(arg, (str, int)))
 
 
-def _tensor(limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+def _tensor(limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> Any:
     if not isinstance(storage, Storage):
         raise Unreadable(f"a tensor of its is made of {kind(storage)} and not of numbers; {SAVE}")
+    if any(more[2:]):  # {"conj": True} or {"neg": True}: the numbers are not those that are stored
+        raise Unreadable("a tensor of its is a conjugate or negative view; save tensor.resolve_conj().resolve_neg()")
     return Array(storage, np.dtype(storage.dtype), size, stride, offset)
 
 
 def _tensor_v3(
-    limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    limits: Limits, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *more: Any
 ) -> Any:
-    made = _tensor(limits, storage, offset, size, stride)
+    made = _tensor(limits, storage, offset, size, stride, grad, hooks, *more)
     name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else ""
     if name not in NUMBERS:
         raise Unreadable(f"a tensor of its is of {kind(dtype)}, which NumPy has not; convert it to float32")
@@ -290,7 +294,7 @@ def _dtype(limits: Limits, what: Any, *_: Any) -> Any:
         return np.dtype(name) if name in NUMBERS else Placeholder(f"numpy.dtype {name}")
     if isinstance(what, str) and re.fullmatch(r"[<>|=]?[biufc]\d{1,2}", what):
         return np.dtype(what)
-    if isinstance(what, str) and what.lstrip("<>|=").startswith("O"):
+    if isinstance(what, str) and what[:2].lstrip("<>|=").startswith("O"):
         raise Unreadable("an array of its holds Python objects; write it as numbers")
     return Placeholder(f"numpy.dtype {str(what)[:20]!a}" if isinstance(what, str) else "numpy.dtype")
 
@@ -323,8 +327,17 @@ def _array_state(made: Array, state: tuple[Any, ...]) -> Any:
     return made
 
 
-def _from_buffer(limits: Limits, data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> Any:
-    return _array_state(Array(b"", np.dtype("int8"), (0,)), (1, shape, dtype, order == "F", data))
+def _from_buffer(limits: Limits, data: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> Any:
+    """Protocol 5's; axes are those of an array that was neither row by row nor column by column, and is turned."""
+    made = _array_state(Array(b"", np.dtype("int8"), (0,)), (1, shape, dtype, order == "F", data))
+    if isinstance(made, Array) and order == "K" and axes is not None:
+        made.nbytes()  # the shape is one
+        few = isinstance(axes, (list, tuple)) and len(axes) == len(shape) and all(type(axis) is int for axis in axes)
+        if not few or sorted(axes) != list(range(len(shape))):
+            raise Unreadable("an array's axes are none that can be; get the file again")
+        made.strides = [_row_by_row(shape)[axis] for axis in axes]
+        made.shape = [shape[axis] for axis in axes]
+    return made
 
 
 def _scalar(limits: Limits, dtype: Any, data: Any = b"") -> Any:
@@ -337,7 +350,8 @@ def _array_of(limits: Limits, function: Any, args: Any, state: Any, *_: Any) -> 
 
 
 def _namedtuple(limits: Limits, name: Any, fields: Any, *_: Any) -> Any:
-    if not isinstance(fields, (tuple, list)) or not all(isinstance(f, str) for f in fields) or len(fields) > ARGUMENTS:
+    few = isinstance(fields, (tuple, list)) and len(fields) <= ARGUMENTS
+    if not few or not all(isinstance(field, str) for field in fields):
         raise TypeError
     return Fields(tuple(fields))
 

@@ -120,8 +120,7 @@ def _parts(model: Mapping[str, Any], names: Names) -> Iterator[tuple[str, str, s
     """(our convolution, our normalisation, theirs, theirs, channels) of every convolution."""
     fields = dict(model)
     encoder: Any = models.make(fields.pop("name"), **fields)
-    depth = str(model["name"]).removeprefix("resnet")
-    count = 0
+    depth, count = _depth(model["name"]), 0
 
     def named(part: tuple[str, str], block: str = "", **numbers: int) -> tuple[str, str]:
         nonlocal count
@@ -148,6 +147,10 @@ def _parts(model: Mapping[str, Any], names: Names) -> Iterator[tuple[str, str, s
             for n in range(inner):
                 theirs = named(names.inner, names.block, **where, n=n + names.first[1])
                 yield f"{ours}/conv{n + 1}", f"{ours}/norm{n + 1}", *theirs, wide if n == 2 else width
+
+
+def _depth(name: str) -> str:
+    return name.removeprefix("resnet")
 
 
 def library(shapes: Shapes) -> str | None:
@@ -215,6 +218,8 @@ def _best(shapes: Shapes) -> tuple[str, dict[str, Any], list[Pair]] | None:
     found = []
     for who, names in LIBRARIES.items():
         for name, maker in RESNETS.items():
+            if (names.stem[0] + names.parts[0]).format(i="", depth=_depth(name)) not in shapes:
+                continue
             plain = "bottleneck" in maker.keywords or "shortcut" in maker.keywords
             for model in [{"name": name}] if plain else [{"name": name}, {"name": name, "project_first": True}]:
                 table = pairs(model, who)

@@ -89,7 +89,7 @@ def _pointed(pid: Any) -> tuple[str, str, int, tuple[Any, ...]]:
     name = cls.name if isinstance(cls, Global) else kind(cls)
     if name not in STORAGES:
         raise Unreadable(f"a tensor is of {name[:80]}, which is no storage of plain numbers; convert it to float32")
-    if not isinstance(key, str) or type(numel) is not int or not 0 <= numel < 1 << 48:
+    if not isinstance(key, str) or len(key) > 64 or type(numel) is not int or not 0 <= numel < 1 << 48:
         raise Unreadable("a storage without a key or a length; get the file again")
     return key, STORAGES[name], numel, tuple(more)
 
@@ -117,8 +117,7 @@ def read_legacy(data: bytes, limits: Limits) -> Any:
             raise Unreadable("a part of a storage without an offset or a length; get the file again")
         if view[1] + view[2] > numel:
             raise Unreadable("a part of a storage that is longer than the whole; get the file again")
-        part = _Part(whole, view[1], view[2])
-        return part
+        return _Part(whole, view[1], view[2])
 
     magic, version, about = (pickles.load(file, limits) for _ in range(3))
     if magic != MAGIC or version != VERSION:

@@ -137,7 +137,7 @@ def of_transformers(results: dict, names: dict) -> None:
 
 
 def variant_shapes(fields: dict) -> dict[str, tuple[int, ...]]:
-    """Names (as draw wants them) and shapes of the ResNets of VARIANTS: stem of 16, stages of 16 and 32, a block each."""
+    """Names and shapes [h, w, in, out] of the kernels: a stem of 16 channels, stages of 16 and 32 with a block each."""
     kernel = 3 if fields.get("stem") == "cifar" else 7
     found = {"stem": (kernel, kernel, 3, 16)}
     width = 16
