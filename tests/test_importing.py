@@ -128,7 +128,7 @@ REFUSED = {
         state(changed("layer2.0.conv2.weight", lambda a: a[:, :-1])),
         r"layer2.0.conv2.weight is \[3, 3, 15, 16\] there and \[3, 3, 16, 16\]",
     ),
-    "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1.weight"),
+    "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1"),
     "two encoders": (twice(state()), r"2 encoders \(state_dict/first., state_dict/second.\).*--as"),
     "nobody's names": ({"a": np.ones(3, np.float32)}, r"its 1 arrays \(a, ...\) are called as in no project.*--as"),
     "no arrays": ({"epoch": 3}, "no arrays"),
@@ -156,13 +156,13 @@ def test_what_has_no_place_may_be_let_pass(tmp_path):
 
 def test_what_only_the_user_knows_is_asked_for(files):
     path, _ = files["lightly"]
-    with pytest.raises(ValueError, match="--mean 0.485,0.456,0.406 --std"):
+    with pytest.raises(ValueError, match=r"--mean 0\.485,0\.456,0\.406 --std"):
         importing.read(path)
     assert importing.read(path, **weight_files.STATISTICS).statistics == weight_files.STATISTICS["statistics"]
     path, _ = files["torchvision"]
-    with pytest.raises(ValueError, match="--as torchvison is unknown; did you mean 'torchvision'"):
+    with pytest.raises(ValueError, match=r"--as torchvison is unknown; did you mean .torchvision.\?"):
         importing.read(path, project="torchvison")
-    with pytest.raises(ValueError, match="--model.heads is no field of resnet18"):
+    with pytest.raises(ValueError, match=r"--model\.heads is no field of resnet18"):
         importing.read(path, fields={"heads": 12})
     assert importing.read(path, fields={"padding": "same"}).model["padding"] == "same"
 

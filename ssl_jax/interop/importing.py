@@ -15,6 +15,7 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.interop import archives, classic, pairs, projects, resnet
+from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
@@ -151,9 +152,12 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     )
 
 
-def named(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a file by name, "state_dict/encoder_q.conv1.weight", without counters and wrappers."""
-    found: dict[str, np.ndarray] = {}
+def named(tree: Any) -> dict[str, Any]:
+    """The arrays of a file by name, "state_dict/encoder_q.conv1.weight", without counters and wrappers.
+
+    What could not be built without code of others stands among them as it is.
+    """
+    found: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
         if isinstance(node, Mapping):
@@ -162,7 +166,7 @@ def named(tree: Any) -> dict[str, np.ndarray]:
         elif isinstance(node, (list, tuple)):
             for i, inner in enumerate(node):
                 walk(inner, f"{name}/{i}")
-        elif isinstance(node, np.ndarray):
+        elif isinstance(node, (np.ndarray, Placeholder)):
             cleaned = projects.clean(name)
             if cleaned in found:
                 raise ValueError(f"two of its arrays are both called {cleaned}; it holds a network twice")
@@ -170,7 +174,7 @@ def named(tree: Any) -> dict[str, np.ndarray]:
                 found[cleaned] = node
 
     walk(tree, "")
-    if not found:
+    if not any(isinstance(leaf, np.ndarray) for leaf in found.values()):
         raise ValueError("it holds no arrays; give a file of weights")
     return found
 
@@ -207,13 +211,17 @@ def _trunk(arrays, project: projects.Project, chosen: str):
             for name, array in arrays.items()
             if (match := start.match(name)) and _rule(name, project) is None
         }
-        shapes = {name: array.shape for name, (_, array) in inner.items()}
+        unbuilt = [leaf for leaf in inner.values() if isinstance(leaf[1], Placeholder)]
+        shapes = {name: array.shape for name, (_, array) in inner.items() if not isinstance(array, Placeholder)}
         for family, module in FAMILIES.items():
             try:
                 recognised = module.recognise(shapes)
             except ValueError as error:
                 refused = error
                 continue
+            if recognised is not None and unbuilt:
+                name, what = unbuilt[0]
+                raise ValueError(f"{name} is a {what.name} and no array; write the arrays alone as .safetensors")
             if recognised is not None:
                 return inner, recognised, module.library(shapes), family
     if refused is not None:
@@ -249,7 +257,7 @@ def _rule(name: str, project: projects.Project) -> str | None:
 
 def _report(arrays, used: set[str], project: projects.Project, allow: Sequence[str], tree) -> Report:
     rules, left = Counter(), []
-    for name in arrays.keys() - used:
+    for name in {name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used:
         rule = _rule(name, project)
         rules.update([rule] if rule else [])
         left += [] if rule else [name]

@@ -18,7 +18,10 @@ NC = "CC BY-NC 4.0"
 
 WRAPPERS = re.compile(r"(?<![^/.])(module|_orig_mod|_fsdp_wrapped_module)\.")
 COUNTERS = re.compile(r"(^|[./])num_batches_tracked$")
-TRAINING = r"(^|.*/)(optimizer|opt|optimizers|optimizer_states|scaler|lr_schedulers|loops|callbacks|amp|ibot_loss|dino_loss)/.*"
+TRAINING = (
+    r"(^|.*/)(optimizer|opt|optimizers|optimizer_states|scaler|lr_schedulers"
+    r"|loops|callbacks|amp|ibot_loss|dino_loss)/.*"
+)
 
 
 class Project(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,13 @@ from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
+from ssl_jax.names import is_imported
 from ssl_jax.run import checkpoint, folder, provenance
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
+
+# Fields of an encoder that leave what it computes in inference mode as it is.
+NO_MATTER = re.compile(r"init|drop|remat|dtype|frozen_stages")
 
 
 def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -238,12 +243,15 @@ def load_given(
             fix = f"vectors are for init_from.embedding, as wide as the model's (model.width={vectors.shape[1]})"
         elif weights.is_weights(source):
             found, theirs = weights.read(source), vocabulary.of_files(weights.files(source))
+            if part == "encoder" and "config" in (about := weights.about(source)):
+                notes += _as_they_compute(ConfigDict(about["config"]), config, f"{key}={source}")
         else:
             try:
                 other = open_run(source)
                 theirs = other.modality.words
                 if part in ("encoder", "embedding"):
                     found = other.method.trunk(other.variables)
+                    notes += _as_they_compute(other.config, config, source) if part == "encoder" else []
                 else:
                     method.parts[part].check(to_json(other.config))
                     found = other.variables.params, other.variables.model_state
@@ -262,6 +270,29 @@ def load_given(
             notes += [f"{key}={source}: {said}"] if said else []
         given[part] = _fitted(found, want, f"{key}={source}", fix)
     return given, tuple(notes)
+
+
+def _as_they_compute(theirs: Config, config: Config, source: str) -> list[str]:
+    """Refuse an encoder with the same arrays and other sums: padding, heads and the like leave no trace in shapes.
+
+    Returns:
+      What is to be said: images were normalised otherwise there.
+    """
+    if theirs.model.name == config.model.name and not is_imported(config.model.name):
+        defaults = models.defaults(config.model.name)
+        for field, default in defaults.items():
+            there, here = (of.model.get(field, default) for of in (theirs, config))
+            there, here = (tuple(v) if isinstance(v, (list, tuple)) else v for v in (there, here))
+            if there != here and not NO_MATTER.search(field):
+                raise ValueError(
+                    f"{source} computes otherwise: its model.{field} is {there!r} and {here!r} here; set "
+                    f"model.{field}={there!r}"
+                )
+    statistics = [tuple(tuple(map(float, of.data[key])) for key in ("mean", "std")) for of in (theirs, config)]
+    if statistics[0] == statistics[1]:
+        return []
+    (mean, std), _ = statistics
+    return [f"{source} was trained on images with data.mean={mean} data.std={std}, and this run has others"]
 
 
 def _everything(source: str, spec: Variables, modality: Modality, config: Config) -> tuple[Tree, ...]:
