@@ -56,7 +56,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--start", nargs="+", required=True, metavar="NAME=WORKDIR", help="runs to start from")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--recipe", default="tutorial", choices=list(RECIPES))
-    parser.add_argument("--learning_rate", type=float, help="in place of the recipe's")
+    parser.add_argument(
+        "--learning_rate", type=float, nargs="+", help="in place of the recipe's; of several, validation chooses"
+    )
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--held_out", type=float, default=0.2, help="share of train by which the epoch is chosen")
@@ -97,16 +99,20 @@ def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]
     for mode in options.modes:
         for seed in options.seeds:
             parts = finetune.split(known, splits.test, held_out=options.held_out, seed=seed)
-            changes = finetune.overrides(
-                mode, epochs=options.epochs, batch_size=batch, learning_rate=options.learning_rate or rate, seed=seed
-            )
             place = Path(options.out) / name
             fit = evaluation.make_fit(run, config, place, lambda line: print(line, flush=True))
-            fitted = fit(f"{mode}_seed{seed}", parts, changes | dict(others))
+            fits = {}
+            for chosen in options.learning_rate or [rate]:
+                changes = finetune.overrides(
+                    mode, epochs=options.epochs, batch_size=batch, learning_rate=chosen, seed=seed
+                )
+                fits[chosen] = fit(f"{mode}_seed{seed}", parts, changes | dict(others))
+            chosen = max(fits, key=lambda chosen: fits[chosen].val_top1)
+            fitted = fits[chosen]
             yield {
                 **{"start": name, "mode": mode, "seed": seed, "test_top1": float(fitted.hits.mean())},
                 **{"test_examples": len(fitted.hits), "val_examples": len(parts.val), "steps": fitted.steps},
-                **{"val_top1": fitted.val_top1, "seconds": round(fitted.seconds, 1)},
+                **{"val_top1": fitted.val_top1, "seconds": round(fitted.seconds, 1), "learning_rate": chosen},
                 "curve": curve(fitted.workdir),
             }
 
