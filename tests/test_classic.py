@@ -257,18 +257,16 @@ OLD = {
 
 @pytest.mark.parametrize("name", OLD)
 def test_old_names(name):
-    arrays = {k: np.zeros(1) + i for i, (k, shape) in enumerate(names()[name].items()) if len(shape) < 2}
-    renamed_ = renamed({k: k for k in names()[name]}, OLD[name])
-    shapes = {new: names()[name][k] for new, k in renamed_.items()}
+    by_old = renamed({k: k for k in names()[name]}, OLD[name])
+    shapes = {new: names()[name][k] for new, k in by_old.items()}
     assert len(set(shapes) - set(names()[name])) > 100
     assert classic.recognise(shapes) == {"name": name}
     assert (classic.library(shapes), classic.library(names()[name])) == ("old", "torchvision")
     new, old = (classic.pairs({"name": name}, theirs, classifier=True) for theirs in ("torchvision", "old"))
     by_ours = {pair.ours: pair.theirs[0] for pair in new}
-    assert {pair.theirs[0]: by_ours[pair.ours] for pair in old} == renamed_
+    assert {pair.theirs[0]: by_ours[pair.ours] for pair in old} == by_old
     with pytest.raises(ValueError, match="theirs='old' names no vgg; known: torchvision"):
         classic.pairs({"name": "vgg11"}, "old")
-    assert arrays
 
 
 def test_every_network_is_recognised():
@@ -298,6 +296,10 @@ def changed(case, **new):
         (lambda: changed("resnet50", layer1__0__se__fc1__weight=(4, 4, 1, 1)), "squeeze and excitation"),
         (lambda: changed("resnet50", stem__conv__weight=(4, 4, 7, 7)), "pre-activation .*BiT"),
         (lambda: changed("resnet50", conv1__weight=(64, 3, 5, 5)), "a stem of 5 x 5; 7 x 7 and 3 x 3 are known"),
+        (
+            lambda: changed("resnet50", conv1__weight=(64,)),
+            r"a resnet50 whose conv1.weight is \[64\]; a kernel has 4 axes",
+        ),
         (lambda: changed("resnet18", layer4__2__conv1__weight=(8, 8, 3, 3)), "more than a resnet18, by layer4.2.conv1"),
         (
             lambda: {k: v for k, v in names()["resnet18"].items() if not k.startswith("layer4.1")},

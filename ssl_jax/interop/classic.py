@@ -195,9 +195,7 @@ def _find_densenet(shapes: Shapes) -> dict[str, Any] | None:
     if not counts:
         return None
     known = models.ENCODERS["densenet121"].keywords["blocks"]
-    growth = next(
-        s[0] for n, s in shapes.items() if re.fullmatch(r"features\.denseblock1\.denselayer1\.conv\.?2\.weight", n)
-    )
+    growth = max(_rows(shapes, f"features.denseblock1.denselayer1.conv{dot}2.weight") for dot in ("", "."))
     if (tuple(counts), growth) != (known, 32):
         raise ValueError(f"a DenseNet of {counts} layers that add {growth} channels; densenet121 has {list(known)}, 32")
     return {"name": "densenet121"}
@@ -206,7 +204,7 @@ def _find_densenet(shapes: Shapes) -> dict[str, Any] | None:
 def _find_mobilenet(shapes: Shapes) -> dict[str, Any] | None:
     if not any(re.fullmatch(r"features\.1\.conv\.0(\.0)?\.weight", name) for name in shapes):
         return None
-    width, last = (shapes.get(f"features.{n}.0.weight", (0,))[0] for n in (0, 18))
+    width, last = (_rows(shapes, f"features.{n}.0.weight") for n in (0, 18))
     if (width, last) != (mobilenet.STEM, mobilenet.LAST):
         raise ValueError(
             f"a MobileNetV2 of {width} channels at first and {last} at last; known is that of {mobilenet.STEM} and "
@@ -231,7 +229,7 @@ def _find_alexnet(shapes: Shapes) -> dict[str, Any] | None:
     stem = shapes.get("features.0.weight", ())
     if stem[2:] != (11, 11):
         return None
-    widths = [shapes.get(f"features.{n}.weight", (0,))[0] for n in (0, 3, 6, 8, 10)]
+    widths = [_rows(shapes, f"features.{n}.weight") for n in (0, 3, 6, 8, 10)]
     known = [size[0] for size in alexnet.SIZES]
     if widths != known:
         raise ValueError(f"an AlexNet of {widths} channels at features.0, 3, 6, 8, 10; torchvision's has {known}")
@@ -256,5 +254,10 @@ def _count(shapes: Shapes, pattern: str, *, ndim: int = 4, last: tuple[int, ...]
 
 
 def _hidden(shapes: Shapes, name: str) -> dict[str, int]:
-    width = shapes.get(name, (4096,))[0]
-    return {} if width == 4096 else {"hidden": width}
+    width = _rows(shapes, name)
+    return {"hidden": width} if width not in (0, 4096) else {}
+
+
+def _rows(shapes: Shapes, name: str) -> int:
+    """Length of an array's first axis, 0 where it has none or is not there."""
+    return next(iter(shapes.get(name, ())), 0)

@@ -189,6 +189,11 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
     if more := next((name for name in shapes if name not in names and re.match(block, name)), None):
         raise ValueError(f"more than a {model['name']}, by {more}; known: {', '.join(RESNETS)}")
     by_ours = {pair.ours: shapes[pair.theirs[0]] for pair in table}
+    for pair in table:
+        if pair.ours.endswith("/kernel") and len(by_ours[pair.ours]) != 4:
+            raise ValueError(
+                f"a {model['name']} whose {pair.theirs[0]} is {list(by_ours[pair.ours])}; a kernel has 4 axes"
+            )
     torch = LIBRARIES[who].layouts[0] == "conv"
     stem, second = (
         (shape[2], shape[1], shape[0]) if torch else (shape[0], shape[2], shape[3])  # kernel, channels in and out
