@@ -51,7 +51,7 @@ class Archive(NamedTuple):
       kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint".
       sha256: of the file, in hex; of several, over the sorted lines "NAME SHA256".
       passed_over: name of what was not built ("argparse.Namespace") -> how often.
-      metadata: "config": a folder's config.json; "safetensors": its ``__metadata__``; "h5": attributes that are text.
+      metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "safetensors": its ``__metadata__``; "h5": attributes that are text.
     """
 
     tree: Any
@@ -163,8 +163,9 @@ def _bytes(path: Path) -> bytes:
 
 
 def _folder(path: Path) -> Archive:
-    """The weights in a folder, whole or in shards, and its config.json."""
-    metadata = {"config": _json(path / "config.json")} if (path / "config.json").is_file() else {}
+    """The weights in a folder, whole or in shards, and what its JSON files say of the network and of images."""
+    said = {"config": path / "config.json", "preprocessor": path / "preprocessor_config.json"}
+    metadata = {what: _json(file) for what, file in said.items() if file.is_file()}
     for name in WHOLE:
         if (path / name).is_file():
             found = _file(path / name)

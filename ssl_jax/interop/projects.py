@@ -254,7 +254,7 @@ PROJECTS: dict[str, Project] = {
         source="google-research/big_vision",
     ),
     "transformers": Project(
-        ("model.", "vit.", "dinov2.", "resnet.", "base_model.", ""),
+        (r"((model|vit|dinov2|resnet|base_model)\.)?",),
         has=(r"(\w+\.)?(embeddings\.(cls_token|patch_embeddings.*)|embedder\.embedder\..*)",),
         statistics=None,  # preprocessor_config.json says
         source="huggingface/transformers",
