@@ -11,7 +11,7 @@ import pytest
 import weight_files
 
 from ssl_jax import models
-from ssl_jax.interop import importing, pairs
+from ssl_jax.interop import importing, pairs, projects, resnet
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.run import imported
 from ssl_jax.run.open import open_run
@@ -49,7 +49,13 @@ def files(tmp_path_factory):
     for number, (name, published) in enumerate(LAYOUTS.items()):
         tree = network(published)
         found[name] = folder / f"{number}.weights", tree
-        found[name][0].write_bytes(written(published, tree))
+        data = written(published, tree)
+        if isinstance(data, dict):
+            found[name][0].mkdir()
+            for file, content in data.items():
+                (found[name][0] / file).write_bytes(content)
+        else:
+            found[name][0].write_bytes(data)
     return found
 
 
@@ -86,6 +92,33 @@ def test_a_published_network_is_opened_as_a_run(data_dir, tmp_path):
     )
     with pytest.raises(ValueError, match="is not empty"):
         imported.write(found, tmp_path / "run")
+
+
+def test_what_a_folder_says_of_images_is_taken(files):
+    found = importing.read(files["transformers"][0])
+    assert (found.statistics, found.size) == (((0.1,) * 3, (0.2,) * 3), 64)
+
+
+@pytest.mark.slow  # TensorFlow is imported
+def test_a_checkpoint_of_simclrs_code_comes_back_bit_for_bit(tmp_path):
+    import tensorflow as tf
+
+    model = weight_files.FIRST | {"pool_padding": "same"}
+    published = weight_files.Published(resnet, "simclr", model, lambda a: a)
+    tree = network(published)
+    arrays = {f"base_model/{name}": a for name, a in pairs.write(resnet.pairs(model, "simclr"), tree).items()}
+    arrays |= {f"{name}/Momentum": 2 * a for name, a in arrays.items()} | {"global_step": np.array(5, np.int64)}
+    arrays |= {f"head_contrastive/nl_{j}/dense/kernel": np.ones((4, 4), np.float32) for j in range(3)}
+    prefix = str(tmp_path / "model.ckpt-5")
+    tf.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=list(arrays), shape_and_slices=[""] * len(arrays), tensors=[*arrays.values()]
+    )
+    found = importing.read(prefix)
+    assert (found.model, found.project, found.statistics) == (model, "simclr", projects.UNIT)
+    there, here = by_name({"params": found.params, "model_state": found.model_state}), by_name(tree)
+    assert there.keys() == here.keys()
+    for leaf, array in here.items():
+        np.testing.assert_array_equal(there[leaf], array, err_msg=leaf)
 
 
 def state(change=lambda arrays: arrays) -> dict:

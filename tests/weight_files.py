@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import pickle
 import sys
 import zipfile
@@ -109,6 +110,12 @@ def of_npz(tree: Mapping[str, np.ndarray]) -> bytes:
     return out.getvalue()
 
 
+def hugging_face(config: dict, preprocessor: dict) -> Callable[[Any], dict[str, bytes]]:
+    """As save_pretrained writes."""
+    said = {"config.json": json.dumps(config).encode(), "preprocessor_config.json": json.dumps(preprocessor).encode()}
+    return lambda tree: {"model.safetensors": of_safetensors(tree)} | said
+
+
 class Published(NamedTuple):
     """How a project lays a network out.
 
@@ -117,7 +124,7 @@ class Published(NamedTuple):
       library: of the table.
       model: ``config.model`` of what is written.
       wrap: (names -> arrays) -> what is in the file.
-      write: what is in the file -> its bytes.
+      write: what is in the file -> its bytes; of a folder, of each of its files.
       asked: arguments of ``importing.read`` without which it cannot be known.
       classifier: whether one is in the file.
     """
@@ -126,7 +133,7 @@ class Published(NamedTuple):
     library: str
     model: dict[str, Any]
     wrap: Callable[[dict[str, np.ndarray]], Any]
-    write: Callable[[Any], bytes] = torch_zip
+    write: Callable[[Any], bytes | dict[str, bytes]] = torch_zip
     asked: Mapping[str, Any] = MappingProxyType({})
     classifier: bool = False
 
@@ -291,6 +298,16 @@ RESNETS: dict[str, Published] = {
     ),
     "byol": Published(
         resnet, "haiku", FIRST | {"padding": "same", "pool_padding": "same"}, _byol, lambda t: pickle.dumps(t, 2)
+    ),
+    "transformers": Published(
+        resnet,
+        "transformers",
+        R18,
+        lambda a: {name if name.startswith("classifier.") else f"resnet.{name}": array for name, array in a.items()},
+        hugging_face(
+            {"model_type": "resnet"}, {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 64}}
+        ),
+        classifier=True,
     ),
 }
 VITS: dict[str, Published] = {}

@@ -51,7 +51,8 @@ class Archive(NamedTuple):
       kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint".
       sha256: of the file, in hex; of several, over the sorted lines "NAME SHA256".
       passed_over: name of what was not built ("argparse.Namespace") -> how often.
-      metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "safetensors": its ``__metadata__``; "h5": attributes that are text.
+      metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "safetensors": its
+        ``__metadata__``; "h5": attributes that are text.
     """
 
     tree: Any
