@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import isqrt
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -19,16 +20,24 @@ class Pair(NamedTuple):
       theirs: its name there; several where ours holds them side by side, along the last axis.
       layout: how one becomes the other, a key of :data:`LAYOUTS`.
       shape: of one of theirs, where ours does not tell (heads of an attention).
+      row: which one it is of those that theirs stacks on a first axis (blocks under ``nn.scan``); None: it is all.
     """
 
     ours: str
     theirs: tuple[str, ...]
     layout: str = "same"
     shape: tuple[int, ...] | None = None
+    row: int | None = None
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)
+
+
+def _patches(array: np.ndarray) -> np.ndarray:
+    """[size size 3, out] of pixels row by row to [out, 3, size, size]."""
+    size = isqrt(len(array) // 3)
+    return array.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
 
 
 def _rows(cells: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
@@ -50,6 +59,9 @@ LAYOUTS = {
     "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
     "flat": (_flat, _flat),  # one that theirs holds with axes of length 1
     "1x1": (lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None]),  # a convolution there, a dense layer here
+    "patches": (lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)), _patches),
+    "rows": (lambda a: a.reshape(-1, a.shape[-1]), lambda a: a),  # several axes before the last; the way back by shape
+    "columns": (lambda a: a.reshape(len(a), -1), lambda a: a),  # several behind the first
     "rows6": _rows(6),
     "rows7": _rows(7),
 }
@@ -71,7 +83,8 @@ def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[
         raise Missing(f"it lacks {', '.join(missing[:4])}{more}")
     found = {}
     for pair in pairs:
-        parts = [LAYOUTS[pair.layout][0](np.asarray(arrays[name])) for name in pair.theirs]
+        parts = [np.asarray(arrays[name]) for name in pair.theirs]
+        parts = [LAYOUTS[pair.layout][0](part if pair.row is None else part[pair.row]) for part in parts]
         found[pair.ours] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
     tree = flax.traverse_util.unflatten_dict(found, "/")
     return tree, {name for pair in pairs for name in pair.theirs}
@@ -80,10 +93,14 @@ def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[
 def write(pairs: Iterable[Pair], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of :func:`read`: theirs by name, contiguous."""
     arrays = flax.traverse_util.flatten_dict(dict(tree), sep="/")
-    found = {}
+    found, stacked = {}, {}
     for pair in pairs:
         parts = np.split(np.asarray(arrays[pair.ours]), len(pair.theirs), axis=-1)
         for name, part in zip(pair.theirs, parts, strict=True):
             part = LAYOUTS[pair.layout][1](part)
-            found[name] = np.ascontiguousarray(part if pair.shape is None else part.reshape(pair.shape))
-    return found
+            part = np.ascontiguousarray(part if pair.shape is None else part.reshape(pair.shape))
+            if pair.row is None:
+                found[name] = part
+            else:
+                stacked.setdefault(name, {})[pair.row] = part
+    return found | {name: np.stack([rows[k] for k in sorted(rows)]) for name, rows in stacked.items()}

@@ -303,7 +303,7 @@ def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
     if size < encoder.min_size:
         what = f"data.image_size={size} is" if len(input_shape) == 3 else f"inputs of {size} tokens are"
         raise ValueError(f"{what} too small for {encoder.label}; use at least {encoder.min_size}")
-    if size > getattr(encoder, "positions", size):
+    if len(input_shape) < 3 and size > getattr(encoder, "positions", size):
         raise ValueError(
             f"documents of data.document_length={size} tokens are longer than model.positions={encoder.positions}; "
             "lower the one, or raise the other"

@@ -73,10 +73,11 @@ def _has_cudnn() -> bool:
 
 
 class Block(nn.Module):
-    """Transformer block of two branches, self-attention and a network of two layers with the exact GELU.
+    """Transformer block of two branches, self-attention and a network of two layers.
 
     Pre-norm: ``x + proj(attention(norm1(x)))``, then ``x + fc2(gelu(fc1(norm2(x))))``; else, as BERT has it,
-    ``norm1(x + proj(attention(x)))``, then ``norm2(x + fc2(gelu(fc1(x))))``.
+    ``norm1(x + proj(attention(x)))``, then ``norm2(x + fc2(gelu(fc1(x))))``. With ``swiglu`` the layer between is
+    ``silu(a) * b``, a and b the halves of what ``fc1`` gives (DINOv2's giant).
 
     Called ``(x [b, t, d], present [b, t] = None, scale [b, 2] = None, keys [b] = None)``: ``scale`` multiplies the two
     branches, for drop-path; ``keys`` are those of the examples, for dropout, without which nothing is dropped.
@@ -89,6 +90,9 @@ class Block(nn.Module):
       causal: as in :func:`attention`.
       dropout: of the attention's weights and of what each branch gives.
       eps: of the norms.
+      gelu: "exact", or "tanh", the approximation that big_vision has.
+      swiglu: as above; ``mlp_ratio`` is then that of ``silu(a) * b``.
+      layer_scale: first value of factors that multiply each branch channel by channel; None: there are none.
     """
 
     heads: int
@@ -99,6 +103,9 @@ class Block(nn.Module):
     causal: bool = False
     dropout: float = 0.0
     eps: float = 1e-6
+    gelu: str = "exact"
+    swiglu: bool = False
+    layer_scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -113,6 +120,8 @@ class Block(nn.Module):
             return dropout(y, self.dropout, keys, place)
 
         def branch(y: Array, number: int) -> Array:
+            if self.layer_scale is not None:
+                y = LayerScale(self.layer_scale, name=f"layer_scale{number + 1}")(y)
             y = drop(y, number)
             return y if scale is None else y * scale[:, number, None, None].astype(y.dtype)
 
@@ -124,9 +133,28 @@ class Block(nn.Module):
         x = x + branch(back(name="proj")(y.reshape(x.shape)), 0)
         x = x if self.norm_first else norm(name="norm1")(x)
         y = norm(name="norm2")(x) if self.norm_first else x
-        y = dense(round(self.mlp_ratio * width), name="fc1")(y)
-        x = x + branch(back(name="fc2")(jax.nn.gelu(y, approximate=False)), 1)
+        y = dense(round(self.mlp_ratio * width) * (2 if self.swiglu else 1), name="fc1")(y)
+        if self.swiglu:
+            gate, y = jnp.split(y, 2, axis=-1)
+            y = jax.nn.silu(gate) * y
+        else:
+            y = jax.nn.gelu(y, approximate=self.gelu == "tanh")
+        x = x + branch(back(name="fc2")(y), 1)
         return x if self.norm_first else norm(name="norm2")(x)
+
+
+class LayerScale(nn.Module):
+    """``x * scale``, a learned factor for each channel, which starts at ``init_value``.
+
+    Reference: Touvron et al. 2021 (CaiT, arXiv:2103.17239), equation 3. Weight decay passes over it, by its name.
+    """
+
+    init_value: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.constant(self.init_value), x.shape[-1:], jnp.float32)
+        return x * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
 
 
 def dropout(x: Array, rate: float, keys: Array | None, place: int) -> Array:

@@ -1,4 +1,4 @@
-"""Vision transformers with fixed sine-cosine positions, which can be shown a subset of an image's patches."""
+"""Vision transformers, which can be shown a subset of an image's patches, and which hold other people's weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.models.norm import BatchNorm, LayerNorm
+from ssl_jax.models.positions import RULES, resized, sincos_positions
 from ssl_jax.models.remat import remat
 from ssl_jax.models.transformer import Block, branch_scales, mean_token, residual_std
 from ssl_jax.types import Array, Axis
 
 PATCH_INITS = {"glorot": nn.initializers.xavier_uniform(), "normal": nn.initializers.normal(0.02)}
+POSITIONS = ("sincos", "moco_v3", "learned", "learned_patches")
+POOLS = ("mean", "cls", "cls_mean")
 MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
 
 
@@ -33,25 +36,6 @@ def unpatchify(patches: Array, grid: tuple[int, int], size: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid[0] * size, grid[1] * size, -1)
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
-    """Fixed positions ``[grid[0] * grid[1], dim]``, float64, row by row.
-
-    A patch in row y and column x gets ``[sin(x f), cos(x f), sin(y f), cos(y f)]``, ``f_i = 10000^(-4 i / dim)`` for
-    i = 0 ... dim / 4 - 1.
-
-    Raises:
-      ValueError: ``dim`` is not a multiple of 4.
-
-    Reference: Vaswani et al. 2017, section 3.5, for each of two coordinates, the column first, as in the code of MAE
-    and I-JEPA. MoCo v3's has the row first: its network is this one with the halves of the vector exchanged.
-    """
-    if dim % 4:
-        raise ValueError(f"a width of {dim} does not hold sine and cosine of two coordinates; use a multiple of 4")
-    frequency = 10000.0 ** (-4 * np.arange(dim // 4) / dim)
-    y, x = (c.reshape(-1, 1) * frequency for c in np.meshgrid(*map(np.arange, grid), indexing="ij"))
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
-
-
 class ViT(nn.Module):
     """Vision transformer without its classifier. A stage is a block: ``stage3`` is what the third block gives.
 
@@ -65,6 +49,19 @@ class ViT(nn.Module):
       depth_scaled_init: smaller first weights in deeper blocks, see :func:`residual_std`.
       patch_init: of the weights that embed patches: "glorot" (uniform; MAE, MoCo v3) or "normal" (deviation .02;
         I-JEPA, DeiT, DINO).
+      positions: "sincos" (fixed, of the column first: MAE, I-JEPA), "moco_v3" (fixed, of the row first), "learned" (a
+        table of the patches, behind a row of the class token where there is one), or "learned_patches" (the class
+        token has none: big_vision, timm's networks with registers). Registers have none.
+      positions_rule: how a learned table is made to fit images of another size, "dino", "dinov2", "timm",
+        "transformers" or "big_vision", see :func:`~ssl_jax.models.positions.resize_weights`.
+      positions_grid: patches along a side of the learned table; None: as many as the images have that the network is
+        made with.
+      registers: how many learned tokens stand behind the class token, which nothing returns.
+      layer_scale, gelu, swiglu: of the blocks, see :class:`Block`.
+      eps: of the norms, 1e-6 in all of these projects; transformers' own ViTs have 1e-12.
+      pool: what "features" is: "mean" of the patches, "cls" (the class token), or "cls_mean", the two one behind the
+        other (DINOv2's linear classifiers).
+      norm_after_pool: the last norm is of what is pooled, and the last stage has none (a fine-tuned MAE's ``fc_norm``).
       norm: what methods make their heads with; the network itself has only LayerNorm.
       frozen_stages: what runs in inference mode even with ``train`` (no drop-path): 0 or 1 nothing or the stem, k + 1
         stem and blocks 1 to k.
@@ -77,15 +74,16 @@ class ViT(nn.Module):
       present: ``[b, t]`` bool, False for a token that fills the row up: no other token sees it.
       keys: ``[b]`` a key for every example (``parallel.row_keys``), for drop-path.
 
-    Returns ``{"stem", "stageK": [b, h, w, width], "features": [b, width]}`` for up to four K, equally spaced, or with
-    ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it; ``"features"`` is the mean
-    of its tokens that are present, in float32 or better.
+    Returns ``{"stem", "stageK": [b, h, w, width], "features": [b, dim]}`` for up to four K, equally spaced, or with
+    ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it; ``"features"`` is by default
+    the mean of its tokens that are present, in float32 or better.
 
     Raises:
       ValueError: sizes that do not fit; drop-path without keys.
 
     Reference: Dosovitskiy et al. 2021 (arXiv:2010.11929), table 1; Ti and S: Touvron et al. 2021 (DeiT), table 1.
-    Differs from the reference code: positions are fixed and added to patches only; normals are not truncated.
+    Registers: Darcet et al. 2024 (arXiv:2309.16588). Differs from the reference code: positions are fixed and added to
+    patches only, by default; normals are not truncated.
     """
 
     patch_size: int = 16
@@ -97,6 +95,16 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     depth_scaled_init: bool = False
     patch_init: str = "glorot"
+    positions: str = "sincos"
+    positions_rule: str = "dino"
+    positions_grid: int | None = None
+    registers: int = 0
+    layer_scale: float | None = None
+    gelu: str = "exact"
+    swiglu: bool = False
+    eps: float = 1e-6
+    pool: str = "mean"
+    norm_after_pool: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
     remat: str | None = None
@@ -105,7 +113,7 @@ class ViT(nn.Module):
     @property
     def dim(self) -> int:
         """Width of ``"features"``."""
-        return self.width
+        return self.width * (2 if self.pool == "cls_mean" else 1)
 
     @property
     def stages(self) -> int:
@@ -145,8 +153,14 @@ class ViT(nn.Module):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"model.drop_path={self.drop_path} must be in [0, 1); DeiT uses 0.1")
-        if self.patch_init not in PATCH_INITS:
-            raise ValueError(f"model.patch_init={self.patch_init!r} is not one of {', '.join(PATCH_INITS)}")
+        known = {"patch_init": PATCH_INITS, "positions": POSITIONS, "positions_rule": RULES, "pool": POOLS}
+        for field, values in (known | {"gelu": ("exact", "tanh")}).items():
+            if getattr(self, field) not in values:
+                raise ValueError(f"model.{field}={getattr(self, field)!r} is not one of {', '.join(values)}")
+        if self.pool != "mean" and not self.cls_token:
+            raise ValueError(f"model.pool={self.pool!r} takes a class token; add model.cls_token=True, or pool='mean'")
+        if self.pool == "cls_mean" and self.norm_after_pool:
+            raise ValueError("model.norm_after_pool=True is of pool='mean' or 'cls'; leave it, or pool one of the two")
 
     @nn.compact
     def __call__(
@@ -163,7 +177,7 @@ class ViT(nn.Module):
         grid = self.grid(*x.shape[1:3])
         if train and self.drop_path and keys is None and not self.is_initializing():
             raise ValueError(f"model.drop_path={self.drop_path} needs keys and this method gives none; use drop_path=0")
-        positions = jnp.asarray(sincos_positions(grid, self.width), x.dtype)
+        positions, of_cls = self._positions(grid, x.dtype)
         x = patchify(x, self.patch_size)
         positions = jnp.broadcast_to(positions[None], (*x.shape[:2], self.width))
         if patches is not None:
@@ -172,31 +186,66 @@ class ViT(nn.Module):
         x = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="stem_patches")(x)
         x = x + positions.astype(x.dtype)
 
+        before = self.registers + (1 if self.cls_token else 0)  # tokens that stand before the patches
+
         def tokens(x: Array) -> Array:
-            x = x[:, 1:] if self.cls_token else x
+            x = x[:, before:] if before else x
             return x if patches is not None else x.reshape(len(x), *grid, self.width)
 
         seen = present
+        if self.registers:
+            normal, shape = nn.initializers.normal(1e-6), (self.registers, self.width)  # as DINOv2 starts them
+            registers = self.param("stem_registers", normal, shape, jnp.float32).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(registers[None], (len(x), *shape)), x], axis=1)
         if self.cls_token:
-            cls = self.param("stem_cls", nn.initializers.normal(0.02), (self.width,), jnp.float32).astype(x.dtype)
+            cls = self.param("stem_cls", nn.initializers.normal(0.02), (self.width,), jnp.float32)
+            cls = (cls if of_cls is None else cls + of_cls.astype(cls.dtype)).astype(x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(cls[None, None], (len(x), 1, self.width)), x], axis=1)
-            seen = None if present is None else jnp.pad(present, ((0, 0), (1, 0)), constant_values=True)
+        if before and present is not None:
+            seen = jnp.pad(present, ((0, 0), (before, 0)), constant_values=True)
         outputs = {"stem": tokens(x)}
         shown = {-(-i * self.depth // MAX_STAGES) for i in range(1, MAX_STAGES + 1)}
         block = remat(Block, self.remat)
+        norm = LayerNorm(self.eps, self.dtype, name=f"stage{self.depth}_norm")
         for k in range(1, self.depth + 1):
             rate = self.drop_path * (k - 1) / max(self.depth - 1, 1)
             drops = train and rate > 0 and k >= self.frozen_stages
             scale = branch_scales(keys, k, rate) if drops and keys is not None else None
             std = residual_std(k, self.depth_scaled_init)
-            x = block(self.heads, self.mlp_ratio, std, self.dtype, name=f"stage{k}_block")(x, seen, scale)
-            if k == self.depth:
-                x = LayerNorm(dtype=self.dtype, name=f"stage{k}_norm")(x)
+            kind = {"eps": self.eps, "gelu": self.gelu, "swiglu": self.swiglu, "layer_scale": self.layer_scale}
+            x = block(self.heads, self.mlp_ratio, std, self.dtype, **kind, name=f"stage{k}_block")(x, seen, scale)
+            if k == self.depth and not self.norm_after_pool:
+                x = norm(x)
             if k in shown:
                 outputs[f"stage{k}"] = tokens(x)
         if self.cls_token:
             outputs["cls"] = x[:, 0]
-        return outputs | {"features": mean_token(x[:, 1:] if self.cls_token else x, present)}
+        pooled = []
+        if self.pool != "mean":
+            pooled.append(x[:, 0].astype(np.promote_types(x.dtype, np.float32)))
+        if self.pool != "cls":
+            pooled.append(mean_token(x[:, before:] if before else x, present))
+        features = pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, axis=1)
+        return outputs | {"features": norm(features).astype(features.dtype) if self.norm_after_pool else features}
+
+    def _positions(self, grid: tuple[int, int], dtype: Any) -> tuple[Array, Array | None]:
+        """Positions of all patches ``[n, width]``, and that of the class token where it has one."""
+        if self.positions in ("sincos", "moco_v3"):
+            return jnp.asarray(sincos_positions(grid, self.width, row_first=self.positions == "moco_v3"), dtype), None
+        with_cls = self.cls_token and self.positions == "learned"
+        if self.has_variable("params", "stem_positions"):  # of any size: learned on images of another one
+            rows = self.get_variable("params", "stem_positions").shape[0]
+        else:
+            sides = grid if self.positions_grid is None else (self.positions_grid,) * 2
+            if sides[0] != sides[1]:
+                raise ValueError(
+                    f"learned positions want a square, and the images have {grid[0]} x {grid[1]} patches; set "
+                    f"model.positions_grid={max(grid)}"
+                )
+            rows = sides[0] ** 2 + with_cls
+        table = self.param("stem_positions", nn.initializers.normal(0.02), (rows, self.width), jnp.float32)
+        of_cls, table = (table[0], table[1:]) if with_cls else (None, table)
+        return resized(table, grid, self.positions_rule, registers=self.registers > 0), of_cls
 
 
 class Predictor(nn.Module):
