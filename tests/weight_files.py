@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from ssl_jax.interop import resnet
+from ssl_jax.interop import resnet, vit
 
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "float64": "DoubleStorage"}
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -310,4 +310,86 @@ RESNETS: dict[str, Published] = {
         classifier=True,
     ),
 }
-VITS: dict[str, Published] = {}
+
+SMALL = {"name": "vit", "patch_size": 8, "width": 192, "depth": 2, "mlp_ratio": 4.0, "heads": 3}
+CLS = SMALL | {"cls_token": True, "positions": "learned", "positions_grid": 4, "pool": "cls"}
+FIXED = {k: v for k, v in CLS.items() if k != "positions_grid"} | {"positions": "sincos"}
+SCALED = CLS | {"layer_scale": 1e-5}
+DECODER = {"decoder_embed.weight": junk(4, 4), "decoder_pos_embed": junk(1, 5, 4), "mask_token": junk(1, 1, 4)}
+
+
+def fixed(model: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With the table of positions that a file holds though nobody learned it."""
+    return {**arrays, **vit.fixed(model, "timm", grid=4)}
+
+
+def _of_dino(**more: np.ndarray):
+    def wrap(arrays):
+        head = mlp("head.mlp.", 0, 2) | {"head.last_layer.weight_g": junk(8, 1), "head.last_layer.weight_v": junk(8, 4)}
+        student = prefixed("module.backbone.", arrays | more) | {f"module.{k}": v for k, v in head.items()}
+        teacher = prefixed("backbone.", arrays | more) | head
+        return {"student": student, "teacher": teacher, "args": argparse.Namespace(arch="vit_small"), "epoch": 800}
+
+    return wrap
+
+
+MOCO_V3 = FIXED | {"positions": "moco_v3", "heads": 12}
+IJEPA = {k: v for k, v in FIXED.items() if k != "cls_token"} | {"pool": "mean"}
+AUGREG = CLS | {"gelu": "tanh"}
+VITS: dict[str, Published] = {
+    "timm": Published(vit, "timm", CLS, lambda a: a, of_safetensors, asked=STATISTICS, classifier=True),
+    "timm folder": Published(
+        vit,
+        "timm",
+        CLS,
+        lambda a: a,
+        hugging_face({"architecture": "vit", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}, {}),
+    ),
+    "dino": Published(vit, "timm", CLS | {"positions_rule": "dino"}, _of_dino()),
+    "dino backbone": Published(vit, "timm", CLS | {"positions_rule": "dino"}, lambda a: a, asked={"project": "dino"}),
+    "ibot": Published(vit, "ibot", SCALED | {"positions_rule": "dino"}, _of_dino(masked_embed=junk(1, 192))),
+    "dinov2": Published(
+        vit,
+        "dinov2",
+        SCALED | {"positions_rule": "dinov2", "registers": 4},
+        lambda a: a | {"mask_token": junk(1, 192)},
+    ),
+    "mae": Published(
+        vit, "timm", FIXED, lambda a: {"model": fixed(FIXED, a) | DECODER, "epoch": 800, "args": argparse.Namespace()}
+    ),
+    "moco v3 vit": Published(
+        vit,
+        "timm",
+        MOCO_V3,
+        lambda a: training(
+            prefixed("module.base_encoder.", fixed(MOCO_V3, a) | mlp("head.", 0, 3))
+            | prefixed("module.momentum_encoder.", fixed(MOCO_V3, a))
+            | mlp("module.predictor.", 0)
+        ),
+    ),
+    "ijepa": Published(
+        vit,
+        "timm",
+        IJEPA,
+        lambda a: {
+            "encoder": prefixed("module.", fixed(IJEPA, a)),
+            "target_encoder": prefixed("module.", fixed(IJEPA, a)),
+            "predictor": mlp("module.predictor_embed.", 0),
+            "opt": {"state": {0: {"exp_avg": junk(2, 2)}}},
+            "epoch": 300,
+        },
+    ),
+    "torchvision vit": Published(vit, "torchvision", CLS, lambda a: a, classifier=True),
+    "transformers vit": Published(
+        vit,
+        "transformers",
+        CLS | {"eps": 1e-12},
+        lambda a: {name if name.startswith("classifier.") else f"vit.{name}": array for name, array in a.items()},
+        hugging_face(
+            {"model_type": "vit", "layer_norm_eps": 1e-12, "num_attention_heads": 3, "image_size": 32},
+            {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}},
+        ),
+        classifier=True,
+    ),
+    "big_vision": Published(vit, "vision_transformer", AUGREG, lambda a: a, of_npz, classifier=True),
+}

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, pairs, projects, resnet
+from ssl_jax.interop import archives, classic, pairs, projects, resnet, vit
 from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
-FAMILIES = {"resnet": resnet, "classic": classic}
+FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
 
 
 class Report(NamedTuple):
@@ -114,13 +114,17 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     chosen = _choose(arrays, asked)
     project = projects.PROJECTS[chosen]
     inner, model, theirs, family = _trunk(arrays, project, chosen)
-    model |= {k: v for k, v in project.fields.get(family, {}).items() if _fits(model, k)} | _checked(model, fields)
-    shapes = {name: array.shape for name, (_, array) in inner.items()}
-    table = _table(FAMILIES[family], model, theirs, shapes)
-    tree, used = pairs.read(table, {name: array for name, (_, array) in inner.items()})
-    report = _report(arrays, {inner[name][0] for name in used}, project, allow, tree)
-    config = _config(archive)
+    config, shapes = _config(archive), {name: array.shape for name, (_, array) in inner.items()}
+    said = project.fields.get(family, {}) | config.get("fields", {})
+    model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
+    model = _complete(model, family)
     size = size or config.get("size") or _size(model, shapes)
+    flat = {name: array for name, (_, array) in inner.items()}
+    again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
+    model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
+    table = _table(FAMILIES[family], model, theirs, shapes)
+    tree, used = pairs.read(table, flat)
+    report = _report(arrays, *({inner[name][0] for name in names} for names in (used, again)), project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
     statistics = statistics or config.get("statistics") or project.statistics
@@ -242,8 +246,26 @@ def _table(family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[s
     return whole if last <= shapes.keys() else family.pairs(model, theirs)
 
 
+def _learned(model: Mapping[str, Any]) -> bool:
+    return str(model.get("positions", "learned")).startswith("learned")
+
+
+def _complete(model: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """A ViT with its heads, and with what its features are: the class token where there is one."""
+    if family != "vit":
+        return dict(model)
+    model = {"pool": "cls" if model.get("cls_token") else "mean", **model}
+    if "heads" not in model:
+        if model["width"] not in vit.HEADS:
+            raise ValueError(f"the heads of a ViT of width {model['width']} leave no trace in it; add --model.heads=N")
+        model["heads"] = vit.HEADS[model["width"]]
+    return model
+
+
 def _size(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Side in pixels of the images that such a network was published for."""
+    if "positions_grid" in model:
+        return model["positions_grid"] * model["patch_size"]
     small = "stem" not in models.arguments(model["name"]) and model["name"].startswith("resnet")
     return 32 if small or model.get("stem") == "cifar" else 224
 
@@ -255,9 +277,9 @@ def _rule(name: str, project: projects.Project) -> str | None:
     return "state of the training" if re.fullmatch(projects.TRAINING, name) else None
 
 
-def _report(arrays, used: set[str], project: projects.Project, allow: Sequence[str], tree) -> Report:
-    rules, left = Counter(), []
-    for name in {name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used:
+def _report(arrays, used: set[str], again: set[str], project: projects.Project, allow: Sequence[str], tree) -> Report:
+    rules, left = Counter({"fixed positions, which the network makes": len(again)} if again else {}), []
+    for name in {name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used - again:
         rule = _rule(name, project)
         rules.update([rule] if rule else [])
         left += [] if rule else [name]
@@ -294,7 +316,12 @@ def _config(archive) -> dict[str, Any]:
     found: dict[str, Any] = {} if mean is None or std is None else {"statistics": (tuple(mean), tuple(std))}
     size = said.get("crop_size") or said.get("size") or (pretrained.get("input_size") or [None])[-1]
     size = next(iter(size.values()), None) if isinstance(size, Mapping) else size
-    licence = pretrained.get("license")
+    licence, config = pretrained.get("license"), archive.metadata.get("config", {})
+    fields = {"eps": config.get("layer_norm_eps"), "heads": config.get("num_attention_heads")}
+    if "image_size" in config and not size:
+        size = config["image_size"]
+    if kept := {k: v for k, v in fields.items() if v is not None}:
+        found["fields"] = kept
     return found | ({"size": int(size)} if size else {}) | ({"licence": licence} if licence else {})
 
 

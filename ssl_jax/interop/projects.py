@@ -129,7 +129,7 @@ PROJECTS: dict[str, Project] = {
         source="bytedance/ibot",
     ),
     "dino": Project(
-        ("teacher/backbone.",),
+        ("teacher/backbone.", ""),
         has=(r"teacher/head\.last_layer\..*", r"student/.*"),
         lacks=(r"(teacher|student)/backbone\.masked_embed",),
         ignored={r"teacher/head\..*": HEADS, r"student/.*": MOMENTUM},
