@@ -24,12 +24,12 @@ KEYS: dict[str, tuple[Any, str]] = {
     ),
     "data.source": (
         "digits",
-        "digits | tfds:<name> | folder:, tar:, arrayrecord:, npz:, text:<path> | pydoc | ./mine.py",
+        "digits | tfds:<name> | folder:, tar:, arrayrecord:, npz:, csv:, hf:, text:<path> | pydoc | ./mine.py",
     ),
     "data.data_dir": (str, "where datasets lie, ~ is the home; null: TFDS's own default"),
     "data.train_split": (str, "null: found by the usual names (train, Training, train2017, ...)"),
     "data.test_split": (str, "null: test, Testing, val, dev, ... with labels, else a fifth of train"),
-    "data.download": (False, "let TFDS fetch a dataset that is not there"),
+    "data.download": (False, "let TFDS, or datasets of hf:, fetch what is not there"),
     "data.unlabelled": (int, 'an integer label that means "no label", often 255; -1 always does'),
     "data.num_examples": (int, "cap on train examples; validation and test stay whole"),
     "data.labelled": (
@@ -46,7 +46,7 @@ KEYS: dict[str, tuple[Any, str]] = {
         'what becomes black and white where pixels have more than 8 bits: two numbers (0,4095), or "image", the least '
         "and the greatest of each; null: 0 and 65535, and floating-point pixels are refused; 8 bits stay as they are",
     ),
-    "data.memory_limit": (4 << 30, "bytes up to which a TFDS split is held in memory"),
+    "data.memory_limit": (4 << 30, "bytes up to which a split of tfds: or hf: is held in memory"),
     "data.image_size": (32, "side in pixels of the views and of what evaluation sees"),
     "data.global_batch_size": (256, "examples in a batch, over all devices"),
     "data.recipe": (
@@ -68,7 +68,8 @@ KEYS: dict[str, tuple[Any, str]] = {
     "data.length": (70, "of text: tokens in a row of a batch"),
     "data.document_length": (256, "of text: tokens of a document that a classifier and evaluation see"),
     "data.text_column": (str, "of tables of text; null: found by the usual names (text, sentence, review, ...)"),
-    "data.label_column": (str, "of tables of text; null: found by the usual names"),
+    "data.label_column": (str, "of tables of text or images; null: found by the usual names"),
+    "data.image_column": (str, "of csv: and hf:; null: found by the usual names (image, path, file, image_id, ...)"),
     "data.second_column": (str, "another form of the text, as a translation there and back; null: text_2"),
     "data.tokenizer.kind": ("words", "spaced (as the text is) | words | wordpiece | bpe"),
     "data.tokenizer.size": (int, "of the vocabulary; null: all words that are frequent enough"),

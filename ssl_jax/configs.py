@@ -523,7 +523,8 @@ def _moved(key: str, old: Any, new: Any) -> bool:
     if key in WORDS and is_file(old) and is_file(new):
         return os.path.basename(old) == os.path.basename(new)
     schemes = {str(value).partition(":")[0] for value in (old, new)}
-    return key == "data.source" and len(schemes) == 1 and schemes <= {"folder", "tar", "arrayrecord", "npz"}
+    of_paths = {"folder", "tar", "arrayrecord", "npz", "csv", "hf"}
+    return key == "data.source" and len(schemes) == 1 and schemes <= of_paths
 
 
 def _known_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -284,7 +284,8 @@ def load_splits(config: Config) -> source.Splits:
     """The data a config names."""
     keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
     arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    arguments |= {k: config.data.get(k) for k in ("unlabelled", "text_column", "label_column", "second_column")}
+    younger = ("unlabelled", "text_column", "label_column", "second_column", "image_column")  # than some stored configs
+    arguments |= {k: config.data.get(k) for k in younger}
     arguments["decoding"] = decoding(config)
     with phase(f"looking through {config.data.source}"):
         return with_few_labels(config, readers.load(config.data.source, **arguments))

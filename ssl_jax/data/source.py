@@ -1,9 +1,8 @@
 """Sources: a dataset as random-access records, split into train, validation and test.
 
-``load("digits" | "tfds:<name>" | "folder:<path>" | "tar:<path>" | "arrayrecord:<path>" | "npz:<path>")``. The
-validation part is always drawn from train; where a dataset brings no test split, a fifth of it is cut off. Which
-examples go where depends on ``seed`` of :func:`load` alone, not on the seed of a run, so that runs are measured on the
-same examples.
+What there is to read is said in :mod:`ssl_jax.data.readers`. The validation part of images is always drawn from train;
+where a dataset brings no test split, a fifth of it is cut off. Which examples go where depends on ``seed`` of ``load``
+alone, not on the seed of a run, so that runs are measured on the same examples.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from ssl_jax.data.readers.arrays import beside, digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, as_stored, named, sha256, split
 from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
 
-SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
+PATHS = ("folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "csv:<file>", "hf:<path or name>")
+SCHEMES = ("digits", "tfds:<name>", *PATHS, "text:<path>")
 SCHEMES = (*SCHEMES, "pydoc")
 NONE = "none"  # of a network that was imported
 ARRAYS = "arrays:"  # and the sha256 of examples that were handed over from Python, which lie in no file
@@ -46,6 +47,7 @@ def load(
     text_column: str | None = None,
     label_column: str | None = None,
     second_column: str | None = None,
+    image_column: str | None = None,
 ) -> Splits:
     """Read a dataset and hold out validation and test.
 
@@ -56,14 +58,15 @@ def load(
         ``tar:<path>`` or ``arrayrecord:<path>`` (a folder, file or pattern of shards, see ``shards.py``) or
         ``npz:<path>`` (train_images, train_labels, test_images, test_labels; labels and test may be missing);
         ``text:<path>`` (a file or folder of text, tables or class folders, see ``text.py``), ``pydoc`` (the help texts
-        inside Python); or
+        inside Python); ``csv:<file>`` (a table of image files and labels, see ``image_tables.py``); ``hf:<path>`` (what
+        Hugging Face's datasets wrote or reads, or the name of one in its cache, see ``hf.py``); or
         a function of one's own (``./mine.py``, ``package.module:function``, see :mod:`ssl_jax.names`), called with
         ``data_dir=``, which gives (train, test or None).
       data_dir: where TFDS datasets lie (default: TFDS's own); relative paths start there too.
       train_split: name of the split to learn from (default ``train``); TFDS slices such as ``train[:50%]`` work.
       test_split: name of the split to be measured on (default ``test``, else ``validation`` or ``val``, else 20 % of
         the examples, stratified).
-      download: let TFDS fetch and prepare a dataset that is not there.
+      download: let TFDS or Hugging Face's datasets fetch and prepare a dataset that is not there.
       val_fraction: part of train that is held out, stratified, between 0 and 1.
       num_examples: use at most so many train examples (stratified; a smaller cap gives a subset of a larger one).
       seed: of the choice of validation, test and ``num_examples``.
@@ -73,10 +76,11 @@ def load(
       decoding: how image files become 8 bits, and how large they may be.
       cache_dir: where indices of folders and shards are kept (default ``$XDG_CACHE_HOME/ssl_jax`` or
         ``~/.cache/ssl_jax``).
-      memory_limit: bytes up to which a split of TFDS or of ArrayRecord files is held in memory.
+      memory_limit: bytes up to which a split of TFDS, of ArrayRecord files or of Hugging Face's is held in memory.
       unlabelled: an integer label that means "no label", beside -1.
       text_column, label_column, second_column: of tables of text (default: found by the usual names); the last holds
         another form of each text.
+      image_column: of tables of images and of Hugging Face's datasets (default: found by the usual names).
 
     Returns:
       Splits of three sources.
@@ -103,6 +107,10 @@ def load(
         raise ValueError(f"data.train_split and data.test_split mean nothing to {spec!r}; leave them out")
     if scheme in ("digits", "folder") and unlabelled is not None:
         raise ValueError(f"data.unlabelled={unlabelled} means nothing to {spec!r}; leave it out")
+    if image_column is not None and scheme not in ("csv", "hf"):
+        raise ValueError(f"data.image_column={image_column!r} means nothing to {spec!r}; leave it out")
+    checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "decoding": decoding}
+    checks["cache_dir"] = cache
     more = val = None
     if scheme == "digits" and not name:
         train, test = digits(), None
@@ -119,20 +127,11 @@ def load(
     elif scheme == "folder" and name:
         from ssl_jax.data.readers import folder
 
-        train, test, more = folder.load(
-            _path(name, data_dir),
-            **roles,
-            verify=verify,
-            max_unreadable=max_unreadable,
-            decoding=decoding,
-            cache_dir=cache,
-        )
+        train, test, more = folder.load(_path(name, data_dir), **roles, **checks)
     elif scheme in ("tar", "arrayrecord") and name:
         from ssl_jax.data.readers import shards
 
-        checks: dict[str, Any] = {"verify": verify, "max_unreadable": max_unreadable, "decoding": decoding}
-        checks |= {"cache_dir": cache, "memory_limit": memory_limit}
-        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks)
+        train, test, more = shards.load(scheme, _path(name, data_dir), **roles, **checks, memory_limit=memory_limit)
     elif scheme == "tfds" and name:
         from ssl_jax.data.readers import tfds
 
@@ -147,11 +146,32 @@ def load(
             text_column=text_column,
             label_column=label_column,
         )
+    elif scheme == "csv" and name:
+        from ssl_jax.data.readers import image_tables
+
+        asked = {"image_column": image_column, "label_column": label_column}
+        if (other := text_column or second_column) is not None:
+            raise ValueError(f"data.text_column={other!r} means nothing to {spec!r}; a table of texts is text:{name}")
+        train, test, more = image_tables.load(_path(name, data_dir), **roles, **asked, **checks)
+    elif scheme == "hf" and name:
+        from ssl_jax.data.readers import hf
+
+        asked = {"image": image_column, "text": text_column, "label": label_column}
+        if second_column is not None:
+            raise ValueError(f"data.second_column={second_column!r} means nothing to {spec!r}; leave it out")
+        train, val, test, more = hf.load(
+            name, _path(name, data_dir), **roles, asked=asked, download=download, memory_limit=memory_limit, **checks
+        )
     elif is_own(spec) and (is_file(spec) or is_there(spec)):
         train, test = _own(spec, data_dir)
     else:
         meant = hint(spec, SCHEMES, cutoff=0.3)
         raise ValueError(f"unknown data.source {spec!r}; {meant}use one of {', '.join(SCHEMES)}")
+    if scheme == "csv" and unlabelled is not None and train.class_names is not None:
+        some = ", ".join(train.class_names[:3])
+        raise ValueError(
+            f"data.unlabelled={unlabelled} means nothing to {spec!r}, whose labels are names ({some}, ...)"
+        )
     try:
         train, test = named(train, test, unlabelled)
     except ValueError as error:

@@ -108,7 +108,7 @@ def load(
     full = verify == "full" or (verify is None and n <= folder.FULL_UP_TO)
     used = sorted({int(k) for rows in kept for k in np.unique(images.shard[rows])})
     for k in used:
-        images.tables[k].update(_checked(images.shards[k], images.tables[k], full, decoding, cache_dir))
+        images.tables[k].update(checked(images.shards[k], images.tables[k], full, decoding, cache_dir))
     notes += _said(where, [images.shards[k] for k in used], [images.tables[k] for k in used], passed)
     broken = [found for rows in kept for found in _unreadable(images, rows)]
 
@@ -285,8 +285,8 @@ def _list_array_record(shard: Path) -> Arrays:
 # --- what can be read
 
 
-def _checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_dir: Path) -> Arrays:
-    """``"state"``, ``"plain"`` and ``"digest"`` as in :class:`folder.Index`."""
+def checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_dir: Path, column: str = "") -> Arrays:
+    """``"state"``, ``"plain"`` and ``"digest"`` as in :class:`folder.Index`; ``column``: of which it is of several."""
 
     def check() -> Arrays:
         n = len(table["offset"])
@@ -300,7 +300,7 @@ def _checked(shard: Path, table: Arrays, full: bool, decoding: Decoding, cache_d
         }
 
     what = f"full {folder.CHECK}" if full else "header"
-    what = f"{what} {decoding.reads}".rstrip()
+    what = " ".join(filter(None, (what, decoding.reads, column)))
     found = _cached(shard, what, cache_dir, check)
     # Those of another listing, by other rules, are others.
     n = len(table["offset"])

@@ -1,7 +1,8 @@
-"""Tables of text: which columns hold what, and their rows in ``.csv``, ``.tsv`` and ``.jsonl``.
+"""Tables: their rows in ``.csv``, ``.tsv`` and ``.jsonl``, which columns hold what, and their labels.
 
 The first line names the columns. A row of CSV may go over several lines within quotes, and a quote out of place is
 refused with its line. Where all lines of a TSV have as many tabs, a line is a row, and a lone quote is part of a text.
+Those of text are read here (:func:`read_table`), those that name images in :mod:`image_tables`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from ssl_jax.data.images.image_files import SUFFIXES, suffix
 from ssl_jax.names import hint
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -58,12 +62,19 @@ def read_table(path: Path, text: str, columns: Columns = USUAL) -> Found:
     Raises:
       ValueError: of one line, with file and line: no such column, a row without text, or that is none.
     """
-    rows = list(_json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text))
+    rows = rows_of(path, text)
     names = list(dict.fromkeys(name for _, row in rows for name in row))
-    where = _column(path, names, columns.text, TEXTS, "text")
-    label = _column(path, names, columns.label, LABELS, "label")
-    second = _column(path, names, columns.second, SECONDS, "second")
-    assert where is not None
+    where = column(path, names, columns.text, TEXTS, "text")
+    label = column(path, names, columns.label, LABELS, "label")
+    second = column(path, names, columns.second, SECONDS, "second")
+    if of_images := named_images(rows[:20], names if where is None else [where]):
+        raise ValueError(
+            f"{path}: the column {of_images!r} names image files; read them with data.source=csv:{path} (a table of "
+            "images and labels)"
+        )
+    if where is None:
+        there = ", ".join(names) or "none"
+        raise ValueError(f"{path} has no column {TEXTS[0]!r}; name it with data.text_column, of: {there}")
     texts, labels, seconds = [], [], []
     for number, row in rows:
         if not isinstance(row.get(where), str):
@@ -72,10 +83,8 @@ def read_table(path: Path, text: str, columns: Columns = USUAL) -> Found:
             raise ValueError(f"{path}, line {number}: there is no text in the column {second!r}; remove the row")
         texts.append(row[where])
         seconds += [] if second is None else [row[second]]
-        labels.append(_label(path, number, row.get(label)) if label is not None else None)
-    if all(isinstance(v, str) and NUMBER.fullmatch(v) for v in labels if v is not None):
-        whole = [None if v in (None, "nan", "NaN") else int(str(v).partition(".")[0]) for v in labels]
-        labels: list[str | int | None] = [None if v == -1 else v for v in whole]
+        labels.append(label_of(path, number, row.get(label)) if label is not None else None)
+    labels = whole(labels)
     without = next((number for (number, _), value in zip(rows, labels, strict=True) if value is None), None)
     taken = {"the text": where, "the label": label, "the other form": second}
     said = ", ".join(f"{role} from {name!r}" for role, name in taken.items() if name is not None)
@@ -86,7 +95,49 @@ def read_table(path: Path, text: str, columns: Columns = USUAL) -> Found:
     )
 
 
-def _label(path: Path, number: int, value: Any) -> str | int | None:
+def rows_of(path: Path, text: str, separator: str | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """(line, what the columns hold by their names) of every row of the file ``path``.
+
+    Args:
+      separator: of the fields of a table that is no ``.jsonl``; by default a tab in ``.tsv``, else a comma.
+    """
+    return list(_json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text, separator))
+
+
+def named_images(rows: Sequence[tuple[int, dict[str, Any]]], names: Sequence[str]) -> str | None:
+    """The first of the columns ``names`` of which every value ends as the name of an image file does."""
+    for name in names:
+        values = [row.get(name) for _, row in rows]
+        if values and all(isinstance(v, str) and suffix(v.strip()) in SUFFIXES for v in values):
+            return name
+    return None
+
+
+def whole(labels: Sequence[str | int | None]) -> list[str | int | None]:
+    """Labels that are written as whole numbers as such, where all are; -1 is no label then."""
+    if not all(isinstance(v, str) and NUMBER.fullmatch(v) for v in labels if v is not None):
+        return list(labels)
+    numbers = [None if v in (None, "nan", "NaN") else int(str(v).partition(".")[0]) for v in labels]
+    return [None if v == -1 else v for v in numbers]
+
+
+def stored(parts: Sequence[Sequence[str | int | None]]) -> tuple[list[np.ndarray], tuple[str, ...] | None]:
+    """The labels of the parts of a dataset as integers, -1 where there is none, and the names that they number.
+
+    Whole numbers stay what they are and have no names, which :func:`ssl_jax.data.classes.number` gives them.
+    """
+    known = {label for part in parts for label in part if label is not None}
+    names = None if all(isinstance(label, int) for label in known) else tuple(sorted(map(str, known)))
+    number = {name: k for k, name in enumerate(names or ())}
+
+    def one(label: str | int | None) -> int:
+        return -1 if label is None else number[str(label)] if names else int(label)
+
+    return [np.array([one(label) for label in part], np.int64) for part in parts], names
+
+
+def label_of(path: Path | str, number: int, value: Any) -> str | int | None:
+    """The label in a field of row ``number``; None where there is none."""
     if value is None or value == "" or value != value:  # JSON's NaN
         return None
     if isinstance(value, bool):
@@ -98,28 +149,26 @@ def _label(path: Path, number: int, value: Any) -> str | int | None:
     return None if value == -1 else value
 
 
-def _column(path: Path, names: list[str], asked: str | None, usual: Sequence[str], role: str) -> str | None:
-    if asked is not None:
-        if asked not in names:
-            raise ValueError(
-                f"{path} has no column {asked!r} (data.{role}_column); {hint(asked, names)}its columns: "
-                f"{', '.join(names)}"
-            )
-        return asked
-    found = next((name for word in usual for name in names if name.lower() == word), None)
-    if found is None and role == "text":
-        there = ", ".join(names) or "none"
-        raise ValueError(f"{path} has no column {usual[0]!r}; name it with data.text_column, of: {there}")
-    return found
+def column(path: Path | str, names: Sequence[str], asked: str | None, usual: Sequence[str], role: str) -> str | None:
+    """The column that is asked for, else the first that has one of the usual names; None where there is none.
+
+    Raises:
+      ValueError: there is no column of the name that is asked for.
+    """
+    if asked is not None and asked not in names:
+        raise ValueError(
+            f"{path} has no column {asked!r} (data.{role}_column); {hint(asked, names)}its columns: {', '.join(names)}"
+        )
+    return asked or next((name for word in usual for name in names if name.lower() == word), None)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    tabs = path.suffix.lower() == ".tsv"
+def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    tabs = path.suffix.lower() == ".tsv" and separator in (None, "\t")
     if tabs and len({line.count("\t") for line in text.split("\n") if line}) == 1:
         yield from _lines_of_tabs(text)
         return
     csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or ("\t" if tabs else ","), strict=True)
     names, begins = None, 1
     try:
         for row in reader:
@@ -135,7 +184,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}: the row that begins in line {begins} has a stray quote ({error})") from error
-    if names is not None and len(names) == 1 and (said := _other_separator(names)):
+    if separator is None and names is not None and len(names) == 1 and (said := _other_separator(names)):
         raise ValueError(f"{path}: the first line names one column, {names[0]!r}; {said}")
 
 

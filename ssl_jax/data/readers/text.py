@@ -19,7 +19,7 @@ import numpy as np
 
 from ssl_jax.data import classes
 from ssl_jax.data.readers import split_names
-from ssl_jax.data.readers.tables import TABLES, USUAL, Columns, Found, read_table
+from ssl_jax.data.readers.tables import TABLES, USUAL, Columns, Found, read_table, stored
 from ssl_jax.data.source import Source, sha256
 
 PLAIN = (".txt", ".text", ".tokens", ".raw")
@@ -96,14 +96,7 @@ def of_texts(
 
 def _source(parts: dict[str, Found], path: Path) -> dict[str, Source]:
     """Sources of parts whose classes are numbered alike."""
-    known = {label for part in parts.values() for label in part.labels if label is not None}
-    names = None if all(isinstance(label, int) for label in known) else tuple(sorted(map(str, known)))
-    number = {name: k for k, name in enumerate(names or ())}
-
-    def stored(label: str | int | None) -> int:
-        return -1 if label is None else number[str(label)] if names else int(label)
-
-    given = [np.array([stored(label) for label in part.labels], np.int64) for part in parts.values()]
+    given, names = stored([part.labels for part in parts.values()])
     labels, names, notes = classes.number(given, names)
     if "more" in parts and bool(parts["train"].seconds) != bool(parts["more"].seconds):
         raise ValueError(f"{path}: documents of train and unlabelled ones must both have another form, or neither")
@@ -147,7 +140,7 @@ def _joined(root: Path, path: Path, columns: Columns) -> Found:
     """All that a file or folder of the dataset ``root`` holds."""
     texts, labels, notes, passed, loose, unlabelled = [], [], [], 0, [], ""
     seconds: list[str] = []
-    lines = _Lines()
+    lines = Lines()
     for found, skipped, beside in _below(path, columns, lines):
         kept = [i for i, text in enumerate(found.texts) if text.strip()]
         lines.empty += len(found.texts) - len(kept)
@@ -173,7 +166,7 @@ def _joined(root: Path, path: Path, columns: Columns) -> Found:
     return Found(texts, labels, tuple(dict.fromkeys(notes)), seconds, unlabelled)
 
 
-def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found, int, list[Path]]]:
+def _below(path: Path, columns: Columns, lines: Lines) -> Iterator[tuple[Found, int, list[Path]]]:
     """What a file or folder holds, how many files in it are neither text nor tables, and which lie beside classes."""
     if path.is_file():
         yield _file(path, columns, lines, whole=False), 0, []
@@ -197,7 +190,7 @@ def _below(path: Path, columns: Columns, lines: _Lines) -> Iterator[tuple[Found,
     yield Found([], []), passed, loose
 
 
-def _file(path: Path, columns: Columns, lines: _Lines, *, whole: bool) -> Found:
+def _file(path: Path, columns: Columns, lines: Lines, *, whole: bool) -> Found:
     """The documents of a file; of text ``whole`` is one."""
     suffix = path.suffix.lower()
     if suffix in TABLES:
@@ -229,7 +222,7 @@ def split_documents(text: str) -> tuple[list[str], str]:
     return ["\n".join(lines[i:j]) for i, j in zip(starts, ends, strict=True)], how
 
 
-class _Lines:
+class Lines:
     """Reads files as text, and counts the lines that are none, and the documents without a word."""
 
     def __init__(self) -> None:
