@@ -40,6 +40,7 @@ from ssl_jax.run import command, processes, signals
 from ssl_jax.run.open import open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import METRICS, read_metrics
+from ssl_jax.types import Config
 
 MODES = ("extract", "tune", "scratch")
 TUTORIAL = {"optim.schedule": "constant", "optim.scale": "none", "optim.nesterov": False, "optim.weight_decay": 0.0}
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
 def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]:
     """A row of results for every mode and seed of one network."""
     run = open_run(workdir)
-    config = ConfigDict(to_json(run.config))
+    config: Config = ConfigDict(to_json(run.config))
     keep = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
     config.data.update({"source": options.source} | {key: None for key in keep if key in config.data})
     splits = load_splits(config)

@@ -124,7 +124,8 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
     table = _table(FAMILIES[family], model, theirs, shapes)
     tree, used = pairs.read(table, flat)
-    report = _report(arrays, *({inner[name][0] for name in names} for names in (used, again)), project, allow, tree)
+    used, again = ({inner[name][0] for name in names} for names in (used, again))
+    report = _report(arrays, used, again, project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
     statistics = statistics or config.get("statistics") or project.statistics
@@ -139,20 +140,18 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
         **{"licence": licence, "source": project.source, "passed_over": dict(archive.passed_over)},
     }
     classifier = tree.get("classifier")
-    of_map = classifier is not None and classic.family(model["name"]) == "squeezenet"
-    view = project.view
     return Imported(
-        model,
-        tree["params"],
-        tree.get("model_state", {}),
-        classifier,
-        of_map,
-        chosen,
-        statistics,
-        view,
-        size,
-        record,
-        report,
+        model=model,
+        params=tree["params"],
+        model_state=tree.get("model_state", {}),
+        classifier=classifier,
+        of_map=classifier is not None and classic.family(model["name"]) == "squeezenet",
+        project=chosen,
+        statistics=statistics,
+        view=project.view,
+        size=size,
+        record=record,
+        report=report,
     )
 
 

@@ -20,7 +20,7 @@ from ssl_jax.interop.importing import Imported
 from ssl_jax.run import folder, provenance
 from ssl_jax.run.open import Run, open_run, variables_spec
 from ssl_jax.run.saver import open_saver
-from ssl_jax.types import Plan
+from ssl_jax.types import Config, Plan
 
 
 class _State(NamedTuple):
@@ -44,7 +44,7 @@ def write(found: Imported, workdir: str | os.PathLike[str]) -> Run:
     workdir = folder.check(workdir, "--out")
     if workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"--out {workdir} is not empty; name a folder that is not there yet")
-    config = _config(found)
+    config, recipe = _config(found)
     plan = Plan(1, 1, 2, (found.size, found.size, 3), 2)
     modality = make_modality(config, plan=plan)
     method = make_method(config, plan)
@@ -61,7 +61,7 @@ def write(found: Imported, workdir: str | os.PathLike[str]) -> Run:
         "data": {"sizes": {"train": 0, "val": 0, "test": 0}, "fingerprints": {}},
         "devices": 1,
         "own": {},
-        "recipe": values.plain(config.data.recipe),
+        "recipe": values.plain(recipe),
         "imported": found.record | {"report": found.report._asdict()},
         **provenance.machine(),
     }
@@ -73,7 +73,7 @@ def write(found: Imported, workdir: str | os.PathLike[str]) -> Run:
     return open_run(workdir)
 
 
-def _config(found: Imported) -> ConfigDict:
+def _config(found: Imported) -> tuple[Config, Recipe]:
     config = configs.load("simclr_digits")
     with config.unlocked():
         config.method = ConfigDict({"name": "imported"})
@@ -81,8 +81,8 @@ def _config(found: Imported) -> ConfigDict:
             config.method.update({"classes": int(found.classifier["bias"].shape[-1]), "of_map": found.of_map})
         config.model = ConfigDict(found.model)
         mean, std = found.statistics
-        kind, fraction, interpolation = found.view
         config.data.update({"source": NONE, "image_size": found.size, "mean": tuple(mean), "std": tuple(std)})
         config.data.global_batch_size = 2
-    configs.give_recipe(config, Recipe((View(None),), Eval(kind, fraction, interpolation)))
-    return config
+    recipe = Recipe((View(None),), Eval(*found.view))  # pyright: ignore[reportArgumentType]: words of projects.py
+    configs.give_recipe(config, recipe)
+    return config, recipe
