@@ -22,7 +22,7 @@ from ssl_jax import api, models
 from ssl_jax.data import readers
 from ssl_jax.data.source import from_arrays
 from ssl_jax.run import processes
-from ssl_jax.run.open import export
+from ssl_jax.run.export import export
 
 CHANGES = {
     "data": {"image_size": 8, "global_batch_size": 16, "recipe": "runs:VIEWS"},

@@ -212,7 +212,7 @@ def patch_grid(
     else:
         at = jitter // 2 + stride * np.arange(side)[:, None] + np.arange(width)[None]
         cut = jnp.swapaxes(images[:, at][:, :, :, at], 2, 3)  # [b, g, p, w, c] -> [b, g, p, g, p, c] -> [b, g, g, ...]
-    return cut.reshape(len(images), side, side, width, width, images.shape[-1])
+    return cut.reshape(images.shape[0], side, side, width, width, images.shape[-1])
 
 
 def strips(images: Array, size: int, stride: int) -> Array:

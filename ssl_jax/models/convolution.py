@@ -56,6 +56,7 @@ def convolve(
     )
     images = lhs.ndim == 4 and dimension_numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _LAYOUT)
     whole = feature_group_count == 1 and set((*(lhs_dilation or (1,)), *(rhs_dilation or (1,)))) == {1}
+    whole = whole and all(isinstance(n, int) for n in lhs.shape)  # not the symbols of a program that is exported
     if not (parallel.platform() == "cpu" and images and whole):
         return plain(lhs, rhs)
     out = jax.eval_shape(plain, lhs, rhs)

@@ -29,7 +29,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
-        x = x if self.spatial else x.reshape(len(x), -1)
+        x = x if self.spatial else x.reshape(x.shape[0], -1)
         return nn.Dense(self.latent_dim, dtype=self.dtype, name="dense")(x)
 
 

@@ -40,4 +40,4 @@ class Discriminator(nn.Module):
             if k > 1:
                 x = self.norm(name=f"stage{k}_norm")(x, train=train, axis=axis)
             x = nn.leaky_relu(x, 0.2)
-        return nn.Dense(1, name="dense", **kwargs)(x.reshape(len(x), -1))[:, 0]
+        return nn.Dense(1, name="dense", **kwargs)(x.reshape(x.shape[0], -1))[:, 0]

@@ -188,7 +188,7 @@ class Classifier(nn.Module):
         for i, (size, rate) in enumerate(zip(self.sizes, self.dropout, strict=True)):
             x = self.norm(name=f"norm{i}")(x, train=train, axis=axis)
             if train and key is not None and rate:
-                keys = row_keys(named_key(key, f"dropout{i}"), len(x), axis)
+                keys = row_keys(named_key(key, f"dropout{i}"), x.shape[0], axis)
                 kept = jax.vmap(lambda k, rate=rate, shape=x.shape[1:]: jax.random.bernoulli(k, 1 - rate, shape))(keys)
                 x = jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
             end = i == len(self.sizes) - 1

@@ -128,7 +128,7 @@ class LSTM(nn.Module):
             """One mask ``[b, 1, c]`` for all tokens of an example."""
             if drawn is None or not rate or part < self.frozen_stages:
                 return x
-            keys = row_keys(named_key(drawn, name), len(x), axis)
+            keys = row_keys(named_key(drawn, name), x.shape[0], axis)
             kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, (1, x.shape[-1])))(keys)
             return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
@@ -151,7 +151,7 @@ class LSTM(nn.Module):
             if drawn is not None and self.weight_dropout and k >= self.frozen_stages:
                 kept = jax.random.bernoulli(named_key(drawn, f"weights{k}"), 1 - self.weight_dropout, u.shape)
                 u = jnp.where(kept, u / (1 - self.weight_dropout), jnp.zeros_like(u))
-            nothing = jnp.zeros((len(x), size), x.dtype)
+            nothing = jnp.zeros((x.shape[0], size), x.dtype)
             h, c = (nothing, nothing) if rows is None else rows[k - 1]
             x, state = _layer(x, w, u, b, (h.astype(x.dtype), c.astype(x.dtype)), self.bptt)
             states.append(state)

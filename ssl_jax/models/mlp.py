@@ -57,7 +57,7 @@ class MLPEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> dict[str, Array]:
         outputs = {}
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for k, width in enumerate(self.widths, 1):
             x = nn.Dense(width, dtype=self.dtype, name=f"stage{k}_dense")(x)
             if self.hidden_norm:

@@ -73,7 +73,7 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32).astype(wide)
 
         if train:
-            rows = _rows(len(x), self.groups, self.strided, axis)
+            rows = _rows(x.shape[0], self.groups, self.strided, axis)
             y, mean, var = _normalised(rows, self.eps, x, scale, bias)
         else:
             mean, var = (_align(a.value.astype(wide), x) for a in (running_mean, running_var))
@@ -134,7 +134,7 @@ class ExampleNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
-        y = standardize(x.reshape(len(x), -1), self.eps).reshape(x.shape)
+        y = standardize(x.reshape(x.shape[0], -1), self.eps).reshape(x.shape)
         if self.use_scale:
             y = y * _align(self.param("scale", self.scale_init, x.shape[-1:], jnp.float32).astype(y.dtype), y)
         if self.use_bias:

@@ -49,6 +49,9 @@ def _border(side: int, size: int, padding: str) -> tuple[int, int]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _max_pool(x: Array, size: int, pads: _Pads) -> Array:
+    if not isinstance(x.shape[0], int):  # exported: a converter to ONNX leaves a pool's padding out without a word
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
+        return nn.max_pool(x, window_shape=(size, size), strides=(STRIDE, STRIDE), padding="VALID")
     return nn.max_pool(x, (size, size), (STRIDE, STRIDE), pads)  # pyright: ignore[reportArgumentType]: pairs work, the stub says str
 
 

@@ -120,7 +120,7 @@ class TextTransformer(nn.Module):
     ) -> dict[str, Array]:
         self._check(x.shape[1])
         present = x != 0
-        drawn = row_keys(named_key(key, "dropout"), len(x), axis) if train and key is not None else None
+        drawn = row_keys(named_key(key, "dropout"), x.shape[0], axis) if train and key is not None else None
         norm = partial(LayerNorm, eps=self.eps, dtype=self.dtype)
 
         def keys(part: int) -> Array | None:

@@ -35,7 +35,7 @@ def attention(
       causal: no token sees those behind it.
       drop: dropout of the softmax's weights ``[b, heads, t, t]``.
     """
-    b, t, s = len(q), q.shape[1], k.shape[1]
+    b, t, s = q.shape[0], q.shape[1], k.shape[1]
     if drop is None and parallel.platform() == "gpu" and _fits_cudnn(q, k, masked=present is not None) and _has_cudnn():
         mask = None if present is None else jnp.broadcast_to(present[:, None, None, :], (b, 1, t, s))
         return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")

@@ -190,17 +190,17 @@ class ViT(nn.Module):
 
         def tokens(x: Array) -> Array:
             x = x[:, before:] if before else x
-            return x if patches is not None else x.reshape(len(x), *grid, self.width)
+            return x if patches is not None else x.reshape(x.shape[0], *grid, self.width)
 
         seen = present
         if self.registers:
             normal, shape = nn.initializers.normal(1e-6), (self.registers, self.width)  # as DINOv2 starts them
             registers = self.param("stem_registers", normal, shape, jnp.float32).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(registers[None], (len(x), *shape)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(registers[None], (x.shape[0], *shape)), x], axis=1)
         if self.cls_token:
             cls = self.param("stem_cls", nn.initializers.normal(0.02), (self.width,), jnp.float32)
             cls = (cls if of_cls is None else cls + of_cls.astype(cls.dtype)).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(cls[None, None], (len(x), 1, self.width)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(cls[None, None], (x.shape[0], 1, self.width)), x], axis=1)
         if before and present is not None:
             seen = jnp.pad(present, ((0, 0), (before, 0)), constant_values=True)
         outputs = {"stem": tokens(x)}

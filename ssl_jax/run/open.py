@@ -24,7 +24,7 @@ from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import is_imported
-from ssl_jax.run import checkpoint, folder, provenance
+from ssl_jax.run import checkpoint, folder
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
 
@@ -167,7 +167,7 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
 
 
 def open_weights(path: str | Path) -> Run:
-    """A file that :func:`export` wrote, opened as the run that it is of, of which it holds the trunk alone.
+    """A file that ``ssl_jax.run.export`` wrote, opened as the run that it is of, of which it holds the trunk alone.
 
     Raises:
       ValueError: no such file, one without the config of its run, or one of a run on text.
@@ -340,25 +340,3 @@ def _fit_into(spec: Variables, tree: Mapping[str, Any], workdir: str | Path) -> 
             raise ValueError(f"checkpoint in {workdir}: {name} is {have}, this config's is {leaf.shape}")
         leaves.append(jnp.asarray(arrays[name]))
     return jax.tree.unflatten(jax.tree.structure(spec), leaves)
-
-
-def export(run: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the trunk of a run, ``method.trunk`` of its newest checkpoint, with the run's config beside the arrays.
-
-    Args:
-      run: its workdir, or what :func:`open_run` gave.
-      path: a ``.safetensors`` file; it is there whole or not at all, and replaces one of that name.
-
-    Returns:
-      What stands in the file beside the arrays: {"version", "commit", "step", "config", "fingerprint"}, the last one
-      ``checkpoint.fingerprint`` of {"params", "model_state"}; "files" of a modality that has some, name -> text.
-
-    Raises:
-      ValueError: no such run, or the file cannot be written.
-    """
-    run = run if isinstance(run, Run) else open_run(run)
-    params, model_state = run.method.trunk(run.variables)
-    about = {"version": provenance.version("ssl_jax"), "commit": run.resolved.get("commit"), "step": run.step}
-    if files := {name: content.decode() for name, content in run.modality.files.items()}:
-        about["files"] = files
-    return weights.write(path, params, model_state, about | {"config": to_json(run.config)})

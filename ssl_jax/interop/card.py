@@ -1,0 +1,212 @@
+"""The model card of an exported network: ``README.md``, whose head the Hub reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ssl_jax.interop import licences
+
+LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "flax": "flax", "stablehlo": "jax", "onnx": "onnx"}
+
+TORCHVISION = """```python
+import torchvision
+from safetensors.torch import load_file
+
+model = torchvision.models.{architecture}({arguments})
+model.load_state_dict(load_file("FOLDER/model.safetensors"){strict})
+```
+"""
+
+SHARED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # by timm and torchvision
+
+HOW = {
+    "timm": """```python
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or "hf-hub:OWNER/NAME"
+features = model(images)                                                # [b, c, h, w], normalised as below
+```
+
+```python
+from transformers import AutoModel
+
+features = AutoModel.from_pretrained("FOLDER")(images).pooler_output
+```
+""",
+    "torchvision": TORCHVISION,
+    "flax": """```python
+import flax.serialization
+import ssl_jax.models
+
+variables = flax.serialization.msgpack_restore(open("FOLDER/flax_model.msgpack", "rb").read())
+model = ssl_jax.models.make({make})
+outputs = model.apply(variables, images, train=False)         # outputs["features"]; images normalised as below
+```
+""",
+    "stablehlo": """Without ssl_jax; any number of images, on a CPU, an NVIDIA GPU or a TPU:
+
+```python
+import jax.export
+import safetensors.numpy
+
+program = jax.export.deserialize(open("FOLDER/encode_uint8.stablehlo", "rb").read())
+weights = safetensors.numpy.load_file("FOLDER/weights.safetensors")
+features = program.call(weights, images)["features"]                    # uint8 {shape}; normalised inside
+```
+""",
+    "onnx": """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(features,) = session.run(["features"], {{"images": images}})            # float32 in [0, 1], {shape}; normalised inside
+```
+""",
+}
+
+
+class Facts(NamedTuple):
+    """What a card says.
+
+    Attributes:
+      format: a key of :data:`HOW`.
+      name: of the model, as the folder is called.
+      config: of the run.
+      shape, mean, std, view: of images, as ``peers.Network`` has them.
+      licence: as :func:`licences.chosen` gave it.
+      commit, version, step: of the run and of the package.
+      data: "data" of the run's record: sizes and fingerprints.
+      evaluation: the results of ``evaluation.json`` on this checkpoint, one for each data.
+      imported: of weights that came from elsewhere, the record of their import.
+      notes: lines to be said besides.
+      words: what fills in :data:`HOW`.
+    """
+
+    format: str
+    name: str
+    config: Mapping[str, Any]
+    shape: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    view: Any
+    licence: str
+    commit: str | None
+    version: str | None
+    step: int
+    data: Mapping[str, Any]
+    evaluation: Sequence[Mapping[str, Any]] = ()
+    imported: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+    words: Mapping[str, str] = {}
+
+
+def text(facts: Facts) -> str:
+    """The card; its head is YAML, of which every value is written as JSON."""
+    return "\n".join([*_head(facts), *_body(facts)]) + "\n"
+
+
+def _head(facts: Facts) -> Iterator[str]:
+    yield "---"
+    yield from _licence(facts.licence)
+    yield f"library_name: {LIBRARIES[facts.format]}"
+    config = facts.config
+    tags = ["ssl_jax", config["method"]["name"], config["model"]["name"], facts.format]
+    tags += [] if config["method"]["name"] in ("supervised", "imported") else ["self-supervised-learning"]
+    yield f"tags: {json.dumps([plain(tag) for tag in dict.fromkeys(tags)])}"
+    yield "pipeline_tag: image-feature-extraction"
+    if (source := config["data"]["source"]) and re.fullmatch(r"[a-z0-9_]+", source) and source != "none":
+        yield f"datasets: {json.dumps([source])}"
+    if facts.evaluation:
+        yield "model-index:"
+        yield f"  - name: {json.dumps(facts.name)}"
+        yield "    results:"
+        for result in facts.evaluation:
+            on = json.dumps(plain(result["provenance"]["evaluated_on"]))
+            yield '      - task: {type: "image-feature-extraction"}'
+            yield f"        dataset: {{type: {on}, name: {on}}}"
+            yield "        metrics:"
+            for name, value in _numbers(result).items():
+                kind = "accuracy" if re.search(r"top\d+$", name) else name
+                yield f"          - {{type: {json.dumps(kind)}, name: {json.dumps(name)}, value: {json.dumps(value)}}}"
+    yield "---"
+
+
+def _licence(licence: str) -> Iterator[str]:
+    key = licences.key(licence)
+    if licence == licences.NOT_STATED:
+        yield "license: unknown"
+    elif key in licences.KNOWN:
+        yield f"license: {key}"
+    else:
+        yield "license: other"
+        yield f"license_name: {json.dumps(licence)}"
+
+
+def _body(facts: Facts) -> Iterator[str]:
+    config, (height, width, channels) = facts.config, facts.shape
+    yield f"\n# {facts.name}\n"
+    method, model = plain(config["method"]["name"]), plain(config["model"]["name"])
+    if facts.imported is None:
+        yield f"The encoder ({model}) of a run of {method} on {plain(config['data']['source'])}, step {facts.step}."
+    else:
+        yield f"An encoder ({model}) that was not trained here: weights of {facts.imported.get('project')}."
+    yield from (f"\n{note}" for note in facts.notes)
+    yield "\n## Use\n"
+    yield HOW[facts.format].format(**facts.words).rstrip("\n")
+    if facts.format == "timm" and facts.words["architecture"] in SHARED and channels == 3:
+        yield f"\n{TORCHVISION.format(**facts.words)}".rstrip("\n")
+    view = facts.view
+    yield (
+        f"\nImages are {height} x {width} pixels of {channels} channel(s) (evaluation: {view.kind}, "
+        f"{view.fraction:g}, {view.interpolation}), in [0, 1], with mean {_list(facts.mean)} and standard deviation "
+        f"{_list(facts.std)}."
+    )
+    yield "\n## Licence\n"
+    yield f"Of the weights: {facts.licence}."
+    if facts.imported is not None:
+        yield (
+            f"They came from {facts.imported.get('source') or 'elsewhere'} (sha256 {facts.imported.get('sha256')}), "
+            f"published under: {facts.imported.get('licence') or 'not known'}."
+        )
+    yield "\n## Data\n"
+    sizes = {split: size for split, size in facts.data.get("sizes", {}).items() if size}
+    yield from [] if sizes else ["Not known."]
+    for split, size in sizes.items():
+        digest = facts.data.get("fingerprints", {}).get(split)
+        yield f"- {split}: {size} examples" + (f", fingerprint {digest}" if digest else "")
+    yield "\n## Evaluation\n"
+    if not facts.evaluation:
+        yield "None of this checkpoint was found beside the run."
+    for result in facts.evaluation:
+        about = result["provenance"]
+        yield f"On {plain(about['evaluated_on'])}: {json.dumps(about.get('sizes', {}))}, seed {about.get('seed')}.\n"
+        yield "| measure | value | 95 % interval |\n|---|---|---|"
+        for name, value in _numbers(result).items():
+            low_high = result.get("intervals", {}).get(name)
+            yield f"| {name} | {value:.4g} | {'' if low_high is None else ' to '.join(f'{x:.4g}' for x in low_high)} |"
+        yield ""
+    yield "\n## Run\n"
+    yield f"Commit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
+    yield f"```json\n{json.dumps(plain(config), indent=1)}\n```"
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{x:g}" for x in numbers)
+
+
+def plain(value: Any) -> Any:
+    """A value of a config without folders of the machine that it lay in: "folder:/home/me/cats" -> "folder:cats"."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if not isinstance(value, str) or not re.search(r"[/\\]", value):
+        return value
+    kind, colon, rest = value.partition(":") if re.match(r"\w+:", value) else ("", "", value)
+    return kind + colon + re.split(r"[/\\]", rest.rstrip("/\\"))[-1]

@@ -1,0 +1,40 @@
+"""What a licence of weights allows who passes them on, as far as it is a matter of names."""
+
+from __future__ import annotations
+
+import re
+
+NOT_STATED = "not stated"
+RESTRICTED = re.compile(r"\bnc\b|non ?commercial|research only|dinov3", re.IGNORECASE)
+# Front matter of the Hub knows these, and "other".
+KNOWN = ("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0")
+KNOWN += tuple(f"cc-by{kind}-4.0" for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd"))
+
+
+def key(licence: str) -> str:
+    """ "CC BY-NC 4.0" -> "cc-by-nc-4.0", "MIT (relicensed 2023)" -> "mit": what licences are compared by."""
+    return re.sub(r"[\s_]+", "-", re.sub(r"\(.*?\)", "", licence).strip().lower())
+
+
+def chosen(asked: str | None, published: dict[str, str]) -> str:
+    """The licence that goes with weights.
+
+    Args:
+      asked: by whoever passes them on.
+      published: what the weights are, or were started from -> the licence that these were published under.
+
+    Raises:
+      ValueError: a restricted one is not repeated.
+    """
+    restricted = {
+        where: licence for where, licence in published.items() if RESTRICTED.search(licence.replace("-", " "))
+    }
+    for where, licence in restricted.items():
+        if asked is None or key(asked) != key(licence):
+            said = "say so" if asked is None else f"they cannot be passed on under {asked!r}"
+            raise ValueError(f"{where} were published under {licence}: {said}, with --license {key(licence)}")
+    if asked is None:
+        return next(iter(published.values()), NOT_STATED)
+    if not asked.strip() or "\n" in asked:
+        raise ValueError(f"--license {asked!r} names no licence; give a word as apache-2.0")
+    return asked

@@ -1,0 +1,287 @@
+"""The encoder of a run in files: ours, or a folder in another library's form, with a card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import models
+from ssl_jax.evals.shared import results
+from ssl_jax.experiment import make_method, to_json
+from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, weights
+from ssl_jax.interop.leaves import by_name
+from ssl_jax.methods import normalize
+from ssl_jax.run import checkpoint, provenance
+from ssl_jax.run.open import Run, open_run, read_run
+from ssl_jax.types import Tree
+
+OURS = "ssl_jax"
+FORMATS = (OURS, "timm", "torchvision", "flax", "stablehlo", "onnx")
+SAME = 1e-5  # of the largest feature: what the network alone may differ from ``encode`` by
+
+
+def export(
+    run: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str = OURS,
+    licence: str | None = None,
+    swapped_stem: bool = False,
+    push_to: str | None = None,
+    private: bool = False,
+) -> dict[str, Any]:
+    """Write the trunk of a run, ``method.trunk`` of its newest checkpoint.
+
+    Args:
+      run: its workdir, or what :func:`open_run` gave.
+      path: with ``format="ssl_jax"`` a ``.safetensors`` file, which :func:`ssl_jax.run.open.open_weights` and
+        ``init_from`` read and which replaces one of that name; else a folder that is not there yet. Both are there
+        whole or not at all.
+      format: "ssl_jax"; "timm", which transformers, torchvision and the Hub load, too; "torchvision", its names alone;
+        "flax"; "stablehlo"; "onnx".
+      licence: of the weights; must repeat a restricted one that they came with.
+      swapped_stem: with "torchvision", of a network with the cifar stem: whoever loads it swaps conv1.
+      push_to: OWNER/NAME of a repository of the Hub that the folder is sent to, made if there is none (``private``).
+
+    Returns:
+      {"version", "commit", "step", "config", "fingerprint"}, the last one ``checkpoint.fingerprint`` of {"params",
+      "model_state"}; "files" of a modality that has some, name -> text; "url" of what was sent.
+
+    Raises:
+      ValueError: one line: no such run, or what the format cannot hold; nothing is left on disk.
+      OSError: the folder is written and could not be sent.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"--format {format} is unknown; known: {', '.join(FORMATS)}")
+    if format != "torchvision" and swapped_stem:
+        raise ValueError("--swapped-stem is for --format torchvision; leave it out")
+    if push_to is not None:
+        if format == OURS:
+            raise ValueError("--push-to sends a folder; say its --format, timm for most uses")
+        hub.check(push_to)
+    {"stablehlo": stablehlo.check, "onnx": onnx.check}.get(format, lambda: None)()
+    run = run if isinstance(run, Run) else open_run(run)
+    params, model_state = run.method.trunk(run.variables)
+    about = {"version": provenance.version("ssl_jax"), "commit": run.resolved.get("commit"), "step": run.step}
+    if files := {name: content.decode() for name, content in run.modality.files.items()}:
+        about["files"] = files
+    about["config"] = to_json(run.config)
+    if format == OURS:
+        if licence is not None:
+            raise ValueError("--license goes into the card of a folder; say its --format, or leave it out")
+        return weights.write(path, params, model_state, about)
+    licence = licences.chosen(licence, _published(run))
+    about["fingerprint"] = checkpoint.fingerprint({"params": params, "model_state": model_state})
+    with _new_folder(path) as folder:
+        words, notes = WRITERS[format](folder, run, licence=licence, swapped_stem=swapped_stem)
+        facts = _facts(run, format, Path(path).resolve().name, licence, about, words, notes)
+        (folder / "README.md").write_text(card.text(facts))
+        for name, content in run.modality.files.items():
+            (folder / name).write_bytes(content)
+    if push_to is not None:
+        message = f"{run.config.method.name}, step {run.step}"
+        about["url"] = hub.push(Path(os.path.expanduser(path)), push_to, private=private, message=message)
+    return about
+
+
+@contextlib.contextmanager
+def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside ``path`` to write into, which takes its place at the end; an error leaves nothing."""
+    path = Path(os.path.expanduser(path))
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"--out {path} is there already; name a folder that is not")
+    temporary = path.absolute().with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(f"--out {path} cannot be written ({error.strerror or error}); name another folder") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _published(run: Run) -> dict[str, str]:
+    """What a run's weights are or were started from -> the licence it was published under, as far as runs tell."""
+    found, seen = {}, set()
+
+    def look(resolved: Mapping[str, Any], init_from: Any, where: str) -> None:
+        if licence := (resolved.get("imported") or {}).get("licence"):
+            found[where] = licence
+        for source in init_from.values() if isinstance(init_from, Mapping) else [init_from]:
+            if isinstance(source, str) and source not in seen and os.path.isdir(os.path.expanduser(source)):
+                seen.add(source)
+                with contextlib.suppress(ValueError):  # no run any more
+                    config, record = read_run(source)
+                    look(record, to_json(config).get("init_from"), f"weights of {source}, which this began with,")
+
+    look(run.resolved, to_json(run.config).get("init_from"), f"the weights in {run.workdir}")
+    return found
+
+
+def _of_images(run: Run) -> None:
+    if run.modality.words is not None or len(run.modality.input_shape) != 3:
+        raise ValueError("this run's encoder takes text, and the format is for images; use --format flax or ssl_jax")
+
+
+def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    data = run.config.data
+    return tuple(data.mean), tuple(data.std)
+
+
+def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem: bool):
+    _of_images(run)
+    params, model_state = run.method.trunk(run.variables)
+    model = to_json(run.config)["model"]
+    mean, std = _statistics(run)
+    classifier = _classifier(run) if theirs in ("timm", "torchvision") else None
+    view = run.recipe.evaluate
+    shape = tuple(run.modality.input_shape)
+    stated = None if licence == licences.NOT_STATED else licences.key(licence)
+    network = peers.Network(model, params, model_state, classifier, shape, mean, std, view)
+    name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
+    _compare(run)
+    peers.write(folder, network, theirs, licence=stated, swapped_stem=swapped_stem)
+    notes = ["The classifier came with it."] if classifier is not None else []
+    if swapped_stem:
+        notes.append(f"Before it is loaded, its stem is swapped: {peers.stem_of(model, shape[2])}.")
+    strict = "" if classifier is not None else ", strict=False"
+    arguments = arguments if theirs == "torchvision" else {}
+    arguments = arguments | ({} if classifier is None else {"num_classes": np.shape(classifier["bias"])[-1]})
+    said = ", ".join(f"{k}={v}" for k, v in arguments.items())
+    return {"architecture": name, "arguments": said, "strict": strict}, notes
+
+
+def _classifier(run: Run) -> Tree | None:
+    """{"kernel", "bias"} of one linear layer on the features, where the run's product has such."""
+    part = run.variables.params.get("classifier") if "classify" in run.method.hooks else None
+    layers = list(part.values()) if isinstance(part, Mapping) else []
+    if len(layers) == 1 and isinstance(layers[0], Mapping) and set(layers[0]) == {"kernel", "bias"}:
+        return layers[0]
+    return None
+
+
+def _compare(run: Run) -> None:
+    """Refuse where the features of a run are not its network's on normalised images (colours of its own, parts)."""
+    params, model_state = run.method.trunk(run.variables)
+    model = to_json(run.config)["model"]
+    mean, std = _statistics(run)
+    encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
+    images = jnp.asarray(np.random.default_rng(0).random((2, *run.modality.input_shape), np.float32))
+    try:
+        alone, _ = jax.jit(partial(models.forward, encoder, train=False))(
+            params, model_state, normalize(images, mean, std)
+        )
+    except Exception:  # other arrays than the config's network has, as with norms that the method gave it
+        alone = None
+    want = jax.jit(run.method.encode)(run.variables, images)["features"]
+    got = None if alone is None else alone["features"]
+    scale = max(1.0, float(jnp.abs(want).max()))
+    if got is None or got.shape != want.shape or not float(jnp.abs(got - want).max()) <= SAME * scale:
+        raise ValueError(
+            f"the features of method.name={run.config.method.name!r} are not those of its {model['name']} on images "
+            "with data.mean and data.std taken off; use --format stablehlo, which holds all that it computes"
+        )
+
+
+def _to_flax(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
+    params, model_state = run.method.trunk(run.variables)
+    model = to_json(run.config)["model"]
+    about: dict[str, Any] = {"make": model, "call": "ssl_jax.models.make(**make).apply(variables, x, train=False)"}
+    about |= {"input_shape": list(run.modality.input_shape), "features": "outputs['features']"}
+    if run.modality.words is None:
+        mean, std = _statistics(run)
+        about |= {"mean": mean, "std": std, "range": [0, 1]}
+    flax.write(folder, params, model_state, about)
+    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items())}, []
+
+
+def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
+    _of_images(run)
+    named = by_name(run.variables)
+    structure = jax.tree.structure(run.variables)
+
+    def encode(given: Mapping[str, Any], images: Any) -> dict[str, Any]:
+        leaves = [given[name] if name in given else jnp.zeros_like(leaf) for name, leaf in named.items()]  # unread ones
+        variables = jax.tree.unflatten(structure, leaves)
+        return {k: a for k, a in run.method.encode(variables, images).items() if k != "projections"}
+
+    host = {
+        name: np.asarray(leaf) for name, leaf in named.items() if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    }
+    try:
+        stablehlo.write(folder, encode, host, tuple(run.modality.input_shape))
+    except Exception as error:  # what tracing makes of a network that counts its images
+        said = (str(error).splitlines() or [""])[0][:200]
+        name = run.config.method.name
+        raise ValueError(f"{name}'s encode cannot be written as StableHLO ({type(error).__name__}: {said})") from error
+    return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, []
+
+
+def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
+    _of_images(run)
+    config, notes = run.config.copy_and_resolve_references(), []
+    if config.model.get("dtype"):
+        notes.append(f"It computes in float32; the run did in {config.model.dtype}.")
+        config.model.dtype = None
+    method = make_method(config, run.plan)
+    worst = onnx.write(
+        folder, lambda images: method.encode(run.variables, images)["features"], tuple(run.modality.input_shape)
+    )
+    notes.append(f"Features of onnxruntime differ from the run's own by {worst:.1g} at most, on random images.")
+    return {"shape": f"[B, {', '.join(map(str, run.modality.input_shape))}]"}, notes
+
+
+WRITERS = {
+    "timm": partial(_to_peers, theirs="timm"),
+    "torchvision": partial(_to_peers, theirs="torchvision"),
+    "flax": _to_flax,
+    "stablehlo": _to_stablehlo,
+    "onnx": _to_onnx,
+}
+
+
+def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, Any], words, notes) -> card.Facts:
+    resolved = run.resolved
+    images = run.modality.words is None
+    mean, std = _statistics(run) if images else ((), ())
+    evaluation, said = _evaluation(run)
+    return card.Facts(
+        format=format,
+        name=name,
+        config=about["config"],
+        shape=tuple(run.modality.input_shape),
+        mean=mean,
+        std=std,
+        view=run.recipe.evaluate if images else None,
+        licence=licence,
+        commit=about["commit"],
+        version=about["version"],
+        step=run.step,
+        data=resolved.get("data", {}),
+        evaluation=evaluation,
+        imported=resolved.get("imported"),
+        notes=[*notes, *said],
+        words=words,
+    )
+
+
+def _evaluation(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+    """The results on this checkpoint in the run's folder, and what is to be said of others."""
+    place = Path(run.workdir) / "evaluation"
+    if not (place / results.FILE).is_file():
+        return [], []
+    said: list[str] = []
+    found = results.earlier(place, checkpoint.fingerprint(run.variables), said.append)
+    left = ["An evaluation of another checkpoint lies beside the run and is left out."] if said and not found else []
+    return [one.result for one in found.values()], left
