@@ -26,7 +26,10 @@ def check() -> None:
     """Refuse where the converter or the runtime is not installed."""
     for package in ("jax2onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f"ONNX is written with {package}, which is not installed; pip install 'ssl_jax[onnx]'")
+            raise ValueError(
+                f"ONNX is written with {package}, which is not installed; pip install 'ssl_jax[onnx]', then pip install "
+                "--no-deps 'jax2onnx>=0.17.1,<0.18', which excludes this Orbax without need"
+            )
 
 
 def write(folder: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]) -> float:
