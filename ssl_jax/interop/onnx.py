@@ -27,8 +27,8 @@ def check() -> None:
     for package in ("jax2onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"ONNX is written with {package}, which is not installed; pip install 'ssl_jax[onnx]', then pip install "
-                "--no-deps 'jax2onnx>=0.17.1,<0.18', which excludes this Orbax without need"
+                f"ONNX is written with {package}, which is not installed; pip install 'ssl_jax[onnx]', then "
+                "pip install --no-deps 'jax2onnx>=0.17.1,<0.18', which excludes this Orbax without need"
             )
 
 
