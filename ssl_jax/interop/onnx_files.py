@@ -20,12 +20,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the file is no ONNX graph, or has no weights.
     """
-    import onnx
-    from onnx import numpy_helper
+    import onnx  # pyright: ignore[reportMissingImports]
+
+    theirs: Any = onnx  # and not the file beside this one
 
     try:
-        graph: Any = onnx.load(os.fspath(path), load_external_data=False).graph
-        arrays = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        graph = theirs.load(os.fspath(path), load_external_data=False).graph
+        arrays = {each.name: theirs.numpy_helper.to_array(each) for each in graph.initializer}
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); give an .onnx file") from None
     except Exception as error:  # of protobuf, which has no class of its own for it
