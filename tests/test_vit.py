@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import transformer
 
-from ssl_jax import methods, models
+from ssl_jax import methods, models, optim
 from ssl_jax.models import vit
 from ssl_jax.models.norm import LayerNorm
+from ssl_jax.models.positions import resize_weights
 from ssl_jax.models.transformer import attention, branch_scales
 from ssl_jax.parallel import row_keys
 from ssl_jax.types import Plan
@@ -44,6 +45,11 @@ def tiny(**fields):
     x = jnp.asarray(draw("x", SHAPE), jnp.float32)
     shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), x))
     return encoder, jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), drawn(shapes)), x
+
+
+@partial(jax.jit, static_argnames=("encoder",))
+def stem(encoder, params, x, **inputs):
+    return models.forward(encoder, params, {}, x, train=False, **inputs)[0]["stem"]
 
 
 @partial(jax.jit, static_argnames=("encoder", "train"))
@@ -153,6 +159,57 @@ def test_the_network_is_the_formula(float64, cls_token, some):
     np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
 
 
+SQUARE = (3, 6, 6, 3)  # 3 x 3 patches
+LIKE = {  # what other people's networks are
+    "learned": {"positions": "learned", "cls_token": True, "pool": "cls"},
+    "moco_v3": {"positions": "moco_v3", "cls_token": True, "eps": 1e-2, "gelu": "tanh"},
+    "mae_fine_tuned": {"cls_token": True, "norm_after_pool": True},
+    "registers": {"positions": "learned", "cls_token": True, "registers": 2, "layer_scale": 0.1, "pool": "cls_mean"},
+    "giant": {"positions": "learned", "swiglu": True, "mlp_ratio": 1.5, "layer_scale": 1e-5},
+    "cls_normalised": {"positions": "learned_patches", "cls_token": True, "norm_after_pool": True, "pool": "cls"},
+}
+
+
+@pytest.mark.parametrize(
+    ("like", "some"),
+    [
+        pytest.param(like, some, marks=[] if some == i % 2 and i < 5 else pytest.mark.slow)
+        for i, like in enumerate(LIKE)
+        for some in (0, 1)
+    ],
+)
+def test_networks_of_others_are_the_formula(float64, like, some):
+    encoder = models.make("vit", **(TINY | {"depth": 2} | LIKE[like]))
+    x = draw("x", SQUARE)
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.asarray(x)))
+    params, inputs = drawn(shapes), {}
+    if some:
+        inputs["patches"] = np.array([[5, 0, 2, 2], [1, 1, 1, 1], [8, 4, 0, 5]], np.int32)
+        inputs["present"] = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)
+    cotangent = draw("cotangent", (3, encoder.dim))
+
+    def loss(params):
+        out = run(encoder, params, jnp.asarray(x), **inputs)
+        return jnp.sum(out["features"] * cotangent), out
+
+    grads, out = jax.jit(jax.grad(loss, has_aux=True))(params)
+    expected = transformer.network(params, x, encoder, **inputs)
+    assert out.keys() == expected.keys()
+    for name, want in expected.items():
+        np.testing.assert_allclose(out[name].reshape(want.shape), want, rtol=1e-9, atol=1e-9, err_msg=name)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(grad).all()
+        assert np.any(grad), path
+    direction = jax.tree.map(lambda a: draw("direction", a.shape), params)
+
+    def at(t):
+        moved = jax.tree.map(lambda a, d: a + t * d, params, direction)
+        return np.sum(transformer.network(moved, x, encoder, **inputs)["features"] * cotangent)
+
+    slope = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
+    np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
+
+
 def test_patches_are_cut_row_by_row_and_put_back():
     images = draw("images", (2, 4, 6, 3))
     patches = np.asarray(vit.patchify(images, 2))
@@ -173,6 +230,42 @@ def test_all_patches_by_number_are_the_whole_image():
         tokens = np.asarray(whole[stage]).reshape(3, 6, 8)
         expected = np.take_along_axis(tokens, order[..., None], axis=1)
         np.testing.assert_allclose(parts[stage], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "learned_patches", "moco_v3"])
+def test_a_subset_has_the_positions_of_its_places_on_images_of_any_size(positions):
+    """In the stem, where no token knows of another; the table is of 2 x 2, the images have 3 x 3 and 2 x 3 patches."""
+    encoder = models.make(
+        "vit", **(TINY | {"depth": 1, "cls_token": True, "positions": positions, "positions_grid": 2})
+    )
+    params, _ = models.init(encoder, jax.random.key(0), jnp.ones(SHAPE))
+    assert ("stem_positions" in params) == (positions != "moco_v3")
+    if positions != "moco_v3":
+        assert params["stem_positions"].shape == (4 + (positions == "learned"), 8)
+    for shape in (SHAPE, SQUARE):
+        x = jnp.asarray(draw("x", shape), jnp.float32)
+        whole = stem(encoder, params, x).reshape(3, -1, 8)
+        patches = np.array([[5, 0], [1, 1], [3, 4]], np.int32)
+        part = stem(encoder, params, x, patches=patches)
+        np.testing.assert_allclose(part, np.take_along_axis(np.asarray(whole), patches[..., None], 1), atol=1e-6)
+
+
+def test_a_table_of_another_size_is_taken_as_it_is_made():
+    """Learned on 2 x 2 patches and run on 3 x 3: resized by the rule, the class token's row as it was."""
+    encoder = models.make("vit", **TINY, cls_token=True, positions="learned", positions_rule="timm", pool="cls")
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.ones((1, 4, 4, 3))))
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), drawn(shapes))
+    table = np.asarray(params["stem_positions"], np.float64)
+    down = resize_weights(2, 3, "timm")
+    larger = np.concatenate([table[:1], np.kron(down, down) @ table[1:]])
+    x = jnp.asarray(draw("x", SQUARE), jnp.float32)
+    out = run(encoder, params, x)["features"]
+    params = params | {"stem_positions": jnp.asarray(larger, jnp.float32)}
+    np.testing.assert_allclose(out, run(encoder, params, x)["features"], atol=1e-4)
+    moved = stem(
+        encoder.clone(positions_rule="dino"), params | {"stem_positions": jnp.asarray(table, jnp.float32)}, x
+    ) - stem(encoder, params, x)
+    assert np.abs(moved).max() > 1e-2
 
 
 def test_what_is_not_shown_has_no_influence():
@@ -253,7 +346,14 @@ def test_stages_are_blocks_and_four_are_shown():
         depths = {name: models.depth(f"encoder/{name}/kernel", stages=encoder.stages) for name in params}
         wanted = {"stem_patches": 0, f"stage{depth}_norm": depth} | {f"stage{k}_block": k for k in range(1, depth + 1)}
         assert depths == wanted
-    assert models.depth("encoder/stem_cls") == 0
+    encoder = models.make("vit", **(TINY | {"depth": 2}), **LIKE["registers"])
+    params, _ = jax.eval_shape(partial(models.init, encoder, x=jnp.ones((1, 4, 4, 3))), jax.random.key(0))
+    stem = {name for name in params if models.depth(f"encoder/{name}") == 0}
+    assert stem == {"stem_patches", "stem_cls", "stem_positions", "stem_registers"}
+    assert params["stage1_block"]["layer_scale1"]["scale"].shape == (8,)
+    decayed = optim.not_bias_or_norm(params)
+    assert not decayed["stage1_block"]["layer_scale2"]["scale"]
+    assert all(jax.tree.leaves([decayed[name] for name in stem - {"stem_patches"}]))
 
 
 def test_pooled_takes_maps_and_tokens():
@@ -336,6 +436,13 @@ def test_other_methods_take_it(name):
         ({"patch_init": "he"}, "model.patch_init='he' is not one of glorot, normal"),
         ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
         ({"width": 6, "heads": 2}, "a width of 6"),
+        ({"positions": "rope"}, r"model.positions='rope' is not one of sincos, moco_v3, learned, learned_patches"),
+        ({"positions_rule": "x"}, r"model.positions_rule='x' is not one of dino, timm, transformers, dinov2, big_vis"),
+        ({"positions": "learned"}, r"want a square, and the images have 2 x 3 patches; set model.positions_grid=3"),
+        ({"gelu": "erf"}, r"model.gelu='erf' is not one of exact, tanh"),
+        ({"pool": "max"}, r"model.pool='max' is not one of mean, cls, cls_mean"),
+        ({"pool": "cls"}, r"model.pool='cls' takes a class token; add model.cls_token=True"),
+        ({"pool": "cls_mean", "cls_token": True, "norm_after_pool": True}, r"norm_after_pool=True is of pool='mean'"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, words):

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.special import erf
 
 
-def norm(p, x):
+def norm(p, x, eps=1e-6):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
 
 
 def dense(p, x):
@@ -27,13 +27,21 @@ def attention(q, k, v, present):
     return out
 
 
-def block(p, x, heads, present):
+def block(p, x, heads, present, *, eps=1e-6, gelu="exact", swiglu=False):
     b, t, width = x.shape
-    qkv = dense(p["qkv"], norm(p["norm1"], x))
+    scales = [p[name]["scale"] if name in p else 1 for name in ("layer_scale1", "layer_scale2")]
+    qkv = dense(p["qkv"], norm(p["norm1"], x, eps))
     q, k, v = (a.reshape(b, t, heads, width // heads) for a in np.split(qkv, 3, axis=-1))
-    x = x + dense(p["proj"], attention(q, k, v, present).reshape(b, t, width))
-    h = dense(p["fc1"], norm(p["norm2"], x))
-    return x + dense(p["fc2"], h * (1 + erf(h / np.sqrt(2))) / 2)
+    x = x + scales[0] * dense(p["proj"], attention(q, k, v, present).reshape(b, t, width))
+    h = dense(p["fc1"], norm(p["norm2"], x, eps))
+    if swiglu:
+        half = h.shape[-1] // 2
+        h = h[..., :half] / (1 + np.exp(-h[..., :half])) * h[..., half:]
+    elif gelu == "tanh":
+        h = h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))) / 2
+    else:
+        h = h * (1 + erf(h / np.sqrt(2))) / 2
+    return x + scales[1] * dense(p["fc2"], h)
 
 
 def positions(grid, dim):
@@ -54,23 +62,38 @@ def network(p, x, encoder, patches=None, present=None):
     cut = [
         x[:, i * s : (i + 1) * s, j * s : (j + 1) * s].reshape(b, -1) for i in range(grid[0]) for j in range(grid[1])
     ]
-    tokens = dense(p["stem_patches"], np.stack(cut, 1)) + positions(grid, encoder.width)
+    cls = int(encoder.cls_token)
+    table, of_cls = positions(grid, encoder.width), np.zeros(encoder.width)
+    if encoder.positions == "moco_v3":
+        table = np.roll(table, encoder.width // 2, axis=1)
+    if encoder.positions == "learned":
+        table, of_cls = p["stem_positions"][cls:], p["stem_positions"][0]
+    if encoder.positions == "learned_patches":
+        table = p["stem_positions"]
+    tokens = dense(p["stem_patches"], np.stack(cut, 1)) + table
     if patches is not None:
         tokens = np.stack([row[ids] for row, ids in zip(tokens, patches, strict=True)])
     present = np.ones(tokens.shape[:2], bool) if present is None else present
-    out, cls = {"stem": tokens}, int(encoder.cls_token)
-    if cls:
-        tokens = np.concatenate([np.broadcast_to(p["stem_cls"], (b, 1, encoder.width)), tokens], 1)
-        present = np.concatenate([np.ones((b, 1), bool), present], 1)
+    out, before = {"stem": tokens}, cls + encoder.registers
+    if before:
+        first = [(p["stem_cls"] + of_cls)[None]] if cls else []
+        first = np.concatenate([*first, p["stem_registers"]] if encoder.registers else first)
+        tokens = np.concatenate([np.broadcast_to(first, (b, *first.shape)), tokens], 1)
+        present = np.concatenate([np.ones((b, before), bool), present], 1)
+    kind = {"eps": encoder.eps, "gelu": encoder.gelu, "swiglu": encoder.swiglu}
     for k in range(1, encoder.depth + 1):
-        tokens = block(p[f"stage{k}_block"], tokens, encoder.heads, present)
-        if k == encoder.depth:
-            tokens = norm(p[f"stage{k}_norm"], tokens)
-        out[f"stage{k}"] = tokens[:, cls:]
+        tokens = block(p[f"stage{k}_block"], tokens, encoder.heads, present, **kind)
+        if k == encoder.depth and not encoder.norm_after_pool:
+            tokens = norm(p[f"stage{k}_norm"], tokens, encoder.eps)
+        out[f"stage{k}"] = tokens[:, before:]
     if cls:
         out["cls"] = tokens[:, 0]
-    rows = zip(tokens[:, cls:], present[:, cls:], strict=True)
-    return out | {"features": np.stack([row[there].mean(0) for row, there in rows])}
+    rows = zip(tokens[:, before:], present[:, before:], strict=True)
+    mean = np.stack([row[there].mean(0) for row, there in rows])
+    pooled = {"mean": [mean], "cls": [tokens[:, 0]], "cls_mean": [tokens[:, 0], mean]}[encoder.pool]
+    pooled = np.concatenate(pooled, 1)
+    last = p[f"stage{encoder.depth}_norm"]
+    return out | {"features": norm(last, pooled, encoder.eps) if encoder.norm_after_pool else pooled}
 
 
 def predict(p, x, context, asked, grid, heads):

@@ -335,13 +335,14 @@ def _of_dino(**more: np.ndarray):
 
 MOCO_V3 = FIXED | {"positions": "moco_v3", "heads": 12}
 IJEPA = {k: v for k, v in FIXED.items() if k != "cls_token"} | {"pool": "mean"}
-AUGREG = CLS | {"gelu": "tanh"}
+AUGREG = CLS | {"gelu": "tanh", "positions_rule": "big_vision"}
+TIMM = CLS | {"positions_rule": "timm"}
 VITS: dict[str, Published] = {
-    "timm": Published(vit, "timm", CLS, lambda a: a, of_safetensors, asked=STATISTICS, classifier=True),
+    "timm": Published(vit, "timm", TIMM, lambda a: a, of_safetensors, asked=STATISTICS, classifier=True),
     "timm folder": Published(
         vit,
         "timm",
-        CLS,
+        TIMM,
         lambda a: a,
         hugging_face({"architecture": "vit", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}, {}),
     ),
@@ -356,6 +357,14 @@ VITS: dict[str, Published] = {
     ),
     "mae": Published(
         vit, "timm", FIXED, lambda a: {"model": fixed(FIXED, a) | DECODER, "epoch": 800, "args": argparse.Namespace()}
+    ),
+    "mae fine-tuned": Published(
+        vit,
+        "timm",
+        CLS | {"norm_after_pool": True, "pool": "mean"},
+        lambda a: {"model": a},
+        asked={"project": "mae", "fields": {"positions": "learned"}},
+        classifier=True,
     ),
     "moco v3 vit": Published(
         vit,
@@ -383,7 +392,7 @@ VITS: dict[str, Published] = {
     "transformers vit": Published(
         vit,
         "transformers",
-        CLS | {"eps": 1e-12},
+        CLS | {"eps": 1e-12, "positions_rule": "transformers"},
         lambda a: {name if name.startswith("classifier.") else f"vit.{name}": array for name, array in a.items()},
         hugging_face(
             {"model_type": "vit", "layer_norm_eps": 1e-12, "num_attention_heads": 3, "image_size": 32},

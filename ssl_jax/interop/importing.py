@@ -294,9 +294,13 @@ def _report(arrays, used: set[str], again: set[str], project: projects.Project, 
 
 
 def _fits(model: Mapping[str, Any], field: str) -> bool:
-    """Whether a project's field is one of this network: padding 2 is of the stem for small images."""
+    """Whether a project's field is one of this network: padding 2 is of the stem for small images.
+
+    A pool that was recognised, by the norm or the classifier behind it, is that of a fine-tuned network.
+    """
     known = models.arguments(model["name"])
-    return field in known and not (field == "stem_padding" and model.get("stem") != "cifar")
+    other = field == "stem_padding" and model.get("stem") != "cifar"
+    return field in known and not other and not (field == "pool" and "pool" in model)
 
 
 def _checked(model: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -247,7 +247,7 @@ PROJECTS: dict[str, Project] = {
     "big_vision": Project(
         ("opt/target/", "params/img/", "params/", ""),
         has=(r"(opt/target/|params/img/|params/)?Transformer/encoder(block_0|block|_norm)/.*",),
-        fields={"vit": {"gelu": "tanh"}},
+        fields={"vit": {"gelu": "tanh", "positions_rule": "big_vision"}},
         statistics=HALVES,
         view=("resize", 1.0, "bilinear"),
         licence="Apache-2.0",
@@ -256,6 +256,7 @@ PROJECTS: dict[str, Project] = {
     "transformers": Project(
         (r"((model|vit|dinov2|resnet|base_model)\.)?",),
         has=(r"(\w+\.)?(embeddings\.(cls_token|patch_embeddings.*)|embedder\.embedder\..*)",),
+        fields={"vit": {"positions_rule": "transformers"}},
         statistics=None,  # preprocessor_config.json says
         source="huggingface/transformers",
     ),
@@ -268,6 +269,7 @@ PROJECTS: dict[str, Project] = {
     "timm": Project(
         ("state_dict/", "model/", ""),
         has=(r"(\w+/)?patch_embed\.proj\.weight", r"(\w+/)?blocks\.0\.attn\.qkv\.weight"),
+        fields={"vit": {"positions_rule": "timm"}},
         statistics=None,
         view=("resize_crop", 0.9, "bicubic"),
         licence=None,

@@ -192,7 +192,7 @@ def pairs(model: Mapping[str, Any], theirs: str = "timm", *, classifier: bool = 
             raise ValueError(f"ViTs by the names of {theirs!r} have no {field}; use those of 'timm' or 'dinov2'")
         return getattr(names, field)
 
-    stem = {"layout": "rows", "shape": (size, size, 3, width)} if flax else {"layout": "patches"}
+    stem: dict[str, Any] = {"layout": "rows", "shape": (size, size, 3, width)} if flax else {"layout": "patches"}
     dense("params/stem_patches", names.patches, **stem)
     if encoder.cls_token:
         found.append(Pair("params/stem_cls", (names.cls,), "flat", (1, 1, width)))
@@ -206,9 +206,9 @@ def pairs(model: Mapping[str, Any], theirs: str = "timm", *, classifier: bool = 
         ours, row = f"params/stage{k + 1}_block", k if theirs == "big_vision_scan" else None
         block = names.block.format(k=k, c=k * chunks // depth)
         norm(f"{ours}/norm1", block + names.norm1, row)
-        qkv = {"layout": "columns", "shape": (width, *heads), "bias": heads} if flax else {}
+        qkv: dict[str, Any] = {"layout": "columns", "shape": (width, *heads), "bias": heads} if flax else {}
         dense(f"{ours}/qkv", *(block + name for name in names.qkv), row=row, **qkv)
-        proj = {"layout": "rows", "shape": (*heads, width)} if flax else {}
+        proj: dict[str, Any] = {"layout": "rows", "shape": (*heads, width)} if flax else {}
         dense(f"{ours}/proj", block + names.proj, row=row, **proj)
         norm(f"{ours}/norm2", block + names.norm2, row)
         for layer, name in zip(("fc1", "fc2"), layers, strict=True):
@@ -303,7 +303,7 @@ def _best(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
         model = {"name": "vit", "patch_size": size, "width": width, "depth": depth, "mlp_ratio": hidden / width}
         model |= {"heads": shapes[qkv][-2], "gelu": "tanh"} if flax else {}
         model |= {"cls_token": True} if names.cls in shapes else {}
-        if names.registers in shapes:
+        if names.registers and names.registers in shapes:
             model["registers"] = shapes[names.registers][-2]
         if names.scales and first + names.scales[0] in shapes:
             model["layer_scale"] = 1e-5  # where DINOv2's start; these come from the file
@@ -313,8 +313,8 @@ def _best(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
         head = names.classifier + names.words[0]
         if head in shapes and (shapes[head][0] if flax else shapes[head][1]) == 2 * width:
             model["pool"] = "cls_mean"
-        chunks = len({number[0] for number in numbers})
-        who = f"{who}:{chunks}" if who == "dinov2_chunks" else who
+        if who == "dinov2_chunks":
+            who = f"{who}:{len({number[0] for number in numbers})}"
         model |= _positions(names, shapes, bool(model.get("cls_token")))
         table = {name for pair in pairs(model | {"heads": model.get("heads", 1)}, who) for name in pair.theirs}
         found.append((len(table & shapes.keys()) - len(table - shapes.keys()), who, model))
