@@ -363,9 +363,9 @@ VITS: dict[str, Published] = {
         "timm",
         CLS | {"norm_after_pool": True, "pool": "mean"},
         lambda a: {"model": a},
-        asked={"project": "mae", "fields": {"positions": "learned"}},
         classifier=True,
     ),
+    "deit": Published(vit, "timm", TIMM, lambda a: {"model": a}, asked=STATISTICS, classifier=True),
     "moco v3 vit": Published(
         vit,
         "timm",

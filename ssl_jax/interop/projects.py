@@ -158,9 +158,17 @@ PROJECTS: dict[str, Project] = {
     "mae": Project(
         ("model/",),
         has=(r"model/patch_embed\.proj\.weight", r"model/pos_embed", r"model/(decoder_embed\.weight|cls_token)"),
-        lacks=(r"model/backbone\..*", r"model/dist_token"),
+        lacks=(r"model/backbone\..*", r"model/head\.weight"),
         ignored={r"model/decoder_.*": "decoder", r"model/mask_token": "token of hidden patches"},
         fields={"vit": {"positions": "sincos", "pool": "cls"}},
+        view=("resize_crop", 0.875, "bicubic"),
+        licence=NC,
+        source="facebookresearch/mae",
+    ),
+    "mae_finetuned": Project(
+        ("model/",),
+        has=(r"model/patch_embed\.proj\.weight", r"model/fc_norm\.weight"),
+        fields={"vit": {"positions": "learned", "pool": "mean"}},
         view=("resize_crop", 0.875, "bicubic"),
         licence=NC,
         source="facebookresearch/mae",
