@@ -12,8 +12,13 @@ convolution, which has no padding, so that it takes images as torchvision's netw
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -288,10 +288,10 @@ def _as_they_compute(theirs: Config, config: Config, source: str) -> list[str]:
                     f"{source} computes otherwise: its model.{field} is {there!r} and {here!r} here; set "
                     f"model.{field}={there!r}"
                 )
-    statistics = [tuple(tuple(map(float, of.data[key])) for key in ("mean", "std")) for of in (theirs, config)]
-    if statistics[0] == statistics[1]:
+    there, here = ([of.get("data", {}).get(key) for key in ("mean", "std")] for of in (theirs, config))
+    if there == [None, None] or list(map(tuple, there)) == list(map(tuple, here)):
         return []
-    (mean, std), _ = statistics
+    mean, std = map(tuple, there)
     return [f"{source} was trained on images with data.mean={mean} data.std={std}, and this run has others"]
 
 
