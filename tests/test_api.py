@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 import runs
@@ -141,12 +142,78 @@ def test_an_encoder_that_another_process_was_not_handed(run, monkeypatch, data):
     monkeypatch.setattr(own, "_HANDED", {})
     with pytest.raises(ValueError, match=r"handed over from Python and lies in no file; .*encoder=Plain\(\.\.\.\)"):
         ssl_jax.load(run.workdir)
-    with pytest.raises(ValueError, match="handed over from Python"):
+    with pytest.raises(ValueError, match="hand over the one that it was made with"):
         ssl_jax.load(run.workdir, encoder=encoder(7))
     variables, encode, _ = ssl_jax.load(run.workdir, encoder=encoder())
     np.testing.assert_allclose(
         encode(variables, data[0][:5])["features"], ssl_jax.embed(run, data[0][:5]), rtol=1e-5, atol=1e-6
     )
+
+
+def test_another_encoder_is_refused_where_the_right_one_was_handed_over(run, data, tmp_path):
+    right, wrong = models.hand_over(encoder()), models.hand_over(encoder(7))
+    export(run, tmp_path / "w.safetensors")
+    for call in (
+        lambda one: ssl_jax.evaluate(run, ["knn"], encoder=one),
+        lambda one: ssl_jax.evaluate(run.workdir, ["knn"], images=data[0], labels=data[1], encoder=one),
+        lambda one: ssl_jax.embed(run, data[0][:2], encoder=one),
+        lambda one: ssl_jax.embed(run.workdir, data[0][:2], encoder=one),
+        lambda one: ssl_jax.embed(tmp_path / "w.safetensors", data[0][:2], encoder=one),
+        lambda one: ssl_jax.load(run.workdir, encoder=one),
+    ):
+        with pytest.raises(ValueError, match=f"was made with model.name='{right}' and encoder= is '{wrong}'; hand"):
+            call(encoder(7))
+    assert ssl_jax.embed(run, data[0][:2], encoder=encoder()).shape == (2, 6)
+    with pytest.raises(ValueError, match=r"made with model.name='resnet18' and .*; leave encoder= out"):
+        models.hand_back(encoder(), "resnet18", "here")
+
+
+class Dropping(Plain):
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dropout(self.rate, deterministic=not train)(super().__call__(x))
+
+
+def test_dropout_of_a_whole_batch_is_refused_before_anything_is_written(data, tmp_path):
+    config = ssl_jax.config("simclr_digits", **CHANGES)
+    with pytest.raises(
+        ValueError, match=r"given:Dropping.* draws at random as flax.linen.Dropout .*key= and calls"
+    ) as e:
+        ssl_jax.pretrain(config, tmp_path / "x", images=data[0], encoder=models.from_module(Dropping(), dim=6))
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "x").exists()
+    inputs = jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32)
+    models.check_encoder(models.from_module(Dropping(rate=0.0), dim=6), "it", inputs)
+
+
+def test_a_run_prints_in_a_line(run):
+    source, name = run.config.data.source, run.config.model.name
+    assert repr(run) == f"Run('{run.workdir}', method='simclr', model='{name}', data='{source}', step=4)"
+
+
+def test_slips_of_form_are_taken_or_told(run, data, photos, tmp_path):
+    from ssl_jax.evals import knn, named
+
+    assert named("knn") == named(["knn"]) == ["knn"]
+    assert named(photos) == [str(photos)]
+    with pytest.raises(ValueError, match="evaluator 'knnn' is unknown"):
+        ssl_jax.evaluate(run, "knnn", outdir=tmp_path / "a")
+    with pytest.raises(ValueError, match="by its name and not as Evaluator; say 'knn'"):
+        ssl_jax.evaluate(run, [knn.Evaluator])
+    with pytest.raises(ValueError, match=r"not as Plain; say './FILE.py:Plain'"):
+        named(Plain)
+    np.testing.assert_array_equal(ssl_jax.embed(run, photos / "a.png"), ssl_jax.embed(run, [photos / "a.png"]))
+    one = r"an array \[8, 8(, 1)?\] is one image; give a batch of one, X\[:1\] in place of X\[0\]"
+    variables, encode, _ = ssl_jax.load(run.workdir, encoder=encoder())
+    for image in (data[0][0], data[0][0, ..., 0]):
+        with pytest.raises(ValueError, match=one):
+            ssl_jax.embed(run, image)
+        with pytest.raises(ValueError, match=one):
+            encode(variables, image)
+        with pytest.raises(ValueError, match=one):
+            readers.of_arrays(image)
 
 
 def test_a_module_that_is_no_encoder_is_refused(data, tmp_path):

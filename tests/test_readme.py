@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import contract
 import jax
@@ -79,9 +80,12 @@ def test_the_hooks_of_the_pages(capsys):
     hooks = check_hooks(found["hooks"])
     line = {"train_loss": 0.5, "train_grad_norm": 2.0}
     for step, logged in ((50, True), (100, False), (200, True)):
-        assert call_hooks(due_hooks(hooks, step, logged), step, line, None) is None
+        assert call_hooks(due_hooks(hooks, step, logged), step, line, None)[1] is None
     assert found["norms"] == {100: 2.0, 200: 2.0}
     assert capsys.readouterr().out == "50 0.5\n200 0.5\n"
+    hooks = check_hooks(pages.names_in("weights.py")["weights"])
+    state = SimpleNamespace(params={"a": jnp.asarray([1.0, -3.0]), "b": jnp.asarray([[2.0]])})
+    assert call_hooks(hooks, 1, line, state) == ({"largest_weight": 3.0}, None)
 
 
 def test_the_table_of_configs_is_complete():

@@ -26,7 +26,7 @@ from ssl_jax.models.embedding import Embedding
 from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.norm import BatchNorm, LayerNorm
-from ssl_jax.models.own import check_encoder, from_module, given, hand_over, is_given
+from ssl_jax.models.own import check_encoder, from_module, given, hand_back, hand_over, is_given
 from ssl_jax.models.resnet import ResNet, global_pool
 from ssl_jax.models.text_transformer import TextTransformer
 from ssl_jax.models.transformer import mean_token
@@ -56,6 +56,7 @@ __all__ = [
     "depth",
     "forward",
     "from_module",
+    "hand_back",
     "hand_over",
     "heads",
     "init",

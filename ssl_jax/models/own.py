@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.resnet import global_pool
@@ -47,6 +48,23 @@ def hand_over(module: nn.Module) -> str:
     name = f"given:{label}:{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
     _HANDED[name] = module
     return name
+
+
+def hand_back(module: nn.Module, name: str, run: Any) -> None:
+    """Hand a module over for a run that is there already.
+
+    Args:
+      name: the run's own ``model.name``.
+      run: what messages call it.
+
+    Raises:
+      ValueError: it is no encoder, or not the one that the run was made with.
+    """
+    handed = hand_over(module)
+    if handed == name:
+        return
+    fix = "hand over the one that it was made with" if is_given(name) else "leave encoder= out"
+    raise ValueError(f"{run} was made with model.name={name!r} and encoder= is {handed!r}; {fix}")
 
 
 def is_given(name: str) -> bool:
@@ -173,7 +191,14 @@ def check_encoder(encoder: Any, name: str, inputs: Any = None) -> None:
         lines.append("def __call__(self, x, *, train, axis=None):")
     width = None
     if inputs is not None:
-        wrong, width = _outputs(encoder, inputs, None if "dim" in missing else encoder.dim)
+        try:
+            wrong, width = _outputs(encoder, inputs, None if "dim" in missing else encoder.dim)
+        except _Draws:
+            raise ValueError(
+                f"model.name={name!r} draws at random as flax.linen.Dropout does, for a whole batch, so that what it "
+                "draws would depend on the number of devices; set its rate to 0, or write an encoder that takes key= "
+                "and calls ssl_jax.models.transformer.dropout(x, rate, parallel.row_keys(key, len(x), axis), place)"
+            ) from None
         lacking += wrong
         if any("'features'" in one or "'stage1'" in one for one in wrong):
             lines.append('return {"stage1": map, "features": features}')
@@ -191,6 +216,10 @@ def check_encoder(encoder: Any, name: str, inputs: Any = None) -> None:
     )
 
 
+class _Draws(Exception):
+    """A module asks Flax for random numbers."""
+
+
 def _arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(module).__call__).parameters
 
@@ -199,8 +228,15 @@ def _outputs(encoder: nn.Module, inputs: Any, dim: int | None) -> tuple[list[str
     """(What is wrong with what an encoder returns, the width of its features where that can be seen)."""
     known: dict[str, Any] = {"train": True, "axis": None}
     given = {word: value for word, value in known.items() if word in _arguments(encoder)}
+
+    def train(key, x):
+        variables = encoder.init(key, x, **given)
+        return encoder.apply(variables, x, **given, mutable=[part for part in variables if part != "params"])[0]
+
     try:
-        found, _ = jax.eval_shape(lambda key, x: encoder.init_with_output(key, x, **given), jax.random.key(0), inputs)
+        found = jax.eval_shape(train, jax.random.key(0), inputs)
+    except InvalidRngError:  # init has a key for all, and a step has none
+        raise _Draws from None
     except Exception as error:  # whatever it does wrong
         return [f"a call that works on {list(inputs.shape)} with train=True ({said_of(error)})"], None
     if not isinstance(found, Mapping):

@@ -106,9 +106,7 @@ def load(workdir: str | Path, *, encoder: Any = None):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
-    if encoder is not None:
-        models.hand_over(encoder)
-    run = open_run(workdir)
+    run = open_run(workdir, encoder=encoder)
     compiled = jax.jit(run.method.encode)
 
     def encode(variables: Variables, inputs: np.ndarray | Array) -> Mapping[str, Array]:
@@ -136,19 +134,27 @@ class Run(NamedTuple):
     progress: Mapping[str, Any]
     splits: Splits | None = None
 
+    def __repr__(self) -> str:
+        method, model, data = self.config.method.name, self.config.model.name, self.config.data.source
+        return f"Run({str(self.workdir)!r}, method={method!r}, model={model!r}, data={data!r}, step={self.step})"
 
-def open_run(workdir: str | Path, step: int | None = None) -> Run:
+
+def open_run(workdir: str | Path, step: int | None = None, *, encoder: Any = None) -> Run:
     """Open a run for reading; nothing is written, no dataset is read.
 
     Args:
       step: of the checkpoint, instead of the newest.
+      encoder: the module of a run that was given one from Python.
 
     Raises:
-      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
+      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's; or the run was
+        made with another encoder.
     """
     without_tpu()
     workdir = Path(os.path.expanduser(workdir))
     config, resolved = read_run(workdir)
+    if encoder is not None:
+        models.hand_back(encoder, config.model.name, workdir)
     folder.check_files(workdir, resolved)
     check_own(workdir, config, resolved["own"], recipe_kept=resolved.get("recipe") is not None)
     plan = stored_plan(resolved)
@@ -161,8 +167,11 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     return Run(workdir, config, resolved, plan, recipe, modality, method, variables, *found)
 
 
-def open_weights(path: str | Path) -> Run:
+def open_weights(path: str | Path, *, encoder: Any = None) -> Run:
     """A file that :func:`export` wrote, opened as the run that it is of, of which it holds the trunk alone.
+
+    Args:
+      encoder: the module of a run that was given one from Python.
 
     Raises:
       ValueError: no such file, one without the config of its run, or one of a run on text.
@@ -174,6 +183,8 @@ def open_weights(path: str | Path) -> Run:
     if "files" in about:
         raise ValueError(f"{path} is of a run on text; give its workdir")
     config: Config = ConfigDict(configs.modern(about["config"]))
+    if encoder is not None:
+        models.hand_back(encoder, config.model.name, path)
     refused = ValueError(f"{path}: no encoder of its config has these arrays")
     for channels in (3, 1):  # which the config does not say
         size = config.data.image_size
