@@ -100,7 +100,8 @@ def pretrain(
         if encoder is not None:
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
-    experiment = build(config, splits, folder=workdir)
+    with folder.naming_copies(workdir):
+        experiment = build(config, splits, folder=workdir)
     train.fit(experiment, workdir, test=test, hooks=hooks, extend=extend)
     return open_run(workdir)._replace(splits=splits)
 

@@ -24,7 +24,7 @@ from ssl_jax.data import readers
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
 from ssl_jax.run import measure, processes
-from ssl_jax.run.open import open_run
+from ssl_jax.run.open import open_run, read_run
 from ssl_jax.run.writer import read_metrics
 
 OWN = Path(__file__).with_name("own")
@@ -441,6 +441,33 @@ def test_a_run_knows_its_own_parts_and_goes_on(lab, tmp_path, monkeypatch, capsy
     shutil.copy(tmp_path / "run" / "own" / f"vicreg_{now}.py", changed)
     (tmp_path / "squares.py").unlink()  # without its data a run opens
     ssl_jax.load(tmp_path / "run")
+
+
+def test_a_missing_file_is_told_with_its_copy_when_a_run_is_to_go_on(lab, tmp_path, monkeypatch, capsys):
+    shutil.copytree(lab / "run", tmp_path / "run")
+    for name in PARTS.values():
+        shutil.copy(lab / name, tmp_path / name)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    for key, part in stored["resolved"]["own"].items():
+        part["path"] = str(tmp_path / PARTS[key])
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    monkeypatch.chdir(tmp_path)
+    for key, name in PARTS.items():
+        (tmp_path / name).unlink()
+        copy = f"{name[:-3]}_{digest(lab / name)[:8]}.py"
+        words = rf"{name} does not exist; .*; the run was made with .*/{name}, of which .*/own/{copy} is a copy"
+        assert pretrain_command.main(["--workdir", str(tmp_path / "run")]) == 2
+        *_, said = capsys.readouterr().err.splitlines()
+        assert re.search(words, said), key
+        asked = read_run(tmp_path / "run")[0]
+        with pytest.raises(ValueError, match=words):
+            ssl_jax.pretrain(asked, tmp_path / "run")
+        with pytest.raises(
+            ValueError, match=f"{name} does not exist"
+        ) as error:  # a folder that holds no run has no copies
+            ssl_jax.pretrain(asked, tmp_path / "other")
+        assert "is a copy" not in str(error.value)
+        shutil.copy(lab / name, tmp_path / name)
 
 
 def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):

@@ -73,13 +73,12 @@ def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]
         part, _, word = key.partition(".")
         if key == "data.source" or key not in names.WORDS or (key == "data.recipe" and recipe_kept):
             continue  # a run is opened without its dataset and evaluators
-        copy = folder.copy_of(workdir, known)
         try:
             now = names.own(config[part][word], key)
         except ValueError as error:
-            kept = "" if copy is None else f"; the run was made with {known['path']}, of which {copy} is a copy"
-            raise ValueError(f"{error}{kept}") from error
+            raise ValueError(f"{error}{folder.kept(workdir, known)}") from error
         if now.sha256 != known["sha256"]:
+            copy = folder.copy_of(workdir, known)
             warnings.warn(
                 f"{key}={known['name']}: {now.path} is not what the run in {workdir} was made with (sha256 "
                 f"{(known['sha256'] or 'none')[:8]} then, {(now.sha256 or 'none')[:8]} now); a copy of that is {copy}",
