@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 import subprocess
 import sys
 
@@ -19,9 +20,11 @@ from experiments import compare_runs as compare_command
 from experiments import embed as embed_command
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
-from ssl_jax import api, models
+from experiments import sweep as sweep_command
+from ssl_jax import api, configs, models
 from ssl_jax.data import readers
 from ssl_jax.data.source import from_arrays
+from ssl_jax.names import SYNONYMS
 from ssl_jax.run import processes
 from ssl_jax.run.open import export
 
@@ -32,6 +35,7 @@ CHANGES = {
     "optim.warmup_epochs": 0,
     "parallel.devices": 1,
 }
+KNOWN = configs.known_keys(configs.load("simclr_digits"))
 
 
 class Plain(nn.Module):
@@ -360,6 +364,64 @@ def test_a_config_by_name_with_changes():
         ssl_jax.config("simclr_digits", optim={"learning_rat": 1})
     with pytest.raises(ValueError, match="must be positive"):
         ssl_jax.config("simclr_digits", optim={"learning_rate": -1})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", "optim.learning_rate"),
+        ("optim.lr", "optim.learning_rate"),
+        ("optim.base_lr", "optim.learning_rate"),
+        ("wd", "optim.weight_decay"),
+        ("optimizer", "optim.name"),
+        ("train.batch_size", "data.global_batch_size"),
+        ("bs", "data.global_batch_size"),
+        ("epochs", "train.epochs"),
+        ("optim.epochs", "train.epochs"),
+        ("train.max_steps", "train.steps"),
+        ("arch", "model.name"),
+        ("backbone", "model.name"),
+        ("train.encoder", "model.name"),
+        ("dataset", "data.source"),
+        ("data.dataset", "data.source"),
+        ("data.img-size", "data.image_size"),
+        ("temp", "method.temperature"),
+        ("method.tau", "method.temperature"),
+        ("method.proj_dim", "method.projector_dim"),
+        ("train.seed", "seed"),
+        ("random_seed", "seed"),
+        ("pretrained", "init_from"),
+        ("optim.learning_rat", "optim.learning_rate"),
+        ("data.views.crop.are", "data.views.crop.area"),
+        ("optim.grad_clip", "optim.clip_norm"),
+    ],
+)
+def test_the_words_of_the_field_lead_to_our_keys(key, meant):
+    found = configs.unknown_key(f"config.{key}", [f"config.{k}" for k in KNOWN])
+    assert found == f"--config.{key} is unknown; did you mean --config.{meant}?"
+
+
+def test_synonyms_mean_keys_that_there_are():
+    ours = set(KNOWN)
+    for name, model in (("byol", "resnet18"), ("moco", "resnet18"), ("uda", "wide_resnet"), ("jigsaw", "vit")):
+        ours |= set(configs.known_keys(configs.load("byol_cifar10", [f"method.name={name}", f"model.name={model}"])))
+    ours |= {"method.latent_dim", "method.dim"}  # of autoencoders and of many a user's own
+    assert {key for keys in SYNONYMS.values() for key in keys} <= ours
+    assert all(word == word.lower() and word.isalnum() for word in SYNONYMS)
+
+
+def test_synonyms_are_told_wherever_a_key_is_given(tmp_path, capsys):
+    words = r"config.lr is unknown; did you mean --config.optim.learning_rate\?"
+    with pytest.raises(ValueError, match=words):
+        ssl_jax.config("simclr_digits", lr=3)
+    out = ["--out", str(tmp_path / "out")]
+    assert sweep_command.main(["--config", "simclr_digits", "--grid", "lr=.1,.2", *out]) == 2
+    assert pretrain_command.main(["--config.lr=3", f"--workdir={tmp_path / 'out'}"]) == 2
+    assert [re.search(words, line) is not None for line in capsys.readouterr().err.splitlines()] == [True, True]
+    with pytest.raises(
+        ValueError, match=r"'simclr' is neither a file .*; those of it: simclr_cifar10, .*simclr_digits"
+    ):
+        ssl_jax.config("simclr")
 
 
 @pytest.mark.parametrize("name", ssl_jax.__all__)
