@@ -38,7 +38,7 @@ WORDS = {
     "model.name": ("make", "Encoder"),
     "evaluator": ("Evaluator",),
     "data.source": ("load",),
-    "data.recipe": ("RECIPE",),
+    "data.recipe": ("RECIPE", "make"),
     "operation": ("operation",),  # of images
 }
 # What keys of configs are called elsewhere, in words without underscores -> the key here, the first that there is.
