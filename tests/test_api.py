@@ -202,8 +202,8 @@ def test_slips_of_form_are_taken_or_told(run, data, photos, tmp_path):
 
     assert named("knn") == named(["knn"]) == ["knn"]
     assert named(photos) == [str(photos)]
-    with pytest.raises(ValueError, match="evaluator 'knnn' is unknown"):
-        ssl_jax.evaluate(run, "knnn", outdir=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"evaluator='./none.py': .*none.py does not exist"):
+        ssl_jax.evaluate(run, "./none.py", outdir=tmp_path / "a")
     with pytest.raises(ValueError, match="by its name and not as Evaluator; say 'knn'"):
         ssl_jax.evaluate(run, [knn.Evaluator])
     with pytest.raises(ValueError, match=r"not as Plain; say './FILE.py:Plain'"):
