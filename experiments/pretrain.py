@@ -56,12 +56,13 @@ def main(arguments: list[str]) -> int:
             print("\n".join(recipes.listed()))
             return 0
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config or DEFAULT).stem)
-        config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
-        if options.extend is not None:
-            config = extend.longer(config, options.extend)
-        if options.help_config:
-            return help_config(config)
-        configs.check(config)
+        with folder.naming_copies(workdir):
+            config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
+            if options.extend is not None:
+                config = extend.longer(config, options.extend)
+            if options.help_config:
+                return help_config(config)
+            configs.check(config)
         processes.configure_as(config.parallel)
     except ValueError as error:
         return command.refuse(processes.tell(error))
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
 
     again = command.again(arguments)
     try:
-        with processes.ending_together(), processes.refusing_together():
+        with processes.ending_together(), processes.refusing_together(), folder.naming_copies(workdir):
             experiment = build(config, folder=workdir)
     except ValueError as error:
         return command.refuse(error)

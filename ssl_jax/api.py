@@ -16,11 +16,12 @@ from ssl_jax import configs, evaluation, models, train
 from ssl_jax.data import readers
 from ssl_jax.data.images import decode, image_files
 from ssl_jax.data.images.opening import Unreadable, opened
-from ssl_jax.data.source import Source
+from ssl_jax.data.source import Source, refuse_one
 from ssl_jax.experiment import build, decoding
 from ssl_jax.interop import weights
 from ssl_jax.online.progress import counted
 from ssl_jax.run import folder, processes
+from ssl_jax.run.hooks import Hooks
 from ssl_jax.run.open import Run, open_run, open_weights
 from ssl_jax.types import Config
 
@@ -58,7 +59,7 @@ def pretrain(
     images: Any = None,
     labels: Any = None,
     encoder: Any = None,
-    hooks: Sequence[Callable] = (),
+    hooks: Hooks = (),
     test: bool = True,
     extend: bool = False,
 ) -> Run:
@@ -72,7 +73,8 @@ def pretrain(
       labels: integers ``[n]``, -1 where unknown, for measurements and methods that take some; as many as images.
       encoder: in place of ``model``: a linen module, an ``ssl_jax.models.Encoder`` or what
         ``ssl_jax.models.from_module(module, dim=...)`` makes of a plain one.
-      hooks: called as ``hook(step, metrics, state)`` with every line of the log, or ``run.hooks.every(n, hook)``.
+      hooks: one or several, called as ``hook(step, metrics, state)`` with every line of the log, or
+        ``run.hooks.every(n, hook)``; numbers that one returns by name go into that line.
       test: False leaves the test data unread.
       extend: a shorter run in ``workdir`` goes on to the length that the config has now.
 
@@ -98,14 +100,15 @@ def pretrain(
         if encoder is not None:
             config.model = ConfigDict({"name": models.hand_over(encoder)})
     processes.configure_as(config.parallel)
-    experiment = build(config, splits, folder=workdir)
+    with folder.naming_copies(workdir):
+        experiment = build(config, splits, folder=workdir)
     train.fit(experiment, workdir, test=test, hooks=hooks, extend=extend)
     return open_run(workdir)._replace(splits=splits)
 
 
 def evaluate(
     run: Run | str | os.PathLike[str],
-    evaluators: Sequence[str] | None = None,
+    evaluators: str | Sequence[str] | None = None,
     *,
     images: Any = None,
     labels: Any = None,
@@ -119,7 +122,8 @@ def evaluate(
 
     Args:
       run: of :func:`ssl_jax.pretrain`, or a workdir.
-      evaluators: names, or files of yours; default: those that suit the data (``ssl-jax evaluate --list``).
+      evaluators: one name or several, of ours or files of yours; default: those that suit the data (``ssl-jax evaluate
+        --list``).
       images, labels: as in :func:`ssl_jax.pretrain`: those of the run, where it was made on arrays and this is another
         process, or others.
       source: another dataset than the run's own, as in ``data.source``.
@@ -172,8 +176,8 @@ def embed(
     Args:
       run: of :func:`ssl_jax.pretrain`, a workdir, or a file of weights that ``ssl-jax export`` wrote.
       images: uint8 or [0, 1] floats ``[n, h, w, c]`` or ``[n, h, w]``; a list of arrays ``[h, w, c]`` or ``[h, w]``;
-        a list of paths; or a folder, whose images are taken in the order of :func:`ssl_jax.images_of`. To a run on
-        text, a list of texts.
+        one path or a list of them; or a folder, whose images are taken in the order of :func:`ssl_jax.images_of`. To a
+        run on text, a list of texts.
       layer: "features", or the name of a stage.
       batch_size: rows that are computed at once; the last batch is padded, so that one program is compiled.
       encoder: the module of a run that was given one from Python.
@@ -194,8 +198,10 @@ def embed(
     if isinstance(images, (str, os.PathLike)):
         if not run.modality.shown:
             raise ValueError(f"{run.workdir} is a run on text; give a list of texts")
-        images = images_of(images)
-    if not hasattr(images, "shape"):
+        images = [images] if os.path.isfile(os.path.expanduser(images)) else images_of(images)
+    if hasattr(images, "shape"):
+        refuse_one(images)
+    else:
         images = list(images)
     if not len(images):
         raise ValueError("there are no images to embed; give one or more")
@@ -251,11 +257,11 @@ def _text(value: Any) -> str:
 
 
 def _opened(run: Run | str | os.PathLike[str], encoder: Any) -> Run:
+    if not isinstance(run, Run):
+        return (open_weights if weights.is_weights(run) else open_run)(Path(run), encoder=encoder)
     if encoder is not None:
-        models.hand_over(encoder)
-    if isinstance(run, Run):
-        return run
-    return open_weights(Path(run)) if weights.is_weights(run) else open_run(Path(run))
+        models.hand_back(encoder, run.config.model.name, run.workdir)
+    return run
 
 
 def _are_paths(images: Any) -> bool:

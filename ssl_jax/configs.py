@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from ssl_jax.names import HOME, WORDS, hint, is_file, nearest, refuse_unknown
+from ssl_jax.names import HOME, WORDS, hint, is_file, nearest, nearest_key, refuse_unknown
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
@@ -121,6 +121,8 @@ def find(path: str | os.PathLike[str]) -> Path:
     if str(path) in ours:
         return ours[str(path)]
     if path.suffix != ".py" and path.name == str(path):
+        if begun := [name for name in ours if name.startswith(f"{path}_")]:
+            raise ValueError(f"config {str(path)!r} is neither a file nor one of ours; those of it: {', '.join(begun)}")
         raise ValueError(
             f"config {str(path)!r} is neither a file nor one of ours; {hint(path, ours)}see: ssl-jax pretrain --list"
         )
@@ -368,9 +370,7 @@ def known_keys(config: Config) -> list[str]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """One line for a key that does not exist, with the nearest that does."""
     known = list(known)
-    near = nearest(key, known, cutoff=0.4)
-    if not near:  # the right last word under another parent
-        near = next((k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]), None)
+    near = nearest_key(key, known)
     return f"--{key} is unknown" + (f"; did you mean --{near}?" if near else f"; known: {', '.join(known)}")
 
 

@@ -47,7 +47,7 @@ Job = Callable[[], dict[str, Found]]
 
 def evaluate(
     workdirs: Sequence[str | Path | Run],
-    evaluators: Sequence[str] | None,
+    evaluators: str | Sequence[str] | None,
     options: Options,
     *,
     outdir: str | Path | None = None,
@@ -62,8 +62,8 @@ def evaluate(
 
     Args:
       workdirs: of the runs, or what ``open_run`` gave.
-      evaluators: by name, in the order in which they are to speak; None: those of ``evals.DEFAULT`` that suit the
-        data, and of the others is said why they do not.
+      evaluators: one or several by name, in the order in which they are to speak; None: those of ``evals.DEFAULT``
+        that suit the data, and of the others is said why they do not.
       options: of the evaluators; ``options["features"]`` may hold ``max_dim`` of the stages.
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
@@ -83,6 +83,7 @@ def evaluate(
     say = partial(_say, say) if jax.process_index() == 0 else lambda text: None
     if outdir is None and len(workdirs) > 1:
         raise ValueError("several workdirs need --outdir DIR for their comparison")
+    evaluators = None if evaluators is None else evals.named(evaluators)
     opened = [run if isinstance(run, Run) else open_run(run) for run in workdirs]
     called = names.apart([Path(os.path.abspath(run.workdir)).parts[1:] for run in opened])
     runs = dict(zip(called, opened, strict=True))

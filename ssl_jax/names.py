@@ -38,8 +38,47 @@ WORDS = {
     "model.name": ("make", "Encoder"),
     "evaluator": ("Evaluator",),
     "data.source": ("load",),
-    "data.recipe": ("RECIPE",),
+    "data.recipe": ("RECIPE", "make"),
     "operation": ("operation",),  # of images
+}
+# What keys of configs are called elsewhere, in words without underscores -> the key here, the first that there is.
+SYNONYMS = {
+    **dict.fromkeys(("lr", "baselr", "learningrate", "rate"), ("optim.learning_rate",)),
+    **dict.fromkeys(("wd", "decay", "l2", "weightdecay"), ("optim.weight_decay",)),
+    **dict.fromkeys(("opt", "optim", "optimizer", "optimiser"), ("optim.name",)),
+    **dict.fromkeys(("scheduler", "lrscheduler", "lrschedule"), ("optim.schedule",)),
+    **dict.fromkeys(("warmup", "warmupsteps"), ("optim.warmup_epochs",)),
+    **dict.fromkeys(
+        ("clip", "clipgrad", "gradclip", "gradientclip", "maxgradnorm", "gradclipnorm"), ("optim.clip_norm",)
+    ),
+    **dict.fromkeys(("beta1", "b1"), ("optim.momentum",)),
+    **dict.fromkeys(("beta2", "betas"), ("optim.b2",)),
+    **dict.fromkeys(("bs", "batch", "batchsize", "localbatchsize"), ("data.global_batch_size",)),
+    **dict.fromkeys(("epoch", "numepochs", "nepochs", "maxepochs"), ("train.epochs",)),
+    **dict.fromkeys(("iters", "iterations", "maxsteps", "numsteps", "totalsteps"), ("train.steps",)),
+    **dict.fromkeys(("logfreq", "loginterval", "printfreq"), ("train.log_every",)),
+    **dict.fromkeys(("saveevery", "savefreq", "ckptevery", "checkpointfreq"), ("train.checkpoint_every",)),
+    **dict.fromkeys(("evalfreq", "evalinterval", "valevery"), ("train.eval_every",)),
+    **dict.fromkeys(("wandb", "mlflow", "tensorboard", "logger", "tracker", "trackers"), ("train.loggers",)),
+    **dict.fromkeys(
+        ("arch", "architecture", "backbone", "encoder", "model", "net", "network", "basemodel"), ("model.name",)
+    ),
+    **dict.fromkeys(("precision", "amp", "fp16", "bf16", "halfprecision"), ("model.dtype",)),
+    **dict.fromkeys(("algo", "algorithm", "framework", "method"), ("method.name",)),
+    **dict.fromkeys(("dataset", "datasets", "data", "datasetname", "ds", "root", "datapath"), ("data.source",)),
+    **dict.fromkeys(("imgsize", "imsize", "imagesize", "inputsize", "resolution", "res"), ("data.image_size",)),
+    **dict.fromkeys(("aug", "augs", "augmentation", "augmentations", "transform", "transforms"), ("data.recipe",)),
+    **dict.fromkeys(("temp", "t", "tau"), ("method.temperature", "method.tau", "method.momentum")),
+    **dict.fromkeys(("m", "ema", "emadecay", "emamomentum"), ("method.tau", "method.momentum", "method.ema")),
+    **dict.fromkeys(("queue", "k", "queuelen"), ("method.queue_size", "eval.knn_k")),
+    **dict.fromkeys(
+        ("projdim", "projectiondim", "outdim", "outputdim", "embdim", "embeddim", "zdim"),
+        ("method.projector_dim", "method.embed_dim", "method.latent_dim", "method.dim"),
+    ),
+    **dict.fromkeys(("hiddendim", "projhidden", "mlpdim"), ("method.projector_hidden", "method.hidden")),
+    **dict.fromkeys(("randomseed", "rngseed", "rng"), ("seed",)),
+    **dict.fromkeys(("pretrained", "init", "weights", "checkpoint", "ckpt", "resume"), ("init_from",)),
+    **dict.fromkeys(("gpus", "numgpus", "ngpus", "ndevices", "numdevices", "worldsize"), ("parallel.devices",)),
 }
 _FILE = re.compile(r"(.+\.py)(?::([^\W\d]\w*))?")
 
@@ -53,6 +92,16 @@ def hint(word: Any, known: Iterable[str], *, cutoff: float = 0.6, form: str = "{
     """``did you mean 'NAME'?`` and a space, or nothing."""
     name = nearest(word, known, cutoff=cutoff)
     return "" if name is None else f"did you mean {form.format(name)}? "
+
+
+def nearest_key(key: str, known: Iterable[str], *, cutoff: float = 0.4) -> str | None:
+    """The key that somebody means: what the field calls so, the same word elsewhere, or what is written most alike."""
+    known, (*_, word) = list(known), key.split(".")
+    for meant in SYNONYMS.get(word.lower().replace("_", "").replace("-", ""), ()):
+        if found := [k for k in known if k == meant or k.endswith(f".{meant}")]:
+            return found[0]
+    same = [k for k in known if k.split(".")[-1] == word and k.count(".") <= 2]
+    return nearest(key, same, cutoff=0) or nearest(key, known, cutoff=cutoff)
 
 
 def refuse_unknown(value: Any, known: Iterable[str], what: str) -> None:

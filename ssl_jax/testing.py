@@ -12,6 +12,7 @@ large by the number of devices, and in float32 a ReLU that flips moves more than
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,10 @@ TYPES = "types are not mixed by themselves: cast with .astype(x.dtype) what is t
 FLOAT64 = (
     "everything is computed in the type of the inputs: no .astype(jnp.float32), constants as Python numbers or "
     "jnp.asarray(c, x.dtype), draws cast with .astype(x.dtype)"
+)
+DRAWS = (
+    "numpy.random, random and time are read once, when the step is compiled, and by each process for itself: draw with "
+    "jax.random from the key of the loss, for a row of parallel.row_keys(key, n, axis)"
 )
 
 
@@ -98,6 +103,7 @@ def check_method(
     case = Case(method, online_probe(CLASSES), batch)
     _trace_strictly(case)
     with double():
+        check_trace(case)
         start = initial(case)
         alone = program(case, start, 1, "jit")
         reference = run(alone, batch)
@@ -106,8 +112,8 @@ def check_method(
         for mode in modes:
             several, where = program(case, start, DEVICES, mode), f"{DEVICES} devices under {mode}"
             # One step tells most of what is wrong: later everything differs.
-            same_leaves(run(several, batch, 1).leaves, run(alone, batch, 1).leaves, where, of=case)
-            compare(run(several, batch), reference, where, work=work, of=case)
+            same_leaves(run(several, batch, 1).leaves, run(alone, batch, 1).leaves, where)
+            compare(run(several, batch), reference, where, work=work)
 
 
 class Case(NamedTuple):
@@ -214,21 +220,18 @@ def run(program: Program, batch: Callable[[int], Batch], steps: int = STEPS) -> 
     return Trained(leaves_of(state), losses, (cost[0] if isinstance(cost, list) else cost)["flops"])
 
 
-def compare(
-    found: Trained, reference: Trained, where: str, *, work: float | None = WORK, of: Case | None = None
-) -> None:
+def compare(found: Trained, reference: Trained, where: str, *, work: float | None = WORK) -> None:
     """Assert that training gave the same as on one device, that it did train, and that the work was shared.
 
     Args:
       where: ``found`` was made, for the message.
       work: see :func:`check_method`.
-      of: the case, in whose loss a cast to float32 is looked for.
 
     Raises:
       AssertionError: names the rule that was broken.
     """
-    same_leaves(found.leaves, reference.leaves, where, of=of)
-    _same(np.asarray(found.losses), np.asarray(reference.losses), "losses", where, of)
+    same_leaves(found.leaves, reference.leaves, where)
+    _same(np.asarray(found.losses), np.asarray(reference.losses), "losses", where)
     assert np.ptp(found.losses) > 1e-3, f"the loss does not move: {found.losses} in {len(found.losses)} steps of SGD"
     share = found.flops * DEVICES / reference.flops
     assert work is None or share <= work, (
@@ -238,9 +241,7 @@ def compare(
     )
 
 
-def same_leaves(
-    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], where: str, *, of: Case | None = None
-) -> None:
+def same_leaves(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], where: str) -> None:
     """Assert that arrays by name are the same to TOLERANCE."""
     assert found.keys() == reference.keys(), f"{where}: {sorted(found.keys() ^ reference.keys())} are not in both"
     wrong = [name for name in reference if _apart(found[name], reference[name]) > TOLERANCE]
@@ -248,7 +249,7 @@ def same_leaves(
     for name in sorted(
         wrong, key=lambda name: (parts.index(name.split("/")[0]), -_apart(found[name], reference[name]))
     ):
-        _same(found[name], reference[name], name, where, of)
+        _same(found[name], reference[name], name, where)
 
 
 def _apart(found: np.ndarray, want: np.ndarray) -> float:
@@ -258,54 +259,87 @@ def _apart(found: np.ndarray, want: np.ndarray) -> float:
     return np.inf if np.isnan(difference).any() else float(difference.max(initial=0))
 
 
-def _same(found: np.ndarray, want: np.ndarray, name: str, where: str, of: Case | None) -> None:
+def _same(found: np.ndarray, want: np.ndarray, name: str, where: str) -> None:
     apart = _apart(found, want)
     if apart <= TOLERANCE:
         return
-    part = name.split("/")[0]
-    casts = _casts(of) if of is not None else []
-    if apart < ROUNDED or casts:
-        cast = f" ({casts[0]} casts to float32)" if casts else ""
-        rule = f"a difference of this size is float32 in float64{cast}: {FLOAT64}"
-        rule += "" if apart < ROUNDED else f"; and {RULES.get(part, _SHARED)}"
-    else:
-        rule = RULES.get(part, _SHARED)
+    rule = RULES.get(name.split("/")[0], _SHARED)
+    if apart < ROUNDED:
+        rule = f"a difference of this size is float32 in float64: {FLOAT64}"
     raise AssertionError(
         f"{where}: {name} differs from one device's by {apart:.1e} (at most {TOLERANCE:g}); rule: {rule}"
     )
 
 
-def _casts(case: Case) -> list[str]:
-    """Lines of the loss that make float32 of float64."""
+def check_trace(case: Case) -> None:
+    """Refuse a loss, traced in float64, that goes below that or holds numbers which are others at each trace."""
+    traced, again = _traced(case), _traced(case)
+    for eqn, _ in _equations(traced):
+        if dtype := _narrowed(eqn):
+            raise AssertionError(f"{_line(eqn)} makes {dtype} of float64; rule: {FLOAT64}")
+    for one, other in itertools.zip_longest(_constants(traced), _constants(again)):
+        if one is None or other is None or one[0] != other[0]:
+            where = next(_line(pair[1]) for pair in (one, other) if pair)
+            raise AssertionError(f"{where} has other numbers whenever the loss is traced; rule: {DRAWS}")
 
-    def loss(variables, batch, key):
-        return case.method.loss(variables, batch, key, jnp.int32(0), None)[0]
+
+def _traced(case: Case) -> Any:
+    def loss(variables, batch, key):  # a function of its own each time, which JAX has not traced before
+        return case.method.loss(variables, batch, key, jnp.int32(0), None)
 
     first = dict(case.batch(0))
     variables = jax.eval_shape(case.method.init, jax.random.key(0), first)
     wide = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, _doubled(a.dtype)), variables)
-    traced = jax.make_jaxpr(loss)(wide, first, jax.random.key(0))
-    return list(dict.fromkeys(_lines_of_casts(traced.jaxpr)))
+    return jax.make_jaxpr(loss)(wide, first, jax.random.key(0))
 
 
 def _doubled(dtype: Any) -> Any:
     return np.float64 if dtype == np.float32 else dtype
 
 
-def _lines_of_casts(jaxpr: Any) -> Iterator[str]:
+def _equations(closed: Any) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
+    """Every equation of a jaxpr and of those inside it, with the arrays that are constants there."""
+    jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    held = dict(zip(jaxpr.constvars, consts, strict=False))
     for eqn in jaxpr.eqns:
-        types = [v.aval.dtype for v in (*eqn.invars[:1], *eqn.outvars[:1]) if hasattr(v.aval, "dtype")]
-        if eqn.primitive.name == "convert_element_type" and types == [np.float64, np.float32]:
-            frames = getattr(eqn.source_info.traceback, "frames", ())
-            yield next(
-                (f"{f.file_name.rpartition('/')[2]} line {f.line_num}" for f in frames if _theirs(f.file_name)), "it"
-            )
-        for inner in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from _lines_of_casts(inner)
+        yield eqn, held
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _equations(inner)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _narrowed(eqn: Any) -> Any:
+    """The type below float64 that an equation makes of it, None of one that does not.
+
+    A Python number, whose type is weak, may be one of a draw in float32.
+    """
+    types = [v.aval for v in (*eqn.invars[:1], *eqn.outvars[:1]) if hasattr(v.aval, "dtype")]
+    if len(types) < 2 or types[0].dtype != np.float64 or types[0].weak_type:
+        return None
+    calls = any(map(_is_jaxpr, jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)))
+    narrow = jnp.issubdtype(types[1].dtype, jnp.floating) and types[1].dtype != np.float64
+    return types[1].dtype if narrow and not calls else None
+
+
+def _constants(closed: Any) -> Iterator[tuple[bytes, Any]]:
+    """(Its bytes, the equation that reads it) of every number that stands in a jaxpr."""
+    for eqn, held in _equations(closed):
+        for v in eqn.invars:
+            value = v.val if hasattr(v, "val") else held.get(v)
+            if value is not None:
+                is_key = jnp.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.prng_key)
+                yield np.asarray(jax.random.key_data(value) if is_key else value).tobytes(), eqn
+
+
+def _line(eqn: Any) -> str:
+    """``v.py line 12`` of an equation."""
+    frames = getattr(eqn.source_info.traceback, "frames", ())
+    theirs = (f for f in frames if _theirs(f.file_name))
+    return next((f"{f.file_name.rpartition('/')[2]} line {f.line_num}" for f in theirs), "the loss")
 
 
 def _theirs(file: str) -> bool:

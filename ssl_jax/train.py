@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ssl_jax.online.progress import phase
 from ssl_jax.run import checkpoint, measure, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.extend import note, steps_before
-from ssl_jax.run.hooks import Call, Hook, call_hooks, check_hooks, due_hooks
+from ssl_jax.run.hooks import Hooks, call_hooks, check_hooks, due_hooks
 from ssl_jax.run.open import load_given
 from ssl_jax.run.provenance import describe
 from ssl_jax.run.saver import open_saver
@@ -51,7 +51,7 @@ def fit(
     workdir: str | os.PathLike,
     *,
     test: bool = True,
-    hooks: Iterable[Call | Hook] = (),
+    hooks: Hooks = (),
     extend: bool = False,
 ) -> dict[str, Any]:
     """Train, from the beginning or from the newest checkpoint in ``workdir``, and measure once at the end.
@@ -62,7 +62,8 @@ def fit(
       test: False leaves the test data unread and draws no pictures: for a run that is part of an evaluation.
       hooks: called as ``hook(step, metrics, state)``, in this order, by every process, with what the line of
         ``metrics.jsonl`` holds, wherever there is one; ``run.hooks.every(n, hook)`` every n steps. The state is the
-        run's own until the hook returns; what is to be kept of it ``jax.device_get`` copies.
+        run's own until the hook returns; what is to be kept of it ``jax.device_get`` copies. Numbers that one returns
+        by name go into the line, and make one where there is none.
       extend: the run in ``workdir`` may be a shorter one: it goes on to the length that is asked for now. One that was
         finished keeps its summary as ``summary_<steps>.json``.
 
@@ -262,12 +263,15 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         saves = last or _due(number, config.train.checkpoint_every)
         stop = signals.agreed(asked_to_stop(), number)
         looks = logs or measures or saves or stop
-        calls_for, failed = due_hooks(hooks, number, logs or measures), None
+        calls_for, given, failed = due_hooks(hooks, number, logs or measures), {}, None
         if not looks and calls_for:  # a hook of its own step, of which the run sees nothing
             line, _ = _read_metrics(metrics)
             _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
             asked = time.perf_counter()
-            failed = call_hooks(calls_for, number, line | when(number), state)
+            given, failed = call_hooks(calls_for, number, line | when(number), state)
+            if given and failed is None:
+                writer.log(number, line | when(number) | given)
+                progress["logged"] = number
             mark += time.perf_counter() - asked
         if not looks and failed is None:
             continue
@@ -319,11 +323,11 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
                 writer.say(
                     f"the mean of the parameters from step {number} on is what is measured (optim.average_after)"
                 )
-        if logs or measures:
-            writer.log(number, line | measured)
-            progress["logged"] = number
         if calls_for and looks:
-            failed = call_hooks(calls_for, number, line | measured, state)
+            given, failed = call_hooks(calls_for, number, line | measured, state)
+        if logs or measures or given:
+            writer.log(number, line | measured | given)
+            progress["logged"] = number
         if saves or stop or failed or (scores and config.train.checkpoint_every):
             with phase(f"saving the checkpoint of step {number}"):
                 saver.save(state, dict(progress), scores)

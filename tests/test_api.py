@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 import subprocess
 import sys
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 import runs
@@ -18,9 +20,11 @@ from experiments import compare_runs as compare_command
 from experiments import embed as embed_command
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
-from ssl_jax import api, models
+from experiments import sweep as sweep_command
+from ssl_jax import api, configs, models
 from ssl_jax.data import readers
 from ssl_jax.data.source import from_arrays
+from ssl_jax.names import SYNONYMS
 from ssl_jax.run import processes
 from ssl_jax.run.export import export
 
@@ -31,6 +35,7 @@ CHANGES = {
     "optim.warmup_epochs": 0,
     "parallel.devices": 1,
 }
+KNOWN = configs.known_keys(configs.load("simclr_digits"))
 
 
 class Plain(nn.Module):
@@ -141,12 +146,78 @@ def test_an_encoder_that_another_process_was_not_handed(run, monkeypatch, data):
     monkeypatch.setattr(own, "_HANDED", {})
     with pytest.raises(ValueError, match=r"handed over from Python and lies in no file; .*encoder=Plain\(\.\.\.\)"):
         ssl_jax.load(run.workdir)
-    with pytest.raises(ValueError, match="handed over from Python"):
+    with pytest.raises(ValueError, match="hand over the one that it was made with"):
         ssl_jax.load(run.workdir, encoder=encoder(7))
     variables, encode, _ = ssl_jax.load(run.workdir, encoder=encoder())
     np.testing.assert_allclose(
         encode(variables, data[0][:5])["features"], ssl_jax.embed(run, data[0][:5]), rtol=1e-5, atol=1e-6
     )
+
+
+def test_another_encoder_is_refused_where_the_right_one_was_handed_over(run, data, tmp_path):
+    right, wrong = models.hand_over(encoder()), models.hand_over(encoder(7))
+    export(run, tmp_path / "w.safetensors")
+    for call in (
+        lambda one: ssl_jax.evaluate(run, ["knn"], encoder=one),
+        lambda one: ssl_jax.evaluate(run.workdir, ["knn"], images=data[0], labels=data[1], encoder=one),
+        lambda one: ssl_jax.embed(run, data[0][:2], encoder=one),
+        lambda one: ssl_jax.embed(run.workdir, data[0][:2], encoder=one),
+        lambda one: ssl_jax.embed(tmp_path / "w.safetensors", data[0][:2], encoder=one),
+        lambda one: ssl_jax.load(run.workdir, encoder=one),
+    ):
+        with pytest.raises(ValueError, match=f"was made with model.name='{right}' and encoder= is '{wrong}'; hand"):
+            call(encoder(7))
+    assert ssl_jax.embed(run, data[0][:2], encoder=encoder()).shape == (2, 6)
+    with pytest.raises(ValueError, match=r"made with model.name='resnet18' and .*; leave encoder= out"):
+        models.hand_back(encoder(), "resnet18", "here")
+
+
+class Dropping(Plain):
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dropout(self.rate, deterministic=not train)(super().__call__(x))
+
+
+def test_dropout_of_a_whole_batch_is_refused_before_anything_is_written(data, tmp_path):
+    config = ssl_jax.config("simclr_digits", **CHANGES)
+    with pytest.raises(
+        ValueError, match=r"given:Dropping.* draws at random as flax.linen.Dropout .*key= and calls"
+    ) as e:
+        ssl_jax.pretrain(config, tmp_path / "x", images=data[0], encoder=models.from_module(Dropping(), dim=6))
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "x").exists()
+    inputs = jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32)
+    models.check_encoder(models.from_module(Dropping(rate=0.0), dim=6), "it", inputs)
+
+
+def test_a_run_prints_in_a_line(run):
+    source, name = run.config.data.source, run.config.model.name
+    assert repr(run) == f"Run('{run.workdir}', method='simclr', model='{name}', data='{source}', step=4)"
+
+
+def test_slips_of_form_are_taken_or_told(run, data, photos, tmp_path):
+    from ssl_jax.evals import knn, named
+
+    assert named("knn") == named(["knn"]) == ["knn"]
+    assert named(photos) == [str(photos)]
+    with pytest.raises(ValueError, match=r"evaluator='./none.py': .*none.py does not exist"):
+        ssl_jax.evaluate(run, "./none.py", outdir=tmp_path / "a")
+    with pytest.raises(ValueError, match="by its name and not as Evaluator; say 'knn'"):
+        ssl_jax.evaluate(run, [knn.Evaluator])
+    with pytest.raises(ValueError, match=r"not as Plain; say './FILE.py:Plain'"):
+        named(Plain)
+    np.testing.assert_array_equal(ssl_jax.embed(run, photos / "a.png"), ssl_jax.embed(run, [photos / "a.png"]))
+    one = r"an array \[8, 8(, 1)?\] is one image; give a batch of one, X\[:1\] in place of X\[0\]"
+    variables, encode, _ = ssl_jax.load(run.workdir, encoder=encoder())
+    for image in (data[0][0], data[0][0, ..., 0]):
+        with pytest.raises(ValueError, match=one):
+            ssl_jax.embed(run, image)
+        with pytest.raises(ValueError, match=one):
+            encode(variables, image)
+        with pytest.raises(ValueError, match=one):
+            readers.of_arrays(image)
 
 
 def test_a_module_that_is_no_encoder_is_refused(data, tmp_path):
@@ -293,6 +364,64 @@ def test_a_config_by_name_with_changes():
         ssl_jax.config("simclr_digits", optim={"learning_rat": 1})
     with pytest.raises(ValueError, match="must be positive"):
         ssl_jax.config("simclr_digits", optim={"learning_rate": -1})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", "optim.learning_rate"),
+        ("optim.lr", "optim.learning_rate"),
+        ("optim.base_lr", "optim.learning_rate"),
+        ("wd", "optim.weight_decay"),
+        ("optimizer", "optim.name"),
+        ("train.batch_size", "data.global_batch_size"),
+        ("bs", "data.global_batch_size"),
+        ("epochs", "train.epochs"),
+        ("optim.epochs", "train.epochs"),
+        ("train.max_steps", "train.steps"),
+        ("arch", "model.name"),
+        ("backbone", "model.name"),
+        ("train.encoder", "model.name"),
+        ("dataset", "data.source"),
+        ("data.dataset", "data.source"),
+        ("data.img-size", "data.image_size"),
+        ("temp", "method.temperature"),
+        ("method.tau", "method.temperature"),
+        ("method.proj_dim", "method.projector_dim"),
+        ("train.seed", "seed"),
+        ("random_seed", "seed"),
+        ("pretrained", "init_from"),
+        ("optim.learning_rat", "optim.learning_rate"),
+        ("data.views.crop.are", "data.views.crop.area"),
+        ("optim.grad_clip", "optim.clip_norm"),
+    ],
+)
+def test_the_words_of_the_field_lead_to_our_keys(key, meant):
+    found = configs.unknown_key(f"config.{key}", [f"config.{k}" for k in KNOWN])
+    assert found == f"--config.{key} is unknown; did you mean --config.{meant}?"
+
+
+def test_synonyms_mean_keys_that_there_are():
+    ours = set(KNOWN)
+    for name, model in (("byol", "resnet18"), ("moco", "resnet18"), ("uda", "wide_resnet"), ("jigsaw", "vit")):
+        ours |= set(configs.known_keys(configs.load("byol_cifar10", [f"method.name={name}", f"model.name={model}"])))
+    ours |= {"method.latent_dim", "method.dim"}  # of autoencoders and of many a user's own
+    assert {key for keys in SYNONYMS.values() for key in keys} <= ours
+    assert all(word == word.lower() and word.isalnum() for word in SYNONYMS)
+
+
+def test_synonyms_are_told_wherever_a_key_is_given(tmp_path, capsys):
+    words = r"config.lr is unknown; did you mean --config.optim.learning_rate\?"
+    with pytest.raises(ValueError, match=words):
+        ssl_jax.config("simclr_digits", lr=3)
+    out = ["--out", str(tmp_path / "out")]
+    assert sweep_command.main(["--config", "simclr_digits", "--grid", "lr=.1,.2", *out]) == 2
+    assert pretrain_command.main(["--config.lr=3", f"--workdir={tmp_path / 'out'}"]) == 2
+    assert [re.search(words, line) is not None for line in capsys.readouterr().err.splitlines()] == [True, True]
+    with pytest.raises(
+        ValueError, match=r"'simclr' is neither a file .*; those of it: simclr_cifar10, .*simclr_digits"
+    ):
+        ssl_jax.config("simclr")
 
 
 @pytest.mark.parametrize("name", ssl_jax.__all__)

@@ -13,7 +13,7 @@ from experiments import pretrain
 from ssl_jax import train
 from ssl_jax.experiment import build
 from ssl_jax.run import checkpoint
-from ssl_jax.run.hooks import HookFailed, check_hooks, every
+from ssl_jax.run.hooks import HookFailed, call_hooks, check_hooks, every
 from ssl_jax.run.writer import read_metrics
 
 STEPS = {"train__steps": 8, "train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 8}
@@ -72,6 +72,55 @@ def test_what_a_hook_keeps_of_the_state_stays_and_the_run_is_that_without_hooks(
     plain = fit(tmp_path)
     same = ("params_fingerprint", "loss_spikes", "collapsed")
     assert {key: plain[key] for key in same} == {key: summary[key] for key in same}
+
+
+def test_numbers_that_a_hook_returns_are_in_the_line_and_the_run_is_the_same(hooked, tmp_path):
+    def norm(step, metrics, state):
+        squares = [float((np.asarray(a, np.float64) ** 2).sum()) for a in jax.tree.leaves(state.params)]
+        return {"norm": np.float32(sum(squares) ** 0.5), "seen": "train_loss" in metrics, "odd": jax.numpy.int32(step)}
+
+    summary = fit(tmp_path, every(3, norm), lambda step, metrics, state: {"twice": 2.0 * step})
+    assert summary["params_fingerprint"] == hooked[1]["params_fingerprint"]
+    lines = {line.pop("step"): line for line in read_metrics(tmp_path / "metrics.jsonl")}
+    assert {step: line["line"] for step, line in lines.items()} == {3: 1, 4: 2, 6: 3, 8: 4}
+    assert {step: line["twice"] for step, line in lines.items() if "twice" in line} == {4: 8.0, 8: 16.0}
+    metrics = {step: found for name, step, found, _ in hooked[2] if name == "all"}
+    params = {step: tree for name, step, _, tree in hooked[2] if name == "all"}
+    for step in (3, 6):
+        assert {"line", "norm", "seen", "odd", *metrics[step]} == set(lines[step])
+        assert (lines[step]["train_loss"], lines[step]["odd"]) == (metrics[step]["train_loss"], step)
+        assert lines[step]["seen"] is True
+        whole = np.concatenate([np.ravel(a) for a in jax.tree.leaves(params[step])]).astype(np.float64)
+        assert lines[step]["norm"] == pytest.approx(np.linalg.norm(whole), rel=1e-6)
+    assert lines[4]["train_loss"] == metrics[4]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ({"train_loss": 1.0}, "it returned train_loss, which is a name of the run's own numbers; call it otherwise"),
+        ({"val_mine": 1.0}, "it returned val_mine, which"),
+        ({"step": 1.0}, "it returned step, which"),
+        ({"mine": "a"}, "it returned mine, a str and no number; return single numbers"),
+        ({"mine": np.ones(2)}, "it returned mine, a ndarray and no number"),
+        ({3: 1.0}, "it returned a number called 3; call it by a word"),
+    ],
+)
+def test_what_a_hook_cannot_return_ends_the_run_as_an_error_of_its_own(returned, words):
+    found, failed = call_hooks(
+        check_hooks([lambda *_: {"first": 1}, lambda *_: returned, lambda *_: 1 / 0]), 4, {"train_loss": 2.0}, None
+    )
+    assert found == {"first": 1}
+    assert words in str(failed)
+    assert "failed after step 4" in str(failed)
+    _, failed = call_hooks(check_hooks([lambda *_: {"a": 1}] * 2), 4, {}, None)
+    assert "it returned a, which is a name" in str(failed)
+    assert call_hooks(check_hooks([lambda *_: 3, print]), 4, {}, None) == ({}, None)  # no mapping
+
+
+def test_one_hook_needs_no_list():
+    assert check_hooks(print) == check_hooks([print])
+    assert check_hooks(every(3, print)) == check_hooks((every(3, print),))
 
 
 @pytest.mark.parametrize("at", [3, pytest.param(4, marks=pytest.mark.slow)])  # a step of its own; one with a line

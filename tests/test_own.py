@@ -20,11 +20,11 @@ import ssl_jax
 from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
 from ssl_jax import configs, evals, methods, models, names, train
-from ssl_jax.data import readers
+from ssl_jax.data import readers, recipes
 from ssl_jax.evals.shared import figures
 from ssl_jax.experiment import build
 from ssl_jax.run import measure, processes
-from ssl_jax.run.open import open_run
+from ssl_jax.run.open import open_run, read_run
 from ssl_jax.run.writer import read_metrics
 
 OWN = Path(__file__).with_name("own")
@@ -202,6 +202,40 @@ def test_from_module_takes_modules():
             models.from_module(what, dim=4)
 
 
+class Dict(nn.Module):
+    """One that gives what it was asked for."""
+
+    gives: str
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(6)(x.reshape(len(x), -1))
+        return {"array": h, "tuple": (h, h), "names": {"h": h}, "nested": {"stage1": {"a": h}, "features": h[0]}}[
+            self.gives
+        ]
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        ("array", "model.name='it': Dict: dim=4, but the module gives 6; write dim=6"),
+        ("tuple", "Dict fails on [2, 8, 8, 3] with train=True (ValueError: it returns a tuple; return one array)"),
+        (
+            "names",
+            "Dict returns {'h': [2, 6]}; return one array, [b, d], a map [b, h, w, d] or tokens [b, t, d], or what",
+        ),
+        ("nested", "Dict gives features [6] of [2, 8, 8, 3]; give [b, d], d=4"),
+    ],
+)
+def test_what_a_module_gives_is_told_in_words_of_the_module(gives, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        models.check_encoder(
+            models.from_module(Dict(gives), dim=4), "it", jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32)
+        )
+    assert "FromModule" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 PLAIN = """
 import flax.linen as nn
 import ssl_jax.models
@@ -316,6 +350,33 @@ def test_a_source_that_is_none(content, words, tmp_path):
     with pytest.raises(ValueError, match=words) as error:
         readers.load(f"{tmp_path}/s.py")
     assert "\n" not in str(error.value)
+
+
+HEAD = "from ssl_jax.data.images.recipes import *\nTWO = (View(Crop()),) * 2\n"
+
+
+def test_a_recipe_of_ones_own_is_a_value_or_a_function_that_gives_one(tmp_path):
+    file = tmp_path / "r.py"
+    for content, word in (
+        ("RECIPE = Recipe(TWO)", ""),
+        ("def make(): return Recipe(TWO)", ""),
+        ("A = Recipe(TWO)", ":A"),
+    ):
+        file.write_text(f"{HEAD}{content}\n")
+        assert len(recipes.get(f"{file}{word}").views) == 2
+    for content, words in (
+        ("make = 3", "is a int and no recipe"),
+        ("def make(): return TWO", "is a tuple and no recipe"),
+        (
+            "def make():\n    return 1 / 0",
+            r"r.py' fails: ZeroDivisionError: division by zero, r.py line 4; called with",
+        ),
+        ("def mak(): ...", "has no RECIPE and no make; name what it holds"),
+    ):
+        file.write_text(f"{HEAD}{content}\n")
+        with pytest.raises(ValueError, match=words) as error:
+            recipes.get(str(file))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -441,6 +502,33 @@ def test_a_run_knows_its_own_parts_and_goes_on(lab, tmp_path, monkeypatch, capsy
     shutil.copy(tmp_path / "run" / "own" / f"vicreg_{now}.py", changed)
     (tmp_path / "squares.py").unlink()  # without its data a run opens
     ssl_jax.load(tmp_path / "run")
+
+
+def test_a_missing_file_is_told_with_its_copy_when_a_run_is_to_go_on(lab, tmp_path, monkeypatch, capsys):
+    shutil.copytree(lab / "run", tmp_path / "run")
+    for name in PARTS.values():
+        shutil.copy(lab / name, tmp_path / name)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    for key, part in stored["resolved"]["own"].items():
+        part["path"] = str(tmp_path / PARTS[key])
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    monkeypatch.chdir(tmp_path)
+    for key, name in PARTS.items():
+        (tmp_path / name).unlink()
+        copy = f"{name[:-3]}_{digest(lab / name)[:8]}.py"
+        words = rf"{name} does not exist; .*; the run was made with .*/{name}, of which .*/own/{copy} is a copy"
+        assert pretrain_command.main(["--workdir", str(tmp_path / "run")]) == 2
+        *_, said = capsys.readouterr().err.splitlines()
+        assert re.search(words, said), key
+        asked = read_run(tmp_path / "run")[0]
+        with pytest.raises(ValueError, match=words):
+            ssl_jax.pretrain(asked, tmp_path / "run")
+        with pytest.raises(
+            ValueError, match=f"{name} does not exist"
+        ) as error:  # a folder that holds no run has no copies
+            ssl_jax.pretrain(asked, tmp_path / "other")
+        assert "is a copy" not in str(error.value)
+        shutil.copy(lab / name, tmp_path / name)
 
 
 def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import contract
 import jax
@@ -13,6 +14,8 @@ import pytest
 import runs
 
 from ssl_jax import methods, models
+from ssl_jax.data import readers
+from ssl_jax.data.images import recipes
 from ssl_jax.run.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
@@ -47,6 +50,40 @@ def test_the_encoder_of_the_pages():
     encoder = pages.names_in("net.py")["make"](8)
     models.check_encoder(encoder, "net.py", jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32))
     assert encoder.dim == 8
+    encoder = pages.names_in("stages.py")["Encoder"](4, frozen_stages=2)
+    models.check_encoder(encoder, "stages.py", jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32))
+    x = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+    params, state = models.init(encoder, jax.random.key(0), x)
+    out, new = models.forward(encoder, params, state, x, train=True)
+    assert {name: a.shape for name, a in out.items()} == {
+        "stage1": (6, 4, 4, 4),
+        "stage2": (6, 2, 2, 8),
+        "features": (6, 8),
+    }
+    moved = {
+        name: not np.array_equal(a["mean"], state["batch_stats"][name]["mean"])
+        for name, a in new["batch_stats"].items()
+    }
+    assert moved == {"stage1_norm": False, "stage2_norm": True}  # the first is frozen
+    assert {models.depth(f"encoder/{name}", stages=2) for name in params} == {1, 2}
+
+    def mapped(x):
+        return models.forward(encoder.clone(frozen_stages=0), params, state, x, train=True, axis="data")[0]["features"]
+
+    whole, _ = models.forward(encoder.clone(frozen_stages=0), params, state, x, train=True)
+    parts = jax.vmap(mapped, axis_name="data")(x.reshape(2, 3, 8, 8, 3))
+    np.testing.assert_allclose(parts.reshape(6, 8), whole["features"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_source_and_the_recipe_of_the_pages(tmp_path):
+    for name in ("circles.py", "views.py"):
+        (tmp_path / name).write_text(pages.file(name))
+    splits = readers.load(str(tmp_path / "circles.py"))
+    assert [len(part) for part in splits] == [900, 100, 200]
+    shares = [splits.test.columns["image"][splits.test.labels == k].mean() / 255 for k in (0, 1)]
+    assert shares == pytest.approx([np.pi * 25 / 1024, np.pi * 81 / 1024], rel=0.05)
+    recipe = recipes.get(str(tmp_path / "views.py"))
+    assert (len(recipe.views), recipe.views[0].crop.area) == (2, (0.3, 1.0))
 
 
 def test_the_operation_of_the_pages():
@@ -79,9 +116,12 @@ def test_the_hooks_of_the_pages(capsys):
     hooks = check_hooks(found["hooks"])
     line = {"train_loss": 0.5, "train_grad_norm": 2.0}
     for step, logged in ((50, True), (100, False), (200, True)):
-        assert call_hooks(due_hooks(hooks, step, logged), step, line, None) is None
+        assert call_hooks(due_hooks(hooks, step, logged), step, line, None)[1] is None
     assert found["norms"] == {100: 2.0, 200: 2.0}
     assert capsys.readouterr().out == "50 0.5\n200 0.5\n"
+    hooks = check_hooks(pages.names_in("weights.py")["weights"])
+    state = SimpleNamespace(params={"a": jnp.asarray([1.0, -3.0]), "b": jnp.asarray([[2.0]])})
+    assert call_hooks(hooks, 1, line, state) == ({"largest_weight": 3.0}, None)
 
 
 def test_the_table_of_configs_is_complete():

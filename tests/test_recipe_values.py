@@ -206,6 +206,10 @@ def fails(image, key):
 def keyless(image): ...
 
 def named_p(image, key, p): ...
+
+def many(images, keys): return images
+
+def batchwise(x, keys, *, low=0.0): return x
 """
 
 
@@ -254,6 +258,11 @@ def test_an_operation_of_ones_own_by_key(ops):
         (["ops=...,{}:mark", "mark.scale=1", "mark.lov=1"], r"data.views.mark.lov is unknown; did you mean 'low'\?"),
         (["ops=...,{}:marc"], r"has no marc; did you mean 'mark'\?"),
         (["ops=...,{}:keyless"], r"keyless does not take an image and a key; write it as NAME\(image, key"),
+        (
+            ["ops=...,{}:many"],
+            r"many takes images and keys, and is called with one image \[h, w, c\] and the key of its row",
+        ),
+        (["ops=...,{}:batchwise"], r"batchwise takes x and keys, .*f\(image\[None\], key\[None\]\)\[0\]"),
         (["ops=...,{}:named_p"], "named_p has the argument 'p', which every operation has"),
         (["ops=...,{}x"], "there is no operation '.*ops.pyx'"),
     ],
@@ -273,6 +282,14 @@ def test_what_it_makes_is_told_before_anything_is_compiled(ops):
         found.data.views = {"ops": ["...", f"{ops}:{name}"]}
         with pytest.raises(ValueError, match=words):
             build(found)
+
+
+def test_a_recipe_of_pythons_own_is_looked_at_as_well(ops):
+    found = runs.config(data__recipe="digits")
+    with found.unlocked():
+        found.data.recipe = Recipe((View(None, (Own(f"{ops}:many"),)),) * 2)
+    with pytest.raises(ValueError, match="many takes images and keys"):
+        build(found)
 
 
 def test_the_host_refuses_it(ops):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import contract
 import flax.linen as nn
 import jax
 import numpy as np
@@ -53,7 +54,29 @@ BROKEN = {
     "float32": (
         GATHERED,
         'out["projector"].astype(jnp.float32)',
-        r"differs from one device's by \d.*rule: a difference of this size is float32 in float64 \(v.py line \d+ casts",
+        r"v.py line \d+ makes float32 of float64; rule: everything is computed in the type of the inputs",
+    ),
+    "float32 of all rows": (
+        RETURN,
+        f"value = value.astype(jnp.float32)\n        {RETURN}",
+        r"v.py line \d+ makes float32 of float64",
+    ),
+    "bfloat16 in a scan": (
+        RETURN,
+        f"low = __import__('jax').lax.map(lambda a: a.astype(jnp.bfloat16), one)\n        "
+        f"value += low.sum().astype(value.dtype)\n        {RETURN}",
+        r"v.py line \d+ makes bfloat16 of float64",
+    ),
+    "numpy's draws": (
+        RETURN,
+        f"value *= 1 + __import__('numpy').random.rand()\n        {RETURN}",
+        r"v.py line \d+ has other numbers whenever the loss is traced; rule: numpy.random, .*parallel.row_keys",
+    ),
+    "numpy's draws of rows": (
+        RETURN,
+        f"drawn = __import__('numpy').random.normal(size=one.shape)\n        "
+        f"value += (jnp.asarray(drawn, one.dtype) * one).mean()\n        {RETURN}",
+        r"v.py line \d+ has other numbers whenever the loss is traced",
     ),
     "rows": (
         GATHERED,
@@ -63,7 +86,7 @@ BROKEN = {
     "still": (RETURN, "return 0 * value, Loss", "the loss does not move"),
     "tuple": ("return Method(", "return (", r"make gives a tuple and no ssl_jax.types.Method"),
 }
-COMPILED = ("float32", "rows", "still")  # on one device and on eight
+COMPILED = ("rows", "still")  # on one device and on eight
 
 
 @pytest.mark.parametrize("rule", [pytest.param(r, marks=pytest.mark.slow if r in COMPILED else ()) for r in BROKEN])
@@ -86,6 +109,12 @@ def test_statistics_of_one_device_alone_are_told():
 
     with pytest.raises(AssertionError, match=r"8 devices under pmap: model_state/.*; rule: statistics leave the loss"):
         check_method(str(VICREG), encoder=models.from_module(Alone(), dim=16), dim=16, modes=("pmap",))
+
+
+@pytest.mark.parametrize("case", contract.ALL)
+def test_ours_stay_in_the_type_of_their_inputs_and_draw_from_keys(case):
+    with testing.double():
+        testing.check_trace(contract.tried(case))
 
 
 def trained(flops=1.0, **leaves):

@@ -310,6 +310,7 @@ def as_stored(images: np.ndarray, labels: np.ndarray | None, *, labelled: bool =
     Args:
       labelled: whether other parts of the dataset have labels.
     """
+    refuse_one(images)
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
@@ -326,6 +327,17 @@ def as_stored(images: np.ndarray, labels: np.ndarray | None, *, labelled: bool =
         (images,) if (labels < 0).all() and not labelled else (images, narrow if (narrow == labels).all() else labels)
     )
     return Source({"image": images}, labels, None, sha256(*content), images.shape[-1])
+
+
+def refuse_one(images: np.ndarray) -> None:
+    """Refuse one image where some are wanted; ``[n, h, w]`` of a width of three or less is taken for one in colour.
+
+    Raises:
+      ValueError: says how to make a batch of it.
+    """
+    if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 2, 3)):
+        shape = list(images.shape)
+        raise ValueError(f"an array {shape} is one image; give a batch of one, X[:1] in place of X[0], or image[None]")
 
 
 def named(train: Source, test: Source | None, unlabelled: int | None = None) -> tuple[Source, Source | None]:

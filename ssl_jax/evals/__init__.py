@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -141,6 +142,23 @@ def _check(evaluator: Any, name: str) -> None:
     if missing:
         lacks = " and ".join(missing)
         raise ValueError(f"evaluator {name!r} lacks {lacks}; see Evaluator in ssl_jax/evals/__init__.py")
+
+
+def named(given: Any) -> list[str]:
+    """Evaluators as names: one name alone, several, or paths.
+
+    Raises:
+      ValueError: one is no name; of a class, says by which name it is found.
+    """
+    found = []
+    for one in [given] if isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable) else given:
+        if not isinstance(one, (str, os.PathLike)):
+            kind = one if isinstance(one, type) else type(one)
+            ours = kind.__module__.startswith(f"{__name__}.") and kind.__qualname__ == "Evaluator"
+            name = kind.__module__.rpartition(".")[2] if ours else f"./FILE.py:{kind.__qualname__}"
+            raise ValueError(f"an evaluator is given by its name and not as {kind.__qualname__}; say {name!r}")
+        found.append(os.fspath(one))
+    return found
 
 
 def called(given: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from ssl_jax.models.lstm import LSTM
 from ssl_jax.models.mlp import MLPEncoder
 from ssl_jax.models.mobilenet import MobileNetV2
 from ssl_jax.models.norm import BatchNorm, LayerNorm
-from ssl_jax.models.own import check_encoder, from_module, given, hand_over, is_given
+from ssl_jax.models.own import check_encoder, from_module, given, hand_back, hand_over, is_given
 from ssl_jax.models.pool import global_pool, grid_pool
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.squeezenet import SqueezeNet
@@ -65,6 +65,7 @@ __all__ = [
     "depth",
     "forward",
     "from_module",
+    "hand_back",
     "hand_over",
     "heads",
     "init",

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.pool import global_pool
@@ -47,6 +48,23 @@ def hand_over(module: nn.Module) -> str:
     name = f"given:{label}:{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
     _HANDED[name] = module
     return name
+
+
+def hand_back(module: nn.Module, name: str, run: Any) -> None:
+    """Hand a module over for a run that is there already.
+
+    Args:
+      name: the run's own ``model.name``.
+      run: what messages call it.
+
+    Raises:
+      ValueError: it is no encoder, or not the one that the run was made with.
+    """
+    handed = hand_over(module)
+    if handed == name:
+        return
+    fix = "hand over the one that it was made with" if is_given(name) else "leave encoder= out"
+    raise ValueError(f"{run} was made with model.name={name!r} and encoder= is {handed!r}; {fix}")
 
 
 def is_given(name: str) -> bool:
@@ -99,6 +117,8 @@ class FromModule(nn.Module):
             )
         if isinstance(out, Mapping):
             return dict(out)
+        if not hasattr(out, "ndim"):
+            raise ValueError(f"it returns a {type(out).__name__}; return one array")
         if out.ndim == 4:
             return {"stage1": out, "features": global_pool(out)}
         return {"stage1": out, "features": global_pool(out[:, None]) if out.ndim == 3 else out}
@@ -162,6 +182,10 @@ def check_encoder(encoder: Any, name: str, inputs: Any = None) -> None:
             f"model.name={name!r} gives {kind} and no flax.linen.Module; give one with the attributes "
             f"{', '.join(ATTRIBUTES)}, or ssl_jax.models.from_module(MODULE, dim=DIM) of a plain one"
         )
+    if isinstance(encoder, FromModule):  # whose own lines are right
+        if inputs is not None:
+            _check_wrapped(encoder, name, inputs)
+        return
     lacking, lines = [], []
     missing = [word for word in ATTRIBUTES if not hasattr(encoder, word)]
     if missing:
@@ -173,7 +197,7 @@ def check_encoder(encoder: Any, name: str, inputs: Any = None) -> None:
         lines.append("def __call__(self, x, *, train, axis=None):")
     width = None
     if inputs is not None:
-        wrong, width = _outputs(encoder, inputs, None if "dim" in missing else encoder.dim)
+        wrong, width = _outputs(encoder, name, inputs, None if "dim" in missing else encoder.dim)
         lacking += wrong
         if any("'features'" in one or "'stage1'" in one for one in wrong):
             lines.append('return {"stage1": map, "features": features}')
@@ -195,21 +219,73 @@ def _arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(module).__call__).parameters
 
 
-def _outputs(encoder: nn.Module, inputs: Any, dim: int | None) -> tuple[list[str], int | None]:
-    """(What is wrong with what an encoder returns, the width of its features where that can be seen)."""
+def _check_wrapped(encoder: FromModule, name: str, inputs: Any) -> None:
+    """Refuse, in words of the module itself, what :func:`from_module` cannot make an encoder of."""
+    said = f"model.name={name!r}: {encoder.label}"
+    try:
+        found = _trained(encoder, name, inputs)
+    except _NotItself as error:
+        raise ValueError(f"{said} fails on {list(inputs.shape)} with train=True ({error})") from error.__cause__
+    shapes = {word: _shape(a) for word, a in found.items()}
+    features = shapes.get("features")
+    if features is None or not any(re.fullmatch(r"stage\d+", word) for word in shapes):
+        raise ValueError(
+            f"{said} returns {shapes}; return one array, [b, d], a map [b, h, w, d] or tokens [b, t, d], or what an "
+            'encoder does: {"stage1": map, "features": features}'
+        )
+    if features != [inputs.shape[0], encoder.dim]:
+        if isinstance(features, list) and len(features) == 2 and features[0] == inputs.shape[0]:
+            raise ValueError(f"{said}: dim={encoder.dim}, but the module gives {features[1]}; write dim={features[1]}")
+        raise ValueError(f"{said} gives features {features} of {list(inputs.shape)}; give [b, d], d={encoder.dim}")
+
+
+class _NotItself(Exception):
+    """What went wrong inside of a user's module, in a line."""
+
+
+def _trained(encoder: nn.Module, name: str, inputs: Any) -> Any:
+    """What an encoder returns in training, as shapes.
+
+    Raises:
+      ValueError: it draws at random as Flax does.
+      _NotItself: it raises.
+    """
     known: dict[str, Any] = {"train": True, "axis": None}
     given = {word: value for word, value in known.items() if word in _arguments(encoder)}
+
+    def call(key, x):
+        variables = encoder.init(key, x, **given)
+        return encoder.apply(variables, x, **given, mutable=[part for part in variables if part != "params"])[0]
+
     try:
-        found, _ = jax.eval_shape(lambda key, x: encoder.init_with_output(key, x, **given), jax.random.key(0), inputs)
+        return jax.eval_shape(call, jax.random.key(0), inputs)
+    except InvalidRngError:  # init has a key for all, and a step has none
+        raise ValueError(
+            f"model.name={name!r} draws at random as flax.linen.Dropout does, for a whole batch, so that what it "
+            "draws would depend on the number of devices; set its rate to 0, or write an encoder that takes key= "
+            "and calls ssl_jax.models.transformer.dropout(x, rate, parallel.row_keys(key, len(x), axis), place)"
+        ) from None
     except Exception as error:  # whatever it does wrong
-        return [f"a call that works on {list(inputs.shape)} with train=True ({said_of(error)})"], None
+        raise _NotItself(said_of(error)) from error
+
+
+def _shape(value: Any) -> Any:
+    return list(value.shape) if hasattr(value, "shape") else type(value).__name__
+
+
+def _outputs(encoder: nn.Module, name: str, inputs: Any, dim: int | None) -> tuple[list[str], int | None]:
+    """(What is wrong with what an encoder returns, the width of its features where that can be seen)."""
+    try:
+        found = _trained(encoder, name, inputs)
+    except _NotItself as error:
+        return [f"a call that works on {list(inputs.shape)} with train=True ({error})"], None
     if not isinstance(found, Mapping):
         kind = f"an array {list(found.shape)}" if hasattr(found, "shape") else f"a {type(found).__name__}"
         width = found.shape[-1] if getattr(found, "shape", ()) else None
         return [f"outputs by name, 'features' and 'stage1' (it returns {kind})"], width
-    shapes = {name: list(a.shape) for name, a in found.items()}
+    shapes = {word: _shape(a) for word, a in found.items()}
     features = shapes.get("features")
-    width = features[-1] if features else None
+    width = features[-1] if features and isinstance(features, list) else None
     wrong = []
     if features is None or features != [inputs.shape[0], width if dim is None else dim]:
         said = f"it returns {shapes}" if features is None else f"they are {features} for b={inputs.shape[0]}"

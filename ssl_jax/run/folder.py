@@ -201,6 +201,27 @@ def copy_of(workdir: Path, known: Mapping[str, Any]) -> Path | None:
     return workdir / "own" / f"{path.stem}_{known['sha256'][:8]}{path.suffix}"
 
 
+@contextlib.contextmanager
+def naming_copies(workdir: Path) -> Iterator[None]:
+    """Errors about a part of one's own that cannot be read any more name the copy that the run in a folder keeps."""
+    try:
+        yield
+    except ValueError as error:
+        known: Mapping[str, Any] = {}
+        with contextlib.suppress(ValueError, OSError, LookupError):  # which is told when the run is gone on with
+            known = own_parts(read_config(workdir / "config.json"))
+        for key, part in known.items():
+            if str(error).startswith(f"{key}=") and not Path(part["path"] or workdir).exists():
+                raise ValueError(f"{error}{kept(workdir, part)}") from error
+        raise
+
+
+def kept(workdir: Path, known: Mapping[str, Any]) -> str:
+    """What is added to an error about a part: its file, and where the copy of that is; nothing of one without."""
+    copy = copy_of(workdir, known)
+    return "" if copy is None else f"; the run was made with {known['path']}, of which {copy} is a copy"
+
+
 def _changed_sources(found: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """One line for each part of one's own whose file is another than when the run began or went on."""
     starts = [start["resolved"].get("own", {}) for start in (found, *found.get("resumed", []))]

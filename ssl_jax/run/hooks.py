@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ssl_jax.names import place, said_of
 from ssl_jax.run import processes
 from ssl_jax.types import TrainState
 
 Call = Callable[[int, Mapping[str, Any], TrainState], object]
+
+RESERVED = ("step", "line", "input_wait")  # of every line or of some, beside what begins with val_ or test_
 
 
 class HookFailed(ValueError):
@@ -24,6 +28,9 @@ class Hook(NamedTuple):
     every: int | None = None
 
 
+Hooks = Call | Hook | Iterable[Call | Hook]
+
+
 def every(steps: int, call: Call) -> Hook:
     """Have a hook called after each step whose number is a multiple of ``steps``.
 
@@ -31,7 +38,8 @@ def every(steps: int, call: Call) -> Hook:
 
     Args:
       steps: 1 or more.
-      call: ``(step, metrics, state)``; what it gives is not looked at.
+      call: ``(step, metrics, state)``; numbers that it returns by name are logged at that step, all else it returns is
+        not looked at.
 
     Example:
       >>> every(100, print).every
@@ -45,8 +53,8 @@ def every(steps: int, call: Call) -> Hook:
     return Hook(call, steps)
 
 
-def check_hooks(hooks: Iterable[Call | Hook], at_once: int = 1) -> tuple[Hook, ...]:
-    """Hooks as a run was given them, each with when it is called.
+def check_hooks(hooks: Hooks, at_once: int = 1) -> tuple[Hook, ...]:
+    """Hooks as a run was given them, one or several, each with when it is called.
 
     Args:
       at_once: steps in one program, between which nothing can be called.
@@ -54,7 +62,8 @@ def check_hooks(hooks: Iterable[Call | Hook], at_once: int = 1) -> tuple[Hook, .
     Raises:
       ValueError: one is no function, or would have to be called inside a program.
     """
-    found = tuple(hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks)
+    given: Any = hooks if isinstance(hooks, Iterable) and not isinstance(hooks, (Hook, str)) else (hooks,)
+    found = tuple(hook if isinstance(hook, Hook) else Hook(hook) for hook in given)
     for hook in found:
         if not callable(hook.call):
             raise ValueError(f"hook {hook.call!r} is no function; give f(step, metrics, state), or every(n, f)")
@@ -71,24 +80,31 @@ def due_hooks(hooks: Iterable[Hook], step: int, logged: bool) -> list[Hook]:
     return [hook for hook in hooks if (logged if hook.every is None else step % hook.every == 0)]
 
 
-def call_hooks(hooks: Iterable[Hook], step: int, metrics: Mapping[str, Any], state: TrainState) -> HookFailed | None:
+def call_hooks(
+    hooks: Iterable[Hook], step: int, metrics: Mapping[str, Any], state: TrainState
+) -> tuple[dict[str, Any], HookFailed | None]:
     """Call hooks in the order in which they were given; each has the metrics to itself.
 
     Returns:
-      What one of them raised, in this process or, where there are several, in another; those after it are not called.
+      The numbers that they returned, by name; and what one of them raised, in this process or, where there are several,
+      in another; those after it are not called.
     """
+    found: dict[str, Any] = {}
     try:
         with processes.refusing_together():
             for hook in hooks:
-                _call(hook, step, dict(metrics), state)
+                found |= _call(hook, step, metrics, found, state)
     except ValueError as error:
-        return error if isinstance(error, HookFailed) else HookFailed(str(error))
-    return None
+        return found, error if isinstance(error, HookFailed) else HookFailed(str(error))
+    return found, None
 
 
-def _call(hook: Hook, step: int, metrics: dict[str, Any], state: TrainState) -> None:
+def _call(
+    hook: Hook, step: int, metrics: Mapping[str, Any], found: Mapping[str, Any], state: TrainState
+) -> dict[str, Any]:
     try:
-        hook.call(step, metrics, state)
+        given = hook.call(step, dict(metrics), state)
+        return _numbers(given, {*metrics, *found, *RESERVED}) if isinstance(given, Mapping) else {}
     except Exception as error:  # whatever it does wrong
         code = getattr(hook.call, "__code__", None)
         where = place(error, Path(code.co_filename) if code else None)
@@ -96,6 +112,21 @@ def _call(hook: Hook, step: int, metrics: dict[str, Any], state: TrainState) -> 
             f"hook {_name(hook)} failed after step {step} ({said_of(error)}{where}); the run is saved and goes on from "
             "there when it is started again"
         ) from error
+
+
+def _numbers(given: Mapping[Any, Any], taken: set[str]) -> dict[str, Any]:
+    """What a hook returned, as numbers of Python's under names that a line has not."""
+    found = {}
+    for name, value in given.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"it returned a number called {name!r}; call it by a word")
+        if name in taken or name.startswith(("val_", "test_")) or name.endswith("_per_sec"):
+            raise ValueError(f"it returned {name}, which is a name of the run's own numbers; call it otherwise")
+        number = value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value
+        if not isinstance(number, (bool, int, float)):
+            raise ValueError(f"it returned {name}, a {type(value).__name__} and no number; return single numbers")
+        found[name] = number
+    return found
 
 
 def _name(hook: Hook) -> str:

@@ -78,13 +78,12 @@ def check_own(workdir: Path, config: Config, own: Mapping[str, Mapping[str, Any]
         part, _, word = key.partition(".")
         if key == "data.source" or key not in names.WORDS or (key == "data.recipe" and recipe_kept):
             continue  # a run is opened without its dataset and evaluators
-        copy = folder.copy_of(workdir, known)
         try:
             now = names.own(config[part][word], key)
         except ValueError as error:
-            kept = "" if copy is None else f"; the run was made with {known['path']}, of which {copy} is a copy"
-            raise ValueError(f"{error}{kept}") from error
+            raise ValueError(f"{error}{folder.kept(workdir, known)}") from error
         if now.sha256 != known["sha256"]:
+            copy = folder.copy_of(workdir, known)
             warnings.warn(
                 f"{key}={known['name']}: {now.path} is not what the run in {workdir} was made with (sha256 "
                 f"{(known['sha256'] or 'none')[:8]} then, {(now.sha256 or 'none')[:8]} now); a copy of that is {copy}",
@@ -111,9 +110,7 @@ def load(workdir: str | Path, *, encoder: Any = None):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
-    if encoder is not None:
-        models.hand_over(encoder)
-    run = open_run(workdir)
+    run = open_run(workdir, encoder=encoder)
     compiled = jax.jit(run.method.encode)
 
     def encode(variables: Variables, inputs: np.ndarray | Array) -> Mapping[str, Array]:
@@ -141,19 +138,27 @@ class Run(NamedTuple):
     progress: Mapping[str, Any]
     splits: Splits | None = None
 
+    def __repr__(self) -> str:
+        method, model, data = self.config.method.name, self.config.model.name, self.config.data.source
+        return f"Run({str(self.workdir)!r}, method={method!r}, model={model!r}, data={data!r}, step={self.step})"
 
-def open_run(workdir: str | Path, step: int | None = None) -> Run:
+
+def open_run(workdir: str | Path, step: int | None = None, *, encoder: Any = None) -> Run:
     """Open a run for reading; nothing is written, no dataset is read.
 
     Args:
       step: of the checkpoint, instead of the newest.
+      encoder: the module of a run that was given one from Python.
 
     Raises:
-      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's.
+      ValueError: the folder holds no run, or a checkpoint of another architecture than its config's; or the run was
+        made with another encoder.
     """
     without_tpu()
     workdir = Path(os.path.expanduser(workdir))
     config, resolved = read_run(workdir)
+    if encoder is not None:
+        models.hand_back(encoder, config.model.name, workdir)
     folder.check_files(workdir, resolved)
     check_own(workdir, config, resolved["own"], recipe_kept=resolved.get("recipe") is not None)
     plan = stored_plan(resolved)
@@ -166,8 +171,11 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     return Run(workdir, config, resolved, plan, recipe, modality, method, variables, *found)
 
 
-def open_weights(path: str | Path) -> Run:
+def open_weights(path: str | Path, *, encoder: Any = None) -> Run:
     """A file that ``ssl_jax.run.export`` wrote, opened as the run that it is of, of which it holds the trunk alone.
+
+    Args:
+      encoder: the module of a run that was given one from Python.
 
     Raises:
       ValueError: no such file, one without the config of its run, or one of a run on text.
@@ -179,6 +187,8 @@ def open_weights(path: str | Path) -> Run:
     if "files" in about:
         raise ValueError(f"{path} is of a run on text; give its workdir")
     config: Config = ConfigDict(configs.modern(about["config"]))
+    if encoder is not None:
+        models.hand_back(encoder, config.model.name, path)
     refused = ValueError(f"{path}: no encoder of its config has these arrays")
     for channels in (3, 1):  # which the config does not say
         size = config.data.image_size

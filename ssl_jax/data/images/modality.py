@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.data.images import device, feed, stream, values
 from ssl_jax.data.images.recipes import Recipe, View
 from ssl_jax.data.modality import Modality
-from ssl_jax.data.source import Source
+from ssl_jax.data.source import Source, refuse_one
 from ssl_jax.types import Config
 
 
@@ -62,7 +62,11 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
 
     def prepare(images: Any) -> np.ndarray:
-        images = stream.evaluation_view(np.asarray(images), recipe.evaluate, size)
+        images = np.asarray(images)
+        refuse_one(images)
+        if images.ndim != 4:
+            raise ValueError(f"an array {list(images.shape)} is no batch of images; give [n, h, w, c]")
+        images = stream.evaluation_view(images, recipe.evaluate, size)
         if images.shape[-1] != channels:
             raise ValueError(
                 f"images have {images.shape[-1]} channel(s) and this encoder takes {channels}; convert them"

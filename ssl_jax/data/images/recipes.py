@@ -14,10 +14,11 @@ the edge, where "edge" is .05 off and "reflect" .08.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from ssl_jax.names import hint, imported, is_imported
+from ssl_jax.names import hint, is_imported, own, place, said_of
 
 
 class Crop(NamedTuple):
@@ -307,6 +308,8 @@ SOURCES = {
 def get(name: str, others: Iterable[str] = ()) -> Any:
     """The recipe of that name, or what ``package.module:name`` names, which may be one for data that are no images.
 
+    A function that is named so is called, and gives the recipe.
+
     Args:
       others: names of recipes for other data, for the message.
 
@@ -316,7 +319,14 @@ def get(name: str, others: Iterable[str] = ()) -> Any:
     if name in RECIPES:
         return RECIPES[name]
     if is_imported(name):
-        found = imported(name, "data.recipe")
+        known = own(name, "data.recipe")
+        found = known.value
+        if inspect.isfunction(found):
+            try:
+                found = found()
+            except Exception as error:  # whatever it does wrong
+                where = place(error, known.path)
+                raise ValueError(f"data.recipe={name!r} fails: {said_of(error)}{where}; called with nothing") from error
         if not isinstance(found, Recipe) and not hasattr(found, "modality"):
             what = f"data.recipe={name!r} is a {type(found).__name__} and no recipe"
             raise ValueError(f"{what}; see Recipe in ssl_jax/data/modality.py")

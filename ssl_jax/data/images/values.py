@@ -26,6 +26,7 @@ from ssl_jax.names import hint, is_imported, short
 
 STRENGTH = ("brightness", "contrast", "saturation", "hue")
 SHARE = (0.0, 1.0)
+OF_BATCHES = ("images", "imgs", "batch", "xs", "keys", "rngs")  # what arguments of a function of many images are called
 # Least and greatest value of a field, and of both ends of a range.
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("p", "chance", "threshold", "side", "std", "fraction"), SHARE),
@@ -168,6 +169,11 @@ def own_fields(name: str) -> dict[str, inspect.Parameter]:
     fields = {p.name: p for p in arguments[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if len(arguments) < 2 or any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in arguments[:2]):
         raise ValueError(f"operation {name} does not take an image and a key; {form}")
+    if arguments[0].name in OF_BATCHES or arguments[1].name in OF_BATCHES:
+        raise ValueError(
+            f"operation {name} takes {arguments[0].name} and {arguments[1].name}, and is called with one image "
+            f"[h, w, c] and the key of its row; {form}, which may call what takes a batch: f(image[None], key[None])[0]"
+        )
     for word in {"op", "p", "rate"} & set(fields):
         why = "which every operation has: the probability with which it is done" if word != "op" else "which names it"
         raise ValueError(f"operation {name} has the argument {word!r}, {why}; call it otherwise")
