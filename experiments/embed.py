@@ -37,18 +37,14 @@ SUFFIXES = (".npy", ".parquet")
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Write what the encoder of a run makes of a folder of images.")
-    parser.add_path("run", nargs="?", help="folder of a run, or a file of `ssl-jax export`; --workdir is the same")
-    parser.add_path("folder", nargs="?", help="of images of any sizes; those below it count, too")
-    parser.add_path("--workdir", help="in place of RUN")
+    parser.add_run("run", help="folder of a run, or a file of `ssl-jax export`")
+    parser.add_path("folder", help="of images of any sizes; those below it count, too")
     parser.add_path("--out", required=True, help="a file that ends in .npy or .parquet")
     parser.add_argument("--layer", default="features", help='a stage of the encoder, "stage1"; default: features')
     parser.add_argument("--batch_size", type=int, default=256, help="images that are computed at once; default: 256")
     try:
         given = parser.parse_args(arguments)
-        words = [word for word in (given.workdir, given.run, given.folder) if word is not None]
-        if len(words) != 2:
-            raise ValueError("give a run and a folder of images: ssl-jax embed RUN FOLDER --out FILE")
-        run, folder = words
+        run, folder = given.run, given.folder
         out = check(Path(given.out))
         opened = api.opened(run)
         if not opened.modality.shown:

@@ -1,6 +1,6 @@
 """Write the encoder of a run as one file of weights, which opens without executing code.
 
-    python experiments/export.py --workdir runs/simclr_digits --out simclr_digits.safetensors
+    ssl-jax export runs/simclr_digits --out simclr_digits.safetensors
 
 ``--config.init_from=simclr_digits.safetensors`` starts another run from it. Exit codes: 0 done, 1 it failed, 2 refused.
 """
@@ -24,7 +24,7 @@ from ssl_jax.run.open import export
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Write the encoder of a run as one file.")
-    parser.add_path("--workdir", required=True, help="folder of a run")
+    parser.add_run("workdir", help="folder of a run")
     parser.add_path("--out", required=True, help="a file that ends in .safetensors")
     options = parser.parse_args(arguments)
     try:

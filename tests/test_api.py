@@ -242,7 +242,7 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(run, photos, tmp_path, c
     assert "layer='stage9' is none of this encoder's: " in refused(photos, "--out", out, "--layer", "stage9")
     (tmp_path / "empty").mkdir()
     assert "holds no image" in refused(tmp_path / "empty", "--out", out)
-    assert "give a run and a folder" in refused("--out", out)
+    assert "arguments are required: folder" in refused("--out", out)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "c.png").write_bytes(b"no image at all")
     cut = (photos / "a.png").read_bytes()[:-30]
