@@ -1,8 +1,7 @@
 """One table and one picture of several runs on the same data: rows by the keys that differ, seeds as mean and spread.
 
-    python experiments/compare_runs.py --runs runs/a runs/b --out runs/table
-    python experiments/compare_runs.py --runs runs/simclr_cifar10_cpu runs/byol_cifar10_cpu --out runs/table \\
-        --split test --baselines
+    ssl-jax compare --runs runs/a runs/b --out runs/table
+    ssl-jax compare --runs runs/simclr_cifar10_cpu runs/byol_cifar10_cpu --out runs/table --split test --baselines
 
 A row is called by the keys in which its config differs from the others'; runs that differ in their seed alone are one
 row, mean ± standard deviation. Scores are of validation, from each run's last measurement; ``--split test`` shows those

@@ -1,11 +1,13 @@
 """Write what the encoder of a run makes of a folder of images: one row of numbers for each file.
 
     ssl-jax embed runs/simclr_digits photos --out photos.npy
+    ssl-jax embed --workdir runs/simclr_digits photos --out photos.npy
     ssl-jax embed simclr_digits.safetensors photos --out photos.parquet
 
 ``.npy`` holds the rows, float32 [n, d], and ``photos.json`` beside it their paths below the folder, in the same order.
-``.parquet`` holds both, the columns "path" and "embedding", and needs pyarrow (the extra "parquet"). Exit codes: 0
-done, 1 it failed, 2 refused before anything was done.
+``.parquet`` holds both, the columns "path" and "embedding", and needs pyarrow (the extra "parquet"). Files that
+cannot be read have no row: they are counted, and ``photos.npy.unreadable.txt`` holds each with the reason. Exit codes:
+0 done, 1 it failed, 2 refused before anything was done, or none of the files can be read.
 """
 
 from __future__ import annotations
@@ -27,31 +29,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 import ssl_jax
-from ssl_jax.run import command
+from ssl_jax import api
+from ssl_jax.run import command, embedding
 
 SUFFIXES = (".npy", ".parquet")
 
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Write what the encoder of a run makes of a folder of images.")
-    parser.add_path("run", help="folder of a run, or a file of `ssl-jax export`")
+    parser.add_run("run", help="folder of a run, or a file of `ssl-jax export`")
     parser.add_path("folder", help="of images of any sizes; those below it count, too")
     parser.add_path("--out", required=True, help="a file that ends in .npy or .parquet")
     parser.add_argument("--layer", default="features", help='a stage of the encoder, "stage1"; default: features')
     parser.add_argument("--batch_size", type=int, default=256, help="images that are computed at once; default: 256")
     try:
         given = parser.parse_args(arguments)
+        run, folder = given.run, given.folder
         out = check(Path(given.out))
-        paths = ssl_jax.images_of(given.folder)
-        found = ssl_jax.embed(given.run, paths, layer=given.layer, batch_size=given.batch_size)
+        opened = api.opened(run)
+        if not opened.modality.shown:
+            raise ValueError(f"{run} is a run on text; embed texts from Python, ssl_jax.embed(run, texts)")
+        paths = ssl_jax.images_of(folder)
+        found, broken = embedding.embed(opened, paths, layer=given.layer, batch_size=given.batch_size)
     except ValueError as error:
         return command.refuse(error)
+    names = [os.fsencode(os.path.relpath(path, folder)).decode("utf-8", "backslashreplace") for path in paths]
+    kept = [i for i in range(len(names)) if i not in broken]
+    aside = out.with_name(f"{out.name}.unreadable.txt")
     try:
-        write(out, found, [os.path.relpath(path, given.folder) for path in paths])
+        write(out, found[kept], [names[i] for i in kept])
+        aside.unlink(missing_ok=True)
+        if broken:
+            aside.write_text("".join(f"{names[i]}\t{broken[i]}\n" for i in sorted(broken)))
     except OSError as error:
         print(f"the embeddings could not be written: {error}", file=sys.stderr)
         return 1
-    print(f"{out}: {found.shape[0]} images, {found.shape[1]} numbers each")
+    print(f"{out}: {len(kept)} images, {found.shape[1]} numbers each")
+    if broken:
+        share, said = 100 * len(broken) / len(names), embedding.by_reason(broken, names, 3)
+        print(
+            f"{len(broken)} of {len(names)} files ({share:.2g} %) cannot be read and are left out: {said}; see {aside}"
+        )
     return 0
 
 
@@ -72,7 +90,6 @@ def check(out: Path) -> Path:
 
 def write(out: Path, found: np.ndarray, names: Sequence[str]) -> None:
     """The rows and what file each is of; whole or not at all."""
-    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     aside = out.with_name(f"{out.name}.tmp")
     try:
         if out.suffix == ".parquet":

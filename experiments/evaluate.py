@@ -1,8 +1,8 @@
 """Evaluate finished runs: any evaluator, on the run's dataset or another, one report.
 
-    python experiments/evaluate.py --workdir runs/simclr_digits --evals knn,linear_probe,geometry
-    python experiments/evaluate.py --workdir runs/a runs/b --outdir runs/a_and_b --eval.knn.k=20,200
-    python experiments/evaluate.py --list
+    ssl-jax evaluate --workdir runs/simclr_digits --evals knn,linear_probe,geometry
+    ssl-jax evaluate --workdir runs/a runs/b --out runs/a_and_b --eval.knn.k=20,200
+    ssl-jax evaluate --list
 
 Exit codes: 0 done, 1 the evaluation failed, 2 refused before anything was computed, 130 interrupted: what was encoded
 is kept, and the same command goes on from there.
@@ -33,7 +33,18 @@ from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
-WORDS = ("--workdir", "--evals", "--outdir", "--source", "--data_dir", "--download", "--devices", "--list", "--help")
+WORDS = (
+    "--workdir",
+    "--evals",
+    "--outdir",
+    "--out",
+    "--source",
+    "--data_dir",
+    "--download",
+    "--devices",
+    "--list",
+    "--help",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +56,7 @@ def main(arguments: list[str]) -> int:
     said = "evaluators, comma-separated, your own by its file (./centroid.py) or dotted path; default: those of "
     said += f"{DEFAULT} that suit the data"
     parser.add_argument("--evals", help=said)
-    parser.add_path("--outdir", help="where everything goes; default: <workdir>/evaluation")
+    parser.add_path("--outdir", "--out", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the run found them")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch a dataset that is not there")

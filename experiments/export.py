@@ -1,7 +1,7 @@
 """Write the encoder of a run as one file of weights, or as a folder that other libraries load.
 
-    python experiments/export.py --workdir runs/simclr_digits --out simclr_digits.safetensors
-    python experiments/export.py --workdir runs/simclr_folder --out simclr --format timm --license apache-2.0
+    ssl-jax export runs/simclr_digits --out simclr_digits.safetensors
+    ssl-jax export runs/simclr_folder --out simclr --format timm --license apache-2.0
 
 ``--config.init_from=simclr_digits.safetensors`` starts another run from the file; nothing in it is executed. --format:
 timm (also transformers, torchvision and the Hub), torchvision, flax, stablehlo, onnx.
@@ -27,7 +27,7 @@ from ssl_jax.run.export import FORMATS, OURS, export
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Write the encoder of a run as one file, or as a folder for another library.")
-    parser.add_path("--workdir", required=True, help="folder of a run")
+    parser.add_run("workdir", help="folder of a run")
     parser.add_path("--out", required=True, help="a file that ends in .safetensors; with --format a new folder")
     parser.add_argument("--format", default=OURS, help=f"{', '.join(FORMATS)}; default: {OURS}")
     parser.add_argument("--license", type=command.named, help="of the weights, e.g. apache-2.0; default: not stated")

@@ -2,9 +2,9 @@
 
     python experiments/few_labels.py --config configs/uda_digits.py --out runs/few_digits
     python experiments/few_labels.py --config configs/uda_cifar10.py --out runs/few_cifar --labelled 400 4000 \
-        --set data.data_dir=PATH/tfds
+        --config.data.data_dir=PATH/tfds
     python experiments/few_labels.py --config configs/ulmfit_classifier_cpu.py --start runs/ulmfit/target \
-        --out runs/few_ulmfit --labelled 100 1000 --set data.data_dir=PATH/tfds train.steps=200
+        --out runs/few_ulmfit --labelled 100 1000 --config.data.data_dir=PATH/tfds --config.train.steps=200
 
 Each seed draws its labels (``data.labelled``), network and order; both rows of a seed have the same three. The
 supervised one is the config with ``method.name=supervised``: as many steps on the labelled part of its batches alone.
@@ -46,17 +46,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--labelled", type=int, nargs="+", help="numbers of labels; default: the config's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_path("--start", help="run whose encoder the second row starts from; the first is from scratch")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="the same as --config.KEY=VALUE")
     parser.add_argument("--set_second", nargs="+", default=[], metavar="KEY=VALUE", help="of the second row alone")
-    options = parser.parse_args(arguments)
     processes.configure(None)
     try:
+        options, changes = parser.parse_changes(arguments)
+        options.set = [*options.set, *changes]
         config = configs.load(options.config, options.set)
         numbers = options.labelled or [config.data.labelled]
         if None in numbers:
             raise ValueError("the config gives all labels; say how many with --labelled")
         if config.train.steps is None:
-            raise ValueError("the config counts epochs, which are others of few labels; give --set train.steps=N")
+            raise ValueError("the config counts epochs, which are others of few labels; give --config.train.steps=N")
         names = ("scratch", "pretrained") if options.start else ("supervised", "method")
         file = Path(options.out) / "few_labels.json"
         known = json.loads(file.read_text())["runs"] if file.is_file() else []

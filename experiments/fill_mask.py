@@ -51,7 +51,7 @@ def filled(network: TextNetwork, text: str, top: int) -> list[list[tuple[str, fl
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Words and probabilities where a text says [MASK].")
-    parser.add_path("network", help="folder of a run of bert, or of a BERT as Hugging Face has it")
+    parser.add_run("network", help="folder of a run of bert, or of a BERT as Hugging Face has it")
     parser.add_argument("text", type=command.named, help="a text with one [MASK] or several")
     parser.add_argument("--top", type=int, default=5, help="how many words are shown")
     options = parser.parse_args(arguments)

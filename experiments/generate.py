@@ -1,6 +1,6 @@
 """Continue a text with a language model.
 
-    python experiments/generate.py runs/language_model_demo "The for statement is used to" --tokens 40
+    ssl-jax generate runs/language_model_demo "The for statement is used to" --tokens 40
 
 The first argument is the folder of a run of ``language_model``. Each token is drawn from softmax(logits / temperature)
 over the ``--top`` likeliest, padding and other special tokens but the end of a line left out; temperature 0 takes the
@@ -70,7 +70,7 @@ def draw(scores: np.ndarray, temperature: float, top: int | None, rng: np.random
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Continue a text.")
-    parser.add_path("workdir", help="folder of a run of language_model")
+    parser.add_run("workdir", help="folder of a run of language_model")
     parser.add_argument("text", type=command.named, help="how it begins")
     parser.add_argument("--tokens", type=int, default=40, help="how many more")
     parser.add_argument("--temperature", type=float, default=1.0)

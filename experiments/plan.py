@@ -1,8 +1,8 @@
 """Does a run fit TPUs or GPUs that are not here, and how fast could it be: its train step, compiled ahead of time.
 
-    python experiments/plan.py --config configs/simclr_imagenet.py --topology v5e:16x16 --json plan.json
-    python experiments/plan.py --config configs/simclr_cifar10.py --topology h100:8 --quick
-    python experiments/plan.py --config configs/simclr_cifar10_cpu.py --topology cpu:8
+    ssl-jax plan --config simclr_imagenet --topology v5e:16x16 --json plan.json
+    ssl-jax plan --config simclr_cifar10 --topology h100:8 --quick
+    ssl-jax plan --config simclr_cifar10_cpu --topology cpu:8
 
 No TPU, no GPU, no dataset and no TensorFlow are needed; for TPU slices the package libtpu is (extra ``plan``), for GPUs
 (h100, a100, v100, a6000, rtx6000pro; 1 to 8 of one machine) XLA's compiler for CUDA (extra ``plan-cuda``). Three
@@ -60,16 +60,17 @@ MEANING = {  # of what the JSON calls alike, said in it
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Does a run fit TPUs or GPUs that are not here, and how fast could it be.")
-    parser.add_path("--config", required=True, help="a config file; --config.KEY=VALUE changes it")
+    parser.add_path(
+        "--config", required=True, help="a config file, or one of ours by name; --config.KEY=VALUE changes it"
+    )
     parser.add_argument(
         "--topology", required=True, help="v5e:16x16, v4:2x4x4, h100:8, ..., or cpu:8 for simulated devices"
     )
     parser.add_path("--json", help="also write the plan to this file")
     parser.add_argument("--quick", action="store_true", help="yes or no alone, without the largest batch that fits")
-    options, rest = parser.parse_known_args(arguments)
     try:
-        words = configs.overrides(rest, ("--config", "--topology", "--json", "--quick"))
-        config = configs.load(options.config, words)
+        options, changes = parser.parse_changes(arguments)
+        config = configs.load(options.config, changes)
         configs.check(config)
         if options.json and not Path(options.json).absolute().parent.is_dir():
             raise ValueError(f"--json {options.json}: its folder is not there; make it, or name another")

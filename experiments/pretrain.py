@@ -32,7 +32,6 @@ from ssl_jax.run import command, extend, folder, processes
 from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = "simclr_digits"
-WORDS = ("--config", "--workdir", "--list", "--no-test", "--extend", "--help-config", "--recipes")
 EPILOG = f"""--config.KEY=VALUE changes a key: --help-config shows those of a config with what they mean.
 --list shows the configs. Methods: {names.HERE / "methods"}, models: {names.HERE / "models"}, recipes of views and text:
 {names.HERE / "data"}/*/recipes.py. The same command on the same folder goes on where a run was stopped."""
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
     parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
-        options, rest = parser.parse_known_args(arguments)
+        options, changes = parser.parse_changes(arguments)
         if options.list:
             return list_configs()
         if options.recipes:
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
             return 0
         workdir = folder.check(options.workdir or Path("runs") / Path(options.config or DEFAULT).stem)
         with folder.naming_copies(workdir):
-            config = asked(options.config, options.workdir and workdir, configs.overrides(rest, WORDS))
+            config = asked(options.config, options.workdir and workdir, changes)
             if options.extend is not None:
                 config = extend.longer(config, options.extend)
             if options.help_config:

@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--config", required=True)
     parser.add_path("--out", required=True, help="folder of profile.json and the trace")
     parser.add_argument("--steps", type=int, default=5, help="profiled, after two more")
-    options, rest = parser.parse_known_args(arguments)
     try:
-        config = configs.load(options.config, configs.overrides(rest, ("--config", "--out", "--steps")))
+        options, changes = parser.parse_changes(arguments)
+        config = configs.load(options.config, changes)
         configs.check(config)
         processes.configure_as(config.parallel)
         table = profile(config, Path(options.out), options.steps)

@@ -1,7 +1,7 @@
 """Draw what a recipe does, operation by operation, before anything is trained.
 
-    python experiments/show_views.py --config configs/byol_cifar10.py --config.data.views.jitter.strength=0.5
-    python experiments/show_views.py --recipes
+    ssl-jax views --config byol_cifar10 --config.data.views.jitter.strength=0.5
+    ssl-jax views --recipes
 
 A few training images of the config's data, each drawn several times; a row for each operation, applied after those
 above it, with its numbers; then the views as a method gets them. Of digits where the data are not there.
@@ -29,17 +29,17 @@ IMAGES, DRAWS = 3, 3
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Draw what a recipe does, operation by operation.")
-    parser.add_path("--config", help="a config file; --config.KEY=VALUE changes it")
+    parser.add_path("--config", help="a config file, or one of ours by name; --config.KEY=VALUE changes it")
     parser.add_path("--out", default="views.png", help="the picture; default: views.png")
     parser.add_argument("--recipes", action="store_true", help="show the recipes there are, with their sources")
-    options, rest = parser.parse_known_args(arguments)
     try:
+        options, changes = parser.parse_changes(arguments)
         if options.recipes:
             print("\n".join(recipes.listed()))
             return 0
         if options.config is None:
-            raise ValueError("name a config, --config configs/simclr_digits.py; see: experiments/pretrain.py --list")
-        config = configs.load(options.config, configs.overrides(rest, ("--config", "--out", "--recipes")))
+            raise ValueError("name a config, --config simclr_digits; see: ssl-jax pretrain --list")
+        config = configs.load(options.config, changes)
         configs.check(config)
         processes.configure(1)
         said = draw(config, Path(options.out))

@@ -1,8 +1,7 @@
 """A grid of configs, each over several seeds: one table, the best chosen on validation, one picture of all curves.
 
-    python experiments/sweep.py --config configs/simclr_digits.py --grid optim.learning_rate=.1,.2,.4 --seeds 3 \
-        --out runs/sweep
-    python experiments/sweep.py --config C --grid optim.name=sgd,adamw method.temperature=.1,.5 --set train.epochs=5
+    ssl-jax sweep --config simclr_digits --grid optim.learning_rate=.1,.2,.4 --seeds 3 --out runs/sweep
+    ssl-jax sweep --config C --out O --grid optim.name=sgd,adamw method.temperature=.1,.5 --config.train.epochs=5
 
 Every point of the grid is tried with every seed. Each is an ordinary run below OUT that leaves the test data unread:
 the same command goes on where it stopped, and with more values or seeds it runs what is missing. ``OUT/table.md`` and
@@ -41,17 +40,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--grid", nargs="+", required=True, metavar="KEY=VALUE,VALUE", help="values to try of each key")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from the config's on")
     parser.add_path("--out", required=True, help="folder of the runs, the table and the picture")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of all runs")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="the same as --config.KEY=VALUE, of all runs"
+    )
     parser.add_argument("--score", help="what the best is chosen by, such as knn_top1; default: the first there is")
-    options = parser.parse_args(arguments)
-    out = Path(options.out)
     try:
+        options, changes = parser.parse_changes(arguments)
+        out, changes = Path(options.out), [*options.set, *changes]
         if options.seeds < 1:
             raise ValueError(f"--seeds {options.seeds} is below 1")
         points = grid(options.grid)
-        first = configs.load(options.config, options.set).seed
+        first = configs.load(options.config, changes).seed
         wanted = {
-            name(point, seed): configs.load(options.config, [*options.set, *point, f"seed={seed}"])
+            name(point, seed): configs.load(options.config, [*changes, *point, f"seed={seed}"])
             for point, seed in itertools.product(points, range(first, first + options.seeds))
         }
         for config in wanted.values():  # all of them, before the first is run

@@ -1,8 +1,8 @@
 """What vectors of words know: neighbours, analogies, a file of questions; and their file in GloVe's format.
 
-    python experiments/word_vectors.py runs/word2vec_demo --words list string --analogy int integer str
-    python experiments/word_vectors.py glove.6B.50d.txt --questions questions-words.txt
-    python experiments/word_vectors.py runs/word2vec_demo --write vectors.txt
+    ssl-jax word_vectors runs/word2vec_demo --words list string --analogy int integer str
+    ssl-jax word_vectors glove.6B.50d.txt --questions questions-words.txt
+    ssl-jax word_vectors runs/word2vec_demo --write vectors.txt
 
 SOURCE is a run whose encoder has a table of words, or a file of vectors. ``--analogy A B C`` asks what is to C as B is
 to A.
@@ -31,7 +31,7 @@ from ssl_jax.run import command
 
 def main(arguments: list[str]) -> int:
     parser = command.Parser("Neighbours and analogies of words.")
-    parser.add_argument("source", type=command.path, help="folder of a run, or a file of word vectors")
+    parser.add_run("source", help="folder of a run, or a file of word vectors")
     parser.add_argument("--words", nargs="+", default=[], help="whose neighbours to show")
     parser.add_argument("--analogy", nargs=3, action="append", default=[], metavar=("A", "B", "C"))
     parser.add_path("--questions", help="file of analogies, as questions-words.txt")

@@ -6,26 +6,20 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, evaluation, models, train
 from ssl_jax.data import readers
-from ssl_jax.data.images import decode, image_files
-from ssl_jax.data.images.opening import Unreadable, opened
-from ssl_jax.data.source import Source, refuse_one
-from ssl_jax.experiment import build, decoding
+from ssl_jax.data.images import image_files
+from ssl_jax.experiment import build
 from ssl_jax.interop import weights
-from ssl_jax.online.progress import counted
-from ssl_jax.run import folder, processes
+from ssl_jax.run import embedding, folder, processes
 from ssl_jax.run.hooks import Hooks
 from ssl_jax.run.open import Run, open_run, open_weights
 from ssl_jax.types import Config
-
-GREY = ("1", "L", "I", "F")  # modes of Pillow's begin so
 
 
 def config(name: str | os.PathLike[str], **changes: Any) -> Config:
@@ -142,7 +136,7 @@ def evaluate(
     Raises:
       ValueError: one line, before anything is computed.
     """
-    run, splits = _opened(run, encoder), None
+    run, splits = opened(run, encoder), None
     if not run.resolved:
         raise ValueError(f"{run.workdir} is a file of weights; evaluate its run, or embed your images with it")
     if images is not None:
@@ -170,6 +164,7 @@ def embed(
     layer: str = "features",
     batch_size: int = 256,
     encoder: Any = None,
+    unreadable: Literal["refuse", "nan"] = "refuse",
 ) -> np.ndarray:
     """What the encoder of a run makes of images of any size, brought to its size as evaluation does.
 
@@ -181,6 +176,8 @@ def embed(
       layer: "features", or the name of a stage.
       batch_size: rows that are computed at once; the last batch is padded, so that one program is compiled.
       encoder: the module of a run that was given one from Python.
+      unreadable: what is done where some of the files cannot be read: "refuse" names all of them, "nan" gives rows of
+        NaN in their places.
 
     Returns:
       float32 ``[n, d]``, a row for each image.
@@ -189,31 +186,17 @@ def embed(
       >>> features = ssl_jax.embed("runs/simclr_digits", "photos/")          # doctest: +SKIP
 
     Raises:
-      ValueError: one line: no such run, layer or folder; a file that is no image; grey was learned and these are in
-        colour.
+      ValueError: one line: no such run, layer or folder; files that cannot be read, in the mode "nan" where that is all
+        of them; grey was learned and these are in colour.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be positive")
-    run = _opened(run, encoder)
+    if unreadable not in ("refuse", "nan"):
+        raise ValueError(f"unreadable={unreadable!r} must be 'refuse' or 'nan'")
+    run = opened(run, encoder)
     if isinstance(images, (str, os.PathLike)):
         if not run.modality.shown:
             raise ValueError(f"{run.workdir} is a run on text; give a list of texts")
         images = [images] if os.path.isfile(os.path.expanduser(images)) else images_of(images)
-    if hasattr(images, "shape"):
-        refuse_one(images)
-    else:
-        images = list(images)
-    if not len(images):
-        raise ValueError("there are no images to embed; give one or more")
-    rows = min(batch_size, len(images))
-    inputs = _of_files if run.modality.shown and _are_paths(images) else _of_arrays
-    compiled, found = jax.jit(run.method.encode), []
-    for batch in counted(inputs(run, images, rows), "embedding", len(images), run.modality.record, by=rows):
-        out = compiled(run.variables, batch)
-        if layer not in out:
-            raise ValueError(f"layer={layer!r} is none of this encoder's: {', '.join(out)}")
-        found.append(np.asarray(out[layer], np.float32))
-    return np.concatenate(found)[: len(images)]
+    return embedding.embed(run, images, layer=layer, batch_size=batch_size, refuse=unreadable == "refuse")[0]
 
 
 def images_of(folder: str | os.PathLike[str]) -> list[Path]:
@@ -256,60 +239,10 @@ def _text(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _opened(run: Run | str | os.PathLike[str], encoder: Any) -> Run:
+def opened(run: Run | str | os.PathLike[str], encoder: Any = None) -> Run:
+    """A run as the functions here take it."""
     if not isinstance(run, Run):
         return (open_weights if weights.is_weights(run) else open_run)(Path(run), encoder=encoder)
     if encoder is not None:
         models.hand_back(encoder, run.config.model.name, run.workdir)
     return run
-
-
-def _are_paths(images: Any) -> bool:
-    return not hasattr(images, "shape") and isinstance(images[0], (str, os.PathLike))
-
-
-def _of_arrays(run: Run, images: Any, rows: int) -> Iterator[np.ndarray]:
-    """Batches of exactly ``rows``, of one array, of a list of any sizes, or of texts."""
-    for start in range(0, len(images), rows):
-        some = images[start : start + rows]
-        if not run.modality.shown:
-            batch = run.modality.prepare(some)
-        elif hasattr(some, "shape"):
-            batch = run.modality.prepare(_channels(run, some[..., None] if some.ndim == 3 else some))
-        else:
-            each = [np.asarray(image) for image in some]
-            each = [image[..., None] if image.ndim == 2 else image for image in each]
-            batch = np.concatenate([run.modality.prepare(_channels(run, image[None])) for image in each])
-        yield np.concatenate([batch, np.zeros((rows - len(batch), *batch.shape[1:]), batch.dtype)])
-
-
-def _channels(run: Run, images: np.ndarray) -> np.ndarray:
-    """Grey images in three equal channels where the encoder takes colour."""
-    wanted = run.modality.input_shape[-1]
-    grey = images.ndim == 4 and images.shape[-1] == 1 and wanted > 1
-    return np.broadcast_to(images, (*images.shape[:-1], wanted)) if grey else images
-
-
-def _of_files(run: Run, paths: Sequence[str | os.PathLike[str]], rows: int) -> Iterator[np.ndarray]:
-    """Batches of exactly ``rows``, read as evaluation reads them; of every file the header first."""
-    how = decoding(run.config)
-    names = [os.path.abspath(os.path.expanduser(path)) for path in paths]
-    plain = np.zeros(len(names), bool)
-    channels = run.modality.input_shape[-1]
-    for i, name in enumerate(names):
-        try:
-            plain[i] = decode.is_plain(name, how)
-            with opened(name, how) as image:
-                colour = not image.mode.startswith(GREY)
-        except (Unreadable, OSError) as error:
-            raise ValueError(f"{paths[i]} cannot be read ({error}); leave it out") from None
-        if colour and channels == 1:
-            raise ValueError(f"{paths[i]} is in colour and the encoder takes grey images; convert it to grey first")
-    columns = {"path": np.array(names, object), "plain": plain}
-    source = Source(columns, None, None, "", channels, how)
-    for step, batch in enumerate(run.modality.inputs(source, global_batch_size=rows)):
-        first = step * rows
-        broken = np.flatnonzero(~batch["mask"][: len(names) - first])
-        if len(broken):
-            raise ValueError(f"{paths[first + broken[0]]} is damaged; leave it out")
-        yield batch["inputs"]

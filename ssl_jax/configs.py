@@ -157,9 +157,7 @@ def path(text: str | os.PathLike[str]) -> str:
     return os.path.abspath(expanded) if os.path.normpath(expanded).startswith("~") else expanded  # ./~x stays there
 
 
-def overrides(
-    words: Iterable[str], known: Iterable[str] = ("--config", "--workdir", "--list", "--recipes")
-) -> list[str]:
+def overrides(words: Iterable[str], known: Iterable[str]) -> list[str]:
     """``--config.a.b=value`` and ``--config.a.b value`` of a command line as ``a.b=value``.
 
     Args:

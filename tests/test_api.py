@@ -313,9 +313,13 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(run, photos, tmp_path, c
     assert "layer='stage9' is none of this encoder's: " in refused(photos, "--out", out, "--layer", "stage9")
     (tmp_path / "empty").mkdir()
     assert "holds no image" in refused(tmp_path / "empty", "--out", out)
-    (photos / "c.png").write_bytes(b"no image at all")
-    assert "c.png cannot be read" in refused(photos, "--out", out)
-    (photos / "c.png").unlink()
+    assert "arguments are required: folder" in refused("--out", out)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "c.png").write_bytes(b"no image at all")
+    cut = (photos / "a.png").read_bytes()[:-30]
+    assert "1 of 1 images cannot be read" in refused(tmp_path / "broken", "--out", out)
+    (tmp_path / "broken" / "c.png").write_bytes(cut)  # its header can be read
+    assert "1 of 1 images cannot be read" in refused(tmp_path / "broken", "--out", out)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photos / "colour.png")
     assert "colour.png is in colour and the encoder takes grey images" in refused(photos, "--out", out)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -323,6 +327,36 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(run, photos, tmp_path, c
     assert not out.exists()
     with pytest.raises(ValueError, match="no images"):
         ssl_jax.embed(run, [])
+
+
+def test_files_that_cannot_be_read_are_left_out_and_named(run, photos, tmp_path, capfd):
+    good = ssl_jax.embed(run, photos)
+    for name in ("b0.png", "more/x.png"):
+        (photos / name).write_bytes(b"no image at all")
+    (photos / "b1.png").write_bytes((photos / "b.png").read_bytes()[:-30])  # of which the header can be read
+    out = tmp_path / "f.npy"
+    capfd.readouterr()
+    for words in ([str(run.workdir), str(photos)], [str(photos), "--workdir", str(run.workdir)]):
+        assert embed_command.main([*words, "--out", str(out), "--batch_size", "2"]) == 0
+        said = capfd.readouterr()
+        assert "WARNING" not in said.err
+        assert "cannot be read any more" not in said.err
+        assert f"{out}: 3 images, 6 numbers each" in said.out
+        assert "3 of 6 files (50 %) cannot be read and are left out: b0.png, more/x.png: no image" in said.out
+        np.testing.assert_allclose(np.load(out), good, rtol=1e-4, atol=1e-5)
+        assert json.loads((tmp_path / "f.json").read_text()) == ["a.png", "b.png", "more/a.PNG"]
+        lines = [line.split("\t") for line in (tmp_path / "f.npy.unreadable.txt").read_text().splitlines()]
+        assert [name for name, _ in lines] == ["b0.png", "b1.png", "more/x.png"]
+        assert lines[1][1] != lines[0][1] == "no image that Pillow knows"
+    with pytest.raises(ValueError, match=r"^3 of 6 images cannot be read \(.*b0.png, .*b1.png.*unreadable='nan'$"):
+        ssl_jax.embed(run, photos, batch_size=2)
+    found = ssl_jax.embed(run, photos, batch_size=2, unreadable="nan")
+    assert np.isnan(found[[2, 3, 5]]).all()
+    np.testing.assert_allclose(found[[0, 1, 4]], good, rtol=1e-4, atol=1e-5)
+    for name in ("b0.png", "b1.png", "more/x.png"):
+        (photos / name).unlink()
+    assert embed_command.main([str(run.workdir), str(photos), "--out", str(out)]) == 0
+    assert not (tmp_path / "f.npy.unreadable.txt").exists()
 
 
 @pytest.mark.parametrize(

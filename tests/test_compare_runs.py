@@ -110,6 +110,12 @@ def test_a_grid_is_every_value_with_every_other():
         (["--grid", "optim.learning_rate=.1", "optim.learning_rate=.2"], "names optim.learning_rate twice"),
         (["--grid", "optim.learning_rat=.1,.2"], "did you mean --config.optim.learning_rate?"),
         (["--grid", "optim.learning_rate=.1,-1"], "optim.learning_rate=-1"),
+        (["--grid", "seed=1", "--config.optim.momentum=-1"], "optim.momentum=-1"),
+        (["--grid", "seed=1", "--set", "optim.momentum=-1", "--config.optim.momentum", "-2"], "optim.momentum=-2"),
+        (
+            ["--grid", "seed=1", "--conf.optim.momentum=1"],
+            "known: --config, --grid, --seeds, --out, --set, --score, --",
+        ),
         (["--grid", "optim.learning_rate=.1", "--seeds", "0"], "--seeds 0 is below 1"),
     ],
 )

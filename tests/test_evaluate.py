@@ -113,7 +113,7 @@ def test_unlabelled_data_are_refused(workdirs, tmp_path, capfd):
         assert evaluate.main([*common, "--evals", name, "--outdir", str(tmp_path / "out")]) == 2
         assert "label" in capfd.readouterr().err
     options = ["--eval.geometry.views=2", "--eval.geometry.max_examples=12"]  # needs no labels
-    assert evaluate.main([*common, "--evals", "geometry", *options, "--outdir", str(tmp_path / "out")]) == 0
+    assert evaluate.main([*common, "--evals", "geometry", *options, "--out", str(tmp_path / "out")]) == 0
     assert "test_rankme" in json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
 
 

@@ -44,6 +44,7 @@ def test_the_table_is_of_pairs():
     [
         (["--set", "data.labelled=none"], "the config gives all labels; say how many with --labelled"),
         (["--set", "train.steps=none"], "the config counts epochs"),
+        (["--config.train.steps=none"], "the config counts epochs"),
         (["--labelled", "3"], "data.labelled=3 gives some of the 10 classes no label"),
     ],
 )

@@ -87,15 +87,36 @@ def test_flat_folder_is_unlabelled(load, tmp_path):
     assert splits.test.num_classes == 2
 
 
+def test_a_library_of_photos_is_taken_without_labels(load, tmp_path):
+    """Loose images beside folders by year: nothing is left out, and what would give labels is said once."""
+    folder(tmp_path / "my photos", classes=("2021", "2022/march"), n=8)
+    for i in range(4):
+        Image.fromarray(noise()).save(tmp_path / "my photos" / f"{i}.png")
+    splits = load(f"folder:{tmp_path}/my photos")
+    assert sum(map(len, splits)) == 20
+    assert all(s.labels is None and s.num_classes is None for s in splits)
+    names = {str(path).partition("my photos/")[2].partition("/")[0] for s in splits for path in s.columns["path"]}
+    assert names == {"0.png", "1.png", "2.png", "3.png", "2021", "2022"}
+    (note,) = [note for note in splits.train.notes if "labels" in note]
+    assert note.endswith(
+        "all images are taken without labels, since some (0.png, 1.png, 2.png and 1 more) lie beside folders "
+        "(2021, 2022); labels are known where every image lies in the folder of its class"
+    )
+    folder(tmp_path / "my photos" / "test", n=2)
+    with pytest.raises(ValueError, match=r"loose images \(0.png.*\) beside test/, which would be trained on"):
+        load(f"folder:{tmp_path}/my photos")
+
+
 def test_folder_refused(load, tmp_path):
     with pytest.raises(ValueError, match="is not there"):
         load(f"folder:{tmp_path}/x")
     (tmp_path / "x" / "a").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds no image"):
         load(f"folder:{tmp_path}/x")
-    folder(tmp_path / "x" / "b")
-    Image.fromarray(noise()).save(tmp_path / "x" / "1.png")
-    with pytest.raises(ValueError, match=r"loose images \(1.png\) beside class folders \(b\)"):
+    folder(tmp_path / "x" / "train")
+    folder(tmp_path / "x" / "test")
+    Image.fromarray(noise()).save(tmp_path / "x" / "train" / "1.png")
+    with pytest.raises(ValueError, match=r"loose images \(train/1.png\) beside class folders \(a, b\)"):
         load(f"folder:{tmp_path}/x")
     folder(tmp_path / "y" / "train")
     folder(tmp_path / "y" / "test", classes=("c",))

@@ -243,7 +243,7 @@ def test_a_run_learns_goes_on_and_is_opened(tmp_path, capsys):
     assert again["params_fingerprint"] == summary["params_fingerprint"]
     assert generate.main([str(tmp_path / "whole"), "the dog ate", "--tokens", "4", "--temperature", "0"]) == 0
     assert capsys.readouterr().out.startswith("the dog ate the")
-    assert generate.main([str(tmp_path / "whole"), "the dog", "--top", "99"]) == 2
+    assert generate.main(["the dog", f"--workdir={tmp_path / 'whole'}", "--top", "99"]) == 2
     assert "--top 99 must be from 1 to the" in capsys.readouterr().err
     variables, encode, _ = ssl_jax.load(tmp_path / "whole")
     features = encode(variables, ["the cat sat", "the dog"])["features"]

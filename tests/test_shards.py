@@ -98,7 +98,7 @@ def test_what_is_no_image_is_passed_over(load, tmp_path):
     assert set(contents(splits)) == {data for _, data in kept}
     assert splits.train.labels is None
     beside, passed = splits.notes[:2]
-    assert "lie beside folders (a, b, etc), which are no classes then" in beside
+    assert "lie beside folders (a, b, etc); labels are known where" in beside
     assert passed == (
         f"{tmp_path}/x.tar: passed over 3 links that lead to no file, 3 neither file nor folder, 2 hidden, "
         "1 .seg.png, 1 .txt"

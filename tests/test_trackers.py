@@ -145,7 +145,8 @@ def test_wandb_offline_holds_scalars_pictures_and_config(tmp_path, monkeypatch, 
     assert "wandb sync" in said
     ids = json.loads((tmp_path / "trackers.json").read_text())
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
-    assert [folder.name.rpartition("-")[2] for folder in folders] == [ids["wandb"]] * 2
+    # Of two in the same second the later has a number behind its id.
+    assert [folder.name.split("-")[3] for folder in folders] == [ids["wandb"]] * 2
     for folder, steps, code in zip(folders, ((1, 2), (2, 3)), (1, 0), strict=True):
         records = wandb_records(folder)
         history = [items(record.history.item) for record in records if record.HasField("history")]
@@ -248,6 +249,33 @@ def test_a_tracker_that_fails_is_one_line_and_the_others_go_on(name, fails, tmp_
     want = [(step, key, value) for step, line in LINES.items() for key, value in line.items()]
     assert scalars(events(tmp_path)) == want
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_server_that_does_not_answer_is_waited_for_ten_seconds_and_told_shortly(tmp_path, monkeypatch, capfd):
+    stand_in("wandb", "init", monkeypatch)
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
+    clock = mock.Mock(wraps=time, monotonic=iter([0.0, 10.5]).__next__)
+    monkeypatch.setattr(trackers, "time", clock)
+    trackers.open_trackers(("wandb",), tmp_path, CONFIG, start=0, say=print)
+    assert sys.modules["wandb"].Settings.call_args.kwargs["init_timeout"] == 10
+    assert "wandb failed (TimeoutError: no answer in 10 s; WANDB_INIT_TIMEOUT=60" in capfd.readouterr().out
+
+    class Told(Exception):
+        pass
+
+    def refused():
+        """As MLflow tells it: what the system says is the cause of the cause."""
+        try:
+            raise ConnectionRefusedError(111, "Connection refused")
+        except OSError as error:
+            raise Told(f"API request to http://there:9/api/2.0/{'x' * 300} failed: {error}") from error
+
+    stand_in("mlflow", "create_run", monkeypatch).side_effect = lambda *a, **k: refused()
+    trackers.open_trackers(("mlflow",), tmp_path, CONFIG, start=0, say=print)
+    assert capfd.readouterr().out.splitlines() == [
+        "WARNING: train.loggers: mlflow failed (http://there:9: ConnectionRefusedError: [Errno 111] Connection refused)"
+        "; the run goes on without it"
+    ]
 
 
 @pytest.mark.parametrize("name", configs.LOGGERS)

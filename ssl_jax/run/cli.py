@@ -8,9 +8,9 @@ from __future__ import annotations
 import ast
 import difflib
 import os
-import runpy
 import signal
 import sys
+import types
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,7 +64,7 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: ssl-jax {name!r} is no command; {meant}known: {', '.join(COMMANDS)}\n")
         sys.exit(2)
     sys.argv = [f"ssl-jax {name}", *words]
-    runpy.run_path(str(_script(name)), run_name="__main__")
+    _run(_script(name))
     sys.exit(0)
 
 
@@ -72,6 +72,16 @@ def usage() -> str:
     """What ``ssl-jax --help`` prints: the commands with the first line of their scripts, and where things are."""
     lines = [f"  {name:12} {_first_line(name)}" for name in COMMANDS]
     return USAGE.format(commands="\n".join(lines), home=HOME, here=HERE)
+
+
+def _run(script: Path) -> None:
+    """As the script itself; runpy.run_path puts its path in ``sys.argv``, by which it would call itself."""
+    before, sys.modules["__main__"] = sys.modules["__main__"], (main := types.ModuleType("__main__"))
+    main.__file__ = str(script)
+    try:
+        exec(compile(script.read_bytes(), script, "exec"), vars(main))
+    finally:
+        sys.modules["__main__"] = before
 
 
 def _script(name: str) -> Path:

@@ -6,7 +6,8 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ssl_jax import configs
@@ -23,11 +24,37 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose complaints are exceptions; names of arguments are not to be cut short."""
 
     def __init__(self, description: str, *, epilog: str | None = None):
-        super().__init__(description=description, epilog=epilog, allow_abbrev=False)
+        called = sys.argv[0] if sys.argv[0].startswith(NAME) else Path(sys.argv[0]).name
+        super().__init__(prog=called, description=description, epilog=epilog, allow_abbrev=False)
+        self._run_first = False
 
-    def add_path(self, name: str, **options: Any) -> None:
+    def add_path(self, *names: str, **options: Any) -> None:
         """An argument that is a path: not empty, and ``~`` is expanded."""
-        self.add_argument(name, type=path, **options)
+        self.add_argument(*names, type=path, **options)
+
+    def add_run(self, name: str, *, help: str) -> None:
+        """A run as the first word, or as ``--workdir`` anywhere."""
+        self.add_path(name, help=f"{help}; or --workdir {name.upper()}")
+        self._run_first = True
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # parse_args calls it
+        words = list(sys.argv[1:] if args is None else args)
+        for i, word in enumerate(words if self._run_first else ()):
+            option, equals, run = word.partition("=")
+            if option == "--workdir" and (equals or i + 1 < len(words)):
+                words = [run, *words[:i], *words[i + 1 :]] if equals else [words[i + 1], *words[:i], *words[i + 2 :]]
+                break
+        return super().parse_known_args(words, namespace)
+
+    def parse_changes(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and what ``--config.KEY=VALUE`` changes, as ``configs.load`` takes it.
+
+        Raises:
+          ValueError: a word is neither.
+        """
+        options, rest = self.parse_known_args(arguments)
+        known = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
+        return options, configs.overrides(rest, [word for word in known if word != "--help"])
 
     def error(self, message: str) -> NoReturn:
         raise Misuse(message)

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import uuid
 import warnings
@@ -25,8 +26,8 @@ from typing import Any, NamedTuple
 from ssl_jax.interop.files import write_json
 from ssl_jax.names import said_of
 
-SAID = 240  # letters of what a library says
-PATIENCE = 30  # seconds for a server to answer at the start
+SAID = 160  # letters of what a library says
+PATIENCE = 10  # seconds for a server to answer at the start, where the environment says no other
 
 
 class Tracker(NamedTuple):
@@ -88,7 +89,7 @@ def open_trackers(
             live.pop(name, None)
             package = PACKAGES[name]
             gone = isinstance(error, ModuleNotFoundError) and error.name == package.replace("-skinny", "")
-            why = f"is not installed (pip install {package})" if gone else f"failed ({said_of(error)[:SAID]})"
+            why = f"is not installed (pip install {package})" if gone else f"failed ({_short(error)})"
             say(f"WARNING: train.loggers: {name} {why}; the run goes on without it")
 
     def each(act: Callable[[Tracker], Any]) -> None:
@@ -151,20 +152,25 @@ def _wandb(workdir: Path, start: int) -> Tracker:
     os.environ.setdefault("WANDB_SILENT", "true")  # the bar is ours; nor does it ask for a key, for which a run waited
     import wandb  # pyright: ignore[reportMissingImports]: an extra
 
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "ssl_jax"),
-        name=os.environ.get("WANDB_NAME") or workdir.absolute().name,
-        id=_known(workdir, "wandb", lambda: uuid.uuid4().hex[:8]),
-        resume="allow",
-        reinit="create_new",  # of several runs in a process each has its own
-        dir=str(workdir),
-        settings=wandb.Settings(
-            console="off",
-            init_timeout=PATIENCE,
-            finish_timeout=10 * PATIENCE,
-            finish_timeout_raises=True,
-        ),
+    patience = float(os.environ.get("WANDB_INIT_TIMEOUT") or PATIENCE)
+    settings = wandb.Settings(
+        console="off", init_timeout=patience, finish_timeout=30 * PATIENCE, finish_timeout_raises=True
     )
+    began = time.monotonic()
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ssl_jax"),
+            name=os.environ.get("WANDB_NAME") or workdir.absolute().name,
+            id=_known(workdir, "wandb", lambda: uuid.uuid4().hex[:8]),
+            resume="allow",
+            reinit="create_new",  # of several runs in a process each has its own
+            dir=str(workdir),
+            settings=settings,
+        )
+    except Exception as error:
+        if time.monotonic() - began < patience:
+            raise
+        raise TimeoutError(f"no answer in {patience:g} s; WANDB_INIT_TIMEOUT=60 waits longer") from error
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
         if step >= run.step:  # what is below it W&B has, and would leave out with a warning
@@ -234,6 +240,19 @@ def _mlflow(workdir: Path, start: int) -> Tracker:
 
 OPEN: Mapping[str, Callable[[Path, int], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+
+
+def _short(error: BaseException) -> str:
+    """What went wrong in a few words; of a server that cannot be reached its address and the system's own word."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    ours = type(error).__module__ == "builtins"
+    system = [inner for inner in chain[1:] if isinstance(inner, OSError) and not ours]
+    address = re.search(r"https?://[^/\s]+", str(error))
+    if system:
+        return f"{address[0]}: {said_of(system[-1])}"[:SAID] if address else said_of(system[-1])[:SAID]
+    return re.sub(r"(https?://[^/\s]+)/\S*", r"\1", said_of(error))[:SAID]
 
 
 def _known(workdir: Path, name: str, make: Callable[[], str]) -> str:

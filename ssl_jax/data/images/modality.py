@@ -54,10 +54,10 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         device.check_own(recipe, size, channels)
         return feed.feed(fitting(source), recipe, data, **how)
 
-    def inputs(source: Source, **split: int) -> Iterator[dict[str, np.ndarray]]:
+    def inputs(source: Source, **split: Any) -> Iterator[dict[str, np.ndarray]]:
         return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))
 
-    def views(source: Source, *, count: int, seed: int, **split: int) -> Iterator[dict[str, np.ndarray]]:
+    def views(source: Source, *, count: int, seed: int, **split: Any) -> Iterator[dict[str, np.ndarray]]:
         asked = [recipe.views[v % len(recipe.views)] for v in range(count)]
         return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
 

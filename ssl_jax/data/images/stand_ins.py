@@ -17,6 +17,13 @@ from ssl_jax.data.source import Source
 log = logging.getLogger(__name__)
 
 
+class Lost(ValueError):
+    """No example is left that can be read."""
+
+    def __init__(self) -> None:
+        super().__init__("no example of the dataset can be read any more; is its disk still there?")
+
+
 def put(planned: tuple[np.ndarray, np.ndarray], replaced: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A plan, (indices, numbers of the rows), in which stand-ins take the places of what broke."""
     drawn, numbers = planned
@@ -29,7 +36,7 @@ def find(source: Source, i: int, replaced: dict[int, int], error: Exception) -> 
     for old in [old for old, new in replaced.items() if new == i]:
         j = next((j for j in _candidates(old, len(source)) if j not in replaced and opens(source, j)), None)
         if j is None:
-            raise ValueError("no example of the dataset can be read any more; is its disk still there?") from error
+            raise Lost from error
         replaced[old] = j
     j = replaced[i]
     log.warning("%s cannot be read any more; %s takes its place (%d so far)", *names(source, i, j), len(replaced))

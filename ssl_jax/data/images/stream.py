@@ -193,6 +193,7 @@ def eval_batches(
     global_batch_size: int,
     process: int = 0,
     process_count: int = 1,
+    quiet: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once and in order, unaugmented; the last batch is padded and says so in its mask.
 
@@ -205,6 +206,7 @@ def eval_batches(
       global_batch_size: rows of all processes together.
       process: see :func:`batches`.
       process_count: processes that share a batch; all get the same number of batches.
+      quiet: what is masked is not named: the caller does.
 
     Returns:
       Iterator of ``{"image": float32 [b, s, s, c] in [0, 1], "label": int32 [b], "index": int32 [b],
@@ -222,7 +224,7 @@ def eval_batches(
     def image_of(shape, crop, number):
         return host.evaluate(recipe_eval, image_size, shape=shape, crop=crop)
 
-    return _in_order(source, image_of, global_batch_size, rows)
+    return _in_order(source, image_of, global_batch_size, rows, quiet)
 
 
 def view_batches(
@@ -308,7 +310,7 @@ def _in_memory(source, images, global_batch_size, rows) -> Iterator[dict[str, np
         yield _evaluation_batch(source, images[np.maximum(index, 0)].astype(np.float32) / np.float32(255.0), index)
 
 
-def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, np.ndarray]]:
+def _in_order(source, image_of, global_batch_size, rows, quiet=False) -> Iterator[dict[str, np.ndarray]]:
     n, local = len(source), rows.stop - rows.start
     broken: set[int] = set()
     careful, failure = False, tensorflow().errors.OpError
@@ -336,9 +338,9 @@ def _in_order(source, image_of, global_batch_size, rows) -> Iterator[dict[str, n
                 raise
             careful = careful or not lost
             broken |= lost
-            for i in sorted(lost):
+            for i in () if quiet else sorted(lost):
                 log.warning(
                     "%s cannot be read any more and is masked (%d so far)", *stand_ins.names(source, i), len(broken)
                 )
             if len(broken) == n:
-                raise ValueError("no example of the dataset can be read any more; is its disk still there?") from None
+                raise stand_ins.Lost from None

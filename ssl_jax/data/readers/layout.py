@@ -1,10 +1,11 @@
 """How images in folders are meant: splits, classes, and images without a class. The same on disk and inside tars.
 
-A class is a folder with the images below it, however deep; one flat folder of images is unlabelled. Folders without an
-image do not count, nor does a folder around everything. Names of splits are those of :mod:`split_names`; a folder
-``unlabeled/`` beside training data or beside classes is more training data, without labels. Splits may also lie inside
-the classes. Where there is one class only, or where classes have the names of splits or hold folders of the same names,
-which may be the classes, an accuracy would say nothing: the images are unlabelled then.
+A class is a folder with the images below it, however deep; one flat folder of images is unlabelled, and so are folders
+with images beside them. Folders without an image do not count, nor does a folder around everything. Names of splits are
+those of :mod:`split_names`; a folder ``unlabeled/`` beside training data or beside classes is more training data,
+without labels. Splits may also lie inside the classes. Where there is one class only, or where classes have the names
+of splits or hold folders of the same names, which may be the classes, an accuracy would say nothing: the images are
+unlabelled then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ssl_jax.data.readers import split_names
 
 WRAPPERS = ("images", "imgs", "image", "img", "jpegimages", "jpg", "jpeg", "png", "pictures", "photos", "data")
 FLAT = "the images lie in no folders of classes"
+LOOSE = "images lie beside the folders, which are no classes then"
 NO_PICTURES = ("annotations", "annotation", "labels", "label", "masks", "mask", "gt", "ground_truth", "groundtruth")
 NO_PICTURES = (*NO_PICTURES, "segmentation", "segmentations", "segmentationclass", "segmentationobject", "depth")
 
@@ -45,7 +47,7 @@ class Tree(NamedTuple):
     Attributes:
       where: its name, for what is said.
       look: lists the folder at a path below the dataset; ``""`` is all of it.
-      strict: refuse loose images beside class folders; otherwise no image has a class then.
+      strict: refuse loose images where they would be trained on with a test, or cost the classes of a split.
       name: of an image.
       given: classes that are known otherwise, of images that are; those of folders are no classes then.
     """
@@ -116,6 +118,7 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
         train, unlabelled, masks, said = _part(tree, top, None)
         same = _held_alike(tree, full) if tree.given is None else []
         train, why, more = sensible(train, of_splits=True, same=same) if tree.given is None else (train, "", [])
+        why = LOOSE if why == FLAT and full and tree.look(top).images else why
         more += [
             f"{_base(folder)}/ is a class with all folders in it ({some([*of])})" for folder, of in inside.items() if of
         ]
@@ -504,12 +507,21 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
         raise ValueError(f"{at} holds no image; images end in {', '.join(SUFFIXES)}")
     if here.images and full:
         loose, folders = some([*map(tree.name, here.images)]), some([_base(name) for name in full])
-        if tree.strict:
+        if tree.strict and role is not None:  # a split says what is meant: its folders are classes
             raise ValueError(
                 f"{at} has loose images ({loose}) beside class folders ({folders}); "
                 "move them into a class folder, or all images into one flat folder"
             )
-        notes.append(f"{at}: images ({loose}) lie beside folders ({folders}), which are no classes then")
+        held_out = [f"{_base(name)}/" for name in full if split_names.role(_base(name)) in ("test", "validation")]
+        if tree.strict and held_out:
+            raise ValueError(
+                f"{at} has loose images ({loose}) beside {some(held_out)}, which would be trained on with them; move "
+                "what is to train on into train/, or rename the folder if it is no split"
+            )
+        notes.append(
+            f"{at}: all images are taken without labels, since some ({loose}) lie beside folders ({folders}); "
+            "labels are known where every image lies in the folder of its class"
+        )
     if here.images:
         classes = dict.fromkeys([*here.images, *classes])
     return classes, unlabelled, unused, notes
