@@ -36,6 +36,7 @@ from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.interop.files import write_json
 from ssl_jax.names import is_imported
 from ssl_jax.run import checkpoint, folder, measure, processes
+from ssl_jax.run.examples import learned_from, trained_on
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of
 from ssl_jax.run.writer import lost, read_metrics
@@ -74,8 +75,8 @@ def evaluate(
 
     Returns:
       The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "alarms", "evaluators", "left_out",
-      "missing", "provenance"}``; of a run that was evaluated on several data ``{"data": {name: that}}``; of several
-      runs ``{"runs": {name: any of the two}, "paired": [...], "not_paired": [...]}``.
+      "missing", "notes", "provenance"}``; of a run that was evaluated on several data ``{"data": {name: that}}``; of
+      several runs ``{"runs": {name: any of the two}, "paired": [...], "not_paired": [...]}``.
 
     Raises:
       ValueError: one line, before anything is computed.
@@ -140,6 +141,14 @@ def _prepare(
     splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     for note in splits.notes:
         say(note)
+    data = sources.identity(splits)
+    own = sources.same(run.resolved["data"], data)
+    own_test = own or data["fingerprints"]["test"] == run.resolved["data"].get("fingerprints", {}).get("test")
+    learned = 0 if own_test else trained_on(run.workdir, splits.test)
+    notes = {}
+    if learned:
+        notes["test"] = f"{learned_from(run.workdir, learned, splits.test)}; what is measured on them is memory"
+        say(f"WARNING: {notes['test']}")
     try:
         for part in splits:
             run.modality.accepts(part)
@@ -180,11 +189,10 @@ def _prepare(
             say(f"{name} left out: {error}")
     if not evaluators:
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
-    data = sources.identity(splits)
-    own = sources.same(run.resolved["data"], data)
     if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
-        say(f"WARNING: {now}; they are encoded anew, and what is called test may have been trained on")
+        may = ", and what is called test may have been trained on" if learned is None else ""
+        say(f"WARNING: {now}; they are encoded anew{may}")
     alarms = _of_itself(run)
     if not own:  # what it measured at its end is of its own data
         alarms |= {"online": {}, "not_measured": {}}
@@ -201,7 +209,7 @@ def _prepare(
         result, hits = suite.run(
             evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
         )
-        result |= alarms | {"left_out": left_out, "missing": {}}
+        result |= alarms | {"left_out": left_out, "missing": {}, "notes": notes}
         for name in (n for n in evaluators if is_imported(called[n])):
             result["evaluators"][name]["own"] = source_of(called[name], "evaluator")
         result["provenance"] = {

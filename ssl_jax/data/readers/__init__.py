@@ -167,6 +167,7 @@ def of_arrays(
     num_examples: int | None = None,
     seed: int = 0,
     unlabelled: int | None = None,
+    stratified: bool = True,
 ) -> tuple[str, Splits]:
     """Examples that lie in no file as the splits of a run, and the ``data.source`` that a run records of them.
 
@@ -176,6 +177,7 @@ def of_arrays(
       labels: integers ``[n]``, -1 where unknown, as many arrays as there are of images; None of sources, which have
         their own.
       val_fraction, num_examples, seed, unlabelled: as in :func:`load`.
+      stratified: False cuts as where there are no labels.
 
     Returns:
       (``arrays:<sha256>``, of everything that was handed over; the splits).
@@ -194,6 +196,7 @@ def of_arrays(
     train, test, _ = _without_one_class(train, test, None)
     spec = ARRAYS + sha256(*(part.fingerprint for part in parts))
     how: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
+    how["stratified"] = stratified
     return spec, split(train, test, spec="arrays", **how)
 
 

@@ -124,7 +124,8 @@ def html(
 
     Args:
       evaluations: name of a run, or of its data, -> the result: "metrics" and, where known, "intervals", "online",
-        "alarms", "evaluators", "left_out", "missing", "provenance", "not_measured" (metric -> reason).
+        "alarms", "evaluators", "left_out", "missing", "notes" (name -> what must be known), "provenance",
+        "not_measured" (metric -> reason).
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
@@ -513,6 +514,7 @@ def _left_out(evaluations: Evaluations) -> str:
     for run, evaluation in evaluations.items():
         found = [("Not measured", *line) for line in (evaluation.get("left_out") or {}).items()]
         found += [("Pictures that are missing", *line) for line in (evaluation.get("missing") or {}).items()]
+        found += [("To be known", *line) for line in (evaluation.get("notes") or {}).items()]
         for evaluator, record in (evaluation.get("evaluators") or {}).items():
             for name, why in (record.get("left_out") or {}).items():
                 found.append(("Pictures that are missing" if name.endswith(".png") else "Not measured", name, why))
