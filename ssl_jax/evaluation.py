@@ -180,6 +180,8 @@ def _prepare(
         try:
             evaluators[name] = evals.get(part)(encode, train=known, test=splits.test, **given)
         except TypeError as error:
+            if is_imported(part) and not options.get(name):
+                raise ValueError(evals.fails(part, error)) from error
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
         except ValueError as error:
@@ -187,6 +189,10 @@ def _prepare(
                 raise
             left_out[name] = str(error)
             say(f"{name} left out: {error}")
+        except Exception as error:
+            if not is_imported(part):
+                raise
+            raise ValueError(evals.fails(part, error)) from error
     if not evaluators:
         raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
     if not source and not own:
@@ -206,12 +212,12 @@ def _prepare(
         digest = checkpoint.fingerprint(run.variables)
         earlier = results.earlier(place, digest, say)
         home = results.home(place, earlier, config.data.source, data["fingerprints"])
-        result, hits = suite.run(
-            evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
-        )
+        mine = {name: called[name] for name in evaluators if is_imported(called[name])}
+        tested = data["fingerprints"]["test"]
+        result, hits = suite.run(evaluators, run.variables, home, settings, examples=tested, say=say, own=mine)
         result |= alarms | {"left_out": left_out, "missing": {}, "notes": notes}
-        for name in (n for n in evaluators if is_imported(called[n])):
-            result["evaluators"][name]["own"] = source_of(called[name], "evaluator")
+        for name, part in mine.items():
+            result["evaluators"][name]["own"] = source_of(part, "evaluator")
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,

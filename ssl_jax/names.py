@@ -151,6 +151,11 @@ def own(name: str, key: str) -> Own:
     return Own(getattr(module, taken), path, digest)
 
 
+def file_of(name: str, key: str) -> Path | None:
+    """The file that :func:`own` reads, which is not run for that."""
+    return _split(name)[0] if is_file(name) else own(name, key).path
+
+
 def place(error: BaseException, path: Path | None) -> str:
     """``, vicreg.py line 31``: where in a file an error came up; nothing where it did not pass there."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and f.filename == str(path)]
