@@ -93,6 +93,7 @@ class _Number(NamedTuple):
     settings: str = ""
     online: bool = False
     why: str = ""  # it was not measured
+    own: bool | None = None  # of an evaluator of the user's own: whether it stands for it; None of ours
 
 
 class _Cell(NamedTuple):
@@ -184,13 +185,16 @@ def _sha256(text: str) -> str:
 
 def _numbers(run: str, evaluation: Mapping[str, Any]) -> Iterator[_Number]:
     metrics, intervals = evaluation["metrics"], evaluation.get("intervals") or {}
-    source: dict[str, tuple[str, str]] = {
-        name: (evaluator, _settings(record))
-        for evaluator, record in (evaluation.get("evaluators") or {}).items()
-        for name in record.get("metrics") or ()
-    }
+    source: dict[str, dict[str, Any]] = {}
+    for evaluator, record in (evaluation.get("evaluators") or {}).items():
+        of_it = record.get("metrics") or ()
+        first = next(iter(record.get("examples") or of_it), None)  # an accuracy, if there is one
+        for name in of_it:
+            own = name == first if "own" in record else None
+            source[name] = {"evaluator": evaluator, "settings": _settings(record), "own": own}
     for name, value in metrics.items():
-        yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), *source.get(name, ("", "")))
+        about = source.get(name, {})
+        yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), **about)
     for name, value in (evaluation.get("online") or {}).items():
         yield _Number(run, name, value, online=True, why=(evaluation.get("not_measured") or {}).get(name, ""))
 
@@ -214,7 +218,9 @@ def _metric(name: str) -> Metric:
 def _label(name: str) -> str:
     """A metric's name in plain words."""
     metric = _metric(name)
-    rest = _split(name)[1].replace(metric.key, "", 1) if metric.key else ""
+    if not metric.key:
+        return _split(name)[1].removesuffix("_top1").replace("_", " ")
+    rest = _split(name)[1].replace(metric.key, "", 1)
     rest = rest.replace("_top1", "").replace("top5", "top-5").replace("std", "spread").strip("_").replace("_", " ")
     rest = re.sub(r"^(\d+)\b", r"\1 per class", rest) if metric.key == "low_label" else rest
     return f"{metric.words}, {rest}" if rest else metric.words
@@ -290,10 +296,15 @@ def _is_whole(name: str) -> bool:
 
 
 def _main(numbers: Sequence[_Number]) -> list[_Number]:
-    """The main metrics in their order: of the last layer, and online only what was not measured offline."""
+    """The main metrics in their order: of the last layer, and online only what was not measured offline.
+
+    Each evaluator of the user's own has one, which comes after kNN.
+    """
     offline = {number.name for number in numbers if not number.online}
 
-    def order(number: _Number) -> int | None:
+    def order(number: _Number) -> float | None:
+        if number.own is not None:
+            return 0.5 if number.own else None
         metric = _metric(number.name)
         part = not _is_whole(number.name) or (number.online and number.name in offline)
         return METRICS.index(metric) if metric.main and not part else None
@@ -401,9 +412,12 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
         spread = f" ± {_shown(number.name, number.spread, percent='')}" if _measured(number.spread) else ""
         return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
 
+    def meaning(number: _Number) -> str:
+        return _metric(number.name).meaning if number.own is None else f"as {number.evaluator}, an evaluator of yours"
+
     labels = {name: _label(name) + ", online" * number.online for (_, name), number in found.items()}
     if len(evaluations) == 1:
-        rows = [[_Cell(labels[n.name], note=_metric(n.name).meaning), value(n)] for n in found.values()]
+        rows = [[_Cell(labels[n.name], note=meaning(n)), value(n)] for n in found.values()]
         return _table("Main results", ("Metric", "Value"), rows)
     rows = []
     for run, evaluation in evaluations.items():
