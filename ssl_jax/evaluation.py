@@ -34,7 +34,7 @@ from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.interop.files import write_json
-from ssl_jax.names import is_imported
+from ssl_jax.names import brief, is_imported
 from ssl_jax.run import checkpoint, folder, measure, processes
 from ssl_jax.run.examples import learned_from, trained_on
 from ssl_jax.run.open import Run, open_run
@@ -155,7 +155,7 @@ def _prepare(
         if run.modality.shown:
             splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     except ValueError as error:
-        raise ValueError(f"{run.workdir} cannot be evaluated on {config.data.source}: {error}") from None
+        raise ValueError(f"{run.workdir} cannot be evaluated on {brief(config.data.source)}: {error}") from None
     known = functools.reduce(sources.join, few_labels.bank(splits, config.data.get("labelled")))
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
@@ -194,7 +194,7 @@ def _prepare(
                 raise
             raise ValueError(evals.fails(part, error)) from error
     if not evaluators:
-        raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
+        raise ValueError(f"nothing can be measured on {brief(config.data.source)}: {'; '.join(left_out.values())}")
     if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
         may = ", and what is called test may have been trained on" if learned is None else ""

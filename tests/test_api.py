@@ -96,6 +96,8 @@ def test_it_is_evaluated_with_its_arrays_alone(run, data, tmp_path):
         assert set(found) == {"test_knn_top1"}
         summary = json.loads((run.workdir / "summary.json").read_text())
         assert found["test_knn_top1"] == pytest.approx(summary["test_knn_top1"], abs=1e-6)
+        assert (spec := run.config.data.source) not in (tmp_path / "a" / "report.html").read_text()
+        assert f"simclr on {spec[:15]}: kNN" in (tmp_path / "a" / "report.html").read_text()
         again = ssl_jax.evaluate(
             elsewhere(run), ["knn"], images=data[0], labels=data[1], outdir=tmp_path / "a", say=said.append
         )

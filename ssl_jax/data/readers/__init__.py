@@ -13,7 +13,7 @@ from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import beside, digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, as_stored, named, sha256, split
-from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
+from ssl_jax.names import brief, hint, is_file, is_imported, is_there, own, place, said_of
 
 SCHEMES = ("digits", "tfds:<name>", "folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "text:<path>")
 SCHEMES = (*SCHEMES, "pydoc")
@@ -89,7 +89,7 @@ def load(
         raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
     if spec.startswith(ARRAYS):
         raise ValueError(
-            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
+            f"data.source={brief(spec)} are arrays that lie in no file; hand them over from Python: "
             "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
             "or name another source"
         )

@@ -143,13 +143,16 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = 
     _save(figure, path, title=title)
 
 
-def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path) -> None:
+def learning_curves(
+    drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path, title: str = ""
+) -> None:
     """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
 
     Args:
       drawn: score -> row -> ``(epochs, values)`` of each seed. Seeds that were not measured at the same epochs are
         lines of their own.
       path: file to write.
+      title: a line above all panels.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -181,7 +184,7 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
     named = figure.legend(handles, rows, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
     for text, name in zip(named.get_texts(), rows, strict=True):
         _say(text, name, width=100)
-    _save(figure, path)
+    _save(figure, path, title=title)
 
 
 def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = (), title: str = "") -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
 from ssl_jax.evals.shared import figures
+from ssl_jax.names import short
 from ssl_jax.types import Method, Variables
 
 BATCH = 512
@@ -28,7 +29,7 @@ def evaluation_images(modality: Modality, source: Source) -> np.ndarray:
 def titled(method: str, run: Path, step: int | None = None) -> str:
     """What stands above a picture: ``simclr, runs/digits, step 500``."""
     where = os.path.join(*run.absolute().parts[-2:])
-    return f"{method}, {where}" + ("" if step is None else f", step {step:,}")
+    return f"{short(method)}, {where}" + ("" if step is None else f", step {step:,}")
 
 
 def views(modality: Modality, seed: int, train: Source, path: Path, title: str = "") -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ssl_jax.evals.shared import text_pages
 from ssl_jax.evals.shared.names import printable
+from ssl_jax.names import is_imported, short
 
 Evaluations = Mapping[str, Mapping[str, Any]]
 Paired = Sequence[Mapping[str, Any]]
@@ -276,8 +277,9 @@ def _settings(record: Mapping[str, Any]) -> str:
 
 
 def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance, what is unknown said so."""
+    """Provenance, what is unknown said so; parts of the user's own by their short names."""
     known = {key: value for key, value in (evaluation.get("provenance") or {}).items() if value is not None}
+    known |= {key: short(known[key]) for key in ("method", "model") if is_imported(known.get(key))}
     return dict.fromkeys(("method", "model", "source", "evaluated_on", "seed", "step"), "unknown") | known
 
 
