@@ -297,7 +297,8 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )
     if curves.is_file():  # else the run logged nothing
-        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title)
+        rows = run.plan.global_batch_size
+        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title, rows=rows)
     return figures.drawn(place, draws)
 
 

@@ -304,14 +304,15 @@ def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:
 
 
 def curves_of(experiment: Experiment) -> Callable[[Path], None]:
-    return partial(draw_curves, method=experiment.config.method.name)
+    rows = experiment.plan.global_batch_size
+    return partial(draw_curves, method=experiment.config.method.name, rows=rows)
 
 
-def draw_curves(folder: Path, method: str) -> None:
+def draw_curves(folder: Path, method: str, rows: int | None = None) -> None:
     """``curves.png`` of the run in whose folder ``folder`` lies."""
     lines = read_metrics(folder.parent / "metrics.jsonl")
     title = pictures.titled(method, folder.parent, lines[-1]["step"] if lines else None)
-    figures.curves(lines, folder / "curves.png", title)
+    figures.curves(lines, folder / "curves.png", title, rows=rows)
 
 
 def neighbours(

@@ -57,7 +57,7 @@ def neighbours(
 ) -> None:
     """A few test images and the images of the bank nearest to them by cosine; a row of features for each image.
 
-    Below each stands the name of its file, where it has one, and its cosine.
+    Below each stand its cosine and the name of its file, where it has one.
     """
     shown, near, cosines = nearest(bank_features, query_features, SHOWN)
     queries = test.take(shown)
@@ -72,7 +72,7 @@ def neighbours(
         captions=[
             [
                 _file(test, row),
-                *(f"{cosine:.2f} {_file(bank, at)}".rstrip() for at, cosine in zip(rows, near_by, strict=True)),
+                *(f"{cosine:.2f}\n{_file(bank, at)}".rstrip() for at, cosine in zip(rows, near_by, strict=True)),
             ]
             for row, rows, near_by in zip(shown, near, cosines, strict=True)
         ],
