@@ -141,18 +141,21 @@ def test_images_that_the_run_was_trained_on_are_no_test(run, data, tmp_path):
 
 
 def test_labels_that_come_later_leave_the_cut_where_it_was(data, tmp_path):
+    images, labels = data[0], np.arange(100) // 3 % 7
     told, config = [], ssl_jax.config("simclr_digits", **CHANGES)
     with runs.no_pictures():
-        run = ssl_jax.pretrain(config, tmp_path / "run", images=data[0], encoder=encoder())
-        ssl_jax.evaluate(elsewhere(run), ["knn"], images=data[0], labels=data[1], say=told.append)
+        run = ssl_jax.pretrain(config, tmp_path / "run", images=images, encoder=encoder())
+        ssl_jax.evaluate(elsewhere(run), ["knn"], images=images, labels=labels, say=told.append)
     found = json.loads((run.workdir / "evaluation" / "evaluation.json").read_text())
     assert found["provenance"]["sizes"] == {"train": 80, "test": 20}
     assert not [line for line in told if "WARNING" in line]
-    bare, cut = (readers.of_arrays(data[0], y, stratified=False)[1] for y in (None, data[1]))
+    seen = {x.tobytes() for x in readers.of_arrays(images)[1].train.columns["image"]}
+    assert any(x.tobytes() in seen for x in readers.of_arrays(images, labels)[1].test.columns["image"])  # cut anew
+    bare, cut = (readers.of_arrays(images, y, stratified=False)[1] for y in (None, labels))
     for mine, theirs in zip(bare, cut, strict=True):
         np.testing.assert_array_equal(mine.columns["image"], theirs.columns["image"])
-    rows = [np.flatnonzero((data[0] == x).all((1, 2, 3)))[0] for x in cut.test.columns["image"]]
-    np.testing.assert_array_equal(cut.test.labels, data[1][rows])
+    rows = [np.flatnonzero((images == x).all((1, 2, 3)))[0] for x in cut.test.columns["image"]]
+    np.testing.assert_array_equal(cut.test.labels, labels[rows])
 
 
 def test_without_its_arrays_it_is_refused_in_one_line(run, capfd, monkeypatch):

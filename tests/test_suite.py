@@ -72,7 +72,7 @@ def test_what_fails_in_ones_own_is_told_and_ends_nothing_else(tmp_path):
     assert "fails: TypeError" in result["evaluators"]["none"]["left_out"]["none"]
     with pytest.raises(ValueError, match=re.escape(line)):
         run(tmp_path, own=own, mine=mine())
-    with pytest.raises(KeyError):  # a fault of ours is none of the user's
+    with pytest.raises(KeyError, match="'k'"):  # a fault of ours is none of the user's
         run(tmp_path, mine=mine(), ours=Fake({"c": 2.0}))
 
 
