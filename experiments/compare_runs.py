@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
     options = parser.parse_args(arguments)
     try:
-        runs = [several.read(Path(run)) for run in options.runs]
+        runs = [several.read(Path(run)) for run in command.folders(options.runs)]
         several.refuse_other_data(runs, options.split)
         rows = several.rows(runs)
         table = several.scores(rows, options.split)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     (out / "table.json").write_text(json.dumps({"split": options.split, "rows": [*known, *table]}, indent=2) + "\n")
     text = several.markdown([*known, *table], options.split)
     (out / "table.md").write_text(text)
-    figures.learning_curves(several.curves(rows), out / "curves.png")
+    figures.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
     print(text)
     return 0
 

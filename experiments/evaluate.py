@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> int:
             given.outdir = folder.check(given.outdir, "--outdir")
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
+        given.workdir = command.folders(given.workdir)
         stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
         processes.configure(
             given.devices or max(run.devices or 1 for run in stored),

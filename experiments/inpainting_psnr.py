@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--workdir", nargs="+", required=True, help="folders of finished in-painting runs")
     parser.add_argument("--images", type=int, default=1000, help="test images to paint in")
     given = parser.parse_args(arguments)
-    for workdir in given.workdir:
+    for workdir in command.folders(given.workdir):
         for name, value in fillings(workdir, given.images).items():
             print(f"{workdir}  {name:10s} {value:6.2f} dB")
     return 0

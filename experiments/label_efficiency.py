@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     parser = command.Parser("Label efficiency over seeds.")
     parser.add_path("--runs", nargs="+", required=True, help="workdirs of finished runs")
     options = parser.parse_args(arguments)
-    tables = [json.loads((Path(run) / "summary.json").read_text())["label_efficiency"] for run in options.runs]
+    summaries = [Path(run) / "summary.json" for run in command.folders(options.runs)]
+    tables = [json.loads(summary.read_text())["label_efficiency"] for summary in summaries]
     rows = list(next(iter(tables[0].values())))
     print(f"| labels per class | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
     for count in tables[0]:

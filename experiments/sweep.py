@@ -137,7 +137,7 @@ def show(out: Path, score: str | None) -> None:
     content: dict[str, Any] = {"split": "val", "best": best, "rows": table}
     (out / "table.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "table.md").write_text(text)
-    figures.learning_curves(several.curves(rows), out / "curves.png")
+    figures.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
     print(text)
 
 

@@ -146,7 +146,10 @@ def evaluate(
         how = {key: data.get(key) for key in ("val_fraction", "num_examples", "unlabelled")}
         known, splits = readers.of_arrays(images, labels, **how)
         if known != data.source:  # then what the run said of its own data does not hold
-            source, splits = readers.of_arrays(images, labels, val_fraction=data.val_fraction)
+            bare = labels is not None and readers.of_arrays(images, None, **how)[0] == data.source
+            how = how if bare else {"val_fraction": data.val_fraction}
+            # Labels that the run did not have: what it left out of its training is test now, too.
+            source, splits = readers.of_arrays(images, labels, **how, stratified=not bare)
     elif labels is not None:
         raise ValueError("labels are given and images are not; give images=, too")
     elif source is None:

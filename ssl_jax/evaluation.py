@@ -34,8 +34,9 @@ from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.interop.files import write_json
-from ssl_jax.names import is_imported
+from ssl_jax.names import brief, is_imported
 from ssl_jax.run import checkpoint, folder, measure, processes
+from ssl_jax.run.examples import learned_from, trained_on
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of
 from ssl_jax.run.writer import lost, read_metrics
@@ -74,8 +75,8 @@ def evaluate(
 
     Returns:
       The content of ``evaluation.json``: ``{"metrics", "intervals", "online", "alarms", "evaluators", "left_out",
-      "missing", "provenance"}``; of a run that was evaluated on several data ``{"data": {name: that}}``; of several
-      runs ``{"runs": {name: any of the two}, "paired": [...], "not_paired": [...]}``.
+      "missing", "notes", "provenance"}``; of a run that was evaluated on several data ``{"data": {name: that}}``; of
+      several runs ``{"runs": {name: any of the two}, "paired": [...], "not_paired": [...]}``.
 
     Raises:
       ValueError: one line, before anything is computed.
@@ -141,13 +142,21 @@ def _prepare(
     splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     for note in splits.notes:
         say(note)
+    data = sources.identity(splits)
+    own = sources.same(run.resolved["data"], data)
+    own_test = own or data["fingerprints"]["test"] == run.resolved["data"].get("fingerprints", {}).get("test")
+    learned = 0 if own_test else trained_on(run.workdir, splits.test)
+    notes = {}
+    if learned:
+        notes["test"] = f"{learned_from(run.workdir, learned, splits.test)}; what is measured on them is memory"
+        say(f"WARNING: {notes['test']}")
     try:
         for part in splits:
             run.modality.accepts(part)
         if run.modality.shown:
             splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     except ValueError as error:
-        raise ValueError(f"{run.workdir} cannot be evaluated on {config.data.source}: {error}") from None
+        raise ValueError(f"{run.workdir} cannot be evaluated on {brief(config.data.source)}: {error}") from None
     known = functools.reduce(sources.join, few_labels.bank(splits, config.data.get("labelled")))
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
@@ -172,6 +181,8 @@ def _prepare(
         try:
             evaluators[name] = evals.get(part)(encode, train=known, test=splits.test, **given)
         except TypeError as error:
+            if is_imported(part) and not options.get(name):
+                raise ValueError(evals.fails(part, error)) from error
             said = ", ".join(f"{option}={value!r}" for option, value in options.get(name, {}).items())
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
         except ValueError as error:
@@ -179,13 +190,16 @@ def _prepare(
                 raise
             left_out[name] = str(error)
             say(f"{name} left out: {error}")
+        except Exception as error:
+            if not is_imported(part):
+                raise
+            raise ValueError(evals.fails(part, error)) from error
     if not evaluators:
-        raise ValueError(f"nothing can be measured on {config.data.source}: {'; '.join(left_out.values())}")
-    data = sources.identity(splits)
-    own = sources.same(run.resolved["data"], data)
+        raise ValueError(f"nothing can be measured on {brief(config.data.source)}: {'; '.join(left_out.values())}")
     if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
-        say(f"WARNING: {now}; they are encoded anew, and what is called test may have been trained on")
+        may = ", and what is called test may have been trained on" if learned is None else ""
+        say(f"WARNING: {now}; they are encoded anew{may}")
     alarms = _of_itself(run)
     if not own:  # what it measured at its end is of its own data
         alarms |= {"online": {}, "not_measured": {}}
@@ -199,12 +213,12 @@ def _prepare(
         digest = checkpoint.fingerprint(run.variables)
         earlier = results.earlier(place, digest, say)
         home = results.home(place, earlier, config.data.source, data["fingerprints"])
-        result, hits = suite.run(
-            evaluators, run.variables, home, settings, examples=data["fingerprints"]["test"], say=say
-        )
-        result |= alarms | {"left_out": left_out, "missing": {}}
-        for name in (n for n in evaluators if is_imported(called[n])):
-            result["evaluators"][name]["own"] = source_of(called[name], "evaluator")
+        mine = {name: called[name] for name in evaluators if is_imported(called[name])}
+        tested = data["fingerprints"]["test"]
+        result, hits = suite.run(evaluators, run.variables, home, settings, examples=tested, say=say, own=mine)
+        result |= alarms | {"left_out": left_out, "missing": {}, "notes": notes}
+        for name, part in mine.items():
+            result["evaluators"][name]["own"] = source_of(part, "evaluator")
         result["provenance"] = {
             "workdir": str(run.workdir),
             "method": run.config.method.name,
@@ -284,7 +298,8 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )
     if curves.is_file():  # else the run logged nothing
-        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title)
+        rows = run.plan.global_batch_size
+        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title, rows=rows)
     return figures.drawn(place, draws)
 
 

@@ -23,7 +23,7 @@ from ssl_jax.data.images import values
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.text import recipes as text
-from ssl_jax.names import hint, is_imported, own, place, said_of
+from ssl_jax.names import brief, hint, is_imported, own, place, said_of
 from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
@@ -107,8 +107,8 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     modality = make_modality(config, train=train, folder=folder, recipe=recipe)
     if batch_size > len(train) and not isinstance(recipe, text.OF_CORPORA):
         raise ValueError(
-            f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of {data.source}; "
-            f"use at most {len(train)}"
+            f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of "
+            f"{brief(data.source)}; use at most {len(train)}"
         )
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
     if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
@@ -127,7 +127,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
     if config.train.get("steps_per_dispatch", 1) > 1 and feed.table is None:
         raise ValueError(
             f"train.steps_per_dispatch={config.train.steps_per_dispatch} needs examples that lie on the device, and "
-            f"those of {data.source} do not (data.table_limit={data.table_limit}; images in memory, or text of "
+            f"those of {brief(data.source)} do not (data.table_limit={data.table_limit}; images in memory, or text of "
             "data.recipe=stream, alone); set it to 1"
         )
     parts = make_parts(config, plan)
@@ -180,8 +180,8 @@ def make_modality(
         raise ValueError("a modality is of training examples or of a plan; give one of them")
     if train is not None and "text" in train.columns:
         raise ValueError(
-            f"data.recipe={recipes.called(config.data)!r} is for images and {config.data.source} holds text; use one "
-            f"of {', '.join(text.RECIPES)}"
+            f"data.recipe={recipes.called(config.data)!r} is for images and {brief(config.data.source)} holds text; "
+            f"use one of {', '.join(text.RECIPES)}"
         )
     channels = train.channels if train is not None else plan.input_shape[-1]  # pyright: ignore[reportOptionalMemberAccess]
     return images.make(recipe, config.data, channels)
@@ -287,7 +287,7 @@ def load_splits(config: Config) -> source.Splits:
     younger = ("unlabelled", "text_column", "label_column", "second_column", "image_column")  # than some stored configs
     arguments |= {k: config.data.get(k) for k in younger}
     arguments["decoding"] = decoding(config)
-    with phase(f"looking through {config.data.source}"):
+    with phase(f"looking through {brief(config.data.source)}"):
         return with_few_labels(config, readers.load(config.data.source, **arguments))
 
 

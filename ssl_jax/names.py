@@ -158,6 +158,11 @@ def short(name: str) -> str:
     return re.split(r"[.:]", name)[-1]
 
 
+def brief(text: object) -> str:
+    """Text in which examples that were handed over from Python have 8 digits: ``arrays:6ab22a31``, not all 64."""
+    return re.sub(r"\b(arrays:[0-9a-f]{8})[0-9a-f]{56}\b", r"\1", str(text))
+
+
 def at(name: str, path: str | Path) -> str:
     """The name of a file with the file at another place."""
     return ":".join(filter(None, (str(path), _split(name)[1])))
@@ -198,6 +203,11 @@ def own(name: str, key: str) -> Own:
         meant = hint(word, vars(module)) if word else f"name what it holds, {name}:NAME"
         raise ValueError(f"{said}: {shown} has no {wanted}; {meant or 'name what it holds'}")
     return Own(getattr(module, taken), path, digest)
+
+
+def file_of(name: str, key: str) -> Path | None:
+    """The file that :func:`own` reads, which is not run for that."""
+    return _split(name)[0] if is_file(name) else own(name, key).path
 
 
 def place(error: BaseException, path: Path | None) -> str:

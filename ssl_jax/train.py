@@ -26,7 +26,7 @@ from ssl_jax.experiment import Experiment, make_schedule, to_json, zeros
 from ssl_jax.interop.files import write_json
 from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
-from ssl_jax.run import checkpoint, measure, nonfinite, processes, signals
+from ssl_jax.run import checkpoint, examples, measure, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.extend import note, steps_before
 from ssl_jax.run.hooks import Hooks, call_hooks, check_hooks, due_hooks
@@ -102,6 +102,7 @@ def fit(
             del given  # its memory
         start = int(state.step)
         with processes.refusing_together():
+            examples.keep(workdir, experiment)
             workdirs.write_config(workdir, stored, asked, resolved, start, experiment.modality.files)
             writer = open_writer(
                 workdir,

@@ -101,6 +101,8 @@ def test_it_is_evaluated_with_its_arrays_alone(run, data, tmp_path):
         assert set(found) == {"test_knn_top1"}
         summary = json.loads((run.workdir / "summary.json").read_text())
         assert found["test_knn_top1"] == pytest.approx(summary["test_knn_top1"], abs=1e-6)
+        assert (spec := run.config.data.source) not in (tmp_path / "a" / "report.html").read_text()
+        assert f"simclr on {spec[:15]}: kNN" in (tmp_path / "a" / "report.html").read_text()
         again = ssl_jax.evaluate(
             elsewhere(run), ["knn"], images=data[0], labels=data[1], outdir=tmp_path / "a", say=said.append
         )
@@ -108,12 +110,57 @@ def test_it_is_evaluated_with_its_arrays_alone(run, data, tmp_path):
         assert not [line for line in said if "WARNING" in line]
         about = json.loads((tmp_path / "a" / "evaluation.json").read_text())["provenance"]
         assert about["evaluated_on"] == about["source"] == run.config.data.source
-        # Labels that mean nothing: these are other data, and are recorded as such.
+        # Other images, whose labels mean nothing: these are other data, and are recorded as such.
         noise = np.random.default_rng(1).permutation(data[1])
-        other = ssl_jax.evaluate(run, ["knn"], images=data[0], labels=noise, outdir=tmp_path / "a", say=said.append)
+        other = ssl_jax.evaluate(run, ["knn"], images=data[0] ^ 1, labels=noise, outdir=tmp_path / "a", say=said.append)
+        assert not [line for line in said if "WARNING" in line]
         assert other["test_knn_top1"] < found["test_knn_top1"]
         both = json.loads((tmp_path / "a" / "evaluation.json").read_text())["data"]
         assert len({one["provenance"]["evaluated_on"] for one in both.values()}) == 2
+
+
+def test_images_that_the_run_was_trained_on_are_no_test(run, data, tmp_path):
+    images, labels = data
+    order = {tuple(x.ravel()) for x in readers.of_arrays(*data)[1].train.columns["image"]}
+    seen = np.array([tuple(x.ravel()) in order for x in images])
+    assert np.load(run.workdir / "examples.npy").shape == (seen.sum(),) == (72,)
+    told, place, again = [], tmp_path / "e", elsewhere(run)
+
+    def evaluate(images, labels):
+        with runs.no_pictures():
+            ssl_jax.evaluate(again, ["knn"], images=images, labels=labels, outdir=place, say=told.append)
+
+    with pytest.raises(ValueError, match=r"was trained on \d+ of the 20 examples that are called test.*images=\("):
+        evaluate(images[::-1], labels[::-1])
+    assert not place.exists()
+    rows = np.r_[np.flatnonzero(seen)[:3], np.flatnonzero(~seen)[:5]]
+    evaluate((images ^ 1, images[rows]), (labels, labels[rows]))
+    (line,) = (line for line in told if "WARNING" in line)
+    assert "was trained on 3 of the 8 examples" in line
+    assert line.endswith(json.loads((place / "evaluation.json").read_text())["notes"]["test"])
+    assert "was trained on 3 of the 8 examples" in (place / "report.html").read_text()
+    told.clear()
+    rows = np.flatnonzero(~seen)
+    evaluate((images ^ 1, images[rows]), (labels, labels[rows]))
+    assert not [line for line in told if "WARNING" in line]
+
+
+def test_labels_that_come_later_leave_the_cut_where_it_was(data, tmp_path):
+    images, labels = data[0], np.arange(100) // 3 % 7
+    told, config = [], ssl_jax.config("simclr_digits", **CHANGES)
+    with runs.no_pictures():
+        run = ssl_jax.pretrain(config, tmp_path / "run", images=images, encoder=encoder())
+        ssl_jax.evaluate(elsewhere(run), ["knn"], images=images, labels=labels, say=told.append)
+    found = json.loads((run.workdir / "evaluation" / "evaluation.json").read_text())
+    assert found["provenance"]["sizes"] == {"train": 80, "test": 20}
+    assert not [line for line in told if "WARNING" in line]
+    seen = {x.tobytes() for x in readers.of_arrays(images)[1].train.columns["image"]}
+    assert any(x.tobytes() in seen for x in readers.of_arrays(images, labels)[1].test.columns["image"])  # cut anew
+    bare, cut = (readers.of_arrays(images, y, stratified=False)[1] for y in (None, labels))
+    for mine, theirs in zip(bare, cut, strict=True):
+        np.testing.assert_array_equal(mine.columns["image"], theirs.columns["image"])
+    rows = [np.flatnonzero((images == x).all((1, 2, 3)))[0] for x in cut.test.columns["image"]]
+    np.testing.assert_array_equal(cut.test.labels, labels[rows])
 
 
 def test_without_its_arrays_it_is_refused_in_one_line(run, capfd, monkeypatch):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import statistics
+from unittest import mock
 
 import pytest
 
+from ssl_jax.evals.shared import figures
 from ssl_jax.run import several
 
 compare_runs, sweep = (importlib.import_module(f"experiments.{name}") for name in ("compare_runs", "sweep"))
@@ -21,7 +23,8 @@ def made(tmp_path):
         config = {"seed": seed, "method": {"name": "simclr"}, "optim": {"learning_rate": 0.1}, "data": {"source": "x"}}
         for key, value in (changes or {}).items():
             part, _, word = key.partition(".")
-            config[part][word] = value
+            config.setdefault(part, {})
+            config[part] = config[part] | {word: value} if word else value
         data = {"sizes": {"val": 20, "test": 30}, "fingerprints": {"val": "v", "test": test}}
         resolved = {"plan": {"steps_per_epoch": 5}, "data": data, "commit": "c", "cpu": "x", "cores": 2}
         folder = tmp_path / name
@@ -66,6 +69,39 @@ def test_methods_come_first_and_are_told_apart_among_themselves(made):
     runs = [several.read(made(str(n), changes=change)) for n, change in enumerate(changes)]
     names = [row.name for row in several.rows(runs)]
     assert names == ["simclr, learning_rate=0.1", "simclr, learning_rate=0.4", "byol"]
+
+
+def test_keys_that_cannot_matter_tell_no_rows_apart(made):
+    changes = [{}, {"train": {"loggers": ["wandb"], "log_every": 5}, "parallel": {"fsdp": 2}}]
+    changes += [{"eval": {"label_efficiency": True}, "data.table_limit": 7}]
+    runs = [several.read(made(f"a{n}", changes=change, seed=n)) for n, change in enumerate(changes)]
+    (row,) = several.rows(runs)
+    assert (row.name, len(row.runs)) == ("simclr", 3)
+    moved = [several.read(made(f"b{n}", changes={"data.source": f"folder:/{n}/d"}, seed=n)) for n in range(2)]
+    assert [row.name for row in several.rows(moved)] == ["simclr"]  # the same data at another place
+    other = several.read(made("c", changes={"data.source": "folder:/2/d"}, test="2", seed=2))
+    assert [len(row.runs) for row in several.rows([*moved, other])] == [2, 1]
+    for n, key in enumerate(("parallel.matmul_precision", "eval.knn_k")):
+        part, _, word = key.partition(".")
+        told = [several.read(made(f"d{n}{v}", changes={part: {word: v}})) for v in ("x", "y")]
+        assert [row.name for row in several.rows(told)] == [f"{word}=x", f"{word}=y"]
+    start = {"optim.average_after": 3, "train": {"eval_every": 9}}
+    late = [several.read(made(f"e{n}", changes=start | {"train": {"eval_every": n}})) for n in (5, 9)]
+    assert [row.name for row in several.rows(late)] == ["eval_every=5", "eval_every=9"]
+
+
+def test_files_among_folders_are_passed_over_and_counted(made, tmp_path, capsys):
+    given = [str(made("a")), str(made("b", changes={"optim.learning_rate": 0.3}))]
+    (tmp_path / "table.md").write_text("")
+    with mock.patch.object(figures, "learning_curves") as drawn:
+        assert compare_runs.main(["--runs", *given, str(tmp_path / "table.md"), "--out", str(tmp_path / "out")]) == 0
+    assert drawn.call_args.args[2] == "simclr on x, 2 runs"
+    shown = capsys.readouterr()
+    assert f"1 that are no folder are passed over: {tmp_path}/table.md" in shown.err
+    assert "learning_rate=0.3" in shown.out
+    for wrong in ("table.md", "gone"):
+        assert compare_runs.main(["--runs", str(tmp_path / wrong), "--out", str(tmp_path / "no")]) == 2
+        assert "holds no run" in capsys.readouterr().err
 
 
 def test_the_same_run_twice_is_two_rows(made):

@@ -122,6 +122,74 @@ def test_neighbours_have_their_captions_below_them(tmp_path):
     assert dark[1] > dark[0] + 100
 
 
+NAMES = ("472288710_2abee16d6f.jpg", "ILSVRC2012_val_00012345.JPEG", "WWWWWWWWWWWWWWWWWWWWWWW.png", "x" * 300)
+
+
+def test_captions_of_neighbours_do_not_overlap(tmp_path, saved):
+    captions = [[name, *(f"0.9{j}\n{NAMES[j % 4]}" for j in range(7))] for name in NAMES]
+    images = np.full((4, 8, 8, 8, 1), 0.5)
+    figures.neighbours(images[:, 0], images[:, 1:], tmp_path / "n.png", captions=captions, title="simclr")
+    texts = [text for text in saved[0].axes[0].texts if text.get_fontsize() < 7]
+    assert len(texts) == 4 * (1 + 2 * 7)
+    assert {text.get_text() for text in texts} >= {f"0.9{j}" for j in range(7)}
+    assert any("…" in text.get_text() and text.get_text().startswith("4722") for text in texts)
+    boxes = [text.get_window_extent() for text in texts]
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[number + 1 :]), texts[number].get_text()
+
+
+def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
+    steps = range(1, 11)
+    found = {
+        "train_loss": (4.0, 2.5),
+        "val_knn_top1": (0.9, 1.0),
+        "train_effective_rank": (20, 26),
+        "train_proj_std_ratio": (0.9, 0.95),
+        "train_proj_std": (0.9 / 6, 0.95 / 6),
+        "train_temperature": (0.070, 0.071),
+        "train_energy": (-3.0, 1.0),
+        "val_geometry_rankme": (40, 44),
+    }
+    lines = [{"step": s} | {k: a + (b - a) * (s - 1) / 9 for k, (a, b) in found.items()} for s in steps]
+    figures.curves(lines, tmp_path / "c.png", rows=31)
+    panels = {axes.get_title(loc="left"): axes for axes in saved[0].axes}
+    for title in ("Loss", "Accuracy", "Effective rank", "Spread of projections", "Geometry rankme"):
+        assert panels[title].get_ylim()[0] == 0
+    for title, most in (("Loss", 4.0), ("Accuracy", 1.0), ("Geometry rankme", 44)):
+        assert 1.03 * most < panels[title].get_ylim()[1] < 1.1 * most  # no point lies on the edge
+    assert panels["Energy"].get_ylim()[0] < -3.0
+    low, label = panels["Temperature"].get_ylim()[0], panels["Temperature"].get_ylabel()
+    assert low > 0.0699
+    assert label == f"temperature, axis from {low:.3g}"
+    rank = panels["Effective rank"]
+    assert [line.get_ydata()[0] for line in rank.lines if line.get_linestyle() == "--"] == [30]  # 31 rows, 36 wide
+    assert rank.get_ylabel() == "dimensions, of 30"
+    figures.curves(lines, tmp_path / "c.png", rows=900)
+    assert "dimensions, of 36" in [axes.get_ylabel() for axes in saved[1].axes]
+
+    rows = {"a": [([1, 2], [0.9, 1.0])]}
+    drawn = {"val_knn_top1": rows, "val_loss": rows, "val_perplexity": {"a": [([1, 2], [90, 80])]}}
+    figures.learning_curves(drawn, tmp_path / "l.png", "simclr on digits")
+    accuracy, loss, perplexity = saved[2].axes
+    assert accuracy.get_ylim() == pytest.approx((0, 1.05))
+    assert loss.get_ylabel().startswith("axis from 0.89")
+    assert (perplexity.get_yscale(), perplexity.get_ylabel()) == ("log", "log scale")
+    assert saved[2].get_suptitle() == "simclr on digits"
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were written."""
+    found, save = [], figures._save
+
+    def noting(figure, path, **how):
+        save(figure, path, **how)
+        found.append(figure)
+
+    monkeypatch.setattr(figures, "_save", noting)
+    return found
+
+
 def test_label_efficiency(tmp_path):
     table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, None], "ours": [0.301, None]}}
     figures.label_efficiency(table, tmp_path / "l.png")

@@ -384,6 +384,10 @@ def test_a_recipe_of_ones_own_is_a_value_or_a_function_that_gives_one(tmp_path):
     [
         ("Evaluator = 3", r"lacks a class \(it is a int\)"),
         ("class Evaluator: ...", r"lacks def __init__\(self, encode, \*, train, test\) and def run\(self, variables"),
+        (
+            "class Evaluator:\n  def __init__(self, encode, *, train, test): ...\n  def run(self, variables): ...",
+            r"lacks def run\(self, variables, outdir=None\), .* \(e.py line 3 has run\(self, variables\)\)",
+        ),
         ("class Evaluater: ...", r"has no Evaluator; name what it holds"),
     ],
 )
@@ -556,7 +560,7 @@ def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):
         train.fit(experiment, tmp_path / "run", test=False)
     said = capsys.readouterr().err
     assert f"config.eval.during was [], is now ['knn', '{tmp_path}/centroid.py'" in said
-    assert "WARNING: eval.during: breaks failed (ZeroDivisionError: division by zero)\n" in said
+    assert "/breaks.py' fails: ZeroDivisionError: division by zero, breaks.py line 8\n" in said
 
     splits = experiment.splits
     assert len(given) == 3

@@ -111,6 +111,27 @@ def pair(a, b, difference, low, high, p=1e-5, metric="test_knn_top1"):
 RUNS = {"one": evaluation(), "two": evaluation(0.51, "byol"), "three": evaluation(0.603, "moco")}
 
 
+def test_an_evaluator_of_ones_own_stands_beside_knn():
+    run = evaluation()
+    run["metrics"] |= {"test_spread_knn": 3.5, "test_class_means_top1": 0.55, "test_class_means_2_top1": 0.5}
+    run["metrics"] |= {"test_holes": 2.0, "test_more_holes": 1.0}
+    run["intervals"]["test_class_means_top1"] = [0.54, 0.56]
+    accuracies = ("test_class_means_top1", "test_class_means_2_top1")
+    run["evaluators"] |= {
+        "means": {"own": {}, "metrics": ["test_spread_knn", *accuracies], "examples": dict.fromkeys(accuracies, "t")},
+        "holes": {"own": {}, "metrics": ["test_holes", "test_more_holes"], "examples": {}},
+        "ours": {"metrics": ["test_bank_rows"], "examples": {}},
+    }
+    page = Page(report.html({"one": run}, {}))
+    results = page.tables["Main results"][1:]
+    assert [row[0]["text"] for row in results[:4]] == ["kNN", "class means", "holes", "linear"]
+    assert (results[1][1]["text"], results[1][1]["note"]) == ("55.0\u00a0%", "54.0 to 56.0")
+    assert not {"more holes", "class means 2", "bank rows"} & {row[0]["text"] for row in results}
+    two = Page(report.html({"one": run, "two": evaluation()}, {}))
+    head, first, second = two.rows("Main results, one row a run")
+    assert (head[2], first[2], second[2]) == ("class means", "55.0 %", "not measured")
+
+
 HEALTHY = {"collapsed": False, "loss_spikes": [], "nonfinite": None, "replaced": 0}
 
 
@@ -387,7 +408,7 @@ def test_pictures_are_inside(png, tmp_path):
         ("test_transfer_digits_knn_top1", "transfer, digits knn"),
         ("test_energy_auc", "energy AUC"),
         ("test_umap_trustworthiness", "trustworthiness, umap"),
-        ("test_something_new", "test_something_new"),
+        ("test_something_new", "something new"),
     ],
 )
 def test_names_in_words(name, words):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 
 from ssl_jax.evals import Accuracy, suite
+from ssl_jax.names import imported
+from ssl_jax.types import Variables
 
 
 class Fake:
@@ -22,10 +27,12 @@ class Absent:
         yield
 
 
-def run(tmp_path, **evaluators):
+def run(tmp_path, own=None, **evaluators):
     said = []
     settings = {name: {} for name in evaluators}
-    result, hits = suite.run(evaluators, None, tmp_path, settings, examples="t", say=said.append)
+    result, hits = suite.run(
+        evaluators, Variables({}, {}), tmp_path, settings, examples="t", say=said.append, own=own or {}
+    )
     return result, hits, "\n".join(said)
 
 
@@ -48,6 +55,25 @@ def test_what_is_left_out_is_said(tmp_path):
     assert result["evaluators"]["two"]["left_out"] == {"two": "pip install it"}
     for line in ("x.png left out: ValueError: no", "a: of 3 images", "two left out: pip install it"):
         assert line in said
+
+
+def test_what_fails_in_ones_own_is_told_and_ends_nothing_else(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def run(self, variables, outdir=None):\n    yield 'a', 1.0\n    yield 'b', {}['k']\n")
+    mine = type("Mine", (), {"run": imported(f"{file}:run", "evaluator")})
+    numberless = type("Numberless", (), {"run": lambda *_: None})
+    given = {"mine": mine(), "none": numberless(), "ours": Fake({"c": 2.0})}
+    own = {"mine": f"{file}", "none": "lab.none.py"}
+    result, _, said = run(tmp_path, own=own, **given)
+    assert result["metrics"] == {"test_a": 1.0, "test_c": 2.0}
+    line = f"evaluator '{file}' fails: KeyError: 'k', mine.py line 3; it has run(self, variables, outdir=None), which "
+    assert line in said
+    assert line in result["evaluators"]["mine"]["left_out"]["mine"]
+    assert "fails: TypeError" in result["evaluators"]["none"]["left_out"]["none"]
+    with pytest.raises(ValueError, match=re.escape(line)):
+        run(tmp_path, own=own, mine=mine())
+    with pytest.raises(KeyError, match="'k'"):  # a fault of ours is none of the user's
+        run(tmp_path, mine=mine(), ours=Fake({"c": 2.0}))
 
 
 def test_pictures_of_an_earlier_time_are_not_taken_for_new_ones(tmp_path):

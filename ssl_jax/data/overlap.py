@@ -59,6 +59,14 @@ def copies(train: Source, held_out: Source, what: str) -> tuple[str, ...]:
     )
 
 
+def short(source: Source) -> np.ndarray | None:
+    """What each example of a source holds, as uint64 ``[n]``; None where that is not known."""
+    found = digests(source)
+    if found is None:
+        return None
+    return np.array([int.from_bytes(hashlib.sha256(one).digest()[:8], "little") for one in found], np.uint64)
+
+
 def digests(source: Source) -> Iterator[bytes] | None:
     """What each example of a source holds, as bytes; None where that is not known."""
     if source.digests is not None:

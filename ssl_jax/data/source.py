@@ -133,7 +133,7 @@ def join(first: Source, second: Source) -> Source:
         labels=None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]]),
         fingerprint=sha256(first.fingerprint, second.fingerprint),
         before=None,  # of a whole split alone
-        digests=None,
+        digests=None if first.digests is None or second.digests is None else np.append(first.digests, second.digests),
         unreadable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
     )
@@ -200,17 +200,21 @@ def split(
     val_fraction: float,
     num_examples: int | None,
     seed: int,
+    stratified: bool = True,
 ) -> Splits:
     """Cut validation and test, where there is none, from ``train``, to which the unlabelled ``more`` is added then.
+
+    Args:
+      stratified: classes in proportion; else as where no label is known.
 
     See :func:`ssl_jax.data.readers.load` for the other arguments.
     """
     copies: list[str] = []
     if test is None:
-        test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split")
+        test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split", stratified)
         copies += overlap.copies(train, test, f"{spec}: the test split")
     if val is None:
-        val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split")
+        val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split", stratified)
         copies += overlap.copies(train, val, f"{spec}: the validation split")
     if more is not None:
         labels = None if train.labels is None else np.full(len(more), -1, np.int32)
@@ -219,7 +223,8 @@ def split(
         if not num_examples >= 1:
             raise ValueError(f"data.num_examples={num_examples} must be at least 1")
         if num_examples < len(train):
-            train = train.take(np.sort(stratified_order(train.labels, len(train), seed + 2)[:num_examples]))
+            order = stratified_order(train.labels if stratified else None, len(train), seed + 2)
+            train = train.take(np.sort(order[:num_examples]))
     for role, part in (("train", train), ("validation", val), ("test", test)):
         if len(part) == 0:
             raise ValueError(f"{spec}: too few examples, none is left for {role}; give more data")
@@ -247,12 +252,12 @@ def _never_learned(train: Source, val: Source, test: Source) -> tuple[str, ...]:
     )
 
 
-def _cut(source: Source, fraction: float, seed: int, what: str) -> tuple[Source, Source]:
+def _cut(source: Source, fraction: float, seed: int, what: str, stratified: bool) -> tuple[Source, Source]:
     n = len(source)
     size = max(1, round(n * fraction))
     if n - size < 1:
         raise ValueError(f"{what} needs {size} of {n} example(s), which leaves none to train on; give more data")
-    order = stratified_order(source.labels, n, seed)
+    order = stratified_order(source.labels if stratified else None, n, seed)
     return source.take(np.sort(order[:size])), source.take(np.sort(order[size:]))
 
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ssl_jax.data.source import Source, Splits
-from ssl_jax.names import imported, is_imported, refuse_unknown, short
+from ssl_jax.names import file_of, imported, is_imported, place, refuse_unknown, said_of, short
 from ssl_jax.types import Variables
 
+RUN = "run(self, variables, outdir=None), which yields (name, number)"
 DEFAULT = ("knn", "linear_probe", "low_label", "geometry", "projection")  # where none is asked for by name
 
 
@@ -137,8 +138,11 @@ def _check(evaluator: Any, name: str) -> None:
         words = {p.name for p in taken.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
         if not {"train", "test"} <= words or len(words) < 4:  # self and encode, too
             missing.append("def __init__(self, encode, *, train, test)")
-        if not callable(getattr(evaluator, "run", None)):
-            missing.append("def run(self, variables, outdir=None), which yields (name, number)")
+        if not callable(run := getattr(evaluator, "run", None)):
+            missing.append(f"def {RUN}")
+        elif inspect.isfunction(run) and not _can_be_called(run, "self", "variables", "outdir"):
+            where = f"{Path(run.__code__.co_filename).name} line {run.__code__.co_firstlineno}"
+            missing.append(f"def {RUN} ({where} has run{inspect.signature(run)})")
     if missing:
         lacks = " and ".join(missing)
         raise ValueError(f"evaluator {name!r} lacks {lacks}; see Evaluator in ssl_jax/evals/__init__.py")
@@ -159,6 +163,19 @@ def named(given: Any) -> list[str]:
             raise ValueError(f"an evaluator is given by its name and not as {kind.__qualname__}; say {name!r}")
         found.append(os.fspath(one))
     return found
+
+
+def _can_be_called(function: Any, *arguments: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def fails(name: str, error: Exception) -> str:
+    """What is said of an evaluator of one's own that raised ``error``: one line, with its file and the line in it."""
+    return f"evaluator {name!r} fails: {said_of(error)}{place(error, file_of(name, 'evaluator'))}"
 
 
 def called(given: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ def run(
     *,
     examples: str,
     say: Callable[[str], None],
+    own: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Run evaluators; what a missing optional package prevents is left out with a line.
 
@@ -35,9 +37,14 @@ def run(
       settings: of each evaluator, to be kept beside what it found.
       examples: fingerprint of the test data.
       say: where every number goes.
+      own: evaluator -> its file or module, of those of the user's own. What fails in one is told in a line and ends
+        nothing else.
 
     Returns:
       ``({"metrics", "intervals", "evaluators"}, hits)``: hits by metric, which examples an accuracy is of.
+
+    Raises:
+      ValueError: what failed was the only one.
     """
     result: dict[str, Any] = {"metrics": {}, "intervals": {}, "evaluators": {}}
     hits: dict[str, np.ndarray] = {}
@@ -47,6 +54,7 @@ def run(
         _reset_peak()
         entry: dict[str, Any] = {"settings": settings[name], "metrics": [], "examples": {}}
         left_out: dict[str, str] = {}
+        failed: dict[str, str] = {}
         for path in (home / name).glob("*.png") if jax.process_index() == 0 else ():
             path.unlink()  # of an earlier time
         try:
@@ -68,6 +76,14 @@ def run(
                 say(said)
         except ImportError as error:
             left_out[name] = str(error)
+        except Exception as error:
+            if name not in own:
+                raise
+            why = f"{evals.fails(own[name], error)}; it has {evals.RUN}"
+            if len(evaluators) == 1:
+                raise ValueError(why) from error
+            say(f"  WARNING: {why}")
+            failed[name] = why
         left_out |= getattr(evaluator, "left_out", {})
         notes = dict(getattr(evaluator, "notes", {}))
         for what, why in left_out.items():
@@ -76,7 +92,7 @@ def run(
             say(f"  {what}: {note}")
         files = sorted((home / name).glob("*.png"))
         entry |= {
-            "left_out": left_out,
+            "left_out": left_out | failed,
             "notes": notes,
             "seconds": round(time.perf_counter() - began, 2),
             "peak_memory_mb": _peak_mb(),

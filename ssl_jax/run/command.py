@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -66,6 +67,16 @@ def path(text: str) -> str:
         return configs.path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def folders(paths: Sequence[str]) -> list[str]:
+    """Paths without the files among them, such as tables and pictures in ``runs/sweep/*``, which are counted."""
+    files = [path for path in paths if os.path.isfile(path)]
+    if not files or len(files) == len(paths):
+        return list(paths)
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    print(f"{len(files)} that are no folder are passed over: {', '.join(files[:3])}{more}", file=sys.stderr)
+    return [path for path in paths if path not in files]
 
 
 def named(text: str) -> str:

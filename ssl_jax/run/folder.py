@@ -23,6 +23,7 @@ from ssl_jax.data import recipes
 from ssl_jax.data.images.values import differences
 from ssl_jax.data.source import same
 from ssl_jax.interop.files import advice, write_json, writing
+from ssl_jax.names import brief
 from ssl_jax.run import checkpoint
 from ssl_jax.run.extend import LENGTH, lengths, set_aside
 from ssl_jax.run.writer import METRICS
@@ -134,7 +135,9 @@ def stored(
     if extend:
         refused = {key: values for key, values in refused.items() if key not in LENGTH}
     if refused:
-        shown = ", ".join(f"{k} ({old!r} there, {new!r} here)" for k, (old, new) in list(refused.items())[:5])
+        shown = ", ".join(
+            f"{k} ({brief(repr(old))} there, {brief(repr(new))} here)" for k, (old, new) in list(refused.items())[:5]
+        )
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise ValueError(
             f"{workdir} holds a run with another config: {shown}{more}; use another --workdir (to train longer: "
@@ -154,14 +157,14 @@ def stored(
         if then.get("of") == now.get("of") == "times":
             why += "; sizes and times of files are all that is known of them, which `cp -a` and `rsync -a` keep"
         raise ValueError(
-            f"the data at {config['data']['source']} are not those that the run in {workdir} began with ({why}); "
-            "use another --workdir"
+            f"the data at {brief(config['data']['source'])} are not those that the run in {workdir} began with "
+            f"({why}); use another --workdir"
         )
     before, classes = (of["plan"].get("num_classes") for of in (found["resolved"], resolved))
     if before != classes:  # of a run from when labels 1, 2, 3 were four classes
         raise ValueError(
-            f"the run in {workdir} was made with {before} classes, and the labels at {config['data']['source']} are "
-            f"{classes}, since those count that occur; use another --workdir"
+            f"the run in {workdir} was made with {before} classes, and the labels at {brief(config['data']['source'])} "
+            f"are {classes}, since those count that occur; use another --workdir"
         )
     return found
 
@@ -253,7 +256,7 @@ def resume_notes(
         return
     yield f"continuing after step {start}" if start else "there is no checkpoint yet: the run begins anew"
     for key, (old, new) in configs.differences(found["config"], config)[1].items():
-        yield f"config.{key} was {old!r}, is now {new!r}"
+        yield f"config.{key} was {brief(repr(old))}, is now {brief(repr(new))}"
     if "of" not in _known_data(found) and "before" in resolved["data"]:
         yield (
             "WARNING: when the run began names and sizes were all that was kept of its data, and these are the same; "

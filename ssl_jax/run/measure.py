@@ -24,7 +24,7 @@ from ssl_jax.evals import knn, low_label
 from ssl_jax.evals.shared import figures, labels, pictures, text_pages
 from ssl_jax.evals.shared.encode import LOGITS, Encode, OnceEncode
 from ssl_jax.experiment import Experiment, zeros
-from ssl_jax.names import said_of
+from ssl_jax.names import is_imported, said_of
 from ssl_jax.online.progress import counted, phase
 from ssl_jax.run import checkpoint
 from ssl_jax.run.writer import read_metrics
@@ -113,12 +113,18 @@ def evaluators(experiment: Experiment, encode: OnceEncode) -> Callable[..., dict
     """
     bank, queries = held_out(experiment)
     made: dict[str, evals.Evaluator] = {}
-    for name, part in evals.called(experiment.config.eval.get("during") or ()).items():
+    called = evals.called(experiment.config.eval.get("during") or ())
+    files = {name: part for name, part in called.items() if is_imported(part)}
+    for name, part in called.items():
         given = settings(experiment.config, name, bank)
         try:
             made[name] = evals.get(part)(encode, train=bank, test=queries, **given)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"eval.during={part!r} cannot be measured: {error}") from error
+        except Exception as error:
+            own = name in files and not isinstance(error, ValueError)
+            if not own and not isinstance(error, (ValueError, TypeError)):
+                raise
+            said = evals.fails(part, error) if own else error
+            raise ValueError(f"eval.during={part!r} cannot be measured: {said}") from error
     told: set[str] = set()
 
     def measure(variables: Variables, say: Callable[[str], None]) -> dict[str, float]:
@@ -129,7 +135,8 @@ def evaluators(experiment: Experiment, encode: OnceEncode) -> Callable[..., dict
                     metric = metric if metric.startswith(name) else f"{name}_{metric}"
                     found[f"val_{metric}"] = float(value)
             except Exception as error:  # whatever it does wrong: the run is none the worse for it
-                say(f"WARNING: eval.during: {name} failed ({said_of(error)})")
+                why = evals.fails(files[name], error) if name in files else f"{name} fails: {said_of(error)}"
+                say(f"WARNING: eval.during: {why}")
             said = getattr(evaluator, "left_out", {}) | getattr(evaluator, "notes", {})
             lines = [f"eval.during: {name}: {what}: {why}" for what, why in said.items()]
             for line in (line for line in lines if line not in told):
@@ -297,14 +304,15 @@ def _draw_into(file: str, draw: Callable[[Path], None], folder: Path) -> None:
 
 
 def curves_of(experiment: Experiment) -> Callable[[Path], None]:
-    return partial(draw_curves, method=experiment.config.method.name)
+    rows = experiment.plan.global_batch_size
+    return partial(draw_curves, method=experiment.config.method.name, rows=rows)
 
 
-def draw_curves(folder: Path, method: str) -> None:
+def draw_curves(folder: Path, method: str, rows: int | None = None) -> None:
     """``curves.png`` of the run in whose folder ``folder`` lies."""
     lines = read_metrics(folder.parent / "metrics.jsonl")
     title = pictures.titled(method, folder.parent, lines[-1]["step"] if lines else None)
-    figures.curves(lines, folder / "curves.png", title)
+    figures.curves(lines, folder / "curves.png", title, rows=rows)
 
 
 def neighbours(

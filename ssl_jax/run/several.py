@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_jax import configs
-from ssl_jax.evals.shared.names import apart
+from ssl_jax.evals.shared.names import apart, shown
+from ssl_jax.names import brief, short
 from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import Config
 
-# Where things lie and how often one looks: never what tells two rows apart.
-_NO_MATTER = ("seed", "data.data_dir", "train.log_every", "train.checkpoint_every")
+# Where things lie, how often one looks and on what it runs: never what tells two rows apart.
+_NO_MATTER = (
+    *("seed", *configs.FREE_ON_RESUME, "train.keep_checkpoints", "train.steps_per_dispatch", "eval.label_efficiency"),
+    *("data.download", "data.verify", "data.max_unreadable", "data.memory_limit"),
+)
 
 
 class Run(NamedTuple):
@@ -93,7 +97,28 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 def _changes(first: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     refused, free = configs.differences(first.config.to_dict(), other.config)
-    return {key: pair for key, pair in (refused | free).items() if key not in _NO_MATTER}
+    averaged = any(run.config.get("optim", {}).get("average_after") is not None for run in (first, other))
+    matter = ("parallel.matmul_precision", *["train.eval_every"] * averaged)  # which starts the average
+    return {
+        key: pair
+        for key, pair in (refused | free).items()
+        if key in matter or not (key.startswith(_NO_MATTER) or (key in free and _same_content(key, first, other)))
+    }
+
+
+def _same_content(key: str, first: Run, other: Run) -> bool:
+    """Whether data or a file of the user's own that lie at another place hold the same."""
+    if key == "data.source":
+        return first.resolved["data"]["fingerprints"] == other.resolved["data"]["fingerprints"]
+    one, two = (run.resolved["own"].get(key) for run in (first, other))
+    return one is not None and two is not None and one["sha256"] == two["sha256"]
+
+
+def title(runs: Sequence[Run]) -> str:
+    """What stands above a picture of several: ``byol, simclr on cifar10, 6 runs``."""
+    said = {short(run.config.method.name) for run in runs}, {run.config.data.source for run in runs}
+    methods, data = (shown(", ".join(sorted(words)), 60) for words in said)
+    return f"{methods} on {data}, {len(runs)} run{'s' * (len(runs) > 1)}"
 
 
 def _short(key: str, keys: Iterable[str]) -> str:
@@ -102,7 +127,7 @@ def _short(key: str, keys: Iterable[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else brief(value)
 
 
 def measured(run: Run, split: str) -> dict[str, float]:

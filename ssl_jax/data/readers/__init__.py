@@ -13,7 +13,7 @@ from ssl_jax.data.cache import default_cache_dir
 from ssl_jax.data.images import levels
 from ssl_jax.data.readers.arrays import beside, digits, npz
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, Splits, as_stored, named, sha256, split
-from ssl_jax.names import hint, is_file, is_imported, is_there, own, place, said_of
+from ssl_jax.names import brief, hint, is_file, is_imported, is_there, own, place, said_of
 
 PATHS = ("folder:<path>", "tar:<path>", "arrayrecord:<path>", "npz:<path>", "csv:<file>", "hf:<path or name>")
 SCHEMES = ("digits", "tfds:<name>", *PATHS, "text:<path>")
@@ -94,7 +94,7 @@ def load(
         raise ValueError(f"data.verify={verify!r} is not known; use 'full' or 'header'")
     if spec.startswith(ARRAYS):
         raise ValueError(
-            f"data.source={spec[:15]}... are arrays that lie in no file; hand them over from Python: "
+            f"data.source={brief(spec)} are arrays that lie in no file; hand them over from Python: "
             "ssl_jax.evaluate(run, images=..., labels=...), ssl_jax.pretrain(config, workdir, images=..., labels=...); "
             "or name another source"
         )
@@ -190,6 +190,7 @@ def of_arrays(
     num_examples: int | None = None,
     seed: int = 0,
     unlabelled: int | None = None,
+    stratified: bool = True,
 ) -> tuple[str, Splits]:
     """Examples that lie in no file as the splits of a run, and the ``data.source`` that a run records of them.
 
@@ -199,6 +200,7 @@ def of_arrays(
       labels: integers ``[n]``, -1 where unknown, as many arrays as there are of images; None of sources, which have
         their own.
       val_fraction, num_examples, seed, unlabelled: as in :func:`load`.
+      stratified: False cuts as where there are no labels.
 
     Returns:
       (``arrays:<sha256>``, of everything that was handed over; the splits).
@@ -217,6 +219,7 @@ def of_arrays(
     train, test, _ = _without_one_class(train, test, None)
     spec = ARRAYS + sha256(*(part.fingerprint for part in parts))
     how: dict[str, Any] = {"val_fraction": val_fraction, "num_examples": num_examples, "seed": seed}
+    how["stratified"] = stratified
     return spec, split(train, test, spec="arrays", **how)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -19,9 +20,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
 from ssl_jax.evals.shared.names import shown
+from ssl_jax.online.collapse import SKETCH
 
 # Which weight of a font stands in for another is nothing that whoever evaluates a run could change.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -42,7 +44,8 @@ PANELS = (
     ("Learning rate", "learning rate", ("learning_rate", "lr")),
     ("Gradient norm", "norm", ("grad_norm",)),
 )
-FROM_ZERO = ("Accuracy", "Effective rank", "Learning rate", "Gradient norm")  # whose size means something
+# Whose size means something, by the last words of a name: their axes begin at zero, however little they change.
+FROM_ZERO = ("top1", "top5", "accuracy", "rank", "rankme", "lidar", "std_ratio", "learning_rate", "lr", "grad_norm")
 # What says how a run goes and not what it learns, and what a panel shows in other words. All else a method reports has
 # a panel of its own.
 _NOT_DRAWN = ("line", "input_wait", "epoch", "train_proj_std", "proj_std")  # and rates, "images_per_sec"
@@ -87,13 +90,14 @@ def drawn(folder: Path, draws: Mapping[str, Callable[[Path], None]]) -> dict[str
     return missing
 
 
-def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
+def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = "", *, rows: int | None = None) -> None:
     """Metrics against steps, one panel per quantity that the run recorded; the method's own come last.
 
     Args:
       records: the lines of ``metrics.jsonl`` as mappings with ``"step"``; None and not-a-number leave a gap.
       path: file to write; the ending chooses the format.
       title: a line above all panels, such as the run's name.
+      rows: of a batch, which bounds the effective rank as the width of the projections does.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -112,44 +116,37 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = 
     if not panels:
         raise ValueError(f"no metric to draw among {sorted(series)}; log the loss at least once")
     columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(4.4 * columns, 3.1 * rows)
+    high = -(-len(panels) // columns)
+    figure = _figure(4.4 * columns, 3.1 * high)
     for place, (heading, unit, names) in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, place + 1)
+        axes = figure.add_subplot(high, columns, place + 1)
         for number, name in enumerate(names):
             _curve(axes, *series[name], COLOURS[number % len(COLOURS)], name, smooth=heading != "Learning rate")
-        if heading == "Effective rank" and (width := _width(series)):
-            unit = f"{unit}, of {width}"
-        _plain(axes, heading, "step", unit)
+        most = _most_rank(_width(series), rows) if heading == "Effective rank" else None
+        _plain(axes, heading, "step", unit if most is None else f"{unit}, of {most}")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
-        if heading in FROM_ZERO:
-            axes.set_ylim(bottom=0)
-        if heading == "Accuracy":
-            axes.yaxis.set_major_formatter(_PERCENT)
-        if heading == "Perplexity":
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
-            axes.tick_params(which="minor", length=0, labelsize=8, labelcolor=FAINT)
+        _scale(axes, names[0])
+        if most is not None and axes.dataLim.y1 <= most <= 3 * axes.dataLim.y1:  # else it would flatten the curve
+            _reference(axes, most, f"the most there can be: {most}")
+            axes.set_ylim(0, 1.1 * most)
         if heading == "Spread of projections":
+            _reference(axes, 0.2, "collapse alarm")
             axes.set_ylim(0, 1.08 * max(1.0, axes.dataLim.y1))
-            axes.axhline(0.2, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-            where = axes.get_yaxis_transform()  # x in shares of the panel, y in data
-            axes.text(
-                0.99, 0.205, "collapse alarm", transform=where, ha="right", va="bottom", fontsize=7.5, color=FAINT
-            )
         if len(names) > 1 or heading in ("Loss", "Accuracy"):
             axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
     _save(figure, path, title=title)
 
 
-def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path) -> None:
+def learning_curves(
+    drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path, title: str = ""
+) -> None:
     """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
 
     Args:
       drawn: score -> row -> ``(epochs, values)`` of each seed. Seeds that were not measured at the same epochs are
         lines of their own.
       path: file to write.
+      title: a line above all panels.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -174,14 +171,14 @@ def learning_curves(drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]]
                 seeds = [(epochs, values.mean(0))]
             for epochs, values in seeds:
                 axes.plot(epochs, values, marker="o" if len(epochs) <= 25 else "", markersize=3, **style)
-        _plain(axes, score.replace("_", " "), "epoch", "")
-        if score.endswith(("top1", "top5", "accuracy")):
-            axes.yaxis.set_major_formatter(_PERCENT)
+        _plain(axes, score.replace("_", " "), "epoch", "log scale" if score.endswith("perplexity") else "")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+        _scale(axes, score)
     handles = [Line2D([], [], color=colours[name], linestyle=dashes[name], linewidth=1.6) for name in rows]
     named = figure.legend(handles, rows, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
     for text, name in zip(named.get_texts(), rows, strict=True):
         _say(text, name, width=100)
-    _save(figure, path)
+    _save(figure, path, title=title)
 
 
 def image_rows(named: Mapping[str, Any], path: str | Path, below: Sequence[str] = (), title: str = "") -> None:
@@ -236,7 +233,8 @@ def neighbours(
       query_labels: ``[q]`` or None.
       neighbour_labels: ``[q, k]`` or None.
       class_names: names of the classes; without them the numbers are shown.
-      captions: ``[q][1 + k]`` of small letters below each query and its neighbours, such as a cosine and a file's name.
+      captions: ``[q][1 + k]`` of small letters below each query and its neighbours, such as a cosine and, on a line of
+        its own, a file's name, whose middle is left out where it is too long.
       title: a line above the images.
     """
     queries, found = np.asarray(query_images), np.asarray(neighbour_images)
@@ -244,10 +242,12 @@ def neighbours(
     agrees = None
     if query_labels is not None and neighbour_labels is not None:
         agrees = np.asarray(query_labels)[:, None] == np.asarray(neighbour_labels)
-    high = 1.0 if captions is None else 1.15
+    lines = max((caption.count("\n") + 1 for row in captions or () for caption in row), default=0)
+    high = 1.0 + 0.03 * bool(lines) + 0.12 * lines
     figure = _figure(1.7 + 1.0 * (k + 1), 0.75 + high * q)
     first = 1.25  # the column of the nearest, a little apart from that of the queries
     axes = _wall(figure, first + k, high * q)
+    renderer = FigureCanvasAgg(figure).get_renderer()
     columns = [0, *(first + j for j in range(k))]
     for place, word in zip(columns, ("query", "nearest", *map(str, range(2, k + 1))), strict=False):
         axes.text(place + 0.5, -0.08, word, ha="center", va="bottom", fontsize=9, color=INK)
@@ -260,10 +260,10 @@ def neighbours(
         for j in range(k):
             _show(axes, found[i, j], first + j, y, None if agrees is None else (RIGHT if agrees[i, j] else WRONG))
         for place, caption in zip(columns, captions[i] if captions else (), strict=False):
-            if not caption:
-                continue
-            text = axes.text(place + 0.5, y + 0.99, "", ha="center", va="top", fontsize=6.5, color=FAINT)
-            _say(text, caption, width=24)
+            for n, line in enumerate(caption.splitlines()):
+                where = place + 0.5, y + 0.99 + 0.12 * n
+                text = axes.text(*where, "", ha="center", va="top", fontsize=6.5, color=FAINT)
+                _say_within(text, line, 0.92, renderer)  # inches; an image has about one
     if agrees is not None:
         line = f"{np.mean(agrees):.0%} of the neighbours shown share the query's class"
         second = 0.005 + 0.85 / figure.get_figwidth()
@@ -421,6 +421,15 @@ def _say(text: Text, name: str, width: int = 28) -> None:
     text.set(parse_math=False, fontfamily=families, text=label)
 
 
+def _say_within(text: Text, name: str, inches: float, renderer: RendererAgg) -> None:
+    """A name whose middle is left out until it is so wide."""
+    room, width = inches * renderer.dpi, len(name) + 2
+    _say(text, name, width)
+    while width > 5 and (wide := text.get_window_extent(renderer).width) > room:
+        width = min(width - 1, round(len(text.get_text()) * room / wide))
+        _say(text, name, width)
+
+
 @functools.cache
 def _glyphs(family: str) -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties(family=[family]))).get_charmap())
@@ -442,6 +451,41 @@ def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray,
                 found.setdefault(name, []).append((record["step"], np.nan if value is None else float(value)))
     series = {name: tuple(np.array(sorted(points, key=lambda p: p[0])).T) for name, points in found.items()}
     return {name: (x, y) for name, (x, y) in series.items() if np.isfinite(y).any()}
+
+
+def _scale(axes: Axes, name: str) -> None:
+    """The vertical axis of what a metric is called so: from zero where its numbers are not negative, or said so."""
+    if name.endswith(("top1", "top5", "accuracy")):
+        axes.yaxis.set_major_formatter(_PERCENT)
+    if name.endswith("perplexity"):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        if axes.dataLim.y1 > 5 * axes.dataLim.y0:  # else labels of all would run into each other
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.tick_params(which="minor", length=0, labelsize=8, labelcolor=FAINT)
+        return
+    least, most = axes.dataLim.y0, axes.dataLim.y1
+    if least < -0.02 * abs(most):
+        return
+    if name.endswith(FROM_ZERO) or least <= 0.75 * most:
+        axes.set_ylim(min(0, 1.05 * least), 1.05 * most or 1)
+    else:  # little would be seen of it
+        begins = f"axis from {axes.get_ylim()[0]:.3g}"
+        axes.set_ylabel(", ".join(filter(None, (axes.get_ylabel(), begins))))
+
+
+def _reference(axes: Axes, height: float, said: str) -> None:
+    """A dashed line across, and what it is."""
+    axes.axhline(height, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    beside = {"xytext": (-2, 2), "textcoords": "offset points", "fontsize": 7.5, "color": FAINT}
+    axes.annotate(said, (1, height), xycoords=axes.get_yaxis_transform(), ha="right", va="bottom", **beside)
+
+
+def _most_rank(width: int | None, rows: int | None) -> int | None:
+    """What the effective rank of projections of a batch can be at most; None where their width is not known."""
+    bounds = (width, SKETCH, None if rows is None else rows - 1)
+    return None if width is None else min(bound for bound in bounds if bound is not None)
 
 
 def _width(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> int | None:

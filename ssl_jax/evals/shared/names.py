@@ -9,17 +9,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from ssl_jax.names import brief
+
 EMPTY = "\u115f\u1160\u2800\u3164\uffa0"  # letters, by Unicode, that look like nothing
 WIDTH = 40
 
 
 def printable(text: object) -> str:
-    r"""Text with escapes in place of what cannot be shown.
+    r"""Text with escapes in place of what cannot be shown, and data in memory by 8 digits of their sha256.
 
     >>> printable("a\nb\udcff") == "a\\nb\\xff"
     True
     """
-    return "".join(map(_character, str(text)))
+    return "".join(map(_character, brief(text)))
 
 
 def _character(c: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Source
 from ssl_jax.evals.shared import figures
+from ssl_jax.names import short
 from ssl_jax.types import Method, Variables
 
 BATCH = 512
@@ -28,7 +29,7 @@ def evaluation_images(modality: Modality, source: Source) -> np.ndarray:
 def titled(method: str, run: Path, step: int | None = None) -> str:
     """What stands above a picture: ``simclr, runs/digits, step 500``."""
     where = os.path.join(*run.absolute().parts[-2:])
-    return f"{method}, {where}" + ("" if step is None else f", step {step:,}")
+    return f"{short(method)}, {where}" + ("" if step is None else f", step {step:,}")
 
 
 def views(modality: Modality, seed: int, train: Source, path: Path, title: str = "") -> None:
@@ -56,7 +57,7 @@ def neighbours(
 ) -> None:
     """A few test images and the images of the bank nearest to them by cosine; a row of features for each image.
 
-    Below each stands the name of its file, where it has one, and its cosine.
+    Below each stand its cosine and the name of its file, where it has one.
     """
     shown, near, cosines = nearest(bank_features, query_features, SHOWN)
     queries = test.take(shown)
@@ -71,7 +72,7 @@ def neighbours(
         captions=[
             [
                 _file(test, row),
-                *(f"{cosine:.2f} {_file(bank, at)}".rstrip() for at, cosine in zip(rows, near_by, strict=True)),
+                *(f"{cosine:.2f}\n{_file(bank, at)}".rstrip() for at, cosine in zip(rows, near_by, strict=True)),
             ]
             for row, rows, near_by in zip(shown, near, cosines, strict=True)
         ],

@@ -21,6 +21,7 @@ import numpy as np
 
 from ssl_jax.evals.shared import text_pages
 from ssl_jax.evals.shared.names import printable
+from ssl_jax.names import is_imported, short
 
 Evaluations = Mapping[str, Mapping[str, Any]]
 Paired = Sequence[Mapping[str, Any]]
@@ -93,6 +94,7 @@ class _Number(NamedTuple):
     settings: str = ""
     online: bool = False
     why: str = ""  # it was not measured
+    own: bool | None = None  # of an evaluator of the user's own: whether it stands for it; None of ours
 
 
 class _Cell(NamedTuple):
@@ -124,7 +126,8 @@ def html(
 
     Args:
       evaluations: name of a run, or of its data, -> the result: "metrics" and, where known, "intervals", "online",
-        "alarms", "evaluators", "left_out", "missing", "provenance", "not_measured" (metric -> reason).
+        "alarms", "evaluators", "left_out", "missing", "notes" (name -> what must be known), "provenance",
+        "not_measured" (metric -> reason).
       figures: run name -> its pictures; a run may have none.
       paired: paired tests {"metric", "a", "b", "difference", "low", "high", "p"}: a minus b on the same examples, the
         95 % interval of that, and p.
@@ -183,13 +186,16 @@ def _sha256(text: str) -> str:
 
 def _numbers(run: str, evaluation: Mapping[str, Any]) -> Iterator[_Number]:
     metrics, intervals = evaluation["metrics"], evaluation.get("intervals") or {}
-    source: dict[str, tuple[str, str]] = {
-        name: (evaluator, _settings(record))
-        for evaluator, record in (evaluation.get("evaluators") or {}).items()
-        for name in record.get("metrics") or ()
-    }
+    source: dict[str, dict[str, Any]] = {}
+    for evaluator, record in (evaluation.get("evaluators") or {}).items():
+        of_it = record.get("metrics") or ()
+        first = next(iter(record.get("examples") or of_it), None)  # an accuracy, if there is one
+        for name in of_it:
+            own = name == first if "own" in record else None
+            source[name] = {"evaluator": evaluator, "settings": _settings(record), "own": own}
     for name, value in metrics.items():
-        yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), *source.get(name, ("", "")))
+        about = source.get(name, {})
+        yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), **about)
     for name, value in (evaluation.get("online") or {}).items():
         yield _Number(run, name, value, online=True, why=(evaluation.get("not_measured") or {}).get(name, ""))
 
@@ -213,7 +219,9 @@ def _metric(name: str) -> Metric:
 def _label(name: str) -> str:
     """A metric's name in plain words."""
     metric = _metric(name)
-    rest = _split(name)[1].replace(metric.key, "", 1) if metric.key else ""
+    if not metric.key:
+        return _split(name)[1].removesuffix("_top1").replace("_", " ")
+    rest = _split(name)[1].replace(metric.key, "", 1)
     rest = rest.replace("_top1", "").replace("top5", "top-5").replace("std", "spread").strip("_").replace("_", " ")
     rest = re.sub(r"^(\d+)\b", r"\1 per class", rest) if metric.key == "low_label" else rest
     return f"{metric.words}, {rest}" if rest else metric.words
@@ -269,8 +277,9 @@ def _settings(record: Mapping[str, Any]) -> str:
 
 
 def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance, what is unknown said so."""
+    """Provenance, what is unknown said so; parts of the user's own by their short names."""
     known = {key: value for key, value in (evaluation.get("provenance") or {}).items() if value is not None}
+    known |= {key: short(known[key]) for key in ("method", "model") if is_imported(known.get(key))}
     return dict.fromkeys(("method", "model", "source", "evaluated_on", "seed", "step"), "unknown") | known
 
 
@@ -289,10 +298,15 @@ def _is_whole(name: str) -> bool:
 
 
 def _main(numbers: Sequence[_Number]) -> list[_Number]:
-    """The main metrics in their order: of the last layer, and online only what was not measured offline."""
+    """The main metrics in their order: of the last layer, and online only what was not measured offline.
+
+    Each evaluator of the user's own has one, which comes after kNN.
+    """
     offline = {number.name for number in numbers if not number.online}
 
-    def order(number: _Number) -> int | None:
+    def order(number: _Number) -> float | None:
+        if number.own is not None:
+            return 0.5 if number.own else None
         metric = _metric(number.name)
         part = not _is_whole(number.name) or (number.online and number.name in offline)
         return METRICS.index(metric) if metric.main and not part else None
@@ -400,9 +414,12 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
         spread = f" ± {_shown(number.name, number.spread, percent='')}" if _measured(number.spread) else ""
         return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
 
+    def meaning(number: _Number) -> str:
+        return _metric(number.name).meaning if number.own is None else f"as {number.evaluator}, an evaluator of yours"
+
     labels = {name: _label(name) + ", online" * number.online for (_, name), number in found.items()}
     if len(evaluations) == 1:
-        rows = [[_Cell(labels[n.name], note=_metric(n.name).meaning), value(n)] for n in found.values()]
+        rows = [[_Cell(labels[n.name], note=meaning(n)), value(n)] for n in found.values()]
         return _table("Main results", ("Metric", "Value"), rows)
     rows = []
     for run, evaluation in evaluations.items():
@@ -513,6 +530,7 @@ def _left_out(evaluations: Evaluations) -> str:
     for run, evaluation in evaluations.items():
         found = [("Not measured", *line) for line in (evaluation.get("left_out") or {}).items()]
         found += [("Pictures that are missing", *line) for line in (evaluation.get("missing") or {}).items()]
+        found += [("To be known", *line) for line in (evaluation.get("notes") or {}).items()]
         for evaluator, record in (evaluation.get("evaluators") or {}).items():
             for name, why in (record.get("left_out") or {}).items():
                 found.append(("Pictures that are missing" if name.endswith(".png") else "Not measured", name, why))
