@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 it failed, 2 refused.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import configs
-from ssl_jax.interop import importing, projects
+from ssl_jax.interop import bert, importing, projects
 from ssl_jax.run import command, imported, processes
 
 MODEL = "--model."
@@ -49,6 +50,8 @@ def main(arguments: list[str]) -> int:
             raise ValueError("give the weights and --out FOLDER")
         if (options.mean is None) != (options.std is None):
             raise ValueError("--mean and --std belong together; give both")
+        if is_bert(options.weights):
+            return of_bert(options.weights, options.out)
         found = importing.read(
             options.weights,
             project=options.project,
@@ -65,6 +68,28 @@ def main(arguments: list[str]) -> int:
         return 1
     print("\n".join(told(found)))
     print(f"{run.workdir}: ssl-jax evaluate --workdir {run.workdir} --source folder:PATH")
+    return 0
+
+
+def is_bert(place: str) -> bool:
+    """Whether a folder of Hugging Face's holds a BERT."""
+    try:
+        return json.loads(Path(place, "config.json").read_text()).get("model_type") == "bert"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def of_bert(place: str, out: str) -> int:
+    """The run of a BERT's encoder, by the mean of its tokens."""
+    found = bert.read(place)
+    run = imported.write_bert(found, place, out)
+    print(
+        f"{place}: {found.encoder.label}, features are the mean of its tokens, --config.model.pool of a run says else"
+    )
+    for note in found.notes:
+        print(note)
+    print("licence of the weights: not known; ask where they are from")
+    print(f"{run.workdir}: ssl-jax evaluate --workdir {run.workdir} --source text:PATH")
     return 0
 
 

@@ -47,7 +47,7 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in parameters if p.kind in named and k not in ("plan", "mean", "std")}
 
 
-OF_TEXT_TOO = ("supervised", "uda")  # methods that take what a recipe gives, images or tokens
+OF_TEXT_TOO = ("supervised", "uda", "imported")  # methods that take what a recipe gives, images or tokens
 UNTRAINED = ("imported",)  # networks as they came
 FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
 
