@@ -470,6 +470,8 @@ def _scale(axes: Axes, name: str) -> None:
         return
     if name.endswith(FROM_ZERO) or least <= 0.75 * most:
         axes.set_ylim(min(0, 1.05 * least), 1.05 * most or 1)
+        for line in axes.lines:  # a point at zero is a whole one
+            line.set_clip_on(False)
     else:  # little would be seen of it
         begins = f"axis from {axes.get_ylim()[0]:.3g}"
         axes.set_ylabel(", ".join(filter(None, (axes.get_ylabel(), begins))))

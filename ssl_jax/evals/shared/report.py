@@ -415,7 +415,7 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
         return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
 
     def meaning(number: _Number) -> str:
-        return _metric(number.name).meaning if number.own is None else f"as {number.evaluator}, an evaluator of yours"
+        return _metric(number.name).meaning if number.own is None else f"of your own evaluator, {number.evaluator}"
 
     labels = {name: _label(name) + ", online" * number.online for (_, name), number in found.items()}
     if len(evaluations) == 1:
