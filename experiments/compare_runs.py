@@ -28,7 +28,7 @@ import numpy as np
 
 from ssl_jax import parallel
 from ssl_jax.data.source import Source
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import build, zeros
 from ssl_jax.run import command, measure, several
 from ssl_jax.run.open import read_run
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     (out / "table.json").write_text(json.dumps({"split": options.split, "rows": [*known, *table]}, indent=2) + "\n")
     text = several.markdown([*known, *table], options.split)
     (out / "table.md").write_text(text)
-    figures.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
+    curves.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
     print(text)
     return 0
 

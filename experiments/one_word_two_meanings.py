@@ -109,7 +109,7 @@ def draw(vectors: np.ndarray, names: Sequence[str], word: str, found: Distances,
     """The vectors on their first two principal components, a colour for each meaning."""
     from matplotlib.figure import Figure
 
-    from ssl_jax.evals.shared.figures import COLOURS
+    from ssl_jax.evals.shared.canvas import COLOURS
 
     centred = vectors - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)

@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import configs, train
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import build
 from ssl_jax.run import command, folder, processes, several, signals
 
@@ -137,7 +137,7 @@ def show(out: Path, score: str | None) -> None:
     content: dict[str, Any] = {"split": "val", "best": best, "rows": table}
     (out / "table.json").write_text(json.dumps(content, indent=1) + "\n")
     (out / "table.md").write_text(text)
-    figures.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
+    curves.learning_curves(several.curves(rows), out / "curves.png", several.title(runs))
     print(text)
 
 

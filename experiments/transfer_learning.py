@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from ssl_jax import evaluation
 from ssl_jax.data import source
 from ssl_jax.evals import finetune
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import load_splits, to_json
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import command, processes, signals
@@ -149,9 +149,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Validation accuracy by epoch, a panel for each network, mean and range over seeds of each row."""
     panels: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     for (start, mode), several in grouped(rows).items():
-        curves = [(row["curve"]["epoch"], row["curve"]["val_top1"]) for row in several]
-        panels.setdefault(f"{start} val_top1", {})[mode] = curves
-    figures.learning_curves(panels, path)
+        drawn = [(row["curve"]["epoch"], row["curve"]["val_top1"]) for row in several]
+        panels.setdefault(f"{start} val_top1", {})[mode] = drawn
+    curves.learning_curves(panels, path)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.source import Splits
 from ssl_jax.data.text import recipes as text
 from ssl_jax.evals import Fitted, suite
-from ssl_jax.evals.shared import captions, comparison, figures, names, pictures, report, results, text_pages
+from ssl_jax.evals.shared import canvas, captions, comparison, curves, names, pictures, report, results, text_pages
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
@@ -285,7 +285,7 @@ def _numbered(paths) -> list[int]:
 
 def _pictures(run: Run, config: Config, bank, queries, features, place: Path) -> dict[str, str]:
     """The training curves, what the method sees and is asked, and nearest neighbours; returns what is missing."""
-    modality, seed, curves = run.modality, config.seed, run.workdir / "metrics.jsonl"
+    modality, seed, lines = run.modality, config.seed, run.workdir / "metrics.jsonl"
     title = pictures.titled(run.config.method.name, run.workdir, run.step)
     draws = pictures.tasks(modality, seed, run.method, run.variables, queries)
     if modality.shown:
@@ -297,10 +297,10 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
         draws["neighbours.json"] = lambda path: write_json(
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )
-    if curves.is_file():  # else the run logged nothing
+    if lines.is_file():  # else the run logged nothing
         rows = run.plan.global_batch_size
-        draws["curves.png"] = lambda path: figures.curves(read_metrics(curves), path, title, rows=rows)
-    return figures.drawn(place, draws)
+        draws["curves.png"] = lambda path: curves.curves(read_metrics(lines), path, title, rows=rows)
+    return canvas.drawn(place, draws)
 
 
 def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:

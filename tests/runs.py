@@ -73,7 +73,7 @@ PIXEL = base64.b64decode(  # a picture of one
 @contextlib.contextmanager
 def no_pictures():
     """Runs draw nothing, and evaluations pictures of one pixel."""
-    from ssl_jax.evals.shared import figures
+    from ssl_jax.evals.shared import canvas
     from ssl_jax.run import measure
 
     def drawing(experiment, folder, say, variables=None):
@@ -85,7 +85,7 @@ def no_pictures():
             (folder / name).write_bytes(PIXEL)
         return {}
 
-    with mock.patch.object(measure, "drawing", drawing), mock.patch.object(figures, "drawn", drawn):
+    with mock.patch.object(measure, "drawing", drawing), mock.patch.object(canvas, "drawn", drawn):
         yield
 
 

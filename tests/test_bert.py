@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import safetensors.numpy
+import tokenizers
 from ml_collections import ConfigDict
 
 import ssl_jax
 from configs.common import base
-from experiments import fill_mask
+from experiments import fill_mask, import_weights
 from experiments import one_word_two_meanings as meanings
 from ssl_jax import models
 from ssl_jax.data.text import tokens
@@ -240,3 +242,25 @@ def test_a_run_learns_is_opened_and_evaluated_on_documents(tmp_path):
     config.data.update({"document_length": 20, "length": 40})
     with pytest.raises(ValueError, match=r"sequences of 40 tokens are longer than model.positions=32"):
         build(config)
+
+
+def test_a_folder_becomes_a_run_that_reads_text(oracle, tmp_path):
+    """The command import, and what the run makes of a text against the network called by hand."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(35))]
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(words[:5])
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **CONFIG}))
+    safetensors.numpy.save_file(weights(oracle), folder / "model.safetensors")
+    assert import_weights.main([str(folder), "--out", str(tmp_path / "run")]) == 0
+    found = ssl_jax.embed(tmp_path / "run", ["w3 w7", "w1"])
+    ids = np.zeros((2, CONFIG["max_position_embeddings"]), np.int32)
+    ids[0, :4], ids[1, :3] = [2, 8, 12, 3], [2, 6, 3]
+    network = encoder(pool="mean", vocab=40)
+    params, _ = interop.convert(weights(oracle), 2)
+    plain = network.apply({"params": params["encoder"]}, jnp.asarray(ids), train=False, axis=None)["features"]
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import curves
 from ssl_jax.run import several
 
 compare_runs, sweep = (importlib.import_module(f"experiments.{name}") for name in ("compare_runs", "sweep"))
@@ -93,7 +93,7 @@ def test_keys_that_cannot_matter_tell_no_rows_apart(made):
 def test_files_among_folders_are_passed_over_and_counted(made, tmp_path, capsys):
     given = [str(made("a")), str(made("b", changes={"optim.learning_rate": 0.3}))]
     (tmp_path / "table.md").write_text("")
-    with mock.patch.object(figures, "learning_curves") as drawn:
+    with mock.patch.object(curves, "learning_curves") as drawn:
         assert compare_runs.main(["--runs", *given, str(tmp_path / "table.md"), "--out", str(tmp_path / "out")]) == 0
     assert drawn.call_args.args[2] == "simclr on x, 2 runs"
     shown = capsys.readouterr()

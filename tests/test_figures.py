@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ssl_jax.evals import geometry
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import canvas, curves, figures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,25 +40,25 @@ def test_curves(tmp_path):
         for s in range(1, 100)
     ]
     records += [{"step": 100, "loss": None, "val_knn_top1": 0.4}, {"step": 50, "val_knn_top1": 0.3}]
-    figures.curves(records, tmp_path / "deep" / "curves.png")
+    curves.curves(records, tmp_path / "deep" / "curves.png")
     image = pixels(tmp_path / "deep" / "curves.png")
-    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
-    assert share(image, rgb(figures.COLOURS[1])) > 1e-4  # the second series of the accuracy panel
-    series = figures._series(records)
+    assert share(image, rgb(canvas.COLOURS[0])) > 1e-3
+    assert share(image, rgb(canvas.COLOURS[1])) > 1e-4  # the second series of the accuracy panel
+    series = curves._series(records)
     np.testing.assert_array_equal(series["val_knn_top1"][0], [50, 100])
     np.testing.assert_array_equal(series["val_knn_top1"][1], [0.3, 0.4])
     assert np.isnan(series["loss"][1][-1])
     assert "note" not in series
     with pytest.raises(ValueError, match="no metric to draw"):
-        figures.curves([{"step": 1, "loss": None}], tmp_path / "none.png")
+        curves.curves([{"step": 1, "loss": None}], tmp_path / "none.png")
 
 
 def test_what_a_method_of_ones_own_reports_has_panels_of_its_own(tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(figures, "_plain", lambda axes, title, x, y: drawn.update({title: (y, len(axes.lines))}))
+    monkeypatch.setattr(canvas, "plain", lambda axes, title, x, y: drawn.update({title: (y, len(axes.lines))}))
     line = {"train_loss": 1.0, "train_proj_std": 1.0, "images_per_sec": 9.0, "epoch": 1.0, "input_wait": 0.1}
     own = {"train_off_diagonal": 0.5, "val_off_diagonal": 0.4, "train_beta": 0.9}
-    figures.curves([line | own | {"step": step} for step in (1, 2)], tmp_path / "curves.png")
+    curves.curves([line | own | {"step": step} for step in (1, 2)], tmp_path / "curves.png")
     assert drawn == {"Loss": ("loss", 1), "Off diagonal": ("off_diagonal", 2), "Beta": ("beta", 1)}
 
 
@@ -75,7 +75,7 @@ def test_curves_smooth_what_is_noisy_but_no_learning_rate(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Axes, "plot", recorded)
     records = [{"step": s, "learning_rate": r, "train_loss": v} for s, r, v in zip(steps, rate, loss, strict=True)]
-    figures.curves(records, tmp_path / "curves.png")
+    curves.curves(records, tmp_path / "curves.png")
     np.testing.assert_array_equal(drawn["learning_rate"], rate)
     assert drawn["train_loss"].std() < 0.6 * loss.std()
 
@@ -105,12 +105,12 @@ def test_neighbours_frames_tell_right_from_wrong(tmp_path):
             queries, found, path, query_labels=np.array([0, 1]), neighbour_labels=labels, class_names=("cat", "dog")
         )
         image = pixels(path)
-        shares.append((share(image, rgb(figures.RIGHT)), share(image, rgb(figures.WRONG))))
+        shares.append((share(image, rgb(canvas.RIGHT)), share(image, rgb(canvas.WRONG))))
     assert shares[0][0] > 3 * shares[0][1]
     assert shares[1][0] == pytest.approx(shares[1][1], rel=0.15)
     figures.neighbours(queries, found, tmp_path / "plain.png")
     image = pixels(tmp_path / "plain.png")
-    assert share(image, rgb(figures.RIGHT)) == share(image, rgb(figures.WRONG)) == 0
+    assert share(image, rgb(canvas.RIGHT)) == share(image, rgb(canvas.WRONG)) == 0
 
 
 def test_neighbours_have_their_captions_below_them(tmp_path):
@@ -151,7 +151,7 @@ def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
         "val_geometry_rankme": (40, 44),
     }
     lines = [{"step": s} | {k: a + (b - a) * (s - 1) / 9 for k, (a, b) in found.items()} for s in steps]
-    figures.curves(lines, tmp_path / "c.png", rows=31)
+    curves.curves(lines, tmp_path / "c.png", rows=31)
     panels = {axes.get_title(loc="left"): axes for axes in saved[0].axes}
     for title in ("Loss", "Accuracy", "Effective rank", "Spread of projections", "Geometry rankme"):
         assert panels[title].get_ylim()[0] == 0
@@ -164,12 +164,12 @@ def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
     rank = panels["Effective rank"]
     assert [line.get_ydata()[0] for line in rank.lines if line.get_linestyle() == "--"] == [30]  # 31 rows, 36 wide
     assert rank.get_ylabel() == "dimensions, of 30"
-    figures.curves(lines, tmp_path / "c.png", rows=900)
+    curves.curves(lines, tmp_path / "c.png", rows=900)
     assert "dimensions, of 36" in [axes.get_ylabel() for axes in saved[1].axes]
 
     rows = {"a": [([1, 2], [0.9, 1.0])]}
     drawn = {"val_knn_top1": rows, "val_loss": rows, "val_perplexity": {"a": [([1, 2], [90, 80])]}}
-    figures.learning_curves(drawn, tmp_path / "l.png", "simclr on digits")
+    curves.learning_curves(drawn, tmp_path / "l.png", "simclr on digits")
     accuracy, loss, perplexity = saved[2].axes
     assert accuracy.get_ylim() == pytest.approx((0, 1.05))
     assert loss.get_ylabel().startswith("axis from 0.89")
@@ -180,13 +180,13 @@ def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
 @pytest.fixture
 def saved(monkeypatch):
     """The figures that were written."""
-    found, save = [], figures._save
+    found, save = [], canvas.save
 
     def noting(figure, path, **how):
         save(figure, path, **how)
         found.append(figure)
 
-    monkeypatch.setattr(figures, "_save", noting)
+    monkeypatch.setattr(canvas, "save", noting)
     return found
 
 
@@ -194,8 +194,8 @@ def test_label_efficiency(tmp_path):
     table = {"1": {"raw": [0.2, 0.02], "ours": [0.4, 0.01]}, "all": {"raw": [0.3, None], "ours": [0.301, None]}}
     figures.label_efficiency(table, tmp_path / "l.png")
     image = pixels(tmp_path / "l.png")
-    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
-    assert share(image, rgb(figures.COLOURS[1])) > 1e-3
+    assert share(image, rgb(canvas.COLOURS[0])) > 1e-3
+    assert share(image, rgb(canvas.COLOURS[1])) > 1e-3
 
 
 def test_labels_at_line_ends_do_not_overlap():
@@ -219,19 +219,19 @@ def test_energy_and_spectrum(tmp_path):
     for name, y in (("apart", x + 0.3 * rng.normal(size=x.shape)), ("flat", rng.normal(size=x.shape))):
         figures.energy(geometry.energy_histograms(x, y), tmp_path / f"{name}.png")
         image = pixels(tmp_path / f"{name}.png")
-        assert share(image, rgb(figures.COLOURS[0])) > 1e-3
-        assert share(image, rgb(figures.COLOURS[1])) > 1e-3
+        assert share(image, rgb(canvas.COLOURS[0])) > 1e-3
+        assert share(image, rgb(canvas.COLOURS[1])) > 1e-3
     figures.energy(geometry.energy_histograms(np.ones((9, 3)), np.ones((9, 3))), tmp_path / "collapsed.png")
-    assert share(pixels(tmp_path / "collapsed.png"), rgb(figures.COLOURS[1])) > 1e-3
+    assert share(pixels(tmp_path / "collapsed.png"), rgb(canvas.COLOURS[1])) > 1e-3
     eigenvalues = geometry.spectrum(x)
     figures.spectrum(eigenvalues, *geometry.power_law(eigenvalues), tmp_path / "s.png")
     image = pixels(tmp_path / "s.png")
-    assert share(image, rgb(figures.COLOURS[0])) > 1e-3
-    line = np.argwhere(np.abs(image - rgb(figures.COLOURS[1])).max(-1) <= 12)
+    assert share(image, rgb(canvas.COLOURS[0])) > 1e-3
+    line = np.argwhere(np.abs(image - rgb(canvas.COLOURS[1])).max(-1) <= 12)
     height, place = line[line[:, 1] > 300].T  # right of the legend
     assert np.polyfit(place, height, 1)[0] > 0.02  # it falls
     figures.spectrum(np.zeros(5), np.nan, np.nan, tmp_path / "none.png")
-    assert share(pixels(tmp_path / "none.png"), rgb(figures.COLOURS[1])) == 0
+    assert share(pixels(tmp_path / "none.png"), rgb(canvas.COLOURS[1])) == 0
 
 
 @pytest.mark.parametrize(("classes", "legend"), [(0, False), (3, True), (20, True), (40, False)])
@@ -254,7 +254,7 @@ def test_projection_shows_unknown_labels_grey(tmp_path):
     points = np.random.default_rng(0).normal(size=(60, 2))
     figures.projection({"PCA": (points, "")}, tmp_path / "p.png", labels=np.full(60, -1) + (np.arange(60) < 1))
     image = pixels(tmp_path / "p.png")
-    assert share(image, rgb(figures.FAINT), 60) > 5 * np.mean(np.ptp(image, axis=2) > 60)
+    assert share(image, rgb(canvas.FAINT), 60) > 5 * np.mean(np.ptp(image, axis=2) > 60)
 
 
 ODD = [
@@ -285,7 +285,7 @@ def test_any_class_name_is_drawn(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"p.png", "n.png"}
     assert pixels(tmp_path / "p.png").shape[1] < 2500  # a long name does not push the picture aside
     text = Text()
-    figures._say(text, "a_$1\U0001f600")
+    canvas.say(text, "a_$1\U0001f600")
     assert text.get_text() in (r"a_$1\U0001f600", "a_$1\U0001f600")
     assert not text.get_parse_math()
 
@@ -300,7 +300,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_the_rest_is_there(tmp_path)
         "b.png": broken,
         "c.png": lambda path: path.write_bytes(b"y"),
     }
-    missing = figures.drawn(tmp_path, draws)
+    missing = canvas.drawn(tmp_path, draws)
     assert missing == {"b.png": "RuntimeError: ParseException: Expected end of text"}
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "c.png"}
 

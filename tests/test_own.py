@@ -21,7 +21,7 @@ from experiments import evaluate as evaluate_command
 from experiments import pretrain as pretrain_command
 from ssl_jax import configs, evals, methods, models, names, train
 from ssl_jax.data import readers, recipes
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import canvas
 from ssl_jax.experiment import build
 from ssl_jax.run import measure, processes
 from ssl_jax.run.open import open_run, read_run
@@ -581,7 +581,7 @@ def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):
     assert line["val_centroid_top1"] == pytest.approx(np.mean(nearest == splits.val.labels), abs=1e-6)
 
     panels = {}
-    monkeypatch.setattr(figures, "_plain", lambda axes, title, x, y: panels.update({title: axes.get_lines()}))
+    monkeypatch.setattr(canvas, "plain", lambda axes, title, x, y: panels.update({title: axes.get_lines()}))
     measure.draw_curves(tmp_path / "run" / "figures", "vicreg")
     assert {"Invariance", "Covariance", "Breaks half"} <= set(panels)  # vicreg.py's own, too
     assert "val_centroid_top1" in [drawn.get_label() for drawn in panels["Accuracy"]]

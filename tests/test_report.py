@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from ssl_jax.evals.shared import report
+from ssl_jax.evals.shared import report, wording
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -333,9 +333,9 @@ def test_names_that_cannot_be_shown_are_escaped():
 
 
 def test_a_dataset_may_be_called_as_a_layer_is():
-    assert report._is_whole("test_transfer_block_layer_knn_top1")
-    assert not report._is_whole("test_transfer_x_linear_top5")
-    assert not report._is_whole("test_linear_stage2_top1")
+    assert wording.is_whole("test_transfer_block_layer_knn_top1")
+    assert not wording.is_whole("test_transfer_x_linear_top5")
+    assert not wording.is_whole("test_linear_stage2_top1")
 
 
 def test_sorting_keys_are_numbers():
@@ -412,4 +412,4 @@ def test_pictures_are_inside(png, tmp_path):
     ],
 )
 def test_names_in_words(name, words):
-    assert report._label(name) == words
+    assert wording.label(name) == words

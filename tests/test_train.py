@@ -152,7 +152,7 @@ def test_the_same_command_gives_the_same_bits_and_pictures_from_the_first_step_o
 
     monkeypatch.setattr(train, "open_writer", watched)
     monkeypatch.setattr(train.measure, "DRAWING", 0)
-    monkeypatch.setattr(train.measure.figures, "_save", small_picture)  # the real ones are those of ``finished``
+    monkeypatch.setattr(train.measure.canvas, "save", small_picture)  # the real ones are those of ``finished``
     phases = []
 
     def thread(target, name, daemon):

@@ -14,7 +14,7 @@ from jax import lax
 
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import Encode
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import canvas, figures
 from ssl_jax.evals.shared.figures import Energies
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.online.collapse import entropy_rank
@@ -288,7 +288,7 @@ class Evaluator:
                 draws = {f"{prefix}spectrum.png": partial(figures.spectrum, eigenvalues, alpha, scale)}
                 if energies is not None:
                     draws = {f"{prefix}energy.png": partial(figures.energy, energies)} | draws
-                self.left_out |= figures.drawn(outdir, draws)
+                self.left_out |= canvas.drawn(outdir, draws)
 
     def _note_bounds(self, prefix: str, h: np.ndarray, views: np.ndarray | None) -> None:
         """A rank is at most that of the matrix: of few examples it says how few they are."""

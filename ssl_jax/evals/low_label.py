@@ -13,7 +13,7 @@ import numpy as np
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import Accuracy, Encode, Fit, finetune
 from ssl_jax.evals.linear_probe import fit_logistic, ranks, standardise
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import canvas, figures
 from ssl_jax.evals.shared import labels as check
 from ssl_jax.evals.shared.names import shown
 from ssl_jax.online.progress import counted, phase
@@ -237,7 +237,7 @@ class Evaluator:
             }
         if outdir is not None:
             draw = partial(figures.label_efficiency, table)
-            self.left_out |= figures.drawn(outdir, {"low_label.png": draw})
+            self.left_out |= canvas.drawn(outdir, {"low_label.png": draw})
 
     def _split(self, rows: np.ndarray) -> Splits:
         """The draw to learn from, and as many others to choose the epoch on."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_jax.data.source import Source, stratified_order
 from ssl_jax.evals import Encode
-from ssl_jax.evals.shared import figures
+from ssl_jax.evals.shared import canvas, figures
 from ssl_jax.online.progress import phase
 from ssl_jax.types import Variables
 
@@ -155,7 +155,7 @@ class Evaluator:
                 }
                 about = {"labels": rows["label"][self.shown], "class_names": self.test.class_names}
                 draw = partial(figures.projection, panels, **about)
-                self.left_out |= figures.drawn(outdir, {f"{prefix}projection.png": draw})
+                self.left_out |= canvas.drawn(outdir, {f"{prefix}projection.png": draw})
 
 
 def _check(methods: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from ssl_jax.configs import Config
 from ssl_jax.data import few_labels
 from ssl_jax.data.source import Source, Splits, stratified_order
 from ssl_jax.evals import knn, low_label
-from ssl_jax.evals.shared import figures, labels, pictures, text_pages
+from ssl_jax.evals.shared import curves, figures, labels, pictures, text_pages
 from ssl_jax.evals.shared.encode import LOGITS, Encode, OnceEncode
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.names import is_imported, said_of
@@ -312,7 +312,7 @@ def draw_curves(folder: Path, method: str, rows: int | None = None) -> None:
     """``curves.png`` of the run in whose folder ``folder`` lies."""
     lines = read_metrics(folder.parent / "metrics.jsonl")
     title = pictures.titled(method, folder.parent, lines[-1]["step"] if lines else None)
-    figures.curves(lines, folder / "curves.png", title, rows=rows)
+    curves.curves(lines, folder / "curves.png", title, rows=rows)
 
 
 def neighbours(

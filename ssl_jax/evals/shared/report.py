@@ -9,18 +9,15 @@ import base64
 import hashlib
 import html as markup
 import json
-import math
-import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ssl_jax.evals.shared import text_pages
+from ssl_jax.evals.shared import text_pages, wording
 from ssl_jax.evals.shared.names import printable
+from ssl_jax.evals.shared.wording import MISSING, Number, is_measured, is_share, shown
 from ssl_jax.names import is_imported, short
 
 Evaluations = Mapping[str, Mapping[str, Any]]
@@ -43,58 +40,9 @@ class Figure(NamedTuple):
     section: str
 
 
-class Metric(NamedTuple):
-    """What a part of a metric's name means; ``main`` ones stand in the first table."""
-
-    key: str
-    words: str
-    meaning: str
-    main: bool = False
-
-
-# in the order of the first table
-METRICS = (
-    Metric("knn", "kNN", "vote of the nearest training examples in feature space; nothing is trained", True),
-    Metric("linear", "linear", "linear classifier trained on frozen features", True),
-    Metric("ridge", "ridge", "closed-form least-squares classifier on frozen features", True),
-    Metric("finetune", "fine-tuning", "trained with labels: head only (extract), whole network (tune)", True),
-    Metric("low_label", "low label", "trained with few labels; the mean over several draws of them", True),
-    Metric("transfer", "transfer", "the same frozen encoder on another dataset", True),
-    Metric("probe", "probe", "linear classifier trained beside the method, without influence on it", True),
-    Metric("perplexity", "perplexity", "exp of the mean loss of a word that is to be predicted; lower is better", True),
-    Metric("mlm", "masked words", "of held-out text: what stood where a word was masked, changed or kept", True),
-    Metric("nsp", "next sentence", "of held-out pairs: does the second part follow the first; half is chance", True),
-    Metric("loss", "loss", "what the method minimises, on held-out data; lower is better"),
-    Metric("rankme", "RankMe", "effective number of dimensions; higher is richer", True),
-    Metric("effective_rank", "effective rank", "dimensions in use by the entropy of the spectrum; higher is richer"),
-    Metric("lidar", "LiDAR", "effective rank of what tells examples apart from their views; higher is richer"),
-    Metric("alpha_req", "alpha-ReQ", "decay exponent of the feature spectrum; near 1 is best"),
-    Metric("alignment", "alignment", "squared distance between two views of an example; lower is more invariant"),
-    Metric("uniformity", "uniformity", "how evenly features cover the sphere; lower is more even"),
-    Metric("dead_dimensions", "dead dimensions", "feature dimensions that do not vary"),
-    Metric("energy_gap", "energy gap", "energy of other pairs minus energy of positive pairs; 0 is collapse"),
-    Metric("energy_auc", "energy AUC", "how often a positive pair has less energy than another; 0.5 is chance"),
-    Metric("trustworthiness", "trustworthiness", "whether neighbours in the picture are true ones; 1 invents none"),
-)
 WIDE = 1400  # pixels: a picture that is wider is not put beside another
-MISSING = "not measured"
 SPIKES = 10  # steps of a run that are told
 INTERVAL = "95\u00a0% interval"
-
-
-class _Number(NamedTuple):
-    """One metric of one run; ``spread`` is the deviation that its evaluator gives as ``<name>_std``."""
-
-    run: str
-    name: str
-    value: Any
-    interval: Sequence[float | None] | None = None
-    spread: Any = None
-    evaluator: str = ""
-    settings: str = ""
-    online: bool = False
-    why: str = ""  # it was not measured
-    own: bool | None = None  # of an evaluator of the user's own: whether it stands for it; None of ours
 
 
 class _Cell(NamedTuple):
@@ -138,7 +86,7 @@ def html(
     """
     if not evaluations:
         raise ValueError("there is no evaluation to report; give at least one run")
-    numbers = [number for run, evaluation in evaluations.items() for number in _numbers(run, evaluation)]
+    numbers = [number for run, evaluation in evaluations.items() for number in wording.numbers(run, evaluation)]
     headline = escape(_headline(evaluations, numbers, paired))
     sections = {
         "Results": _results(evaluations, numbers) + _comparison(paired, not_paired),
@@ -184,98 +132,6 @@ def _sha256(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _numbers(run: str, evaluation: Mapping[str, Any]) -> Iterator[_Number]:
-    metrics, intervals = evaluation["metrics"], evaluation.get("intervals") or {}
-    source: dict[str, dict[str, Any]] = {}
-    for evaluator, record in (evaluation.get("evaluators") or {}).items():
-        of_it = record.get("metrics") or ()
-        first = next(iter(record.get("examples") or of_it), None)  # an accuracy, if there is one
-        for name in of_it:
-            own = name == first if "own" in record else None
-            source[name] = {"evaluator": evaluator, "settings": _settings(record), "own": own}
-    for name, value in metrics.items():
-        about = source.get(name, {})
-        yield _Number(run, name, value, intervals.get(name), metrics.get(f"{name}_std"), **about)
-    for name, value in (evaluation.get("online") or {}).items():
-        yield _Number(run, name, value, online=True, why=(evaluation.get("not_measured") or {}).get(name, ""))
-
-
-# numbers and names in words
-
-
-def _split(name: str) -> tuple[str, str]:
-    """("test", "knn_top1") of "test_knn_top1"."""
-    found = re.fullmatch(r"(train|val|test)_(.+)", name)
-    return (found[1], found[2]) if found else ("", name)
-
-
-def _metric(name: str) -> Metric:
-    """What a name means by the first known key in it; an unknown name stands for itself."""
-    rest = _split(name)[1]
-    known = [metric for metric in METRICS if metric.key in rest]
-    return min(known, key=lambda metric: rest.index(metric.key), default=Metric("", name, ""))
-
-
-def _label(name: str) -> str:
-    """A metric's name in plain words."""
-    metric = _metric(name)
-    if not metric.key:
-        return _split(name)[1].removesuffix("_top1").replace("_", " ")
-    rest = _split(name)[1].replace(metric.key, "", 1)
-    rest = rest.replace("_top1", "").replace("top5", "top-5").replace("std", "spread").strip("_").replace("_", " ")
-    rest = re.sub(r"^(\d+)\b", r"\1 per class", rest) if metric.key == "low_label" else rest
-    return f"{metric.words}, {rest}" if rest else metric.words
-
-
-def _is_share(name: str) -> bool:
-    return re.search(r"top[15](_|$)", name) is not None
-
-
-def _measured(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and math.isfinite(value)
-
-
-def _shown(name: str, value: Any, percent: str = "\u00a0%") -> str:
-    """Accuracies in percent, other numbers as they are."""
-    if not _measured(value):
-        return MISSING
-    if _is_share(name):
-        text = f"{100 * value:.1f}{percent}"
-    else:
-        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return text.replace("-", "−")
-
-
-def _interval(number: _Number) -> str:
-    if not number.interval or not all(map(_measured, number.interval)):
-        return ""
-    return " to ".join(_shown(number.name, end, percent="") for end in number.interval)
-
-
-def _with_interval(number: _Number) -> str:
-    interval = _interval(number)
-    return _shown(number.name, number.value) + (f" ({interval})" if interval else "")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return "none" if value is None else str(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"optim.name": "sgd"} of {"optim": {"name": "sgd"}}."""
-    found = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": _text(value)}
-    return found
-
-
-def _settings(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in _flat(record.get("settings") or {}).items())
-
-
 def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance, what is unknown said so; parts of the user's own by their short names."""
     known = {key: value for key, value in (evaluation.get("provenance") or {}).items() if value is not None}
@@ -291,61 +147,37 @@ def _data(about: Mapping[str, Any]) -> str:
 # the answer
 
 
-def _is_whole(name: str) -> bool:
-    """Not of a stage, a second setting, the top 5, a spread or a hyper-parameter."""
-    name = re.sub(r"transfer_.*_((knn|linear)_)", r"\1", name)  # whatever a dataset is called
-    return not re.search(r"stem|stage|block|layer|top5|_k\d|_l2|_loss$|_std$", name)
-
-
-def _main(numbers: Sequence[_Number]) -> list[_Number]:
-    """The main metrics in their order: of the last layer, and online only what was not measured offline.
-
-    Each evaluator of the user's own has one, which comes after kNN.
-    """
-    offline = {number.name for number in numbers if not number.online}
-
-    def order(number: _Number) -> float | None:
-        if number.own is not None:
-            return 0.5 if number.own else None
-        metric = _metric(number.name)
-        part = not _is_whole(number.name) or (number.online and number.name in offline)
-        return METRICS.index(metric) if metric.main and not part else None
-
-    placed = [(place, number) for number in numbers if (place := order(number)) is not None]
-    return [number for _, number in sorted(placed, key=lambda pair: pair[0])]
-
-
-def _headline(evaluations: Evaluations, numbers: Sequence[_Number], paired: Paired) -> str:
-    found = [n for n in _main(numbers) or numbers if _measured(n.value)]
-    found = [n for n in found if _is_share(n.name) and not n.online] or found
+def _headline(evaluations: Evaluations, numbers: Sequence[Number], paired: Paired) -> str:
+    found = [n for n in wording.main(numbers) or numbers if is_measured(n.value)]
+    found = [n for n in found if is_share(n.name) and not n.online] or found
     if not found:
         return f"{', '.join(evaluations)}: nothing measured"
-    name, split = found[0].name, _split(found[0].name)[0]
+    name, split = found[0].name, wording.split(found[0].name)[0]
     about = [_about(evaluation) for evaluation in evaluations.values()]
     end = f" on {split}" if split else ""
     if len(evaluations) == 1:
-        answer = ", ".join(f"{_label(n.name)}\u00a0{_with_interval(n)}" for n in found[:2])
+        answer = ", ".join(f"{wording.label(n.name)}\u00a0{wording.with_interval(n)}" for n in found[:2])
         return f"{about[0]['method']} on {_data(about[0])}: {answer}{end}"
     if _kind(evaluations) == "Data":
         each = {n.run: n for n in reversed(found) if n.name == name}
         answer = "; ".join(
-            f"{_label(name)}\u00a0{_with_interval(each[run])} on {run}{_if_last(run, evaluations)}"
+            f"{wording.label(name)}\u00a0{wording.with_interval(each[run])} on {run}{_if_last(run, evaluations)}"
             for run in evaluations
             if run in each
         )
         return f"{about[0]['method']} pretrained on {about[0]['source']}: {answer}"
     rivals = [n for n in found if n.name == name]
-    if len({_data(a) for a in about}) > 1 or len(rivals) < len(evaluations) or not _is_share(name):
+    if len({_data(a) for a in about}) > 1 or len(rivals) < len(evaluations) or not is_share(name):
         return f"{len(evaluations)} runs evaluated: {', '.join(evaluations)}"
     best = max(rivals, key=lambda n: n.value)
-    who = f"{best.run} has the highest {_label(name)} of {len(evaluations)} runs on {_data(about[0])}"
+    who = f"{best.run} has the highest {wording.label(name)} of {len(evaluations)} runs on {_data(about[0])}"
     equal = [
         test["b"] if test["a"] == best.run else test["a"]
         for test in paired
         if test["metric"] == name and best.run in (test["a"], test["b"]) and not _is_more_than_chance(test)
     ]
     tie = f"; no difference shown to {', '.join(equal)}" if equal else ""
-    return f"{who}: {_with_interval(best)}{end}{tie}"
+    return f"{who}: {wording.with_interval(best)}{end}{tie}"
 
 
 def _if_last(name: str, evaluations: Evaluations) -> str:
@@ -387,7 +219,7 @@ def _context(evaluations: Evaluations) -> str:
     """What was measured and on what; said once where it is the same for several runs."""
     said: dict[str, list[str]] = {}
     for run, about in ((run, _about(evaluation)) for run, evaluation in evaluations.items()):
-        test, train = (_shown("", about.get("sizes", {}).get(part)) for part in ("test", "train"))
+        test, train = (shown("", about.get("sizes", {}).get(part)) for part in ("test", "train"))
         sentence = f"measured on {test} test examples of {about['evaluated_on']}, {train} labelled training examples"
         said.setdefault(sentence, []).append(
             f"{about['model']} pretrained on {about['source']} with {about['method']} (seed {about['seed']}, "
@@ -403,21 +235,23 @@ def _context(evaluations: Evaluations) -> str:
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
-def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
-    found = {(number.run, number.name): number for number in _main(numbers)}
+def _results(evaluations: Evaluations, numbers: Sequence[Number]) -> str:
+    found = {(number.run, number.name): number for number in wording.main(numbers)}
     if not found:
         return ""
 
-    def value(number: _Number | None) -> _Cell:
-        if number is None or not _measured(number.value):
+    def value(number: Number | None) -> _Cell:
+        if number is None or not is_measured(number.value):
             return _Cell(MISSING, note=number.why if number else "")
-        spread = f" ± {_shown(number.name, number.spread, percent='')}" if _measured(number.spread) else ""
-        return _Cell(_shown(number.name, number.value) + spread, number.value, _interval(number))
+        spread = f" ± {shown(number.name, number.spread, percent='')}" if is_measured(number.spread) else ""
+        return _Cell(shown(number.name, number.value) + spread, number.value, wording.interval(number))
 
-    def meaning(number: _Number) -> str:
-        return _metric(number.name).meaning if number.own is None else f"as {number.evaluator}, an evaluator of yours"
+    def meaning(number: Number) -> str:
+        if number.own is not None:
+            return f"of your own evaluator, {number.evaluator}"
+        return wording.metric_of(number.name).meaning
 
-    labels = {name: _label(name) + ", online" * number.online for (_, name), number in found.items()}
+    labels = {name: wording.label(name) + ", online" * number.online for (_, name), number in found.items()}
     if len(evaluations) == 1:
         rows = [[_Cell(labels[n.name], note=meaning(n)), value(n)] for n in found.values()]
         return _table("Main results", ("Metric", "Value"), rows)
@@ -432,7 +266,7 @@ def _results(evaluations: Evaluations, numbers: Sequence[_Number]) -> str:
 
 
 def _comparison(paired: Paired, not_paired: Paired) -> str:
-    paired = [test for test in paired if _is_whole(test["metric"])]
+    paired = [test for test in paired if wording.is_whole(test["metric"])]
     content = ""
     if paired:
         note = f"Paired tests on the same test examples; in brackets the {INTERVAL} of the difference."
@@ -442,7 +276,7 @@ def _comparison(paired: Paired, not_paired: Paired) -> str:
         content = f'<h3>Which differences are more than chance</h3>{sentences}<p class="faint">{escape(note)}</p>'
     if not_paired:
         lines = [
-            f"{pair['a']} and {pair['b']} on {', '.join(map(_label, pair['metrics']))}: {pair['reason']}"
+            f"{pair['a']} and {pair['b']} on {', '.join(map(wording.label, pair['metrics']))}: {pair['reason']}"
             for pair in not_paired
         ]
         content += f"<h3>No paired test</h3>{_list(lines)}"
@@ -450,20 +284,20 @@ def _comparison(paired: Paired, not_paired: Paired) -> str:
 
 
 def _is_more_than_chance(test: Mapping[str, Any]) -> bool:
-    known = all(_measured(test[key]) for key in ("low", "high", "p"))
+    known = all(is_measured(test[key]) for key in ("low", "high", "p"))
     return known and test["low"] * test["high"] > 0 and test["p"] < 0.05
 
 
 def _sentence(test: Mapping[str, Any]) -> str:
     """A paired test in words."""
-    a, b, label = test["a"], test["b"], _label(test["metric"])
+    a, b, label = test["a"], test["b"], wording.label(test["metric"])
     values = [test[key] for key in ("difference", "low", "high")]
-    if not all(map(_measured, (*values, test["p"]))):
+    if not all(map(is_measured, (*values, test["p"]))):
         return f"{a} and {b} were not compared on {label}."
     if values[0] < 0:
         a, b, values = b, a, [-values[0], -values[2], -values[1]]
-    size, low, high = (_shown(test["metric"], value, percent="") for value in values)
-    size += " points" if _is_share(test["metric"]) else ""
+    size, low, high = (shown(test["metric"], value, percent="") for value in values)
+    size += " points" if is_share(test["metric"]) else ""
     p = "p\u00a0<\u00a00.001" if test["p"] < 0.001 else f"p\u00a0=\u00a0{test['p']:.2g}"
     if _is_more_than_chance(test):
         return f"{a} is {size} above {b} on {label} ({low} to {high}, {p})."
@@ -501,25 +335,25 @@ def _picture(figure: Figure, title: str) -> str:
     )
 
 
-def _all_numbers(numbers: Sequence[_Number], kind: str) -> str:
+def _all_numbers(numbers: Sequence[Number], kind: str) -> str:
     several, rows = bool(kind), []
     for n in numbers:
-        label, interval = _label(n.name), _interval(n)
+        label, interval = wording.label(n.name), wording.interval(n)
         rows.append(
             [
                 _Cell(label, note=n.name if label != n.name else ""),
-                _Cell(_shown(n.name, n.value), n.value, "") if _measured(n.value) else _Cell(MISSING, note=n.why),
+                _Cell(shown(n.name, n.value), n.value, "") if is_measured(n.value) else _Cell(MISSING, note=n.why),
                 _Cell(interval, n.interval[0] if n.interval and interval else None),
                 *[_Cell(n.run)] * several,
-                _Cell(_split(n.name)[0]),
+                _Cell(wording.split(n.name)[0]),
                 _Cell("online" if n.online else "offline"),
                 _Cell(n.evaluator),
                 _Cell(n.settings),
             ]
         )
     head = ("Metric", "Value", INTERVAL, *[kind] * several, "Split", "Measured", "Evaluator", "Settings")
-    used = {_metric(n.name) for n in numbers}
-    terms = "".join(f"<dt>{metric.words}</dt><dd>{metric.meaning}</dd>" for metric in METRICS if metric in used)
+    used = {wording.metric_of(n.name) for n in numbers}
+    terms = "".join(f"<dt>{metric.words}</dt><dd>{metric.meaning}</dd>" for metric in wording.METRICS if metric in used)
     words = f"<details><summary>What the names mean</summary><dl>{terms}</dl></details>" if terms else ""
     return _table("All numbers", head, rows) + words
 
@@ -553,17 +387,17 @@ def _cost(evaluations: Evaluations) -> str:
         for evaluator, record in (evaluation.get("evaluators") or {}).items():
             cost = (("seconds", 1, "s"), ("peak_memory_mb", 0, "MB"))
             cells = [
-                _Cell(f"{value:,.{digits}f} {unit}", value) if _measured(value := record.get(key)) else _Cell(MISSING)
+                _Cell(f"{value:,.{digits}f} {unit}", value) if is_measured(value := record.get(key)) else _Cell(MISSING)
                 for key, digits, unit in cost
             ]
-            rows.append([_Cell(evaluator, note=_settings(record)), *cells, *[_Cell(run)] * several])
+            rows.append([_Cell(evaluator, note=wording.settings(record)), *cells, *[_Cell(run)] * several])
     return _table("Cost", ("Evaluator", "Time", "Peak memory", *[_kind(evaluations)] * several), rows)
 
 
 def _provenance(evaluations: Evaluations) -> str:
     known = [dict(evaluation.get("provenance") or {}) for evaluation in evaluations.values()]
-    configs = _side_by_side([_flat(about.pop("config", None) or {}) for about in known])
-    facts = _table("Provenance", ("Fact", *evaluations), _side_by_side([_flat(about) for about in known]))
+    configs = _side_by_side([wording.flat(about.pop("config", None) or {}) for about in known])
+    facts = _table("Provenance", ("Fact", *evaluations), _side_by_side([wording.flat(about) for about in known]))
     if not configs:
         return facts
     differ = [row for row in configs if len(set(row[1:])) > 1]
