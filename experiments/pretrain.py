@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     again = command.again(arguments)
     try:
         with processes.ending_together(), processes.refusing_together(), folder.naming_copies(workdir):
-            experiment = build(config, folder=workdir)
+            experiment = build(config, folder=workdir, asked=changes)
     except ValueError as error:
         return command.refuse(error)
     except OSError as error:

@@ -65,9 +65,10 @@ def main(arguments: list[str]) -> int:
     failed = {}
     try:
         for number, (workdir, config) in enumerate(wanted.items(), 1):
+            asked = [*changes, *options.grid]
             print(f"--- {number} of {len(wanted)}: {workdir}", file=sys.stderr, flush=True)
             try:
-                train.fit(build(config, folder=out / workdir), out / workdir, test=False)
+                train.fit(build(config, folder=out / workdir, asked=asked), out / workdir, test=False)
             except train.Refused:
                 raise
             except train.NotFinite as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,12 +70,19 @@ class Experiment(NamedTuple):
     notes: tuple[str, ...]
 
 
-def build(config: Config, splits: source.Splits | None = None, folder: Path | None = None) -> Experiment:
+def build(
+    config: Config,
+    splits: source.Splits | None = None,
+    folder: Path | None = None,
+    *,
+    asked: Iterable[str] = (),
+) -> Experiment:
     """Check a config and make the parts of its run.
 
     Args:
       splits: data to use instead of ``config.data.source``.
       folder: of the run, where it has begun and its modality keeps files there.
+      asked: ``key=value`` that the user gave: what cannot be as it was asked for is refused, a default gives way.
 
     Raises:
       ValueError: one line naming the value and the fix.
@@ -110,9 +118,13 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
             f"data.global_batch_size={batch_size} is larger than the {len(train)} training examples of "
             f"{brief(data.source)}; use at most {len(train)}"
         )
+    lowered = ()
     bank = min(len(train), config.eval.online_bank, config.eval.max_bank or len(train))
     if config.eval.knn and train.num_classes and config.eval.knn_k > bank:
-        raise ValueError(f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples; lower it")
+        large = f"eval.knn_k={config.eval.knn_k} is larger than the bank of {bank} examples"
+        if any(change.startswith("eval.knn_k=") for change in asked):
+            raise ValueError(f"{large}; lower it")
+        lowered = (f"{large}, which are all taken as neighbours",)
     among, said = _drawn(config, train)
     feed = modality.feed(train, seed=config.seed, global_batch_size=batch_size, mode=config.parallel.mode, **among)
     plan = Plan(
@@ -139,7 +151,7 @@ def build(config: Config, splits: source.Splits | None = None, folder: Path | No
         if isinstance(error, (TypeError, ZeroDivisionError, IndexError)):
             raise _cannot_be(config, error) from None
         raise
-    parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *said, *feed.notes))
+    parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *said, *lowered, *feed.notes))
     return Experiment(config, plan, splits, modality, recipe, feed, **parts._asdict())
 
 

@@ -375,6 +375,22 @@ def test_what_is_missing_is_left_out():
         report.html({}, {})
 
 
+def test_what_does_not_depend_on_the_data_is_shown_once(png):
+    curves = report.Figure(png, "Curves", "Loss.", "Training", of_data=False)
+    near = report.Figure(png, "Near", "", "Training")
+
+    def shown(checkpoints):
+        some = {
+            name: RUNS["one"] | {"provenance": {"evaluated_on": name, "checkpoint": checkpoint}}
+            for name, checkpoint in zip(("a", "b"), checkpoints, strict=True)
+        }
+        page = Page(report.html(some, {name: [curves, near] for name in some}))
+        return [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+
+    assert shown(["x", "x"]) == ["Curves", "a: Near", "b: Near"]
+    assert shown(["x", "y"]) == ["a: Curves", "b: Curves", "a: Near", "b: Near"]
+
+
 def test_pictures_are_inside(png, tmp_path):
     runs = {"one": RUNS["one"], "two": RUNS["two"]}
     wide = tmp_path / "wide.png"

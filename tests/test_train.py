@@ -55,6 +55,16 @@ def finished(tmp_path_factory):
     return get
 
 
+def test_more_neighbours_than_there_are_examples_are_refused_only_where_they_were_asked_for(tmp_path):
+    config = runs.config(eval__knn_k=200, eval__online_bank=40)
+    (said,) = [note for note in build(config).notes if "knn_k" in note]
+    assert said == "eval.knn_k=200 is larger than the bank of 40 examples, which are all taken as neighbours"
+    with pytest.raises(ValueError, match=r"eval\.knn_k=200 is larger than the bank of 40 examples; lower it"):
+        build(config, asked=["seed=1", "eval.knn_k=200"])
+    config.eval.knn_k = 40
+    assert not [note for note in build(config, asked=["eval.knn_k=40"]).notes if "knn_k" in note]
+
+
 def lines(workdir):
     return read_metrics(Path(workdir) / "metrics.jsonl")
 

@@ -22,6 +22,7 @@ CAPTIONS = {
     ),
     "neighbours": ("Nearest neighbours", "Test examples and the training examples nearest to them by cosine."),
 }
+OF_TRAINING = ("curves", "views")  # the same whatever data the run is evaluated on
 
 
 def pictures(found: Found) -> list[Figure]:
@@ -31,7 +32,11 @@ def pictures(found: Found) -> list[Figure]:
         drawn += of_evaluator(found.home, name, entry["figures"])
     # Of text the neighbours are no picture but what was found, which the report puts into words.
     of_run = [found.home / "pictures" / f"{name}{kind}" for name in CAPTIONS for kind in (".png", ".json")]
-    return drawn + [Figure(path, *CAPTIONS[path.stem], "pictures") for path in of_run if path.is_file()]
+    return drawn + [
+        Figure(path, *CAPTIONS[path.stem], "pictures", path.stem not in OF_TRAINING)
+        for path in of_run
+        if path.is_file()
+    ]
 
 
 def of_evaluator(home: Path, name: str, files: Sequence[str]) -> list[Figure]:

@@ -32,12 +32,14 @@ class Figure(NamedTuple):
       title: what it shows, in a few words; runs stand side by side where section and title agree.
       caption: how to read it; may be empty.
       section: the heading it stands under ("Training", "Neighbours"); sections keep the order of first appearance.
+      of_data: it is another one on other data; else one of a run evaluated on several data is shown once.
     """
 
     path: Path
     title: str
     caption: str
     section: str
+    of_data: bool = True
 
 
 WIDE = 1400  # pixels: a picture that is wider is not put beside another
@@ -90,7 +92,7 @@ def html(
     headline = escape(_headline(evaluations, numbers, paired))
     sections = {
         "Results": _results(evaluations, numbers) + _comparison(paired, not_paired),
-        "Pictures": _pictures({run: figures.get(run, ()) for run in evaluations}),
+        "Pictures": _pictures({run: figures.get(run, ()) for run in evaluations}, _kind(evaluations)),
         "Left out": _left_out(evaluations),
         "All numbers": _all_numbers(numbers, _kind(evaluations) * (len(evaluations) > 1)),
         "Cost": _cost(evaluations),
@@ -307,12 +309,15 @@ def _sentence(test: Mapping[str, Any]) -> str:
 # the rest
 
 
-def _pictures(figures: Mapping[str, Sequence[Figure]]) -> str:
+def _pictures(figures: Mapping[str, Sequence[Figure]], kind: str) -> str:
     groups: dict[str, dict[str, list[str]]] = {}
     for run, pictures in figures.items():
         for picture in pictures:
             place = groups.setdefault(picture.section, {}).setdefault(picture.title, [])
-            place.append(_picture(picture, f"{run}: {picture.title}" if len(figures) > 1 else picture.title))
+            once = kind == "Data" and not picture.of_data
+            if not (once and place):
+                title = picture.title if once or len(figures) == 1 else f"{run}: {picture.title}"
+                place.append(_picture(picture, title))
     return "".join(
         f"<h3>{escape(section)}</h3>"
         + "".join(f'<div class="pictures">{"".join(pictures)}</div>' for pictures in titles.values())
