@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.names import imported, is_imported, refuse_unknown
+from ssl_jax.names import imported as found_by_path
+from ssl_jax.names import is_imported, refuse_unknown
 from ssl_jax.parallel import named_key
 from ssl_jax.types import Array, Axis, Batch, Part, Tree, Variables
 
@@ -30,7 +31,7 @@ def get(name: str) -> Callable:
       ValueError: there is no such file; the message lists those there are.
     """
     if is_imported(name):
-        make = imported(name, "method.name")
+        make = found_by_path(name, "method.name")
         known = inspect.signature(make).parameters if callable(make) else {}
         if not (len(known) > 1 and ("plan" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()))):
             found = f"takes {', '.join(known) or 'nothing'}" if callable(make) else f"is a {type(make).__name__}"
