@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import configs, evaluation, models, train
+from ssl_jax import configs, evals, evaluation, models, train
 from ssl_jax.data import readers
 from ssl_jax.data.images import image_files
 from ssl_jax.experiment import build
@@ -137,6 +137,8 @@ def evaluate(
       ValueError: one line, before anything is computed.
     """
     run, splits = opened(run, encoder), None
+    for name in evals.called(() if evaluators is None else evals.named(evaluators)).values():
+        evals.get(name)  # refused before data are looked for
     if not run.resolved:
         raise ValueError(f"{run.workdir} is a file of weights; evaluate its run, or embed your images with it")
     if images is not None:
@@ -157,7 +159,13 @@ def evaluate(
     found = evaluation.evaluate([run], evaluators, options or {}, outdir=outdir, source=source, splits=splits, say=say)
     on = source or run.config.data.source
     several = {one["provenance"]["evaluated_on"]: one for one in found.get("data", {}).values()}
-    return several.get(on, found)["metrics"]
+    measured = several.get(on, found)
+    if evaluators is None:
+        return measured["metrics"]
+    asked = [
+        metric for name in evals.called(evals.named(evaluators)) for metric in measured["evaluators"][name]["metrics"]
+    ]
+    return {metric: measured["metrics"][metric] for metric in asked}
 
 
 def embed(
@@ -212,6 +220,8 @@ def images_of(folder: str | os.PathLike[str]) -> list[Path]:
       ValueError: there is no such folder, or no image in it.
     """
     place = Path(configs.path(folder))
+    if not place.exists():
+        raise ValueError(f"{place} does not exist; give a folder that holds images, a file, or a list of paths")
     if not place.is_dir():
         raise ValueError(f"{place} is no folder; give one that holds images, or a list of paths")
     known = image_files.suffixes()

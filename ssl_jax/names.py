@@ -258,7 +258,7 @@ def _run(path: Path, said: str) -> tuple[ModuleType, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")], cutoff=0.75)
         fix = f"did you mean {path.parent / near}?" if near else "put it there, or name another"
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(f"{said}: {path} {why}; {fix}") from None

@@ -241,7 +241,7 @@ def test_dropout_of_a_whole_batch_is_refused_before_anything_is_written(data, tm
 
 def test_a_run_prints_in_a_line(run):
     source, name = run.config.data.source, run.config.model.name
-    assert repr(run) == f"Run('{run.workdir}', method='simclr', model='{name}', data='{source}', step=4)"
+    assert repr(run) == f"Run('{run.workdir}', method='simclr', model='{name}', data='{source[:15]}', step=4)"
 
 
 def test_slips_of_form_are_taken_or_told(run, data, photos, tmp_path):
@@ -354,7 +354,7 @@ def test_what_cannot_be_embedded_is_refused_in_one_line(run, photos, tmp_path, c
         return line
 
     out = tmp_path / "f.npy"
-    assert "is no folder" in refused(tmp_path / "none", "--out", out)
+    assert "does not exist" in refused(tmp_path / "none", "--out", out)
     assert "must end in .npy or .parquet" in refused(photos, "--out", tmp_path / "f.txt")
     assert "cannot be written" in refused(photos, "--out", tmp_path / "none" / "f.npy")
     assert "layer='stage9' is none of this encoder's: " in refused(photos, "--out", out, "--layer", "stage9")

@@ -65,7 +65,7 @@ def test_what_fails_in_ones_own_is_told_and_ends_nothing_else(tmp_path):
     given = {"mine": mine(), "none": numberless(), "ours": Fake({"c": 2.0})}
     own = {"mine": f"{file}", "none": "lab.none.py"}
     result, _, said = run(tmp_path, own=own, **given)
-    assert result["metrics"] == {"test_a": 1.0, "test_c": 2.0}
+    assert result["metrics"] == {"test_c": 2.0}  # a part of what failed is no result
     line = f"evaluator '{file}' fails: KeyError: 'k', mine.py line 3; it has run(self, variables, outdir=None), which "
     assert line in said
     assert line in result["evaluators"]["mine"]["left_out"]["mine"]
@@ -81,3 +81,16 @@ def test_pictures_of_an_earlier_time_are_not_taken_for_new_ones(tmp_path):
     (tmp_path / "one" / "old.png").write_bytes(b"")
     result, _, _ = run(tmp_path, one=Fake({"a": 1.0}))
     assert result["evaluators"]["one"]["figures"] == []
+
+
+def test_what_an_evaluator_of_ones_own_found_before_it_failed_is_dropped(tmp_path):
+    half = np.arange(100) < 50
+    said = []
+    evaluators = {"mine": Fake({"a": Accuracy(half), "b": "text"}), "knn": Fake({"c": 1.0})}
+    found = suite.run(
+        evaluators, None, tmp_path, {"mine": {}, "knn": {}}, examples="t", say=said.append, own={"mine": __file__}
+    )
+    result, hits = found
+    assert result["metrics"] == {"test_c": 1.0}
+    assert (result["intervals"], hits, result["evaluators"]["mine"]["metrics"]) == ({}, {}, [])
+    assert "test_b is 'text' and no number" in "\n".join(said)

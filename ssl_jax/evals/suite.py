@@ -61,7 +61,7 @@ def run(
             found = evaluator.run(variables, home / name if jax.process_index() == 0 else None)
             for metric, value in counted(found, f"{name}: measuring", unit="numbers"):
                 metric = f"test_{metric}"
-                result["metrics"][metric] = float(value)
+                result["metrics"][metric] = _number(metric, value)
                 entry["metrics"].append(metric)
                 said = f"  {metric:44} {value:#.4g}"
                 if isinstance(value, evals.Accuracy):
@@ -84,6 +84,10 @@ def run(
                 raise ValueError(why) from error
             say(f"  WARNING: {why}")
             failed[name] = why
+            for metric in entry["metrics"]:  # numbers of a part of it
+                for found in (result["metrics"], result["intervals"], hits):
+                    found.pop(metric, None)
+            entry |= {"metrics": [], "examples": {}}
         left_out |= getattr(evaluator, "left_out", {})
         notes = dict(getattr(evaluator, "notes", {}))
         for what, why in left_out.items():
@@ -100,6 +104,13 @@ def run(
         }
         result["evaluators"][name] = entry
     return result, hits
+
+
+def _number(metric: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{metric} is {value!r:.60} and no number") from None
 
 
 def _reset_peak() -> None:

@@ -49,7 +49,7 @@ def trained_on(workdir: Path, test: Source) -> int | None:
     if 2 * count > len(test):
         raise ValueError(
             f"{learned_from(workdir, count, test)}; a test score would be memory: measure on "
-            "examples that it has not seen (of arrays: images=(known, new))"
+            "examples that it has not seen (of arrays: images=(to learn from, unseen))"
         )
     return count
 

@@ -23,7 +23,7 @@ from ssl_jax.data.source import Splits
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
-from ssl_jax.names import is_imported
+from ssl_jax.names import brief, is_imported
 from ssl_jax.run import checkpoint, folder
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
@@ -95,7 +95,8 @@ def load(workdir: str | Path, *, encoder: Any = None):
     """A run, ready to use.
 
     Args:
-      workdir: its folder; only ``config.json`` and ``checkpoints/`` are read, no dataset.
+      workdir: its folder, or what ``ssl_jax.pretrain`` gave; only ``config.json`` and ``checkpoints/`` are read, no
+        dataset.
       encoder: the module of a run that was given one from Python.
 
     Returns:
@@ -110,7 +111,7 @@ def load(workdir: str | Path, *, encoder: Any = None):
     Raises:
       ValueError: the folder holds no run, or none of its checkpoints can be read.
     """
-    run = open_run(workdir, encoder=encoder)
+    run = open_run(workdir.workdir if isinstance(workdir, Run) else workdir, encoder=encoder)
     compiled = jax.jit(run.method.encode)
 
     def encode(variables: Variables, inputs: np.ndarray | Array) -> Mapping[str, Array]:
@@ -140,7 +141,7 @@ class Run(NamedTuple):
 
     def __repr__(self) -> str:
         method, model, data = self.config.method.name, self.config.model.name, self.config.data.source
-        return f"Run({str(self.workdir)!r}, method={method!r}, model={model!r}, data={data!r}, step={self.step})"
+        return f"Run({str(self.workdir)!r}, method={method!r}, model={model!r}, data={brief(data)!r}, step={self.step})"
 
 
 def open_run(workdir: str | Path, step: int | None = None, *, encoder: Any = None) -> Run:

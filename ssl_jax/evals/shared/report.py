@@ -407,7 +407,7 @@ def _provenance(evaluations: Evaluations) -> str:
         return facts
     differ = [row for row in configs if len(set(row[1:])) > 1]
     title = f"Whole config: {len(configs)} settings"
-    if len(evaluations) > 1:
+    if len(evaluations) > 1 and differ:
         title += f"; the {len(differ)} that differ between the runs come first"
     table = _table("Config", ("Setting", *evaluations), [*differ, *(row for row in configs if row not in differ)])
     return f"{facts}<details><summary>{title}</summary>{table}</details>"
