@@ -23,6 +23,7 @@ from PIL import Image
 import ssl_jax
 from experiments import pretrain
 from ssl_jax import train
+from ssl_jax.evals.shared import canvas
 from ssl_jax.experiment import build
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.online import progress
@@ -162,7 +163,7 @@ def test_the_same_command_gives_the_same_bits_and_pictures_from_the_first_step_o
 
     monkeypatch.setattr(train, "open_writer", watched)
     monkeypatch.setattr(train.measure, "DRAWING", 0)
-    monkeypatch.setattr(train.measure.canvas, "save", small_picture)  # the real ones are those of ``finished``
+    monkeypatch.setattr(canvas, "save", small_picture)  # the real ones are those of ``finished``
     phases = []
 
     def thread(target, name, daemon):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +27,11 @@ from ssl_jax.run import checkpoint, folder
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
 
-# Fields of an encoder that leave what it computes in inference mode as it is.
-NO_MATTER = re.compile(r"init|drop|remat|dtype|frozen_stages")
+# Fields of encoders by which the same arrays compute something else, and which leave no trace in shapes.
+UNSEEN = (
+    *("padding", "pool_padding", "stem_padding", "stride_first", "shortcut"),
+    *("heads", "positions", "positions_rule", "gelu", "eps"),
+)
 
 
 def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -247,22 +249,20 @@ def load_given(
             continue
         key = "init_from" if part == "encoder" else f"init_from.{part}"
         want = method.trunk(spec) if part == "encoder" else method.parts[part].read(spec)
-        fix = f"use weights of this model ({config.model.name})"
+        fix, made = f"use weights of this model ({config.model.name})", None
         if word_vectors.is_vectors(source):
             theirs, vectors = word_vectors.read(source)
             found = {"stem_embedding": vectors}, {}
             fix = f"vectors are for init_from.embedding, as wide as the model's (model.width={vectors.shape[1]})"
         elif weights.is_weights(source):
             found, theirs = weights.read(source), vocabulary.of_files(weights.files(source))
-            if part == "encoder" and "config" in (about := weights.about(source)):
-                notes += _as_they_compute(ConfigDict(about["config"]), config, f"{key}={source}")
+            made = ConfigDict(weights.about(source).get("config", {}))
         else:
             try:
                 other = open_run(source)
                 theirs = other.modality.words
                 if part in ("encoder", "embedding"):
-                    found = other.method.trunk(other.variables)
-                    notes += _as_they_compute(other.config, config, source) if part == "encoder" else []
+                    found, made = other.method.trunk(other.variables), other.config
                 else:
                     method.parts[part].check(to_json(other.config))
                     found = other.variables.params, other.variables.model_state
@@ -280,6 +280,8 @@ def load_given(
             found, said = vocabulary.by_word(found, _by_token(config), theirs, modality.words)
             notes += [f"{key}={source}: {said}"] if said else []
         given[part] = _fitted(found, want, f"{key}={source}", fix)
+        if part == "encoder" and made:
+            notes += _as_they_compute(made, config, f"{key}={source}")
     return given, tuple(notes)
 
 
@@ -291,10 +293,9 @@ def _as_they_compute(theirs: Config, config: Config, source: str) -> list[str]:
     """
     if theirs.model.name == config.model.name and not is_imported(config.model.name):
         defaults = models.defaults(config.model.name)
-        for field, default in defaults.items():
-            there, here = (of.model.get(field, default) for of in (theirs, config))
-            there, here = (tuple(v) if isinstance(v, (list, tuple)) else v for v in (there, here))
-            if there != here and not NO_MATTER.search(field):
+        for field in filter(defaults.__contains__, UNSEEN):
+            there, here = (of.model.get(field, defaults[field]) for of in (theirs, config))
+            if there != here:
                 raise ValueError(
                     f"{source} computes otherwise: its model.{field} is {there!r} and {here!r} here; set "
                     f"model.{field}={there!r}"
