@@ -219,6 +219,7 @@ def test_checkpoint_of_tensorflow_that_is_cut(checkpoint, tmp_path, monkeypatch)
         (tmp_path / "m.data-00000-of-00001").write_bytes(data[:cut])
         refused(tmp_path / "m", "checkpoint of TensorFlow|which its files have not")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(archives, "tensorflow", archives.tensorflow.__wrapped__)  # which is asked once a process
     refused(tmp_path / "m", "pip install tensorflow-cpu")
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import tensorflow
 from ssl_jax.interop import pickles, plain, torch_files
 from ssl_jax.interop.constructors import SAVE, Limits
 from ssl_jax.interop.plain import RATIO, UNPACKED, Unreadable
@@ -286,8 +287,8 @@ def _latest(path: Path) -> Path | None:
 def _tf_checkpoint(prefix: Path) -> Archive:
     """Arrays of a checkpoint of TensorFlow by their names; text is passed over."""
     try:
-        import tensorflow as tf
-    except ModuleNotFoundError:
+        tf = tensorflow()
+    except ValueError:
         raise Unreadable("it is a checkpoint of TensorFlow, which reads it; pip install tensorflow-cpu") from None
 
     files = [prefix.with_name(f"{prefix.name}.index"), *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
