@@ -9,11 +9,14 @@ network from random weights. A part of train decides which epoch is kept; test i
 --recipe tutorial is that of PyTorch's tutorial on torchvision's networks: SGD at a constant .001, momentum .9, batches
 of 8, for every network and row; house: a cosine from .1 times N / 256 with Nesterov's momentum, batches of 32.
 
-Every row is an ordinary run: the same command goes on where it stopped. DIR/transfer.json, transfer.md, curves.png.
+Every row is an ordinary run: the same command goes on where it stopped, and other starts, rows, seeds or rates are
+added to what the folder holds. DIR/transfer.json, transfer.md, curves.png.
 """
 
 from __future__ import annotations
 
+import json
+import operator
 import os
 import signal
 import sys
@@ -42,6 +45,7 @@ from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import METRICS, read_metrics
 from ssl_jax.types import Config
 
+KEY = operator.itemgetter("start", "mode", "seed")  # of a row
 MODES = ("extract", "tune", "scratch")
 TUTORIAL = {"optim.schedule": "constant", "optim.scale": "none", "optim.nesterov": False, "optim.weight_decay": 0.0}
 RECIPES: dict[str, tuple[int, float, Mapping[str, Any]]] = {  # batch, rate, what else differs from finetune's
@@ -69,6 +73,7 @@ def main(arguments: list[str]) -> int:
         starts = {name: Path(at) for name, _, at in (word.partition("=") for word in options.start)}
         if not all(str(at) != "." for at in starts.values()) or len(starts) < len(options.start):
             raise ValueError("--start takes NAME=WORKDIR, each name once")
+        known = earlier(options)
         rows = [row for name, at in starts.items() for row in of_start(options, name, at)]
     except ValueError as error:
         return command.refuse(error)
@@ -76,13 +81,33 @@ def main(arguments: list[str]) -> int:
         print(f"{stopped}; the same command goes on", file=sys.stderr)
         return stopped.exit_code
     out = Path(options.out)
-    settings = {k: v for k, v in vars(options).items() if k not in ("out", "start")}
-    write_json(out / "transfer.json", {"settings": settings, "rows": rows, "machine": machine()})
+    new = {KEY(row) for row in rows}
+    rows = [row for row in known if KEY(row) not in new] + rows
+    write_json(out / "transfer.json", {"settings": settings(options), "rows": rows, "machine": machine()})
     text = "\n".join(table(rows))
     (out / "transfer.md").write_text(text + "\n")
     draw(rows, out / "curves.png")
     print(f"\n{text}")
     return 0
+
+
+def settings(options: Any) -> dict[str, Any]:
+    """What all rows of a table share."""
+    return {key: getattr(options, key) for key in ("source", "recipe", "epochs", "held_out")}
+
+
+def earlier(options: Any) -> list[dict[str, Any]]:
+    """Rows that the folder holds; ValueError where they were made otherwise."""
+    path = Path(options.out) / "transfer.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    for key, value in settings(options).items():
+        if found["settings"].get(key) != value:
+            raise ValueError(
+                f"{path} holds rows with {key}={found['settings'].get(key)!r}, not {value!r}; use another --out"
+            )
+    return found["rows"]
 
 
 def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]:
