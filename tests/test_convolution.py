@@ -140,3 +140,25 @@ def test_small_maps_and_other_layouts_stay_with_xla(monkeypatch):
         jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 4)), (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2
     )
     assert float(grouped[0, 4, 4, 0]) == 18
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"),
+    [((3, 3), (1, 1), "SAME"), ((3, 3), (2, 2), ((1, 1), (1, 1))), ((5, 3), (2, 1), ((2, 0), (-1, 1)))],
+)
+def test_depthwise_is_a_sum_of_shifts_with_the_values_and_gradients_of_xlas(size, strides, padding):
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(3, 9, 8, 5)).astype(np.float32), rng.normal(size=(*size, 1, 5)).astype(np.float32)
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, LAYOUT)
+
+    def of(conv, x, kernel):
+        return conv(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=5)
+
+    found, want = (partial(of, conv) for conv in (convolution.convolve, lax.conv_general_dilated))
+    assert "conv_general" not in str(jax.make_jaxpr(found)(x, kernel))
+    np.testing.assert_allclose(found(x, kernel), want(x, kernel), rtol=0, atol=1e-5)
+    grads = (jax.grad(lambda *a, f=f: jnp.square(f(*a)).sum(), (0, 1))(x, kernel) for f in (found, want))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
+    half = found(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(half, np.float32), want(x, kernel), atol=0.2)
