@@ -8,8 +8,8 @@ the speed of the forward pass on large maps (``experiments/benchmark.py`` compar
 over blocks t of output places, ``G_t [n, c_out]`` the gradient there and ``C_t [n, k_h k_w c_in]`` the patches that
 those places saw. A block is small enough for its patches to stay in the cache of a core.
 
-A depthwise convolution is ``sum_ij W_ij * x`` shifted by (i, j), channel by channel. XLA's own, backwards above all, is 2
-to 30 times as slow on a CPU for MobileNetV2's layers.
+A depthwise convolution is ``sum_ij W_ij * x`` shifted by (i, j), channel by channel. XLA's own, backwards above all, is
+2 to 30 times as slow on a CPU for MobileNetV2's layers.
 """
 
 from __future__ import annotations
