@@ -100,8 +100,10 @@ class Encode:
     ) -> dict[str, np.ndarray]:
         """``{layer: [n, d], ..., "label": [n]}``; of an example that cannot be read zeros, which no label claims."""
         devices = self.mesh.devices.size
+        # Of few examples no whole batch is computed for what fills it up; powers of two are few programs.
+        rows = min(VIEWS_BATCH if views else BATCH, 1 << max(len(source) - 1, 0).bit_length())
         split = {
-            "global_batch_size": -(-(VIEWS_BATCH if views else BATCH) // devices) * devices,
+            "global_batch_size": -(-rows // devices) * devices,
             "process": jax.process_index(),
             "process_count": jax.process_count(),
         }
