@@ -22,6 +22,7 @@ from ssl_jax.online.progress import counted
 from ssl_jax.types import Method, Variables
 
 BATCH, VIEWS_BATCH = 512, 64
+PIXELS = BATCH * 64 * 64  # of a batch on a CPU, whose memory and caches whole batches of large images do not suit
 LOGITS = "logits"  # a layer of methods that are classifiers themselves (the hook "classify")
 
 
@@ -102,6 +103,10 @@ class Encode:
         devices = self.mesh.devices.size
         # Of few examples no whole batch is computed for what fills it up; powers of two are few programs.
         rows = min(VIEWS_BATCH if views else BATCH, 1 << max(len(source) - 1, 0).bit_length())
+        shape = self.modality.input_shape
+        if len(shape) == 3 and parallel.platform() == "cpu":
+            fitting = max(8, PIXELS // (shape[0] * shape[1]))
+            rows = min(rows, 1 << fitting.bit_length() - 1)
         split = {
             "global_batch_size": -(-rows // devices) * devices,
             "process": jax.process_index(),
