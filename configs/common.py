@@ -82,6 +82,8 @@ KEYS: dict[str, tuple[Any, str]] = {
     "optim.schedule": ("cosine", "cosine | cosine_by_epoch | step | constant | linear | slanted"),
     "optim.step_at": (tuple, "of step: shares of the run at which the rate drops to a tenth; null: .6 and .8"),
     "optim.warmup_epochs": (0.0, "of cosine, linear and step"),
+    "optim.start": (float, "where the warmup begins, as a share of the peak; null: 0"),
+    "optim.end": (float, "where cosine, cosine_by_epoch and linear end, as a share of the peak; null: 0"),
     "optim.momentum": (0.9, "of adamw: b1"),
     "optim.b2": (float, "of adamw; null: 0.999"),
     "optim.nesterov": (False, "of sgd"),
@@ -89,6 +91,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "optim.weight_decay_end": (float, "reached at the end along half a cosine; null: constant"),
     "optim.decay_bias_and_norm": (bool, "null: the optimizer's convention (sgd, larc: true, others: false)"),
     "optim.clip_norm": (float, "of the whole gradient; null: it is not clipped"),
+    "optim.clip_each": (float, "of the gradient of every parameter by itself, as DINO has it; null: not clipped"),
     "optim.average_after": (
         int,
         "checks on validation that are not better than all those before the last so many, after which the mean of the "

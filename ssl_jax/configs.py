@@ -48,7 +48,7 @@ AT_LEAST_ZERO = (
 )
 POSITIVE_IF_SET = (
     *("train.steps", "train.epochs", "train.keep_checkpoints", "data.num_examples", "optim.clip_norm"),
-    "optim.average_after",
+    *("optim.clip_each", "optim.average_after"),
     *("eval.max_bank", "eval.max_queries", "parallel.devices"),
 )
 COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models
@@ -400,7 +400,9 @@ def check(config: Config) -> None:
     for key in AT_LEAST_ZERO:
         _refuse(flat, key, flat[key] is None or flat[key] < 0, "must not be negative")
     for key in POSITIVE_IF_SET:
-        _refuse(flat, key, flat[key] is not None and flat[key] <= 0, "must be positive")
+        _refuse(flat, key, flat.get(key) is not None and flat[key] <= 0, "must be positive")
+    for key in ("optim.start", "optim.end"):  # keys younger than some stored configs
+        _refuse(flat, key, not 0 <= (flat.get(key) or 0) <= 1, "is a share of the peak and must be in [0, 1]")
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
     for key in ("parallel.heartbeat_timeout", "parallel.fsdp"):  # keys younger than some stored configs
         _refuse(flat, key, flat.get(key, 1) < 1, "must be positive")

@@ -412,17 +412,24 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     at = o.get("step_at")  # a key younger than some stored configs
     if at and o.schedule != "step":
         raise ValueError(f"optim.step_at={tuple(at)} is for optim.schedule='step', not {o.schedule!r}; set it to null")
-    if o.schedule == "cosine":
-        return optim.warmup_cosine(peak, warmup, plan.total_steps), warmup, tuple(notes)
-    if o.schedule == "linear":
-        return optim.warmup_linear(peak, warmup, plan.total_steps), warmup, tuple(notes)
-    if warmup and o.schedule != "step":
+    # Keys younger than some stored configs.
+    start, end = o.get("start") or 0.0, o.get("end") or 0.0
+    if start and not o.warmup_epochs:
+        raise ValueError(f"optim.start={start:g} is where the warmup begins; set optim.warmup_epochs, or start=0")
+    if end and o.schedule not in ("cosine", "cosine_by_epoch", "linear"):
+        raise ValueError(
+            f"optim.end={end:g} is for optim.schedule=cosine, cosine_by_epoch and linear, not {o.schedule!r}; set it "
+            "to 0"
+        )
+    if warmup and o.schedule not in ("cosine", "linear", "step"):
         raise ValueError(
             f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use cosine, linear or step"
         )
     schedules = {
-        "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs),
-        "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup),
+        "cosine": lambda: optim.warmup_cosine(peak, warmup, plan.total_steps, start=start, end=end),
+        "linear": lambda: optim.warmup_linear(peak, warmup, plan.total_steps, start=start, end=end),
+        "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs, end=end),
+        "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup, start=start),
         "constant": lambda: optim.constant(peak),
         "slanted": lambda: optim.slanted_triangular(peak, plan.total_steps),
     }
@@ -433,7 +440,9 @@ def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> o
     """The optimizer of a config; ``total_steps`` matters where weight decay changes."""
     o = config.optim
     arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}
-    # Runs from before these keys existed have no nesterov and weight_decay_end in their stored config.
+    arguments["peak"] = optim.peak_rate(o.learning_rate, config.data.global_batch_size, o.scale)
+    # Runs from before these keys existed have no nesterov, weight_decay_end and clip_each in their stored config.
+    arguments["clip_each"] = o.get("clip_each")
     decay, end = o.weight_decay, o.get("weight_decay_end")
     if (b2 := o.get("b2")) is not None:
         if o.name != "adamw" or not 0 <= b2 < 1:

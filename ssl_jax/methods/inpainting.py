@@ -23,11 +23,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jax import lax
 
-from ssl_jax import models, parallel
+from ssl_jax import models, optim, parallel
 from ssl_jax.losses import psnr
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
@@ -147,12 +146,10 @@ def make(
         return value, LossOut(model_state, metrics, outputs=outputs)
 
     def wrap_tx(tx):
-        slower = optax.chain(tx, optax.scale(discriminator_rate))
-
-        def role(params):
-            return {part: "discriminator" if part == "discriminator" else "painter" for part in params}
-
-        return optax.partition({"painter": tx, "discriminator": slower}, role) if adversarial else tx
+        if not adversarial:
+            return tx
+        groups = {"discriminator": optim.Group(rate=discriminator_rate)}
+        return optim.by_group(tx, lambda path: "discriminator" if path.startswith("discriminator/") else None, groups)
 
     def fill_in(variables, images, key):
         """The image with the hole, and with the painting in the hole."""

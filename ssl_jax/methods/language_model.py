@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax import models
+from ssl_jax import models, optim
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import EMBEDDING, init_parts, online_trunk
 from ssl_jax.models.heads import TiedDecoder, linear
-from ssl_jax.optim.by_depth import rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -68,7 +67,7 @@ def make(
         if value < 0:
             raise ValueError(f"method.{name}={value} must not be negative; 0 leaves its term out")
     depth = partial(models.depth, stages=encoder.stages)
-    rates_by_depth(optax.identity(), depth, encoder.stages + 1, layer_decay=layer_decay)  # refused early
+    groups = optim.by_depth(encoder.stages + 1, layer_decay=layer_decay)
     size = plan.vocab.size
     parts = {"encoder": encoder, "decoder": TiedDecoder(size) if tied else linear(size, dtype=encoder.dtype)}
 
@@ -142,7 +141,7 @@ def make(
         return models.pooled(out, present=inputs != 0)
 
     def wrap_tx(tx):
-        return rates_by_depth(tx, depth, encoder.stages + 1, layer_decay=layer_decay)
+        return optim.by_group(tx, depth, groups)
 
     hooks = {"score": score, "next": following, "asked": asked}
     return Method(init, loss, online_trunk, encode, wrap_tx=wrap_tx, hooks=hooks, parts={"embedding": EMBEDDING})

@@ -10,7 +10,7 @@ no update, and its BatchNorm uses and keeps its running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ssl_jax import models
+from ssl_jax import models, optim
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import Classifier, linear
-from ssl_jax.optim.by_depth import by_path, from_update, rates_by_depth
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -52,8 +51,7 @@ def make(
       layer_decay: factor of the learning rate from one depth to the one below; the classifier has the rate itself.
       head_rate: the classifier's rate is so many times that.
       unfreeze_every: epochs after which the next part from the top joins, at first only the classifier learns; 0: all
-        learn from the start. A part that joins has an optimizer of its own on the common schedule, so
-        ``optim.clip_norm`` bounds each part by itself.
+        learn from the start. A part that joins has an optimizer of its own on the common schedule.
       head_init: standard deviation of the classifier's first weights, 0 for zeros; None: truncated normal,
         1/sqrt(fan_in).
       head_hidden: width of a hidden layer, for ULMFiT's classifier: BatchNorm, dropout, Dense, ReLU and BatchNorm,
@@ -84,7 +82,8 @@ def make(
     every = max(1, round(unfreeze_every * plan.steps_per_epoch)) if unfreeze_every else 0
     # How many depths stand still in each phase of the run.
     phases = range(top if every else below[frozen], below[frozen] - 1, -1)
-    rates_by_depth(optax.identity(), models.depth, top, layer_decay=layer_decay, head_rate=head_rate)  # refused early
+    groups = optim.by_depth(top, layer_decay=layer_decay, head_rate=head_rate)
+    first = {d: None if d < below[frozen] else every * (top - d) for d in groups}
     head = linear(num_classes, init=head_init)
     if head_hidden is not None:
         head = Classifier((head_hidden, num_classes), tuple(head_dropout), head_init)
@@ -108,7 +107,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         def forward(still, params, state, images):
             networks = parts | {"encoder": encoder.clone(frozen_stages=still)}
-            params = by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
+            params = optim.by_path(lambda path, w: lax.stop_gradient(w) if depth(path) < still else w)(params)
             out, state = run_parts(networks, params, state, images, train=True, axis=axis, key=key)
             return out["encoder"]["features"], out["classifier"], state
 
@@ -126,15 +125,7 @@ def make(
         return value, LossOut(model_state, metrics={"top1": top1}, outputs={"features": features})
 
     def wrap_tx(tx):
-        def group(path, _) -> str:
-            return "never" if depth(path) < below[frozen] else f"from{every * (top - depth(path))}"
-
-        if frozen or every:
-            firsts = {every * (top - d) for d in range(below[frozen], top + 1)}
-            groups: dict[Hashable, optax.GradientTransformation] = {"never": optax.set_to_zero()}
-            groups |= {f"from{first}": from_update(tx, first) if first else tx for first in firsts}
-            tx = optax.partition(groups, by_path(group))
-        return rates_by_depth(tx, depth, top, layer_decay=layer_decay, head_rate=head_rate)
+        return optim.by_group(tx, depth, {d: group._replace(first=first[d]) for d, group in groups.items()})
 
     def classify(variables, images):
         images = normalize(images, mean, std)

@@ -1,7 +1,19 @@
-"""Optimizers, schedules, and rates by depth."""
+"""Optimizers, schedules, and groups of parameters that learn otherwise."""
 
-from ssl_jax.optim.by_depth import by_path, from_update, rates_by_depth
-from ssl_jax.optim.optimizers import OPTIMIZERS, adamw, ema, larc, lars_byol, lars_simclr, make, not_bias_or_norm, sgd
+from ssl_jax.optim.by_group import Group, by_depth, by_group, by_path, from_update, unit_rows
+from ssl_jax.optim.optimizers import (
+    OPTIMIZERS,
+    Optimizer,
+    adamw,
+    clip_by_parameter_norm,
+    ema,
+    larc,
+    lars_byol,
+    lars_simclr,
+    make,
+    not_bias_or_norm,
+    sgd,
+)
 from ssl_jax.optim.schedules import (
     constant,
     cosine,
@@ -18,8 +30,13 @@ from ssl_jax.optim.schedules import (
 
 __all__ = [
     "OPTIMIZERS",
+    "Group",
+    "Optimizer",
     "adamw",
+    "by_depth",
+    "by_group",
     "by_path",
+    "clip_by_parameter_norm",
     "constant",
     "cosine",
     "cosine_by_epoch",
@@ -33,11 +50,11 @@ __all__ = [
     "make",
     "not_bias_or_norm",
     "peak_rate",
-    "rates_by_depth",
     "sgd",
     "slanted_triangular",
     "step_decay",
     "tau_schedule",
+    "unit_rows",
     "warmup_cosine",
     "warmup_linear",
 ]

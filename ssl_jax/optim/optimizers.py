@@ -17,6 +17,7 @@ every micro-step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,8 @@ def _at_trust_ratios(grads: Tree, params: Tree, eta: float) -> Tree:
     def norms(tree):
         return jnp.sqrt(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]))
 
+    if not jax.tree.leaves(grads):  # a group of no parameter
+        return grads
     w, g = norms(params), norms(grads)
     q = jnp.where((w > 0) & (g > 0), eta * w / jnp.where(g > 0, g, 1), 1.0)
     leaves, structure = jax.tree.flatten(grads)
@@ -206,7 +209,7 @@ def lars_byol(
 def larc(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     eta: float = 1e-3,
     eps: float = 1e-8,
@@ -235,17 +238,70 @@ def larc(
     Simple Siamese Representation Learning", 2021, appendix A.
     """
 
-    def adapt(g, w):
+    def adapt(g, w, decay):
         w_norm, g_norm = jnp.sqrt(jnp.sum(w * w)), jnp.sqrt(jnp.sum(g * g))
-        q = eta * w_norm / (g_norm + weight_decay * w_norm + eps)
-        return jnp.where((w_norm > 0) & (g_norm > 0), q * (g + weight_decay * w), g)
+        q = eta * w_norm / (g_norm + decay * w_norm + eps)
+        return jnp.where((w_norm > 0) & (g_norm > 0), q * (g + decay * w), g)
 
-    adapted = optax.stateless(lambda grads, params: jax.tree.map(adapt, grads, params))
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.int32(0)) if callable(weight_decay) else optax.EmptyState()
+
+    def update(updates, state, params=None):
+        decay = weight_decay
+        if callable(weight_decay):
+            decay, state = weight_decay(state.count), optax.ScaleByScheduleState(state.count + 1)
+        return jax.tree.map(lambda g, w: adapt(g, w, decay), updates, params), state
+
+    adapted = optax.GradientTransformation(init, update)
     return optax.chain(
         adapted if mask is None else optax.masked(adapted, mask),
         optax.trace(momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+class Optimizer(optax.GradientTransformation):
+    """What :func:`make` gives: an optax.GradientTransformation that can be made again with another rate or decay.
+
+    Attributes:
+      build: ``(rate, decay) -> tx``, without ``clip``.
+      rate: learning rate, a number or a schedule.
+      decay: weight decay, a number or a schedule.
+      peak: highest learning rate, where it is known.
+      clip: what bounds the gradient at first, None: nothing.
+    """
+
+    build: Callable[[float | Schedule, float | Schedule], optax.GradientTransformation]
+    rate: float | Schedule
+    decay: float | Schedule
+    peak: float | None
+    clip: optax.GradientTransformation | None
+
+    def __new__(cls, build, *, rate, decay, peak=None, clip=None):
+        tx = build(rate, decay)
+        tx = tx if clip is None else optax.chain(clip, tx)
+        made = super().__new__(cls, tx.init, tx.update)
+        made.build, made.rate, made.decay, made.clip = build, rate, decay, clip
+        made.peak = rate if peak is None and not callable(rate) else peak
+        return made
+
+    def remade(
+        self, rate: float | Schedule | None = None, decay: float | Schedule | None = None
+    ) -> optax.GradientTransformation:
+        """The same without ``clip``, with another rate or decay."""
+        return self.build(self.rate if rate is None else rate, self.decay if decay is None else decay)
+
+
+def clip_by_parameter_norm(norm: float) -> optax.GradientTransformation:
+    """Bounds the norm of every parameter's own gradient: ``g min(1, norm / (|g| + 1e-6))``; DINO's and iBOT's.
+
+    Reference: facebookresearch/dino, utils.clip_gradients.
+    """
+
+    def clip(g):
+        return g * jnp.minimum(1.0, norm / (jnp.sqrt(jnp.sum(g * g)) + 1e-6))
+
+    return optax.stateless(lambda grads, params: jax.tree.map(clip, grads))
 
 
 def make(
@@ -255,11 +311,13 @@ def make(
     weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
+    clip_each: float | None = None,
+    peak: float | None = None,
     nesterov: bool = False,
     eta: float = 1e-3,
     b2: float = 0.999,
     decay_bias_and_norm: bool | None = None,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """An optimizer by name.
 
     Args:
@@ -268,6 +326,8 @@ def make(
       weight_decay: decoupled in adamw, coupled in the others.
       momentum: b1 of adamw.
       clip_norm: if given, gradients are first scaled down to this global norm (all parameters together).
+      clip_each: if given, every parameter's gradient is first scaled down to this norm, one by one.
+      peak: highest value of the schedule, for groups that learn at it (:class:`ssl_jax.optim.Group`).
       nesterov: sgd only.
       eta: trust coefficient, lars and larc only.
       b2: adamw only.
@@ -275,29 +335,41 @@ def make(
         None is the optimizer's own convention: True for sgd and larc, False for adamw and lars.
 
     Returns:
-      An optax.GradientTransformation.
+      An optax.GradientTransformation that :func:`ssl_jax.optim.by_group` can make again for groups of parameters.
 
     Raises:
-      ValueError: an unknown name, a clip_norm that is not positive, or nesterov with another optimizer than sgd.
+      ValueError: an unknown name, a norm that is not positive, both norms, or nesterov with another optimizer than sgd.
     """
     if name not in OPTIMIZERS:
         meant = hint(name, OPTIMIZERS, cutoff=0.0)
         raise ValueError(f"unknown optimizer {name!r}; {meant}known: {', '.join(OPTIMIZERS)}")
     if nesterov and name != "sgd":
         raise ValueError(f"nesterov=True works with optimizer 'sgd' only, not {name!r}; set nesterov=False")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm={clip_norm} is not positive; use a positive norm, or None for no clipping")
+    for what, norm in {"clip_norm": clip_norm, "clip_each": clip_each}.items():
+        if norm is not None and not norm > 0:
+            raise ValueError(f"{what}={norm} is not positive; use a positive norm, or None for no clipping")
+    if clip_norm is not None and clip_each is not None:
+        raise ValueError(f"clip_norm={clip_norm} and clip_each={clip_each} both clip the gradient; set one to None")
     if decay_bias_and_norm is None:
         decay_bias_and_norm = name in ("sgd", "larc")
     mask = None if decay_bias_and_norm else not_bias_or_norm
-    if name == "sgd":
-        tx = sgd(learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, mask=mask)
-    elif name == "adamw":
-        tx = adamw(learning_rate, weight_decay=weight_decay, b1=momentum, b2=b2, mask=mask)
-    else:
-        adaptive = {"lars_simclr": lars_simclr, "lars_byol": lars_byol, "larc": larc}[name]
-        tx = adaptive(learning_rate, weight_decay=weight_decay, momentum=momentum, eta=eta, mask=mask)
-    return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    makers = {
+        "sgd": partial(sgd, momentum=momentum, nesterov=nesterov),
+        "adamw": partial(adamw, b1=momentum, b2=b2),
+        "lars_simclr": partial(lars_simclr, momentum=momentum, eta=eta),
+        "lars_byol": partial(lars_byol, momentum=momentum, eta=eta),
+        "larc": partial(larc, momentum=momentum, eta=eta),
+    }
+    clip = None
+    if clip_norm is not None:
+        clip = optax.clip_by_global_norm(clip_norm)
+    elif clip_each is not None:
+        clip = clip_by_parameter_norm(clip_each)
+
+    def build(rate, decay):
+        return makers[name](rate, weight_decay=decay, mask=mask)
+
+    return Optimizer(build, rate=learning_rate, decay=weight_decay, peak=peak, clip=clip)
 
 
 def ema(target: Tree, online: Tree, tau: float | Array) -> Tree:

@@ -27,15 +27,20 @@ def constant(value: float) -> Schedule:
     return lambda step: jnp.full_like(_as_float(step), value)
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear warmup from 0, then half a cosine to 0, per step; SimCLR's and BYOL's.
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, *, start: float = 0.0, end: float = 0.0
+) -> Schedule:
+    """Linear warmup, then half a cosine, per step; SimCLR's and BYOL's, which begin and end at 0.
 
-    ``lr(t) = peak t/W`` for t < W, then ``peak (1 + cos(pi (t-W)/(S-W))) / 2``; 0 from S on.
+    ``lr(t) = peak (start + (1 - start) t/W)`` for t < W, then ``peak (end + (1 - end) (1 + cos(pi (t-W)/(S-W))) / 2)``;
+    ``peak end`` from S on.
 
     Args:
       peak: highest value, reached at step W.
       warmup_steps: W, 0 for none.
       total_steps: S, the warmup included.
+      start: first value of the warmup, as a share of the peak.
+      end: last value, as a share of the peak.
 
     Returns:
       step -> value.
@@ -52,25 +57,34 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
     def schedule(step):
         t = _as_float(step)
         progress = jnp.minimum((t - warmup_steps) / (total_steps - warmup_steps), 1.0)
-        return jnp.where(t < warmup_steps, peak * t / max(warmup_steps, 1), _half_cosine(peak, progress))
+        falling = _half_cosine(peak, progress, peak * end)
+        return jnp.where(t < warmup_steps, _rising(peak, peak * start, t, warmup_steps), falling)
 
     return schedule
 
 
-def _half_cosine(peak: float, progress: Array) -> Array:
-    return peak * 0.5 * (1.0 + jnp.cos(math.pi * progress))
+def _half_cosine(first: float, progress: Array, last: float = 0.0) -> Array:
+    return last + (first - last) * 0.5 * (1.0 + jnp.cos(math.pi * progress))
 
 
-def cosine_by_epoch(peak: float, steps_per_epoch: int, epochs: int, *, first_epoch: int = 0) -> Schedule:
+def _rising(peak: float, start: float, t: Array, warmup_steps: int) -> Array:
+    return start + (peak - start) * t / max(warmup_steps, 1)
+
+
+def cosine_by_epoch(
+    peak: float, steps_per_epoch: int, epochs: int, *, first_epoch: int = 0, end: float = 0.0
+) -> Schedule:
     """Half a cosine that is constant within an epoch, without warmup; MoCo's and SimSiam's.
 
-    ``lr(t) = peak (1 + cos(pi e/E)) / 2`` with ``e = first_epoch + t // steps_per_epoch``; 0 from epoch E on.
+    ``lr(t) = peak (end + (1 - end) (1 + cos(pi e/E)) / 2)`` with ``e = first_epoch + t // steps_per_epoch``;
+    ``peak end`` from epoch E on.
 
     Args:
       peak: value of epoch 0.
       steps_per_epoch: steps in an epoch.
       epochs: E.
       first_epoch: index of the first epoch: 0, or 1 as MoCo's CIFAR-10 demo counts.
+      end: last value, as a share of the peak.
 
     Returns:
       step -> value.
@@ -78,13 +92,19 @@ def cosine_by_epoch(peak: float, steps_per_epoch: int, epochs: int, *, first_epo
 
     def schedule(step):
         epoch = first_epoch + jnp.asarray(step) // steps_per_epoch
-        return _half_cosine(peak, jnp.minimum(_as_float(epoch) / epochs, 1.0))
+        return _half_cosine(peak, jnp.minimum(_as_float(epoch) / epochs, 1.0), peak * end)
 
     return schedule
 
 
 def step_decay(
-    peak: float, total_steps: int, *, at: Sequence[float] = (0.6, 0.8), factor: float = 0.1, warmup_steps: int = 0
+    peak: float,
+    total_steps: int,
+    *,
+    at: Sequence[float] = (0.6, 0.8),
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    start: float = 0.0,
 ) -> Schedule:
     """Constant, multiplied by ``factor`` at given fractions of the run.
 
@@ -96,7 +116,8 @@ def step_decay(
       total_steps: length of the run.
       at: fractions of the run in (0, 1); epoch e of E is e / E.
       factor: what the value is multiplied by at each.
-      warmup_steps: W, a linear rise from 0 before step W.
+      warmup_steps: W, a linear rise before step W.
+      start: where the rise begins, as a share of the peak.
 
     Returns:
       step -> value.
@@ -115,7 +136,8 @@ def step_decay(
         value = jnp.full_like(_as_float(step), peak)
         for boundary in boundaries:
             value = jnp.where(jnp.asarray(step) >= boundary, value * factor, value)
-        return jnp.where(_as_float(step) < warmup_steps, peak * _as_float(step) / max(warmup_steps, 1), value)
+        t = _as_float(step)
+        return jnp.where(t < warmup_steps, _rising(peak, peak * start, t, warmup_steps), value)
 
     return schedule
 
@@ -150,8 +172,14 @@ def slanted_triangular(peak: float, total_steps: int, *, cut: float = 0.1, ratio
     return schedule
 
 
-def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear warmup from 0, then linear to 0 at ``total_steps``; BERT's.
+def warmup_linear(
+    peak: float, warmup_steps: int, total_steps: int, *, start: float = 0.0, end: float = 0.0
+) -> Schedule:
+    """Linear warmup, then linear to ``peak end`` at ``total_steps``; BERT's, which begins and ends at 0.
+
+    Args:
+      start: first value of the warmup, as a share of the peak.
+      end: last value, as a share of the peak.
 
     Raises:
       ValueError: unless 0 <= warmup_steps < total_steps (:func:`cut_warmup` shortens the warmup).
@@ -162,7 +190,8 @@ def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
     def schedule(step):
         t = _as_float(step)
         falling = jnp.maximum(total_steps - t, 0) / (total_steps - warmup_steps)
-        return peak * jnp.where(t < warmup_steps, t / max(warmup_steps, 1), falling)
+        rising = start + (1 - start) * t / max(warmup_steps, 1)
+        return peak * jnp.where(t < warmup_steps, rising, end + (1 - end) * falling)
 
     return schedule
 
@@ -177,7 +206,7 @@ def cosine(first: float, last: float, total_steps: int) -> Schedule:
 
     The weight decay of DINO and I-JEPA, .04 to .4.
     """
-    return lambda step: last + _half_cosine(first - last, jnp.minimum(_as_float(step) / total_steps, 1.0))
+    return lambda step: _half_cosine(first, jnp.minimum(_as_float(step) / total_steps, 1.0), last)
 
 
 def tau_schedule(tau0: float, total_steps: int) -> Schedule:
