@@ -436,7 +436,7 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     return schedules[o.schedule](), warmup, tuple(notes)
 
 
-def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optax.GradientTransformation:
+def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optim.Optimizer:
     """The optimizer of a config; ``total_steps`` matters where weight decay changes."""
     o = config.optim
     arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssl_jax import methods, models, parallel
+from ssl_jax import methods, models, optim, parallel
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.online.probe import online_probe
 from ssl_jax.step import Step, compile_step, make_init
@@ -31,7 +31,7 @@ from ssl_jax.types import Batch, Method, Plan, Probe, TrainState
 
 ROWS, SIZE, STEPS, CLASSES = 64, 8, 5, 4
 DEVICES = 8
-TX = optax.sgd(0.05)
+TX = optim.Optimizer(lambda rate, decay: optax.sgd(rate), rate=0.05, decay=0.0)
 TOLERANCE = 1e-9  # relative to max(1, |a|)
 WORK = 1.15  # of the ideal share of one device's operations, each of eight devices
 ROUNDED = 1e-6  # differences below it are those of numbers in float32

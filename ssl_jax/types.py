@@ -147,7 +147,8 @@ class Method(NamedTuple):
         global view; with ``max_dim`` stages keep places, on the finest grid with at most so many numbers.
       update_aux: ``(variables, carry, step) -> aux``, after the optimizer: NEW params and model_state, OLD aux; no
         collectives.
-      wrap_tx: ``(tx) -> tx``: parts with their own rates, frozen parts, projected parameters.
+      wrap_tx: ``(tx) -> tx``: parts with rates of their own, frozen parts (``optim.by_group``), projected parameters
+        (``optim.unit_rows``).
       hooks: optional, name -> ``f(variables, inputs)``: "classify" (logits ``[b, k]``), "reconstruct", "energy",
         "show"; and "score": ``f(variables, batch, key, rows) -> ({name: (sum, count)}, rows)``, what the method makes
         of held-out batches, in inference mode; rows whose ``"index"`` is -1 are padding and do not count. ``rows`` is

@@ -294,7 +294,7 @@ def trained(case: str, devices: int, mode: str = "jit", steps: int = 5) -> dict[
     from ssl_jax.step import compile_step, make_init
 
     built = build(config(case, parallel__mode=mode, parallel__devices=None if jax.process_count() > 1 else devices))
-    tx, mesh = optax.sgd(0.05), parallel.make_mesh(devices)
+    tx, mesh = contract.TX, parallel.make_mesh(devices)
 
     def widened(tree):
         return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, tree)

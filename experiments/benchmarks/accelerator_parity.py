@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from benchmarks import accelerator_steps
 
 from ssl_jax import parallel
 from ssl_jax.data.images import device, recipes
 from ssl_jax.interop.leaves import by_name
+from ssl_jax.testing import TX
 from ssl_jax.types import TrainState
 
-STEPS, RATE = 3, 0.05
+STEPS = 3
 THREADS = min(8, os.cpu_count() or 1)  # of methods at once: they are small, and most of the time goes into compiling
 
 IMAGES = ["model.name=convnet", "model.widths=(8,16)", "model.residual=False", "data.image_size=16"]
@@ -85,7 +85,7 @@ def one_of(case: tuple[str, list[str]], there: Any, here: Any) -> dict[str, Any]
         print(config, flush=True)  # in the log, should the process die
         made = [accelerator_steps.made(accelerator_steps.load(config, words), [place]) for place in (there, here)]
         with jax.default_device(there), parallel.compiling_for(there.platform):
-            start = made[0].state(optax.sgd(RATE))
+            start = made[0].state(TX)
         one, other = (ran(case, start) for case in made)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
@@ -100,7 +100,7 @@ def one_of(case: tuple[str, list[str]], there: Any, here: Any) -> dict[str, Any]
 
 def ran(case: accelerator_steps.Made, start: TrainState) -> dict[str, Any]:
     """Parameters, statistics and losses after STEPS steps on its device, and what a step that is not finite leaves."""
-    case = case._replace(parts=case.parts._replace(tx=optax.sgd(RATE)))
+    case = case._replace(parts=case.parts._replace(tx=TX))
     place = case.mesh.devices.flat[0]
     with jax.default_device(place), parallel.compiling_for(place.platform):
         step = case.step(augmented=False)

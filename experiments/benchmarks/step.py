@@ -14,10 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from benchmark import Benchmark
 
-from ssl_jax import methods, models
+from ssl_jax import methods, models, optim
 from ssl_jax.data.images import device, recipes
 from ssl_jax.parallel import make_mesh, place
 from ssl_jax.plan import cost
@@ -92,7 +91,7 @@ def _step(name: str, model: str, size: int, rows: int, peers_of=None) -> Benchma
 def _spent(method, batch, augment) -> cost.Cost:
     """Operations and memory of the compiled step, for the share of the speed of matrix products that it reaches."""
     mesh = make_mesh()
-    tx = optax.sgd(RATE, momentum=MOMENTUM)
+    tx = optim.make("sgd", learning_rate=RATE, momentum=MOMENTUM)
     state = init_state(method, tx, jax.random.key(0), place(batch, mesh), mesh, views=augment)
     step = compile_step(method, tx, mesh, views=augment)
     return cost.of(step.lower(state, step.place(batch)).compile())
@@ -116,7 +115,7 @@ def _seconds(run) -> float:
 def ours(method, batch, augment, devices: int | None = None):
     """One step at each call, on all devices or so many; returns its loss."""
     mesh = make_mesh(devices)
-    tx = optax.sgd(RATE, momentum=MOMENTUM)
+    tx = optim.make("sgd", learning_rate=RATE, momentum=MOMENTUM)
     step = compile_step(method, tx, mesh, views=augment)
     state = [init_state(method, tx, jax.random.key(0), place(batch, mesh), mesh, views=augment)]
     # The weights that the peers are given, whatever name the step draws its own by.
