@@ -102,6 +102,8 @@ SPECIAL = {
     "train.steps_per_dispatch": ("0", "7", "1000000000000"),
     "optim.momentum": ("1", "1.5"),
     "optim.warmup_epochs": ("1e308",),
+    "optim.start": ("-0.1", "1.5"),
+    "optim.end": ("-0.1", "1.5"),
     "eval.knn_k": ("1000000000000",),
     "parallel.devices": ("0", "3", "1000000"),
     "model.widths": ("()", "(0,)", "(-8,)", "('a',)", "(8.5,)"),

@@ -48,6 +48,8 @@ SYNONYMS = {
     **dict.fromkeys(("opt", "optim", "optimizer", "optimiser"), ("optim.name",)),
     **dict.fromkeys(("scheduler", "lrscheduler", "lrschedule"), ("optim.schedule",)),
     **dict.fromkeys(("warmup", "warmupsteps"), ("optim.warmup_epochs",)),
+    **dict.fromkeys(("warmuplr", "startlr"), ("optim.start",)),
+    **dict.fromkeys(("minlr", "etamin", "finallr", "endlr"), ("optim.end",)),
     **dict.fromkeys(
         ("clip", "clipgrad", "gradclip", "gradientclip", "maxgradnorm", "gradclipnorm"), ("optim.clip_norm",)
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import runs
 from sklearn.datasets import load_digits
 
 import ssl_jax
-from ssl_jax import configs, experiment, models, optim
+from ssl_jax import configs, evaluation, experiment, models, optim
 from ssl_jax.data.source import from_arrays
 from ssl_jax.evals import Accuracy, Fitted, finetune
 from ssl_jax.evals.shared import protocols
@@ -414,6 +415,22 @@ def test_protocols_are_those_of_the_papers():
         protocols.overrides("simsim")
     with pytest.raises(ValueError, match="epochs=0 must be positive"):
         protocols.overrides("moco", epochs=0)
+
+
+def test_what_belongs_to_another_optimizer_stays_behind(monkeypatch, tmp_path):
+    """Of the run whose encoder is fine-tuned: ends of its schedule, clipping, weight decay at the end, b2."""
+    built = []
+    monkeypatch.setattr(evaluation, "build", lambda config, *_, **__: built.append(config) or 1 / 0)
+    config = runs.config("simclr", optim__name="adamw", optim__b2=0.95, optim__weight_decay_end=0.4)
+    config.optim.update({"start": 0.1, "end": 0.01, "clip_each": 3.0, "warmup_epochs": 1.0})
+    fit = evaluation.make_fit(SimpleNamespace(workdir=tmp_path, recipe=None), config, tmp_path, print)
+    with pytest.raises(ZeroDivisionError):
+        fit("finetune", SimpleNamespace(train=range(100)), finetune.overrides("extract", epochs=2, batch_size=32))
+    schedule, _, _ = experiment.make_schedule(built[0], PLAN._replace(total_steps=100))
+    tx = experiment.make_tx(built[0], schedule)
+    assert tx.clip is None
+    assert not callable(tx.decay)
+    assert [float(schedule(t)) for t in (0, 100)] == pytest.approx([tx.peak, 0])
 
 
 def test_nesterov_reaches_the_optimizer():

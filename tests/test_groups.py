@@ -213,10 +213,10 @@ def test_vectors_stay_on_the_sphere(x64):
     [
         (Group(rate=-1.0), r"group 'last': rate=-1.0 is no factor"),
         (Group(rate=math.nan), r"rate=nan is no factor"),
-        (Group(rate="top"), r"rate='top' is no factor; give a number from 0 on, a function, or 'peak'"),  # pyright: ignore
+        (Group(rate="top"), r"rate='top' is no factor; give a number from 0 on, a function, or 'peak'"),
         (Group(decay=-0.5), r"decay=-0.5 is no factor"),
         (Group(first=-1), r"first=-1 is no update; give a whole number from 0 on, or None: never"),
-        (Group(first=0.5), r"first=0.5 is no update"),  # pyright: ignore
+        (Group(first=0.5), r"first=0.5 is no update"),
         (
             Group(rate="peak"),
             r"'last' learns at the schedule's peak, which is not known; say optim.make\(peak=\)",
