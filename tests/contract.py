@@ -23,7 +23,7 @@ __all__ = ["CLASSES", "ROWS", "STEPS", "TX", "double", "leaves_of", "local_value
 TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
-FROM_LABELS = {"supervised", "uda"}  # methods that see them
+FROM_LABELS = {"supervised", "supcon", "uda"}  # methods that see them
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -31,6 +31,10 @@ CASES = {
     "simclr": {"temperature": 0.2, "projector_layers": 3, "projector_dim": 16},
     "byol": {"tau": 0.9, "hidden": 32, "projector_dim": 16},
     "moco": {"queue_size": 256, "projector_dim": 16, "momentum": 0.9, "temperature": 0.2},
+    "simsiam": {"projector_dim": 16, "predictor_hidden": 8},
+    "barlow_twins": {"projector_dim": 16, "projector_layers": 2, "scale": 0.1},
+    "vicreg": {"projector_dim": 16, "projector_layers": 2},
+    "supcon": {"projector_hidden": 16, "projector_dim": 16},
     "supervised": {"label_smoothing": 0.1},
     "rotation": {},
     "relative_patch": {"gap": 1, "jitter": 0, "embed_dim": 16, "hidden": 32},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.losses.byol_regression import byol_regression
 from ssl_jax.losses.consistency import consistency
 from ssl_jax.losses.info_nce import info_nce
@@ -12,8 +13,10 @@ from ssl_jax.losses.nt_xent import nt_xent
 from ssl_jax.losses.pixels import pixel_bce, pixel_entropy, psnr
 from ssl_jax.losses.sup_con import sup_con
 from ssl_jax.losses.triplet import triplet_all, triplet_margin
+from ssl_jax.losses.vicreg import vicreg
 
 __all__ = [
+    "barlow_twins",
     "byol_regression",
     "consistency",
     "estimate_log_z",
@@ -29,4 +32,5 @@ __all__ = [
     "sup_con",
     "triplet_all",
     "triplet_margin",
+    "vicreg",
 ]

@@ -6,17 +6,20 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax import lax
 
 from ssl_jax import models
-from ssl_jax.losses.normalize import compute_dtype
+from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.names import imported as found_by_path
 from ssl_jax.names import is_imported, refuse_unknown
+from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.parallel import named_key
-from ssl_jax.types import Array, Axis, Batch, Part, Tree, Variables
+from ssl_jax.types import Array, Axis, Batch, Part, Plan, Tree, Variables
 
 
 def names() -> list[str]:
@@ -50,7 +53,21 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 
 OF_TEXT_TOO = ("supervised", "uda", "imported")  # methods that take what a recipe gives, images or tokens
 UNTRAINED = ("imported",)  # networks as they came
-FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
+FROM_LABELS = ("supcon", "supervised")  # methods that are taught by labels: of few they draw those examples alone
+
+
+def check_labels(name: str, plan: Plan) -> int:
+    """The number of classes of what the method ``name`` learns from.
+
+    Raises:
+      ValueError: the data have no labels.
+    """
+    if plan.num_classes is None:
+        raise ValueError(
+            f"method.name={name!r} needs labels and data.source has none; give class sub-folders, or of a table the "
+            "column (data.label_column)"
+        )
+    return plan.num_classes
 
 
 def takes_images(make: Callable) -> bool:
@@ -158,13 +175,38 @@ def run_parts(
     return outputs, new_state
 
 
-def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
+def run_views(
+    parts: Parts, params: Tree, state: Tree, views: Sequence[Array], *, axis: Axis = None
+) -> tuple[list[dict[str, Any]], Tree]:
+    """Each view by itself through :func:`run_parts`, so that BatchNorm's statistics are those of one view.
+
+    Returns:
+      (outputs of every part, for each view; model_state after all of them).
+    """
+    outs = []
+    for view in views:
+        out, state = run_parts(parts, params, state, view, train=True, axis=axis)
+        outs.append(out)
+    return outs, state
+
+
+def spread(x: Array, axis: Axis) -> Array:
+    """How far the directions of ``[b, d]`` lie apart: ``sqrt(d)`` times their mean deviation, over all devices.
+
+    About 1 where they are even, 0 where all examples have one.
+    """
+    u = l2_normalize(lax.stop_gradient(x).astype(compute_dtype(x)))
+    first, second = mean_over_devices((u.mean(0), jnp.square(u).mean(0)), axis)
+    return jnp.sqrt(jnp.maximum(second - jnp.square(first), 0)).mean() * x.shape[-1] ** 0.5
+
+
+def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float], *, read: Read = _features):
     """``encode(variables, images, max_dim=None)``: pooled stages, ``"features"`` and, where there is one, the
-    projector's ``"projections"``; ``max_dim`` as in ``models.pooled``."""
+    projector's ``"projections"``; ``max_dim`` as in ``models.pooled``, ``read`` as in :func:`run_parts`."""
 
     def encode(variables: Variables, images: Array, max_dim: int | None = None) -> Mapping[str, Array]:
         images = normalize(images, mean, std)
-        outputs, _ = run_parts(parts, variables.params, variables.model_state, images, train=False)
+        outputs, _ = run_parts(parts, variables.params, variables.model_state, images, train=False, read=read)
         present = images != 0 if jnp.issubdtype(images.dtype, jnp.integer) else None
         pooled = models.pooled(outputs["encoder"], max_dim, present)
         return pooled | ({"projections": outputs["projector"]} if "projector" in parts else {})

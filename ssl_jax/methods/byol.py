@@ -29,6 +29,7 @@ from ssl_jax.methods import (
     make_encode,
     online_trunk,
     run_parts,
+    run_views,
     side_by_side,
     two_views,
     view_by_view,
@@ -91,11 +92,7 @@ def make(
         if not per_view_bn:
             out, state = run_parts(parts, params, state, side_by_side(views), train=True, axis=axis)
             return [jax.tree.map(lambda a, i=i: view_by_view(a, 2)[i], out) for i in range(2)], state
-        outs = []
-        for view in views:
-            out, state = run_parts(parts, params, state, view, train=True, axis=axis)
-            outs.append(out)
-        return outs, state
+        return run_views(parts, params, state, views, axis=axis)
 
     def loss(variables, batch, key, step, axis):
         views = two_views(batch, mean, std)

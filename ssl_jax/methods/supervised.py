@@ -20,7 +20,7 @@ from jax import lax
 
 from ssl_jax import models, optim
 from ssl_jax.losses.normalize import compute_dtype
-from ssl_jax.methods import init_parts, make_encode, normalize, online_trunk, run_parts
+from ssl_jax.methods import check_labels, init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import Classifier, linear
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -65,12 +65,7 @@ def make(
     2018, section 3.3 (one epoch for each part); layer-wise rates: the same, section 3.1, and Clark et al., "ELECTRA",
     2020, appendix B.
     """
-    num_classes = plan.num_classes
-    if num_classes is None:
-        raise ValueError(
-            "method.name='supervised' needs labels and data.source has none; give class sub-folders, or of a table the "
-            "column (data.label_column)"
-        )
+    num_classes = check_labels("supervised", plan)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"method.label_smoothing={label_smoothing} must be in [0, 1)")
     top = encoder.stages + 1

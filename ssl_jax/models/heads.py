@@ -135,6 +135,30 @@ def byol_mlp(
     return MLP((hidden, out_dim), out_bias=False, kernel_init=KERNEL_INITS[init], norm=norm, dtype=dtype)
 
 
+def barlow_projector(
+    *,
+    num_layers: int = 3,
+    hidden: int | None = None,
+    out_dim: int = 8192,
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: Any = None,
+) -> MLP:
+    """Barlow Twins' projector and VICReg's expander: (Dense, BN, ReLU) x (num_layers - 1), Dense; no Dense has a bias.
+
+    Args:
+      num_layers: Dense layers.
+      hidden: width of the hidden layers; None: ``out_dim``.
+      out_dim: width of the projection.
+
+    Reference: Zbontar et al. 2021 (Barlow Twins), section 3; Bardes et al. 2022 (VICReg), section 4.2, whose hidden
+    layers have biases in the code, which the BatchNorm behind each takes away again.
+    """
+    if num_layers < 1:
+        raise ValueError(f"method.projector_layers={num_layers} must be 1 or more; the papers have 3")
+    sizes = (hidden or out_dim,) * (num_layers - 1) + (out_dim,)
+    return MLP(sizes, hidden_bias=False, out_bias=False, kernel_init=torch_kernel, norm=norm, dtype=dtype)
+
+
 def moco_projector(dim: int, *, version: int = 2, out_dim: int = 128, dtype: Any = None) -> MLP:
     """MoCo's head: v1 one Dense, v2 Dense, ReLU, Dense; with biases, without normalisation, torch's initial values.
 
