@@ -1,0 +1,20 @@
+"""SimSiam on CIFAR-10 with a small network, for two CPU cores.
+
+    make pretrain CONFIG=configs/simsiam_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
+
+Cost: 20 epochs; not measured.
+Expected: not measured.
+"""
+
+from __future__ import annotations
+
+from configs.common import base, cifar10_cpu
+
+
+def get_config():
+    config = cifar10_cpu(base())
+    config.method.update({"name": "simsiam", "projector_dim": 512, "projector_layers": 2})
+    config.data.recipe = "simsiam_cifar"
+    config.optim.update({"learning_rate": 0.1, "warmup_epochs": 1.0})
+    config.train.epochs = 15
+    return config
