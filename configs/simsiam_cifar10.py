@@ -3,8 +3,8 @@
     make pretrain CONFIG=configs/simsiam_cifar10.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: not measured; not yet run here. Needs an accelerator.
-Expected: 91.8 % linear (Chen and He 2021, appendix D). Published, not ours; solo-learn has 90.5 after 1000 epochs with a
-recipe of its own.
+Expected: 91.8 % linear (Chen and He 2021, appendix D). Published, not ours; solo-learn has 90.5 after 1000 epochs
+with a recipe of its own.
 """
 
 from __future__ import annotations

@@ -20,30 +20,46 @@ from ssl_jax.run.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
 
+def test_the_method_of_the_pages_is_none_of_ours_and_short():
+    assert "dcl" not in methods.names()
+    lines = pages.file("dcl.py").splitlines()
+    assert len(lines) <= 30
+    assert f"in {len(lines)} lines" in pages.README.read_text()
+
+
 @pytest.mark.slow
 def test_the_method_of_the_pages_trains():
-    make = pages.names_in("simsiam.py")["make"]
+    make = pages.names_in("dcl.py")["make"]
     plan = Plan(20, 4, 256, (8, 8, 3), contract.ROWS, 4)
-    method = make(models.make("convnet", widths=(8, 16)), plan=plan, dim=16)
+    method = make(models.make("convnet", widths=(8, 16)), plan=plan, dim=16, temperature=0.5)
     batch = contract.batch_of(0)
     variables = method.init(jax.random.key(0), batch)
 
-    def loss(params):
-        return method.loss(variables._replace(params=params), batch, jax.random.key(1), jnp.int32(0), None)[0]
+    def loss(params, batch=batch):
+        return method.loss(variables._replace(params=params), batch, jax.random.key(1), jnp.int32(0), None)
 
-    value, gradient = jax.value_and_grad(loss)(variables.params)
-    assert -1 <= float(value) < 1
+    (value, out), gradient = jax.value_and_grad(loss, has_aux=True)(variables.params)
+    other = loss(variables.params, {"views": batch["views"][::-1]})[1]
+    z = np.stack([np.asarray(o.outputs["projections"], np.float64) for o in (out, other)], 1)  # [b, 2, d]
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    terms = [
+        np.log(sum(np.exp(z[i, v] @ z[k, w] / 0.5) for k in range(len(z)) for w in range(2) if k != i))
+        - z[i, 0] @ z[i, 1] / 0.5
+        for i in range(len(z))
+        for v in range(2)
+    ]
+    assert float(value) == pytest.approx(np.mean(terms), rel=1e-4)
     moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables.params, gradient)
-    assert float(loss(moved)) < float(value)
+    assert float(loss(moved)[0]) < float(value)
     assert method.encode(variables, jnp.asarray(batch["views"][0]))["features"].shape == (contract.ROWS, 16)
 
 
 @pytest.mark.slow
 def test_the_method_of_the_pages_keeps_the_contract_as_they_say(tmp_path, monkeypatch):
-    for name in ("simsiam.py", "test_simsiam.py"):
+    for name in ("dcl.py", "test_dcl.py"):
         (tmp_path / name).write_text(pages.file(name))
     monkeypatch.chdir(tmp_path)
-    pages.names_in("test_simsiam.py")["test_simsiam"]()
+    pages.names_in("test_dcl.py")["test_dcl"]()
 
 
 def test_the_encoder_of_the_pages():

@@ -6,20 +6,22 @@ import doctest
 import importlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from numeric import numeric_gradient
+from sklearn.datasets import load_digits
 
-from ssl_jax import losses, methods, models, optim, parallel, testing
+from ssl_jax import methods, models, optim, parallel, testing
 from ssl_jax.losses import barlow_twins, byol_regression, nt_xent, sup_con, vicreg
 from ssl_jax.methods import spread
+from ssl_jax.models.heads import MLP
 from ssl_jax.online.collapse import alarm, collapse_report
-from ssl_jax.types import Variables
+from ssl_jax.step import make_init, make_train_step
 
 ORACLE = np.load(Path(__file__).parent / "oracles" / "two_views.npz")
 ALL_ONE = np.array([[1.0, 1.0], [-1.0, -1.0]])
@@ -172,3 +174,243 @@ def test_what_losses_refuse():
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(f"ssl_jax.losses.{name}"))
     assert (result.attempted > 0, result.failed) == (True, 0)
+
+
+# ----------------------------------------------------------------------------------------------- methods
+
+
+def with_case(name, **arguments):
+    """(method, variables, batch) of a method's case in the contract, with other arguments."""
+    encoder = contract.convnet()
+    found = contract.CASES[name] | {"mean": (0.5,), "std": (0.25,)} | arguments
+    method, batch = methods.get(name)(encoder, plan=testing.plan_of(), **found), contract.batch_of(0)
+    return method, jax.jit(method.init)(jax.random.key(1), batch), batch
+
+
+def run_loss(method, variables, batch):
+    """(value, LossOut); ``outputs`` are those of the first view."""
+    loss = jax.jit(lambda *arguments: method.loss(*arguments, jax.random.key(2), jnp.int32(0), None))
+    value, out = loss(variables, batch)
+    return float(value), out
+
+
+@pytest.mark.parametrize("name", ["simsiam", "barlow_twins", "vicreg", "supcon"])
+def test_the_loss_is_that_of_the_projections_of_both_views(name):
+    method, variables, batch = with_case(name)
+    value, one = run_loss(method, variables, batch)
+    swapped, two = run_loss(method, variables, batch | {"views": batch["views"][::-1]})
+    assert value == pytest.approx(swapped, rel=1e-5)
+    z1, z2 = (out.outputs["projections"] for out in (one, two))
+    assert np.abs(z1 - z2).max() > 1e-3
+    if name == "simsiam":
+        predictor = MLP((8, 16), hidden_bias=False)
+        p1, p2 = (
+            models.forward(predictor, variables.params["predictor"], variables.model_state["predictor"], z, train=True)[
+                0
+            ]
+            for z in (z1, z2)
+        )
+        wanted = -(cosine(p1, z2) + cosine(p2, z1)) / 2
+        assert abs(wanted + (cosine(p1, z1) + cosine(p2, z2)) / 2) > 1e-3
+    else:
+        wanted = {
+            "barlow_twins": lambda: 0.1 * barlow_twins(z1, z2)[0],
+            "vicreg": lambda: vicreg(z1, z2)[0],
+            "supcon": lambda: sup_con(z1, z2, batch["label"], temperature=0.1),
+        }[name]()
+    assert value == pytest.approx(float(wanted), rel=1e-4)
+    shown = {
+        "simsiam": {"feature_spread"},
+        "barlow_twins": {"diagonal", "off_diagonal"},
+        "vicreg": {"invariance", "variance", "covariance", "below_one"},
+        "supcon": {"similarity", "labelled"},
+    }
+    assert set(one.metrics) == shown[name]
+
+
+def cosine(a, b):
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+def shapes(params):
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves(params)}
+
+
+def leaves(tree):
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def test_heads_have_the_layers_of_the_papers():
+    params = with_case("simsiam")[1].params
+    norm = {f"norm{i}/{part}": (16,) for i in range(2) for part in ("bias", "scale")}
+    dense = {"dense0/kernel": (8, 16), "dense1/kernel": (16, 16), "dense2/kernel": (16, 16)}
+    assert shapes(params["projector"]) == dense | norm  # the last norm has neither scale nor bias
+    wanted = {"dense0/kernel": (16, 8), "norm0/bias": (8,), "norm0/scale": (8,), "dense1/kernel": (8, 16)}
+    assert shapes(params["predictor"]) == wanted | {"dense1/bias": (16,)}
+    for name in ("barlow_twins", "vicreg"):
+        found = shapes(with_case(name, projector_dim=4, projector_hidden=6, projector_layers=3)[1].params["projector"])
+        dense = {"dense0/kernel": (8, 6), "dense1/kernel": (6, 6), "dense2/kernel": (6, 4)}
+        assert found == dense | {f"norm{i}/{part}": (6,) for i in range(2) for part in ("bias", "scale")}
+
+
+def moved(name, step, schedule, **arguments):
+    """How far update ``step`` of a decaying rate takes each parameter, over its gradient of 1."""
+    method, variables, _ = with_case(name, **arguments)
+    tx = method.wrap_tx(optim.make("sgd", learning_rate=schedule, momentum=0.0, peak=0.1))
+    ones = jax.tree.map(jnp.ones_like, variables.params)
+    state = tx.init(variables.params)
+    for _ in range(step + 1):
+        updates, state = tx.update(ones, state, variables.params)
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves(updates)}
+    return {path: -float(leaf.ravel()[0]) for path, leaf in paths.items()}
+
+
+def test_the_predictor_of_simsiam_keeps_the_peak_of_the_rate():
+    schedule = optim.warmup_cosine(0.1, 0, 4)
+    for path, rate in moved("simsiam", 2, schedule).items():
+        assert rate == pytest.approx(0.1 if path.startswith("predictor/") else 0.05, rel=1e-5), path
+    for path, rate in moved("simsiam", 2, schedule, predictor_rate="scheduled").items():
+        assert rate == pytest.approx(0.05, rel=1e-5), path
+
+
+def test_biases_and_norms_of_barlow_twins_have_a_rate_of_their_own():
+    found = moved("barlow_twins", 2, optim.warmup_cosine(0.1, 0, 4))
+    small = {path for path, rate in found.items() if rate == pytest.approx(0.05 * 0.024, rel=1e-5)}
+    assert small == {path for path in found if path.endswith(("/bias", "/scale"))}
+    assert len(small) > 2
+    assert all(found[path] == pytest.approx(0.05, rel=1e-5) for path in set(found) - small)
+
+
+SCALES = {"mean": 1.0, "supcontrast": 0.2 / 0.07, "google": 0.2}
+
+
+def test_supcon_scales_and_what_it_makes_of_missing_labels():
+    values = {s: run_loss(*with_case("supcon", temperature=0.2, loss_scale=s))[0] for s in SCALES}
+    for scale, factor in SCALES.items():
+        assert values[scale] == pytest.approx(factor * values["mean"], rel=1e-5)
+    method, variables, batch = with_case("supcon", temperature=0.2)
+    none = np.full_like(batch["label"], -1)
+    value, out = run_loss(method, variables, batch | {"label": none})
+    z1 = out.outputs["projections"]
+    z2 = run_loss(method, variables, batch | {"views": batch["views"][::-1]})[1].outputs["projections"]
+    assert value == pytest.approx(float(nt_xent(z1, z2, temperature=0.2)), rel=1e-5)
+    assert float(out.metrics["labelled"]) == 0
+    close(run_loss(method, variables, batch)[1].metrics["labelled"], np.mean(batch["label"] >= 0), 1e-6)
+
+
+def test_supcon_feeds_its_projector_unit_features_where_asked():
+    for normalize in (True, False):
+        method, variables, batch = with_case("supcon", normalize_features=normalize)
+        out = method.encode(variables, jnp.asarray(batch["views"][0]))
+        h = out["features"]
+        h = h / jnp.linalg.norm(h, axis=1, keepdims=True) if normalize else h
+        dense = variables.params["projector"]
+        z = jax.nn.relu(h @ dense["dense0"]["kernel"] + dense["dense0"]["bias"][None])
+        close(out["projections"], z @ dense["dense1"]["kernel"] + dense["dense1"]["bias"][None], 1e-4)
+
+
+def test_supcon_without_labels_is_refused():
+    plan = testing.plan_of(num_classes=None)
+    with pytest.raises(ValueError, match="method.name='supcon' needs labels and data.source has none"):
+        methods.get("supcon")(contract.convnet(), plan=plan)
+    assert "supcon" in methods.FROM_LABELS
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("simsiam", {"predictor_rate": "fixed"}, "predictor_rate='fixed' is not one of constant, scheduled"),
+        ("simsiam", {"projector_layers": 0}, "method.projector_layers=0 must be 1 or more"),
+        ("barlow_twins", {"off_diagonal": -1.0}, "method.off_diagonal=-1.0 must not be negative"),
+        ("barlow_twins", {"scale": 0.0}, "method.scale=0.0 must be positive"),
+        ("barlow_twins", {"bias_rate": 0.0}, "method.bias_rate=0.0 must be positive"),
+        ("barlow_twins", {"projector_layers": 0}, "method.projector_layers=0 must be 1 or more"),
+        ("vicreg", {"variance": -25.0}, "method.variance=-25.0 must not be negative"),
+        ("vicreg", {"variance_of_views": "half"}, "variance_of_views='half' is not one of mean, sum"),
+        ("supcon", {"temperature": 0.0}, "method.temperature=0.0 must be positive"),
+        ("supcon", {"loss_scale": "sum"}, "loss_scale='sum' is not one of mean, supcontrast, google"),
+    ],
+)
+def test_wrong_arguments_are_refused(name, arguments, words):
+    with pytest.raises(ValueError, match=words) as error:
+        methods.get(name)(contract.convnet(), plan=testing.plan_of(), **arguments)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------- planted dead runs
+
+
+def digits(step, rows=128):
+    """Two views of handwritten digits: shifted by a pixel, paler, noisy."""
+    images, labels = load_digits(return_X_y=True)
+    rng = np.random.default_rng(step)
+    chosen = rng.integers(0, len(images), rows)
+
+    def view():
+        shifts = rng.integers(-1, 2, (rows, 2))
+        rolled = [np.roll(images[i].reshape(8, 8, 1) / 16, s, (0, 1)) for i, s in zip(chosen, shifts, strict=True)]
+        pale = np.stack(rolled) * rng.uniform(0.5, 1, (rows, 1, 1, 1)) + 0.3 * rng.normal(size=(rows, 8, 8, 1))
+        return pale.repeat(3, -1).astype(np.float32)
+
+    views, index = (view(), view()), chosen.astype(np.int32)
+    return {"views": views, "label": labels[chosen].astype(np.int32), "index": index}
+
+
+def train(name, rate, *, steps=60, label=lambda label: label, **arguments):
+    """(What the alarm says of two reports, the metrics of the last step)."""
+    encoder, plan = models.make("convnet", widths=(8, 16), residual=False), testing.plan_of()
+    method = methods.get(name)(encoder, plan=plan, mean=(0.5,), std=(0.25,), **arguments)
+    tx = optim.make("sgd", learning_rate=rate, weight_decay=1e-3)
+    state = jax.jit(make_init(method, tx))(jax.random.key(0), digits(0), None)
+    train_step, history, said, metrics = jax.jit(make_train_step(method, tx)), 0, None, {}
+    for step in range(1, steps + 1):
+        batch = digits(step)
+        state, metrics = train_step(state, batch | {"label": label(batch["label"])})
+        if step % (steps // 2) == 0:
+            report = collapse_report(metrics["moments"])
+            history, words = alarm(history, report, step=step, warmup_steps=0)
+            said = said or words
+    return said, {k: float(v) for k, v in metrics.items() if k != "moments"}
+
+
+@pytest.mark.slow
+def test_simsiam_whose_gradient_goes_through_both_branches_is_named(monkeypatch):
+    small = {"projector_dim": 64, "predictor_hidden": 16, "projector_layers": 2}
+    assert train("simsiam", 1.0, **small)[0] is None
+    module = importlib.import_module("ssl_jax.losses.byol_regression")
+    monkeypatch.setattr(module, "lax", SimpleNamespace(stop_gradient=lambda x: x))
+    said, seen = train("simsiam", 1.0, **small)
+    assert "looks collapsed" in said
+    assert seen["loss"] < -0.9
+
+
+@pytest.mark.slow
+def test_barlow_twins_without_its_second_term_is_named():
+    small = {"projector_dim": 16, "projector_layers": 2, "bias_rate": 1.0}
+    said, alive = train("barlow_twins", 0.02, **small, off_diagonal=0.05)
+    assert said is None
+    said, dead = train("barlow_twins", 0.02, **small, off_diagonal=0.0)
+    assert "looks collapsed" in said
+    assert alive["off_diagonal"] < 0.5 < 0.7 < dead["off_diagonal"]
+
+
+@pytest.mark.slow
+def test_vicreg_without_its_variance_shows_it():
+    """Directions of what is left may still differ: the alarm cannot see it, the two numbers can."""
+    small = {"projector_dim": 16, "projector_layers": 2}
+    said, alive = train("vicreg", 0.01, **small)
+    assert said is None
+    _, dead = train("vicreg", 0.01, **small, variance=0.0)
+    assert alive["variance"] < 0.4 < 0.8 < dead["variance"]
+    assert dead["below_one"] == 1
+
+
+@pytest.mark.slow
+def test_supcon_that_is_told_one_class_is_named():
+    small = {"projector_hidden": 16, "projector_dim": 16, "normalize_features": False}
+    alive = train("supcon", 0.2, **small)[1]
+    said, dead = train("supcon", 0.2, **small, label=np.zeros_like)
+    assert "looks collapsed" in said
+    assert alive["similarity"] < 0.9 < 0.99 < dead["similarity"]
+    assert dead["loss"] == pytest.approx(np.log(2 * 128 - 1), abs=0.01)

@@ -42,8 +42,8 @@ def make(
 
     Args:
       off_diagonal: lambda.
-      scale: what L is multiplied by, 1 in the authors' code; solo-learn has .1 for CIFAR-10 and .048 for ImageNet. Under
-        LARS it matters to biases and norms alone.
+      scale: what L is multiplied by, 1 in the authors' code; solo-learn has .1 for CIFAR-10 and .048 for ImageNet.
+        Under LARS it matters to biases and norms alone.
       bias_rate: learning rate of biases and norms, so many times that of weights: .0048 / .2 in the authors' code. 1
         with an optimizer that does not adapt the rate of weights.
       projector_dim: d of the projections ``[b, d]``.
@@ -58,7 +58,7 @@ def make(
     if not scale > 0:
         raise ValueError(f"method.scale={scale} must be positive; the authors have 1")
     if not bias_rate > 0:
-        raise ValueError(f"method.bias_rate={bias_rate} must be positive; the authors have 0.024, 1 is one rate for all")
+        raise ValueError(f"method.bias_rate={bias_rate} must be positive; 0.024 as the authors, 1: one rate for all")
     projector = barlow_projector(
         num_layers=projector_layers,
         hidden=projector_hidden,
@@ -84,6 +84,4 @@ def make(
 
         return optim.by_group(tx, group, {"biases": optim.Group(rate=bias_rate)})
 
-    return Method(
-        init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std), wrap_tx=wrap_tx
-    )
+    return Method(init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std), wrap_tx=wrap_tx)

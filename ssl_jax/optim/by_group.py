@@ -16,7 +16,7 @@ from ssl_jax.optim.schedules import Schedule
 from ssl_jax.types import Tree
 
 # States that say which value of a schedule is next: of a rate, of optax's weight decay.
-CLOCKS = (optax.ScaleByScheduleState, type(optax.add_decayed_weights(lambda step: 0.0).init({})))
+CLOCKS = (optax.ScaleByScheduleState, type(jax.eval_shape(optax.add_decayed_weights(lambda step: 0.0).init, {})))
 
 
 class Group(NamedTuple):
