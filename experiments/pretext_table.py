@@ -36,7 +36,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, parallel, train
-from ssl_jax.data.images import stream
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
 from ssl_jax.experiment import Experiment, build, to_json, zeros
@@ -217,13 +216,8 @@ def run(row: Row, config: configs.Config, workdir: Path) -> dict[str, Any]:
 
 def stages(experiment: Experiment, variables: Variables, source) -> dict[str, Encoded]:
     """The pooled output of every stage of the encoder for every example of a source."""
-    config, mesh = experiment.config, parallel.make_mesh(1)
-    batches = stream.eval_batches(
-        source,
-        image_size=config.data.image_size,
-        recipe_eval=experiment.recipe.evaluate,
-        global_batch_size=500,
-    )
+    mesh = parallel.make_mesh(1)
+    batches = experiment.modality.inputs(source, global_batch_size=500)
     encode = jax.jit(experiment.method.encode)
     rows = features.extract(encode, variables, batches, place=lambda batch: parallel.place(batch, mesh))
     left_out = ("label", "index", "projections")
