@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/supcon_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 20 epochs; not measured.
+Cost: 15 epochs; not measured.
 Expected: not measured.
 """
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -73,3 +76,11 @@ def check(graph) -> None:
 def test_ten_files_lie_loose():
     loose = sorted(path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py")
     assert len(loose) <= 10, loose
+
+
+def test_importing_does_not_begin_jax():
+    """A command says after its imports how many devices there are to be, which JAX takes once."""
+    code = "import ssl_jax.train, jax; jax.config.update('jax_num_cpu_devices', 3); assert jax.device_count() == 3"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PACKAGE.parent), "XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -113,7 +113,7 @@ def _head(facts: Facts) -> Iterator[str]:
     yield f"library_name: {LIBRARIES[facts.format]}"
     config = facts.config
     tags = ["ssl_jax", config["method"]["name"], config["model"]["name"], facts.format]
-    tags += [] if config["method"]["name"] in ("supervised", "imported") else ["self-supervised-learning"]
+    tags += [] if config["method"]["name"] in ("supcon", "supervised", "imported") else ["self-supervised-learning"]
     yield f"tags: {json.dumps([plain(tag) for tag in dict.fromkeys(tags)])}"
     yield "pipeline_tag: image-feature-extraction"
     if (source := config["data"]["source"]) and re.fullmatch(r"[a-z0-9_]+", source) and source != "none":
