@@ -51,6 +51,7 @@ CASES = {
     "cpc": {"patch_size": 4, "patch_jitter": 2, "steps": 2, "context_dim": 16, "context_layers": 1, "temperature": 1.0},
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
     "language_model": {"activity": 2.0, "change": 1.0},
     "word2vec": {"negatives": 3},
     "glove": {"x_max": 1.0},
@@ -97,6 +98,7 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
     "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "mae": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2, "cls_token": True}),
     "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
     "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
     "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts

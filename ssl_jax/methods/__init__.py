@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype
+from ssl_jax.models.vit import ViT
 from ssl_jax.names import imported as found_by_path
 from ssl_jax.names import is_imported, refuse_unknown
 from ssl_jax.parallel import named_key
@@ -51,6 +52,13 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
 OF_TEXT_TOO = ("supervised", "uda", "imported")  # methods that take what a recipe gives, images or tokens
 UNTRAINED = ("imported",)  # networks as they came
 FROM_LABELS = ("supervised",)  # methods to which an example without a label says nothing
+
+
+def check_vit(encoder: nn.Module, name: str, why: str) -> None:
+    """Refuse an encoder that is no ViT, of the method ``name`` that ``why`` ("shows its encoder single patches")."""
+    if not isinstance(encoder, ViT):
+        label = getattr(encoder, "label", type(encoder).__name__)
+        raise ValueError(f"method.name={name!r} {why}, which takes a ViT and no {label}; use model.name=vit_ti")
 
 
 def takes_images(make: Callable) -> bool:

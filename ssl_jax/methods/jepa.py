@@ -25,9 +25,9 @@ import optax
 from jax import lax
 
 from ssl_jax import models, optim
-from ssl_jax.methods import make_encode, normalize, one_view
+from ssl_jax.methods import check_vit, make_encode, normalize, one_view
 from ssl_jax.models.norm import standardize
-from ssl_jax.models.vit import Predictor, ViT, patchify, unpatchify
+from ssl_jax.models.vit import Predictor, patchify, unpatchify
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
@@ -166,10 +166,7 @@ def make(
     Raises:
       ValueError: an encoder that is no ViT, an argument outside its meaning, a grid so coarse that no context is left.
     """
-    if not isinstance(encoder, ViT):
-        raise ValueError(
-            "method.name='jepa' shows its encoder single patches, which takes a ViT; use model.name=vit_ti"
-        )
+    check_vit(encoder, "jepa", "shows its encoder single patches")
     if not 0 <= tau <= 1:
         raise ValueError(f"method.tau={tau} must be between 0 and 1; the paper uses 0.996")
     heads = predictor_heads or encoder.heads

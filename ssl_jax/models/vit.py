@@ -317,3 +317,47 @@ class Predictor(nn.Module):
         x = LayerNorm(dtype=self.dtype, name="norm")(x[:, -t:])
         x = dense(self.out_dim, name="out")(x).reshape(b, m, t, self.out_dim)
         return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+class PatchDecoder(nn.Module):
+    """The pixels of every patch, from tokens of those that were seen: a narrow transformer (MAE's decoder).
+
+    Called ``(x [b, k, d], restore [b, n], cls [b, d] = None, train=, axis=)``: the k tokens of an image,
+    and behind them one learned token for each of the n - k patches that were not seen, go to the places where they
+    belong, ``restore``, and get their positions; the class token, where there is one, stands before them and has none.
+
+    Attributes:
+      out_dim: numbers in a patch, ``size * size * c``.
+      grid: patches down and across the image.
+      width, depth, heads: of this transformer.
+
+    Returns ``[b, n, out_dim]``, float32 or better.
+
+    Reference: He et al. 2022 (MAE, arXiv:2111.06377), section 3 and appendix A.1. Differs from the reference code:
+    weights of the blocks start at a deviation of .02, and not uniform after Glorot.
+    """
+
+    out_dim: int
+    grid: tuple[int, int]
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, restore: Array, cls: Array | None = None, train: bool, axis: Axis = None) -> Array:
+        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
+        before = 0 if cls is None else 1
+        seen = x if cls is None else jnp.concatenate([cls[:, None].astype(x.dtype), x], axis=1)
+        seen = dense(self.width, name="embed")(seen)
+        token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,), jnp.float32)
+        hidden = (x.shape[0], restore.shape[1] - x.shape[1], self.width)
+        hidden = jnp.broadcast_to(token.astype(seen.dtype)[None, None], hidden)
+        y = jnp.concatenate([seen[:, before:], hidden], axis=1)
+        y = jnp.take_along_axis(y, restore[:, :, None], axis=1)
+        y = y + jnp.asarray(sincos_positions(self.grid, self.width), y.dtype)[None]
+        y = jnp.concatenate([seen[:, :before], y], axis=1)
+        for k in range(1, self.depth + 1):
+            y = Block(self.heads, dtype=self.dtype, name=f"block{k}")(y)
+        y = dense(self.out_dim, name="out")(LayerNorm(dtype=self.dtype, name="norm")(y[:, before:]))
+        return y.astype(np.promote_types(y.dtype, np.float32))
