@@ -18,9 +18,8 @@ from experiments import pretrain, show_views
 from ssl_jax import configs, parallel
 from ssl_jax.data import recipes
 from ssl_jax.data.images import device, host, values
+from ssl_jax.data.images.published import RECIPES, SOURCES
 from ssl_jax.data.images.recipes import (
-    RECIPES,
-    SOURCES,
     Blur,
     Crop,
     Cutout,

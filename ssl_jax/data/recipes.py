@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
+from ssl_jax.data.images import published, values
 from ssl_jax.data.images import recipes as images
-from ssl_jax.data.images import values
 from ssl_jax.data.text import recipes as text
 from ssl_jax.types import Config
 
@@ -26,7 +26,7 @@ def get(name: str) -> Any:
     Raises:
       ValueError: no recipe has that name.
     """
-    return text.RECIPES[name] if name in text.RECIPES else images.get(name, others=text.RECIPES)
+    return text.RECIPES[name] if name in text.RECIPES else published.get(name, others=text.RECIPES)
 
 
 def of(data: Config) -> Any:
@@ -97,6 +97,6 @@ def begun(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 def listed() -> Iterator[str]:
     """The name of each recipe and where it comes from, one per line."""
-    width = max(map(len, (*images.RECIPES, *text.RECIPES)))
-    for name, source in (images.SOURCES | text.SOURCES).items():
+    width = max(map(len, (*published.RECIPES, *text.RECIPES)))
+    for name, source in (published.SOURCES | text.SOURCES).items():
         yield f"{name:{width}}  {source}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
@@ -103,6 +104,35 @@ def view_by_view(x: Array, n: int) -> list[Array]:
     """``[b n, ...]`` as the n views ``[b, ...]`` that :func:`side_by_side` was given."""
     x = x.reshape(-1, n, *x.shape[1:])
     return [x[:, i] for i in range(n)]
+
+
+def by_size(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tuple[list[Array], list[int]]:
+    """The normalised views of a batch, those of one size as one batch, so that an encoder runs once for each size.
+
+    Returns:
+      (one ``[b v, s, s, c]`` for each size, as :func:`side_by_side` makes it, the largest first; v of each).
+
+    Raises:
+      ValueError: the recipe makes one view, or does not put views of one size together and the largest first.
+    """
+    views = batch["views"]
+    groups = [list(group) for _, group in itertools.groupby(views, key=lambda view: view.shape[1:])]
+    sizes = [group[0].shape[1] for group in groups]
+    if len(views) < 2:
+        raise ValueError("this method needs two views or more and data.recipe makes 1; use another recipe")
+    if any(a <= b for a, b in itertools.pairwise(sizes)):
+        shown = ", ".join(str(view.shape[1]) for view in views)
+        raise ValueError(f"this method needs the largest views first and data.recipe makes sizes {shown}; order them")
+    return [normalize(side_by_side(group), mean, std) for group in groups], [len(group) for group in groups]
+
+
+def joined(groups: Sequence[Array], counts: Sequence[int]) -> Array:
+    """What became of the views that :func:`by_size` gave, side by side as one batch: ``[b V, ...]``, V all views.
+
+    :func:`view_by_view` takes them apart, in the order of the recipe. Rows stay on their devices.
+    """
+    apart = [x.reshape(-1, n, *x.shape[1:]) for x, n in zip(groups, counts, strict=True)]
+    return jnp.concatenate(apart, axis=1).reshape(-1, *groups[0].shape[1:])
 
 
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
