@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
+from ssl_jax.data.images import changes as changes_of
 from ssl_jax.data.images import published, values
 from ssl_jax.data.images import recipes as images
 from ssl_jax.data.text import recipes as text
@@ -45,7 +46,7 @@ def of(data: Config) -> Any:
     else:
         raise ValueError(f"data.recipe={given!r} is no recipe; name one, or give a Recipe or its fields")
     if isinstance(recipe, images.Recipe):
-        return values.changed(recipe, changes or {}, called(data))
+        return changes_of.changed(recipe, changes or {}, called(data))
     if changes:
         raise ValueError(f"data.views is for recipes for images, and data.recipe={called(data)} is none; leave it out")
     return recipe
@@ -54,7 +55,7 @@ def of(data: Config) -> Any:
 def keys(data: Config) -> Iterator[str]:
     """Every key that ``data.views`` may have with the recipe of a config; none where it is for no images."""
     recipe = of(data)
-    yield from values.keys(recipe) if isinstance(recipe, images.Recipe) else ()
+    yield from changes_of.keys(recipe) if isinstance(recipe, images.Recipe) else ()
 
 
 def called(data: Config) -> str:
