@@ -293,7 +293,7 @@ def test_the_target_is_a_copy_that_follows_ever_slower(case):
         for new, old, online in zip(*map(jax.tree.leaves, leaves), strict=True):
             np.testing.assert_allclose(new, tau * old + (1 - tau) * online, rtol=1e-5, atol=1e-6)
     params, _ = method.trunk(variables)
-    assert params is variables.aux["target"]["encoder"]
+    assert params == variables.aux["target"]["encoder"]  # the same arrays
     out = transformer.network(params, (images - 0.5) / 0.25, encoder)
     found = jax.jit(method.encode)(variables, images)
     assert set(found) == {"stem", "stage1", "stage2", "features", "mean"}
@@ -349,5 +349,5 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="may cover a context of 4 patches, all that 2 x 2 patches hold"):
         contract.make("jepa", input_shape=(4, 4, 3))
     convnet = models.make("convnet", widths=(4,))
-    with pytest.raises(ValueError, match=r"takes a ViT; use model.name=vit_ti"):
+    with pytest.raises(ValueError, match=r"takes a ViT and no \w+; use model.name=vit_ti"):
         methods.get("jepa")(convnet, plan=Plan(20, 4, 256, (8, 8, 3), 64))

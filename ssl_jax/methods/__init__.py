@@ -8,6 +8,7 @@ import itertools
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
@@ -17,13 +18,13 @@ from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.models.vit import ViT
 from ssl_jax.names import imported as found_by_path
 from ssl_jax.names import is_imported, refuse_unknown
-from ssl_jax.parallel import named_key
+from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis, Batch, Part, Tree, Variables
 
 
 def names() -> list[str]:
-    """The methods there are: the files of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    """The methods there are: the files of this folder, but for those of what some of them share (``_*.py``)."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def get(name: str) -> Callable:
@@ -179,7 +180,7 @@ def run_parts(
     """Images through the encoder, what is read of its outputs through the heads in turn.
 
     Args:
-      key: of what a part draws that takes one (dropout); others draw nothing.
+      key: of what a part draws that takes one (dropout) or one for each row (drop-path); others draw nothing.
 
     Returns:
       (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
@@ -189,10 +190,41 @@ def run_parts(
         drawn = {}
         if key is not None and models.takes(module, "key"):
             drawn = {"key": key if name == "encoder" else named_key(key, name)}
+        elif key is not None and models.takes(module, "keys"):
+            drawn = {"keys": row_keys(named_key(key, "drop_path"), len(x), axis)}
         out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis, **drawn)
         outputs[name] = out
         x = read(out) if name == "encoder" else out
     return outputs, new_state
+
+
+def run_sizes(
+    parts: Parts,
+    params: Tree,
+    state: Tree,
+    groups: Sequence[Array],
+    counts: Sequence[int],
+    *,
+    axis: Axis = None,
+    key: Array | None = None,
+) -> tuple[dict[str, Array], Tree]:
+    """:func:`run_parts` in train mode on views as :func:`by_size` gives them.
+
+    The encoder runs once for each size, so its BatchNorm has statistics of each; the heads run once, on all views.
+
+    Returns:
+      (``[b V, ...]`` of every part by name, side by side, of the encoder its features; new model_state).
+    """
+    encoder, features = {"encoder": parts["encoder"]}, []
+    for i, views in enumerate(groups):
+        drawn = None if key is None else jax.random.fold_in(key, i)
+        out, new = run_parts(encoder, params, state, views, train=True, axis=axis, key=drawn)
+        state = {**state, **new}
+        features.append(out["encoder"]["features"])
+    x = joined(features, counts)
+    heads = {name: module for name, module in parts.items() if name != "encoder"}
+    outputs, new = run_parts(heads, params, state, x, train=True, axis=axis, key=key)
+    return {"encoder": x, **outputs}, {**state, **new}
 
 
 def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
@@ -212,6 +244,32 @@ def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
 def online_trunk(variables: Variables) -> tuple[Tree, Tree]:
     """The trained encoder: the product of every method without a teacher."""
     return variables.params["encoder"], variables.model_state["encoder"]
+
+
+def teacher(variables: Variables) -> Variables:
+    """The slow copy, of a method that holds it as ``aux["target"]``, with its own statistics."""
+    return Variables(variables.aux["target"], variables.model_state["target"])
+
+
+def teacher_trunk(variables: Variables) -> tuple[Tree, Tree]:
+    """The encoder of the slow copy, the product of a method whose paper evaluates the teacher; without a mask token."""
+    params, state = online_trunk(teacher(variables))
+    return {name: value for name, value in params.items() if name != "stem_mask"}, state
+
+
+def make_teacher_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
+    """:func:`make_encode` of the slow copy."""
+    encode_with = make_encode(parts, mean, std)
+
+    def encode(variables: Variables, images: Array, max_dim: int | None = None) -> Mapping[str, Array]:
+        return encode_with(teacher(variables), images, max_dim)
+
+    return encode
+
+
+def for_teacher(encoder: nn.Module) -> nn.Module:
+    """``encoder`` without drop-path, which is the student's alone; BatchNorm still runs in train mode."""
+    return encoder.clone(drop_path=0.0) if getattr(encoder, "drop_path", 0) else encoder
 
 
 def classification(logits: Array, labels: Array) -> tuple[Array, Array]:

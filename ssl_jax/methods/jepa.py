@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from ssl_jax import models, optim
-from ssl_jax.methods import check_vit, make_encode, normalize, one_view
+from ssl_jax.methods import check_vit, make_teacher_encode, normalize, one_view, teacher_trunk
 from ssl_jax.models.norm import standardize
 from ssl_jax.models.vit import Predictor, patchify, unpatchify
 from ssl_jax.parallel import mean as mean_over_devices
@@ -128,14 +128,6 @@ def make(
         online = {"encoder": variables.params["encoder"]}
         return {"target": optim.ema(variables.aux["target"], online, tau_at(step))}
 
-    def trunk_of(variables):
-        return variables.aux["target"]["encoder"], variables.model_state["target"]["encoder"]
-
-    encode_with = make_encode({"encoder": encoder}, mean, std)
-
-    def encode(variables, images, max_dim=None):
-        return encode_with(Variables(variables.aux["target"], variables.model_state["target"]), images, max_dim)
-
     def show(variables, images, key):
         """What is given, what is asked, and the patches, of all shown, whose targets are nearest to the guesses."""
         n, size = len(images), encoder.patch_size
@@ -170,8 +162,8 @@ def make(
     return Method(
         init=init,
         loss=loss,
-        trunk=trunk_of,
-        encode=encode,
+        trunk=teacher_trunk,
+        encode=make_teacher_encode({"encoder": encoder}, mean, std),
         update_aux=update_aux,
         hooks={"show": show},
     )

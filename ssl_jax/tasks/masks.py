@@ -6,7 +6,7 @@ Shapes are fixed, and every row of a batch draws from its own key, so that no ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -73,6 +73,35 @@ def random_shares(
     draw = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))
     coin, where = jnp.unstack(draw(row_keys(key, n, axis)), axis=1)
     return jnp.where(coin < chance, low + (high - low) * where, 0.0)
+
+
+def first_masked(masked: Array, most: int) -> tuple[Callable[[Array], Array], Array]:
+    """The masked patches of each row, of which there are at most so many, filled up with others.
+
+    Returns:
+      (what takes them from ``[b, n, ...]``: ``[b, most, ...]``; which of those are masked, ``[b, most]``).
+    """
+    places = jnp.argsort(~masked, axis=1)[:, :most]
+
+    def take(x: Array) -> Array:
+        return jnp.take_along_axis(x, jnp.expand_dims(places, range(2, x.ndim)), axis=1)
+
+    return take, take(masked)
+
+
+def check_shares(grid: tuple[int, int], low: float, high: float, chance: float) -> int:
+    """The most patches that are ever hidden of an image.
+
+    Raises:
+      ValueError: numbers that are no shares, or a grid so coarse that no patch is.
+    """
+    most = math.floor(grid[0] * grid[1] * Fraction(str(high)))
+    if not 0 <= low <= high <= 1 or not 0 < chance <= 1 or most < 1:
+        raise ValueError(
+            f"method.mask_ratio={(low, high)} and mask_chance={chance} are no shares, or hide none of {grid[0]} x "
+            f"{grid[1]} patches; the paper has (.1, .5) and .5, or use a smaller model.patch_size"
+        )
+    return most
 
 
 def stratified_shares(
