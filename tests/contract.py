@@ -24,7 +24,7 @@ TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "uda"}  # methods that see them
-MULTI_CROP = {"dino-crops", "ibot-v2"}  # cases with views of two sizes
+MULTI_CROP = {"dino-crops", "ibot-v2", "swav-crops"}  # cases with views of two sizes
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -54,6 +54,14 @@ CASES = {
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
     "dino": {"tau": 0.9, "out_dim": 32, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.5, "head_bn": True},
     "ibot": {"tau": 0.9, "out_dim": 16, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.5},
+    "swav": {
+        "prototypes": 16,
+        "hidden": 16,
+        "projector_dim": 8,
+        "freeze_prototypes": 1,
+        "queue_size": 128,
+        "queue_from": 0,
+    },
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
     "language_model": {"activity": 2.0, "change": 1.0},
     "word2vec": {"negatives": 3},
@@ -71,6 +79,7 @@ VARIANTS = {
         "latent_predictive",
         {"target": "pixels", "latent": "sparse", "hidden": 32, "latent_size": 4, "latent_updates": 5},
     ),
+    "swav-crops": ("swav", {"prototypes": 16, "hidden": 16, "projector_dim": 8, "freeze_prototypes": 2}),
     "dino-crops": (
         "dino",
         {

@@ -23,6 +23,7 @@ from ssl_jax.losses.masked_pixels import masked_mse, standardized_patches
 from ssl_jax.losses.moco_v3 import moco_v3
 from ssl_jax.losses.nt_xent import nt_xent
 from ssl_jax.losses.pixels import pixel_bce, pixel_entropy, psnr
+from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.sup_con import sup_con
 from ssl_jax.losses.triplet import triplet_all, triplet_margin
 
@@ -50,6 +51,7 @@ __all__ = [
     "pixel_entropy",
     "psnr",
     "sharpened",
+    "sinkhorn",
     "standardized_patches",
     "sup_con",
     "triplet_all",

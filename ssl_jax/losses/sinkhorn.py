@@ -72,8 +72,9 @@ def sinkhorn(
         total = mean_over_devices(jnp.exp(x - top).sum(axis=0, keepdims=True), axis)
         return top + jnp.log(jnp.maximum(total, jnp.finfo(x.dtype).tiny))
 
-    q = logits
-    for _ in range(iterations):
+    def turn(_, q: Array) -> Array:
         q = q - of_prototypes(q)
-        q = q - jax.nn.logsumexp(q, axis=1, keepdims=True)
-    return jnp.exp(q)
+        return q - jax.nn.logsumexp(q, axis=1, keepdims=True)
+
+    # A loop of the program: of many turns written out, compilation would take minutes.
+    return jnp.exp(lax.fori_loop(0, iterations, turn, logits))
