@@ -33,8 +33,8 @@ from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = "simclr_digits"
 EPILOG = f"""--config.KEY=VALUE changes a key: --help-config shows those of a config with what they mean.
---list shows the configs. Methods: {names.HERE / "methods"}, models: {names.HERE / "models"}, recipes of views and text:
-{names.HERE / "data"}/*/recipes.py. The same command on the same folder goes on where a run was stopped."""
+--list shows the configs. Methods: {names.HERE / "methods"}, models: {names.HERE / "models"}, recipes:
+--recipes, {names.HERE / "data"}/*/recipes.py. The same command on the same folder goes on where a run was stopped."""
 
 
 def main(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +109,8 @@ def build(
         raise ValueError(f"--workdir {folder} is the folder of the data, and a run draws pictures; use another")
     recipe, begun = _as_begun(config, recipes.of(data), folder)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
-        make_method(config, _plan_without_data(config))
+        values.check_sizes(recipe, data.image_size)
+        make_method(config, _plan_without_data(config), sizes=[view.size or data.image_size for view in recipe.views])
     splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     train = splits.train
     modality = make_modality(config, train=train, folder=folder, recipe=recipe)
@@ -338,8 +339,8 @@ def _plan_without_data(config: Config) -> Plan:
     )
 
 
-def make_method(config: Config, plan: Plan) -> Method:
-    """The method of a config around its encoder."""
+def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Method:
+    """The method of a config around its encoder; ``sizes`` are those of the views of an image, where it has views."""
     arguments = {part: {k: v for k, v in config[part].items() if k != "name"} for part in ("model", "method")}
     make = methods.get(config.method.name)
     if methods.takes_images(make):
@@ -365,6 +366,7 @@ def make_method(config: Config, plan: Plan) -> Method:
             inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
             models.check_encoder(encoder, config.model.name, inputs)
         models.check_input(encoder, plan.input_shape)
+        models.check_sizes(encoder, plan.input_shape, sizes)
         method = make(encoder, plan=plan, **arguments["method"])
     except Exception as error:  # of ours: a value of a type that its argument cannot be
         if not isinstance(error, TypeError):

@@ -24,6 +24,7 @@ TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "supcon", "uda"}  # methods that see them
+MULTI_CROP = {"dino-crops", "ibot-v2", "swav-crops"}  # cases with views of two sizes
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -55,6 +56,17 @@ CASES = {
     "cpc": {"patch_size": 4, "patch_jitter": 2, "steps": 2, "context_dim": 16, "context_layers": 1, "temperature": 1.0},
     "latent_predictive": {"tau": 0.9, "hidden": 32, "embed_dim": 16, "latent_size": 4},
     "jepa": {"tau": 0.9, "max_context": 1.0, "predictor_width": 16, "predictor_layers": 1},
+    "dino": {"tau": 0.9, "out_dim": 32, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.5, "head_bn": True},
+    "ibot": {"tau": 0.9, "out_dim": 16, "hidden": 16, "bottleneck": 8, "freeze_last_layer": 0.5},
+    "swav": {
+        "prototypes": 16,
+        "hidden": 16,
+        "projector_dim": 8,
+        "freeze_prototypes": 1,
+        "queue_size": 128,
+        "queue_from": 0,
+    },
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
     "language_model": {"activity": 2.0, "change": 1.0},
     "word2vec": {"negatives": 3},
     "glove": {"x_max": 1.0},
@@ -70,6 +82,25 @@ VARIANTS = {
     "latent_predictive-pixels": (
         "latent_predictive",
         {"target": "pixels", "latent": "sparse", "hidden": 32, "latent_size": 4, "latent_updates": 5},
+    ),
+    "swav-crops": ("swav", {"prototypes": 16, "hidden": 16, "projector_dim": 8, "freeze_prototypes": 2}),
+    "dino-crops": (
+        "dino",
+        {
+            "tau": 0.9,
+            "out_dim": 16,
+            "hidden": 16,
+            "bottleneck": 8,
+            "warmup_teacher_epochs": 2,
+            "norm_last_layer": False,
+        },
+    ),
+    "ibot-v2": (
+        "ibot",
+        {
+            **{"tau": 0.9, "out_dim": 16, "hidden": 16, "bottleneck": 8, "shared_head": False, "teacher": "sinkhorn"},
+            **{"koleo": 0.1, "norm_last_layer": True},
+        },
     ),
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),
     "supervised-frozen": ("supervised", {"frozen": "stage1", "layer_decay": 0.5, "head_rate": 4.0}),
@@ -96,11 +127,15 @@ VARIANTS = {
         },
     ),
 }
+VIT = {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}
 ENCODERS = {  # of the methods that need another than the small convolutional network
     **dict.fromkeys(  # whose heads or bank would outweigh a narrower one, on each of eight devices
         ("colorization", "split_brain", "instance_discrimination"), ("convnet", {"widths": (8, 16), "residual": False})
     ),
-    "jepa": ("vit", {"patch_size": 2, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.2}),
+    "dino-crops": ("vit", VIT | {"cls_token": True, "pool": "cls", "positions": "learned"}),
+    "ibot": ("vit", VIT | {"cls_token": True, "pool": "cls"}),
+    "jepa": ("vit", VIT),
+    "mae": ("vit", VIT | {"cls_token": True}),
     "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
     "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
     "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts
@@ -176,6 +211,9 @@ def batch_of(step: int, rows: int = ROWS, dtype=np.float32, case: str = "") -> d
         known |= leaves_of_words(ALL[case][0], tokens, rng, dtype)
         return {"tokens": tokens, "views": (tokens[:, :-1],), "first": first} | known
     batch = testing.batch_of(step, rows, dtype)
+    if case in MULTI_CROP:  # two small views more
+        more = testing.batch_of(1000 + step, rows, dtype)["views"]
+        return batch | {"views": (*batch["views"], *(view[:, :4, :4] for view in more))}
     if case.partition("-")[0] != "uda":
         return batch
     more = batch_of(1000 + step, RATIO * rows, dtype)

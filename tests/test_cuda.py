@@ -38,7 +38,7 @@ ALL = [pytest.param(name, SMALL.get(name, []), marks=[] if name in QUICK else py
 LARGE = 1 << 16  # bytes of a constant
 COPIED = 1 << 12  # elements of what a step may copy of its state: sums of the probe, hidden rows
 BANKED = {"instance_discrimination_cpu"}  # whose bank is scattered to, and selected from with what it was
-MEANT = {"jepa", "jepa_imagenet"}  # whose positions are constants
+MEANT = {"jepa", "jepa_imagenet", "mae_cifar10", "mae_imagenet"}  # whose positions are constants
 # Parts of the state are chosen by the step: an optimizer that waits, layers that are frozen until then.
 PHASES = ("corrupted_images", "ulmfit_classifier")
 WIDE = re.compile(r"(?:^|x)(?:f64|i64|complex<f64>)$")  # counters of random bits are ui64 until XLA has split them
@@ -144,10 +144,12 @@ def test_the_max_pool_moves_a_third_of_what_xlas_does(h100):
     assert 3 * ours[2] < xlas[2]
 
 
-# Ranks, a permutation, classes in their order; a recurrence, blocks of a matrix, updates of a latent, taps of a filter.
+# Ranks, a permutation, classes in their order; a recurrence, blocks of a matrix, updates of a latent, taps of a filter,
+# blocks of patches.
 SORTED = {"tasks/masked_words", "tasks/colours", "methods/inpainting", "methods/denoising_autoencoder", "methods/moco"}
-SORTED |= {"methods/jepa", "losses/sup_con"}
+SORTED |= {"tasks/masks", "losses/sup_con"}
 LOOPED = {"models/lstm", "models/context", "losses/streaming", "methods/latent_predictive", "data/images/device_ops"}
+LOOPED |= {"tasks/masks"}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from scipy import stats
 
 from ssl_jax import parallel
-from ssl_jax.data.images import device, device_ops, host, host_ops, recipes
+from ssl_jax.data.images import device, device_ops, host, host_ops, published
 from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Noise, Recipe, Solarize, View
 
 FACTORS = (0.0, 0.4, 1.0, 1.8)
@@ -180,7 +180,7 @@ def test_the_blur_of_moco_is_pillows_up_to_the_border():
         )
         return np.abs(ours - np.asarray(pillow) / 255.0).max()
 
-    (blur,) = (op for op in recipes.get("moco_v2").views[0].ops if isinstance(op, Blur))
+    (blur,) = (op for op in published.get("moco_v2").views[0].ops if isinstance(op, Blur))
     assert worst(blur.border) < 0.02 < 0.05 < worst("reflect")
 
 
@@ -238,7 +238,7 @@ def test_view_as_the_host(name, channels):
     """The same numbers into both forms. Solarizing jumps at its threshold, where rounding decides."""
     small = np.random.default_rng(1).integers(0, 256, (8, 6, 9, channels))
     image = small.repeat(4, 1).repeat(3, 2).astype(np.uint8)
-    key, size, view = jax.random.key(3), 20, recipes.get(name).views[COMPARED[name]]
+    key, size, view = jax.random.key(3), 20, published.get(name).views[COMPARED[name]]
 
     def made_and_drawn(batch, key):
         made = device.views(Recipe((view,)), size)(batch, key, None)["views"][0]
@@ -253,21 +253,21 @@ def test_view_as_the_host(name, channels):
         assert off.mean() <= (0.01 if any(isinstance(op, Solarize) for op in view.ops) else 0)
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", sorted(published.RECIPES))
 def test_every_recipe_can_be_made(name):
     for channels in (1, 3) if name in ("digits", "byol", "moco_v2") else (3,):
         image = jax.ShapeDtypeStruct((4, 24, 27, channels), np.uint8)
-        batch = {"image": image} | ({"unlabelled": {"image": image}} if recipes.get(name).unlabelled else {})
-        out = jax.eval_shape(lambda b, k: device.views(recipes.get(name), 20)(b, k, None), batch, jax.random.key(0))
-        assert [(v.shape, v.dtype) for v in out["views"]] == [((4, 20, 20, channels), np.float32)] * len(out["views"])
-        assert len(out["views"]) == len(recipes.get(name).views)
+        batch = {"image": image} | ({"unlabelled": {"image": image}} if published.get(name).unlabelled else {})
+        out = jax.eval_shape(lambda b, k: device.views(published.get(name), 20)(b, k, None), batch, jax.random.key(0))
+        sizes = [view.size or 20 for view in published.get(name).views]
+        assert [(v.shape, v.dtype) for v in out["views"]] == [((4, s, s, channels), np.float32) for s in sizes]
 
 
 @pytest.mark.slow  # a smaller view of every operation: below
 @pytest.mark.parametrize(("name", "channels"), [("digits", 1), ("byol_cifar", 3)])
 def test_one_by_one_and_all_at_once_are_the_same(name, channels):
     image = np.random.default_rng(0).integers(0, 256, (8, 24, 24, channels), np.uint8)
-    recipe = Recipe(recipes.get(name).views[1:])
+    recipe = Recipe(published.get(name).views[1:])
     a, b = (
         np.asarray(make(recipe, 24, {"image": image}, jax.random.key(0), one_by_one=alone)["views"][0])
         for alone in (True, False)
@@ -322,7 +322,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="no interpolation 'nearest'; known: bilinear, bicubic"):
         device.views(Recipe((View(Crop(interpolation="nearest")),)), 8)
     with pytest.raises(ValueError, match="a batch of label holds no images"):
-        device.views(recipes.get("none"), 8)({"label": np.arange(3)}, jax.random.key(0), None)
+        device.views(published.get("none"), 8)({"label": np.arange(3)}, jax.random.key(0), None)
 
 
 # ------------------------------------------------------------------------------------------------------ distribution

@@ -16,7 +16,7 @@ from PIL import Image
 from experiments import evaluate
 from ssl_jax import evals, methods, models
 from ssl_jax.data import readers
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images import published
 from ssl_jax.evals.shared import captions
 from ssl_jax.evaluation import _of_itself, _prepare, plain_recipe
 from ssl_jax.run import checkpoint, folder, processes
@@ -231,7 +231,7 @@ PATHS = ("../x", "os", "..", "/etc/passwd", "__init__", "report", "")
 
 @pytest.mark.parametrize("name", PATHS)
 def test_names_that_are_imported_are_names_of_files_there(name):
-    for get in (evals.get, methods.get, models.arguments, recipes.get):
+    for get in (evals.get, methods.get, models.arguments, published.get):
         with pytest.raises(ValueError, match=r"unknown|no augmentation recipe") as error:
             get(name)
         assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ import runs
 from PIL import Image
 
 from ssl_jax import configs, parallel
-from ssl_jax.data.images import recipes, stream
+from ssl_jax.data.images import published, stream
 from ssl_jax.data.images.feed import feed
 from ssl_jax.data.images.recipes import Recipe
 from ssl_jax.data.source import Source, from_arrays
@@ -59,7 +59,7 @@ KINDS = {  # the lines of the module's table: config, parallel.mode
 
 
 def feed_of(source, recipe="simclr_cifar", mode="jit", seed=3, **changes):
-    return feed(source, recipes.get(recipe), part(**changes), seed=seed, global_batch_size=ROWS, mode=mode)
+    return feed(source, published.get(recipe), part(**changes), seed=seed, global_batch_size=ROWS, mode=mode)
 
 
 def take(kind, source, start=0, stop=5, recipe="simclr_cifar", **split):
@@ -110,7 +110,7 @@ def test_the_rows_of_host_augmentation_in_its_order(kind, images, in_memory, enc
 
 def test_cropped_on_the_host_as_host_augmentation_does(encoded):
     """The boxes are the host's; what is left out of its views is left to the device."""
-    bare = Recipe(tuple(view._replace(ops=()) for view in recipes.get("simclr_cifar").views))
+    bare = Recipe(tuple(view._replace(ops=()) for view in published.get("simclr_cifar").views))
     arguments = {"image_size": 8, "global_batch_size": ROWS, "seed": 3, "total_steps": 2}
     floats = stream.batches(encoded, recipe=bare, **arguments)
     for whole, ours in zip(floats, take("crops", encoded, stop=2), strict=True):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from scipy import stats
 
-from ssl_jax.data.images import host, host_ops, recipes
+from ssl_jax.data.images import host, host_ops, published
 from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Noise, Solarize, View
 
 
@@ -129,14 +129,14 @@ def test_evaluation_box_of_byol():
     """Its side is cut to whole pixels: 37 of 43, of which 87.5 % are 37.625, where SimCLR has 38."""
     image = np.random.default_rng(0).random((43, 50, 1)).astype(np.float32)
     for name, (y, x, side) in {"byol": (3, 7, 37), "simclr": (3, 6, 38)}.items():
-        ours = host.evaluate(recipes.get(name).evaluate, side, **whole(image))
+        ours = host.evaluate(published.get(name).evaluate, side, **whole(image))
         np.testing.assert_allclose(ours, image[y : y + side, x : x + side], atol=1e-6)
 
 
 def test_evaluation_whole():
     image = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
-    np.testing.assert_array_equal(host.evaluate(recipes.get("simclr_cifar").evaluate, 32, **whole(image)), image)
-    assert host.evaluate(recipes.get("digits").evaluate, 8, **whole(image)).shape == (8, 8, 3)
+    np.testing.assert_array_equal(host.evaluate(published.get("simclr_cifar").evaluate, 32, **whole(image)), image)
+    assert host.evaluate(published.get("digits").evaluate, 8, **whole(image)).shape == (8, 8, 3)
     with pytest.raises(ValueError, match="no evaluation view 'center'; known"):
         host.evaluate(Eval("center"), 8, **whole(image))
 
@@ -267,18 +267,19 @@ COVERING = ("byol", "flip", "moco_v1", "randaugment_cifar", "simclr")  # every o
     [
         *((name, 3) for name in COVERING),
         *(("digits", 1), ("moco_v2", 1)),
-        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in sorted(set(recipes.RECIPES) - set(COVERING))),
+        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in sorted(set(published.RECIPES) - set(COVERING))),
         pytest.param("byol", 1, marks=pytest.mark.slow),
     ],
 )
 def test_every_recipe(name, channels):
     """Size, type, range; same seed same bits, other seed other image."""
     image = np.random.default_rng(0).random((24, 27, channels)).astype(np.float32)
-    for view in dict.fromkeys(recipes.get(name).views):
+    for view in dict.fromkeys(published.get(name).views):
         f = tf.function(lambda seed, view=view: host.augment(view, seed, 20, **whole(image)))
         out = [f(tf.constant(seed)).numpy() for seed in ((1, 2), (1, 2), (1, 3), (2, 2))]
+        size = view.size or 20
         for x in out:
-            assert x.shape == (20, 20, channels)
+            assert x.shape == (size, size, channels)
             assert x.dtype == np.float32
             assert x.min() >= 0.0
             assert x.max() <= 1.0
@@ -292,7 +293,7 @@ TINY = ((1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1))
 
 def test_every_shape_has_a_box_and_an_evaluation_view():
     """At least one pixel, inside the image, for the boxes of every recipe, and some that are smaller still."""
-    crops = {view.crop for recipe in recipes.RECIPES.values() for view in recipe.views if view.crop is not None}
+    crops = {view.crop for recipe in published.RECIPES.values() for view in recipe.views if view.crop is not None}
     crops = {Crop(crop.area, crop.aspect, crop.sampler) for crop in crops}
     crops |= {Crop((0.001, 0.01), (0.3, 0.4), sampler) for sampler in ("torch", "tf", "byol")}
     shapes = tf.constant([(*shape, 3) for shape in TINY])
@@ -304,14 +305,14 @@ def test_every_shape_has_a_box_and_an_evaluation_view():
         found = next(iter(tf.data.Dataset.range(16 * len(TINY)).map(box).batch(16 * len(TINY)))).numpy()
         for k, shape in enumerate(TINY):
             parts_of(found[k :: len(TINY)], *shape)
-    for how in {recipe.evaluate for recipe in recipes.RECIPES.values()} | {Eval("centre_crop", 0.3)}:
+    for how in {recipe.evaluate for recipe in published.RECIPES.values()} | {Eval("centre_crop", 0.3)}:
         for shape in TINY:
             image = np.full((*shape, 3), 0.5, np.float32)
             np.testing.assert_allclose(host.evaluate(how, 24, **whole(image)), np.full((24, 24, 3), 0.5), atol=1e-5)
 
 
 def test_a_view_of_one_pixel():
-    for view in recipes.get("byol").views:
+    for view in published.get("byol").views:
         made = host.augment(
             view._replace(ops=()), tf.constant([0, 0]), 20, **whole(np.full((1, 1, 3), 0.3, np.float32))
         )
@@ -320,7 +321,7 @@ def test_a_view_of_one_pixel():
 
 def test_eager_and_mapped_views_are_the_same():
     image = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
-    view = recipes.get("simclr_cifar").views[0]
+    view = published.get("simclr_cifar").views[0]
     data = tf.data.Dataset.range(6).map(
         lambda i: host.augment(view, tf.stack([i, i]), 32, **whole(image)), num_parallel_calls=4
     )
@@ -380,7 +381,7 @@ def jitter_arguments(monkeypatch, op, n):
 
 def test_jitter_order_is_uniform(monkeypatch):
     """Chi-square over the 24 orders, 0.1 % level; and the order does not depend on the factors."""
-    factors, orders = jitter_arguments(monkeypatch, recipes.get("simclr").views[0].ops[1], 6000)
+    factors, orders = jitter_arguments(monkeypatch, published.get("simclr").views[0].ops[1], 6000)
     codes = orders @ (64, 16, 4, 1)
     counts = np.unique(codes, return_counts=True)[1]
     assert len(counts) == 24

@@ -13,7 +13,7 @@ import pytest
 from numeric import numeric_gradient
 
 from ssl_jax import configs, experiment, methods, models
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images import published, recipes
 from ssl_jax.losses import instance
 from ssl_jax.methods import instance_discrimination
 from ssl_jax.types import Plan, Variables
@@ -325,7 +325,7 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, words):
 
 
 def test_the_recipe_is_the_scripts():
-    (view,) = recipes.get("npid_cifar").views
+    (view,) = published.get("npid_cifar").views
     assert (view.crop, view.size) == (recipes.Crop((0.2, 1.0)), None)
     jitter, grey = view.ops  # in this order, and no flip
     assert grey == recipes.Gray(0.2)

@@ -15,6 +15,7 @@ from ssl_jax import methods, models
 from ssl_jax.methods import jepa
 from ssl_jax.models.vit import patchify
 from ssl_jax.parallel import named_key
+from ssl_jax.tasks import masks
 from ssl_jax.types import Plan
 
 PAPER = {"num_targets": 4, "target_scale": (0.15, 0.2), "target_aspect": (0.75, 1.5), "context_scale": (0.85, 1.0)}
@@ -40,7 +41,7 @@ def draw(key, n, layout):
     # One program for each layout: by its contents, as arrays are not hashed.
     name = (n, *(a.tobytes() if isinstance(a, np.ndarray) else a for a in layout))
     if name not in COMPILED:
-        COMPILED[name] = jax.jit(partial(jepa.multi_block, n=n, layout=layout))
+        COMPILED[name] = jax.jit(partial(masks.multi_block, n=n, layout=layout))
     return jax.tree.map(np.asarray, COMPILED[name](key))
 
 
@@ -59,7 +60,7 @@ def rectangle(numbers, grid):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_block_sizes_are_rounded_shares_of_the_grid(grid):
     cells = grid[0] * grid[1]
-    sizes = jepa.block_sizes(grid, (0.15, 0.2), (0.75, 1.5))
+    sizes = masks.block_sizes(grid, (0.15, 0.2), (0.75, 1.5))
     assert sizes.shape == (1024, 2)
     # Before rounding, a side is within half a patch of what was rounded.
     low, high = np.maximum(sizes - 0.5, 0), sizes + 0.5
@@ -154,7 +155,7 @@ def test_a_context_that_is_too_long_loses_any_of_its_patches():
 def test_blocks_do_not_depend_on_how_rows_are_split():
     layout = layout_of((8, 8), 0.5)
     whole = draw(jax.random.key(1), 8, layout)
-    split = partial(jepa.multi_block, n=2, layout=layout, axis="data")
+    split = partial(masks.multi_block, n=2, layout=layout, axis="data")
     mapped = jax.jit(jax.vmap(split, axis_name="data", axis_size=4, in_axes=None))(jax.random.key(1))
     for a, b in zip(mapped, whole, strict=True):
         np.testing.assert_array_equal(a.reshape(b.shape), b)
@@ -167,7 +168,7 @@ def test_targets_never_cover_a_context():
     assert (4 * layout.targets.prod(1) < layout.context.prod(1).min()).all()
     assert blocks_of(0, 500, layout).present.any(1).all()
     paper = layout_of((14, 14))
-    np.testing.assert_array_equal(paper.targets, jepa.block_sizes((14, 14), (0.15, 0.2), (0.75, 1.5)))
+    np.testing.assert_array_equal(paper.targets, masks.block_sizes((14, 14), (0.15, 0.2), (0.75, 1.5)))
 
 
 # The method
@@ -237,7 +238,7 @@ def test_row_losses_pass_one_and_leave_filling_out():
     predicted, tokens = 3 * rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 9, 5))
     targets = rng.integers(0, 9, (2, 3, 4)).astype(np.int32)
     wanted = np.broadcast_to([True, True, True, False], (2, 3, 4))
-    blocks = jepa.Blocks(None, None, jnp.asarray(targets), jnp.asarray(wanted))
+    blocks = masks.Blocks(None, None, jnp.asarray(targets), jnp.asarray(wanted))
 
     def by_hand(predicted):
         d = np.abs(predicted - np.stack([row[ids] for row, ids in zip(tokens, targets, strict=True)]))[:, :, :3]
@@ -292,10 +293,10 @@ def test_the_target_is_a_copy_that_follows_ever_slower(case):
         for new, old, online in zip(*map(jax.tree.leaves, leaves), strict=True):
             np.testing.assert_allclose(new, tau * old + (1 - tau) * online, rtol=1e-5, atol=1e-6)
     params, _ = method.trunk(variables)
-    assert params is variables.aux["target"]["encoder"]
+    assert params == variables.aux["target"]["encoder"]  # the same arrays
     out = transformer.network(params, (images - 0.5) / 0.25, encoder)
     found = jax.jit(method.encode)(variables, images)
-    assert set(found) == {"stem", "stage1", "stage2", "features"}
+    assert set(found) == {"stem", "stage1", "stage2", "features", "mean"}
     np.testing.assert_allclose(found["features"], out["features"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["stage1"], out["stage1"].mean(1), rtol=1e-4, atol=1e-5)
 
@@ -348,5 +349,5 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="may cover a context of 4 patches, all that 2 x 2 patches hold"):
         contract.make("jepa", input_shape=(4, 4, 3))
     convnet = models.make("convnet", widths=(4,))
-    with pytest.raises(ValueError, match=r"takes a ViT; use model.name=vit_ti"):
+    with pytest.raises(ValueError, match=r"takes a ViT and no \w+; use model.name=vit_ti"):
         methods.get("jepa")(convnet, plan=Plan(20, 4, 256, (8, 8, 3), 64))

@@ -15,7 +15,7 @@ import runs
 
 from ssl_jax import methods, models
 from ssl_jax.data import readers
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images import published
 from ssl_jax.run.hooks import call_hooks, check_hooks, due_hooks
 from ssl_jax.types import Plan
 
@@ -98,7 +98,7 @@ def test_the_source_and_the_recipe_of_the_pages(tmp_path):
     assert [len(part) for part in splits] == [900, 100, 200]
     shares = [splits.test.columns["image"][splits.test.labels == k].mean() / 255 for k in (0, 1)]
     assert shares == pytest.approx([np.pi * 25 / 1024, np.pi * 81 / 1024], rel=0.05)
-    recipe = recipes.get(str(tmp_path / "views.py"))
+    recipe = published.get(str(tmp_path / "views.py"))
     assert (len(recipe.views), recipe.views[0].crop.area) == (2, (0.3, 1.0))
 
 

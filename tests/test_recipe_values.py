@@ -17,10 +17,9 @@ from PIL import Image
 from experiments import pretrain, show_views
 from ssl_jax import configs, parallel
 from ssl_jax.data import recipes
-from ssl_jax.data.images import device, host, values
+from ssl_jax.data.images import changes, device, host
+from ssl_jax.data.images.published import RECIPES, SOURCES
 from ssl_jax.data.images.recipes import (
-    RECIPES,
-    SOURCES,
     Blur,
     Crop,
     Cutout,
@@ -339,8 +338,8 @@ def batches_of(*made):
 
 def test_changed_views_are_others_and_a_resume_has_those_with_which_the_run_began(tmp_path):
     """The recipe of that name is another one now than when the run began: a smaller area."""
-    now = values.changed(runs.VIEWS, {"crop": {"aspect": [1, 1]}})
-    begun = values.changed(now, {"crop": {"area": [0.1, 0.2]}})
+    now = changes.changed(runs.VIEWS, {"crop": {"aspect": [1, 1]}})
+    begun = changes.changed(now, {"crop": {"area": [0.1, 0.2]}})
     place, asked = old(tmp_path, begun)
     anew, resumed = build(asked), build(asked, folder=place)
     assert anew.recipe == now

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ssl_jax.data.images import recipes
-from ssl_jax.data.images.recipes import Blur, Crop, Flip, Gray, Jitter, Recipe, Solarize, View
+from ssl_jax.data.images import published
+from ssl_jax.data.images.recipes import Blur, Crop, Eval, Flip, Gray, Jitter, Recipe, Solarize, View
 
 THIRD = (3 / 4, 4 / 3)
 
@@ -35,6 +35,29 @@ TABLE = [
      [("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2), ("B", 0.5), ("F", 0.5)]),
     ("moco_cifar", 0, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2)]),
     ("moco_cifar", 1, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2)]),
+    ("barlow_twins", 0, (0.08, 1.0), "torch", "bicubic", True,
+     [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.2, 0.1), ("G", 0.2), ("B", 1.0)]),
+    ("barlow_twins", 1, (0.08, 1.0), "torch", "bicubic", True,
+     [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.2, 0.1), ("G", 0.2), ("B", 0.1), ("S", 0.2)]),
+    *(("vicreg_cifar", i, (0.2, 1.0), "torch", "bicubic", True,
+       [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.2, 0.1), ("G", 0.2), ("S", 0.1)]) for i in range(2)),
+    *((name, i, (0.2, 1.0), "torch", "bilinear", True,
+       [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2)])
+      for name in ("simsiam_cifar", "supcon_cifar") for i in range(2)),
+    *(("symmetric_cifar", i, (0.08, 1.0), "torch", "bicubic", True,
+       [("F", 0.5), ("J", 0.8, 0.8, 0.8, 0.8, 0.2), ("G", 0.2), ("B", 0.5)]) for i in range(2)),
+    *(("symmetric_weak_cifar", i, (0.08, 1.0), "torch", "bicubic", True,
+       [("F", 0.5), ("J", 0.8, 0.4, 0.4, 0.4, 0.1), ("G", 0.2), ("B", 0.5)]) for i in range(2)),
+    *(("wmse_cifar", i, (0.2, 1.0), "torch", "bicubic", True,
+       [("F", 0.5), ("J", 0.8, 0.8, 0.8, 0.8, 0.2), ("G", 0.2)]) for i in range(2)),
+    *((name, 0, (least, 1.0), "torch", "bilinear", True,
+       [("J", 0.8, 0.4, 0.4, 0.2, 0.1), ("G", 0.2), ("B", 1.0), ("F", 0.5)])
+      for name, least in (("moco_v3", 0.2), ("moco_v3_vit", 0.08))),
+    *((name, 1, (least, 1.0), "torch", "bilinear", True,
+       [("J", 0.8, 0.4, 0.4, 0.2, 0.1), ("G", 0.2), ("B", 0.1), ("S", 0.2), ("F", 0.5)])
+      for name, least in (("moco_v3", 0.2), ("moco_v3_vit", 0.08))),
+    ("mae", 0, (0.2, 1.0), "torch", "bicubic", True, [("F", 0.5)]),
+    ("mae_cifar", 0, (0.08, 1.0), "torch", "bicubic", True, [("F", 0.5)]),
     ("supervised", 0, (0.08, 1.0), "torch", "bilinear", True, [("F", 0.5)]),
     ("jepa_cifar", 0, (0.3, 1.0), "torch", "bilinear", True, []),
 ]  # fmt: skip
@@ -59,14 +82,59 @@ def numbers(op):
 
 @pytest.mark.parametrize(("name", "i", "area", "sampler", "interpolation", "antialias", "ops"), TABLE)
 def test_constants(name, i, area, sampler, interpolation, antialias, ops):
-    view = recipes.get(name).views[i]
+    view = published.get(name).views[i]
     assert view.crop == Crop(area, THIRD, sampler, interpolation, antialias)
     assert [numbers(op) for op in view.ops] == ops
     assert view.size is None
 
 
+SWAV, DINO = ("J", 0.8, 0.8, 0.8, 0.8, 0.2), ("J", 0.8, 0.4, 0.4, 0.2, 0.1)
+BLURRED, SOLARIZED = ("B", 0.5), ("S", 0.2)
+# least area of global views; locals: how many, side, least area, the greatest being the least of global ones; colours;
+# interpolation; what follows grey in the first view, in the second, in local ones
+CROPS = [
+    ("swav", 0.14, 6, 96, 0.05, SWAV, "bilinear", [BLURRED], [BLURRED], [BLURRED]),
+    ("swav_two", 0.08, 0, 0, 0.0, SWAV, "bilinear", [BLURRED], [BLURRED], []),
+    ("dino", 0.4, 8, 96, 0.05, DINO, "bicubic", [("B", 1.0)], [("B", 0.1), SOLARIZED], [BLURRED]),
+    ("dino_two", 0.14, 0, 0, 0.0, DINO, "bicubic", [("B", 1.0)], [("B", 0.1), SOLARIZED], []),
+    ("dino_resnet", 0.14, 8, 96, 0.05, DINO, "bicubic", [("B", 1.0)], [("B", 0.1), SOLARIZED], [BLURRED]),
+    ("ibot", 0.25, 10, 96, 0.05, DINO, "bicubic", [("B", 1.0)], [("B", 0.1), SOLARIZED], [BLURRED]),
+    ("dino_v2", 0.32, 8, 96, 0.05, DINO, "bicubic", [("B", 1.0)], [("B", 0.1), SOLARIZED], [BLURRED]),
+    ("lejepa", 0.3, 6, 98, 0.05, DINO, "bicubic", *[[BLURRED, SOLARIZED]] * 3),
+    ("swav_cifar", 0.3, 4, 16, 0.08, SWAV, "bicubic", [], [], []),
+    ("dino_cifar", 0.4, 4, 16, 0.08, DINO, "bicubic", [], [SOLARIZED], []),
+    ("ibot_cifar", 0.3, 4, 16, 0.08, DINO, "bicubic", [], [SOLARIZED], []),
+    ("lejepa_cifar", 0.3, 4, 16, 0.08, DINO, "bicubic", *[[SOLARIZED]] * 3),
+]
+
+
+@pytest.mark.parametrize(("name", "least", "count", "side", "smallest", "colours", "how", "one", "two", "small"), CROPS)
+def test_constants_of_views_of_two_sizes(name, least, count, side, smallest, colours, how, one, two, small):
+    views = published.get(name).views
+    assert [view.size for view in views] == [None, None, *[side] * count]
+    for i, view in enumerate(views):
+        area = (least, 1.0) if i < 2 else (smallest, least)
+        assert view.crop == Crop(area, THIRD, "torch", how)
+        after = (one, two, *[small] * count)[i]
+        assert [numbers(op) for op in view.ops] == [("F", 0.5), colours, ("G", 0.2), *after]
+        assert all(op.flavour == "torch" for op in view.ops if isinstance(op, Jitter))
+        assert all((op.support, op.border) == ("sigma", "symmetric") for op in view.ops if isinstance(op, Blur))
+
+
+def test_every_recipe_of_this_table_is_in_it():
+    """Those that the papers of two sizes have; what is whole is whole at evaluation, on 32 pixels."""
+    assert {name for name in published.RECIPES if any(v.size for v in published.get(name).views)} <= {
+        name for name, *_ in CROPS
+    }
+    for name in ("swav", "barlow_twins", "moco_v3", "supcon"):
+        assert published.get(name).evaluate == Eval("resize_crop", 0.875, "bilinear"), name
+    for name in ("dino", "ibot", "dino_v2", "lejepa", "mae"):
+        assert published.get(name).evaluate == Eval("resize_crop", 0.875, "bicubic"), name
+    assert all(r.evaluate.kind == "resize" for name, r in published.RECIPES.items() if name.endswith("_cifar"))
+
+
 def of_kind(name, kind):
-    return [op for view in recipes.get(name).views for op in view.ops if isinstance(op, kind)]
+    return [op for view in published.get(name).views for op in view.ops if isinstance(op, kind)]
 
 
 def test_flavours():
@@ -103,8 +171,8 @@ def test_evaluation():
         "cifar": ("resize", 1.0, "bilinear", True),
     }
     for name, want in expected.items():
-        assert recipes.get(name).evaluate[:4] == want, name
-        assert recipes.get(name).evaluate.truncate == (name == "byol"), name  # SimCLR's code rounds
+        assert published.get(name).evaluate[:4] == want, name
+        assert published.get(name).evaluate.truncate == (name == "byol"), name  # SimCLR's code rounds
 
 
 def test_digits_are_never_mirrored():
@@ -113,14 +181,14 @@ def test_digits_are_never_mirrored():
 
 def test_recipes_are_values():
     """Hashable, and comparable with a recipe built again, so that they can be compared and stored with a run."""
-    assert len(set(recipes.RECIPES.values())) > 5
-    again = Recipe((View(None),), recipes.get("none").evaluate)
-    assert again == recipes.get("none")
+    assert len(set(published.RECIPES.values())) > 5
+    again = Recipe((View(None),), published.get("none").evaluate)
+    assert again == published.get("none")
 
 
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"no augmentation recipe 'simclr_cifr'; did you mean 'simclr_cifar'\?.*moco"):
-        recipes.get("simclr_cifr")
+        published.get("simclr_cifr")
 
 
 def test_no_array_library_is_imported():

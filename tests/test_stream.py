@@ -15,7 +15,8 @@ from PIL import Image
 
 from ssl_jax.data import order, readers, source, tensorflow
 from ssl_jax.data.images import decode, opening, stand_ins, stream
-from ssl_jax.data.images.recipes import RECIPES, Crop, Eval, Flip, Recipe, View
+from ssl_jax.data.images.published import RECIPES
+from ssl_jax.data.images.recipes import Crop, Eval, Flip, Recipe, View
 
 RNG = np.random.default_rng(0)
 CROPS = Recipe((View(Crop(), (Flip(),)), View(Crop(), (Flip(),), size=4)), Eval("resize", 1.0))
@@ -217,9 +218,9 @@ import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
 import jax, numpy as np
 from ssl_jax.data import order, readers
-from ssl_jax.data.images import device, recipes, stream
+from ssl_jax.data.images import device, published, stream
 batch = {"image": np.zeros((4, 8, 8, 1), np.uint8)}
-out = jax.eval_shape(lambda key: device.views(recipes.get("digits"), 8)(batch, key, None), jax.random.key(0))
+out = jax.eval_shape(lambda key: device.views(published.get("digits"), 8)(batch, key, None), jax.random.key(0))
 assert out["views"][1].shape == (4, 8, 8, 1)
 np.savez(sys.argv[1] + "/x.npz", train_images=np.zeros((20, 8, 8), np.uint8))
 readers.load(f"npz:{sys.argv[1]}/x.npz")

@@ -14,7 +14,7 @@ from jax import lax
 from numeric import numeric_gradient
 
 from ssl_jax import methods, models
-from ssl_jax.data.images import recipes
+from ssl_jax.data.images import published, recipes
 from ssl_jax.losses import triplet as losses
 from ssl_jax.methods import triplet
 from ssl_jax.types import Plan
@@ -366,9 +366,9 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, words):
 
 
 def test_the_recipe_is_the_image_and_an_augmentation():
-    plain, augmented = recipes.get("triplet_cifar").views
+    plain, augmented = published.get("triplet_cifar").views
     assert plain == recipes.View(None)
-    assert augmented == recipes.get("simclr_cifar").views[0]
+    assert augmented == published.get("simclr_cifar").views[0]
 
 
 def test_a_recipe_of_one_view_is_refused():

@@ -131,12 +131,13 @@ def test_attention_is_the_formula(float64):
 def test_the_network_is_the_formula(float64, cls_token, some):
     encoder = models.make("vit", **TINY, cls_token=cls_token)
     x = draw("x", SHAPE)
-    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.asarray(x)))
-    params = drawn(shapes)
-    inputs = {}
+    inputs = {"masked": np.array([[0, 1, 0, 0, 1, 1], [1] * 6, [0] * 6], bool)}
     if some:
         inputs["patches"] = np.array([[5, 0, 2, 2], [1, 1, 1, 1], [3, 4, 0, 5]], np.int32)
         inputs["present"] = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)
+        inputs["masked"] = inputs["masked"][:, :4]  # of the patches that are shown
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.asarray(x), **inputs))
+    params = drawn(shapes)
     cotangent = draw("cotangent", (3, 8))
 
     def loss(params):
@@ -148,7 +149,7 @@ def test_the_network_is_the_formula(float64, cls_token, some):
     assert out.keys() == expected.keys()
     for name, want in expected.items():
         np.testing.assert_allclose(out[name].reshape(want.shape), want, rtol=1e-9, atol=1e-9, err_msg=name)
-        assert out[name].ndim == (2 if name in ("features", "cls") else 3 if some else 4)
+        assert out[name].ndim == (3 if some else 4) if name.startswith("st") else 2
     direction = jax.tree.map(lambda a: draw("direction", a.shape), params)
 
     def at(t):
@@ -157,6 +158,40 @@ def test_the_network_is_the_formula(float64, cls_token, some):
 
     slope = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True))
     np.testing.assert_allclose(slope, (at(1e-6) - at(-1e-6)) / 2e-6, rtol=1e-5)
+
+
+def test_the_class_token_after_the_last_four_blocks(float64):
+    """By hand: the blocks and the last norm of the formula, one after the other."""
+    encoder = models.make("vit", **(TINY | {"depth": 5}), cls_token=True)
+    x = draw("x", SHAPE)
+    shapes, _ = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), jnp.asarray(x)))
+    params = drawn(shapes)
+    out = run(encoder, params, jnp.asarray(x))
+    assert out.keys() == {"stem", "stage2", "stage3", "stage4", "stage5", "features", "mean", "cls", "cls_last4"}
+    tokens = np.asarray(out["stem"]).reshape(3, 6, 8)
+    tokens = np.concatenate([np.broadcast_to(params["stem_cls"], (3, 1, 8)), tokens], 1)
+    each = []
+    for k in range(1, 6):
+        tokens = transformer.block(params[f"stage{k}_block"], tokens, 2, np.ones((3, 7), bool))
+        each.append(transformer.norm(params["stage5_norm"], tokens))
+    np.testing.assert_allclose(out["cls_last4"], np.concatenate([a[:, 0] for a in each[1:]], 1), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(out["mean"], each[-1][:, 1:].mean(1), rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(out["features"], out["mean"])
+
+
+def test_masked_patches_leave_no_trace_and_cost_no_parameter_where_none_are():
+    encoder, params, x = tiny(cls_token=True)
+    assert "stem_mask" not in params
+    fresh, _ = models.init(encoder, jax.random.key(0), x, masked=np.zeros((3, 6), bool))
+    assert fresh.keys() == params.keys() | {"stem_mask"}
+    assert not np.any(fresh["stem_mask"])
+    assert models.depth("encoder/stem_mask") == 0
+    masked = np.array([[1, 0, 0, 1, 0, 1], [1] * 6, [0] * 6], bool)
+    params = params | {"stem_mask": jnp.asarray(draw("mask", (8,)), jnp.float32)}
+    moved = jax.jit(jax.grad(lambda x: jnp.sum(run(encoder, params, x, masked=masked)["cls"] ** 3)))(x)
+    np.testing.assert_array_equal(np.abs(vit.patchify(moved, 2)).max(-1) > 0, ~masked)
+    whole = run(encoder, params, x)
+    np.testing.assert_allclose(run(encoder, params, x, masked=masked)["cls"][2], whole["cls"][2], rtol=1e-5)
 
 
 SQUARE = (3, 6, 6, 3)  # 3 x 3 patches
@@ -341,7 +376,7 @@ def test_stages_are_blocks_and_four_are_shown():
         encoder = models.make("vit", **(TINY | {"depth": depth}))
         params, state = jax.eval_shape(partial(models.init, encoder, x=x), jax.random.key(0))
         out, _ = jax.eval_shape(partial(models.forward, encoder, train=False), params, state, x)
-        assert set(out) == {"stem", *(f"stage{k}" for k in shown), "features"}
+        assert set(out) == {"stem", *(f"stage{k}" for k in shown), "features", "mean"}
         assert encoder.last_stage in out
         depths = {name: models.depth(f"encoder/{name}/kernel", stages=encoder.stages) for name in params}
         wanted = {"stem_patches": 0, f"stage{depth}_norm": depth} | {f"stage{k}_block": k for k in range(1, depth + 1)}
@@ -371,7 +406,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     keys = row_keys(jax.random.key(1), 3, None)
     out = run(encoder, params, x, train=True, keys=keys)
     assert {out[f"stage{k}"].dtype for k in (1, 2)} == {jnp.dtype("bfloat16")}
-    assert {a.dtype for a in (out["features"], *jax.tree.leaves(params))} == {jnp.dtype("float32")}
+    pooled = [out[name] for name in ("features", "mean", "cls", "cls_last2")]
+    assert {a.dtype for a in (*pooled, *jax.tree.leaves(params))} == {jnp.dtype("float32")}
     exact = run(encoder.clone(dtype=None), params, x, train=True, keys=keys)
     np.testing.assert_allclose(out["features"], exact["features"], atol=0.05)
 

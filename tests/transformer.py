@@ -55,7 +55,7 @@ def positions(grid, dim):
     return table
 
 
-def network(p, x, encoder, patches=None, present=None):
+def network(p, x, encoder, patches=None, present=None, masked=None):
     """Every output of the network."""
     b, s = len(x), encoder.patch_size
     grid = (x.shape[1] // s, x.shape[2] // s)
@@ -70,9 +70,13 @@ def network(p, x, encoder, patches=None, present=None):
         table, of_cls = p["stem_positions"][cls:], p["stem_positions"][0]
     if encoder.positions == "learned_patches":
         table = p["stem_positions"]
-    tokens = dense(p["stem_patches"], np.stack(cut, 1)) + table
+    tokens = dense(p["stem_patches"], np.stack(cut, 1))
+    table = np.broadcast_to(table, tokens.shape)
     if patches is not None:
-        tokens = np.stack([row[ids] for row, ids in zip(tokens, patches, strict=True)])
+        tokens, table = (np.stack([r[i] for r, i in zip(a, patches, strict=True)]) for a in (tokens, table))
+    if masked is not None:
+        tokens[masked] = p["stem_mask"]
+    tokens = tokens + table
     present = np.ones(tokens.shape[:2], bool) if present is None else present
     out, before = {"stem": tokens}, cls + encoder.registers
     if before:
@@ -81,18 +85,22 @@ def network(p, x, encoder, patches=None, present=None):
         tokens = np.concatenate([np.broadcast_to(first, (b, *first.shape)), tokens], 1)
         present = np.concatenate([np.ones((b, before), bool), present], 1)
     kind = {"eps": encoder.eps, "gelu": encoder.gelu, "swiglu": encoder.swiglu}
+    last, before_norm = p[f"stage{encoder.depth}_norm"], []
     for k in range(1, encoder.depth + 1):
         tokens = block(p[f"stage{k}_block"], tokens, encoder.heads, present, **kind)
+        before_norm.append(tokens[:, 0])
         if k == encoder.depth and not encoder.norm_after_pool:
-            tokens = norm(p[f"stage{k}_norm"], tokens, encoder.eps)
+            tokens = norm(last, tokens, encoder.eps)
         out[f"stage{k}"] = tokens[:, before:]
     if cls:
         out["cls"] = tokens[:, 0]
+        four = [norm(last, a, encoder.eps) for a in before_norm[-4:]]
+        out[f"cls_last{len(four)}"] = np.concatenate(four, 1)
     rows = zip(tokens[:, before:], present[:, before:], strict=True)
     mean = np.stack([row[there].mean(0) for row, there in rows])
     pooled = {"mean": [mean], "cls": [tokens[:, 0]], "cls_mean": [tokens[:, 0], mean]}[encoder.pool]
     pooled = np.concatenate(pooled, 1)
-    last = p[f"stage{encoder.depth}_norm"]
+    out["mean"] = norm(last, mean, encoder.eps) if encoder.norm_after_pool else mean
     return out | {"features": norm(last, pooled, encoder.eps) if encoder.norm_after_pool else pooled}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import accelerator_steps
 
 from ssl_jax import parallel
-from ssl_jax.data.images import device, recipes
+from ssl_jax.data.images import device, published
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.testing import TX
 from ssl_jax.types import TrainState
@@ -150,7 +150,7 @@ def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
 def seen(place: Any) -> np.ndarray:
     """The first view of SimCLR's recipe of random images."""
     raw = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
-    views = device.views(recipes.get("simclr_cifar"), 32)
+    views = device.views(published.get("simclr_cifar"), 32)
     with jax.default_device(place), parallel.compiling_for(place.platform):
         batch = {"image": jnp.asarray(raw), "index": jnp.arange(64, dtype=jnp.int32)}
         return np.asarray(jax.jit(lambda batch, key: views(batch, key, None))(batch, jax.random.key(0))["views"][0])

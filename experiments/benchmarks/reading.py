@@ -19,7 +19,7 @@ from benchmark import Benchmark
 
 from configs.common import base
 from ssl_jax.data import readers, source
-from ssl_jax.data.images import feed, recipes, stream
+from ssl_jax.data.images import feed, published, stream
 from ssl_jax.data.images.recipes import Crop, Eval, Flip, Recipe, View
 
 JPEG_HEIGHT, JPEG_WIDTH, SIZE = 375, 500, 224
@@ -43,7 +43,7 @@ def uint8(quick: bool) -> Benchmark:
     config = base().data
 
     def ours():
-        rows = feed.feed(examples, recipes.get(config.recipe), config, seed=0, global_batch_size=batch, mode="pmap")
+        rows = feed.feed(examples, published.get(config.recipe), config, seed=0, global_batch_size=batch, mode="pmap")
         return sum(int(found["image"][:, 0, 0, 0].sum()) for found in rows.batches(total_steps=steps))
 
     def torch_peer():

@@ -17,7 +17,7 @@ import numpy as np
 from benchmark import Benchmark
 
 from ssl_jax import methods, models, optim
-from ssl_jax.data.images import device, recipes
+from ssl_jax.data.images import device, published
 from ssl_jax.parallel import make_mesh, place
 from ssl_jax.plan import cost
 from ssl_jax.step import compile_step, init_state
@@ -61,7 +61,7 @@ def _step(name: str, model: str, size: int, rows: int, peers_of=None) -> Benchma
     method = methods.get(name)(encoder, plan=plan, **ARGUMENTS[name])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (rows, size, size, 3), np.uint8)
-    augment = None if _cpu() else device.views(recipes.get(RECIPES.get((name, size), "simclr")), size)
+    augment = None if _cpu() else device.views(published.get(RECIPES.get((name, size), "simclr")), size)
     views = tuple((images + rng.random(images.shape) * 32).astype(np.float32) / 288 for _ in range(2))
     prepared = {"views": views, "index": np.arange(rows, dtype=np.int32)}
     raw = {"image": images, "index": np.arange(rows, dtype=np.int32)}

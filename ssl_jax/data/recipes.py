@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
+from ssl_jax.data.images import changes as changes_of
+from ssl_jax.data.images import published, values
 from ssl_jax.data.images import recipes as images
-from ssl_jax.data.images import values
 from ssl_jax.data.text import recipes as text
 from ssl_jax.types import Config
 
@@ -26,7 +27,7 @@ def get(name: str) -> Any:
     Raises:
       ValueError: no recipe has that name.
     """
-    return text.RECIPES[name] if name in text.RECIPES else images.get(name, others=text.RECIPES)
+    return text.RECIPES[name] if name in text.RECIPES else published.get(name, others=text.RECIPES)
 
 
 def of(data: Config) -> Any:
@@ -45,7 +46,7 @@ def of(data: Config) -> Any:
     else:
         raise ValueError(f"data.recipe={given!r} is no recipe; name one, or give a Recipe or its fields")
     if isinstance(recipe, images.Recipe):
-        return values.changed(recipe, changes or {}, called(data))
+        return changes_of.changed(recipe, changes or {}, called(data))
     if changes:
         raise ValueError(f"data.views is for recipes for images, and data.recipe={called(data)} is none; leave it out")
     return recipe
@@ -54,7 +55,7 @@ def of(data: Config) -> Any:
 def keys(data: Config) -> Iterator[str]:
     """Every key that ``data.views`` may have with the recipe of a config; none where it is for no images."""
     recipe = of(data)
-    yield from values.keys(recipe) if isinstance(recipe, images.Recipe) else ()
+    yield from changes_of.keys(recipe) if isinstance(recipe, images.Recipe) else ()
 
 
 def called(data: Config) -> str:
@@ -97,6 +98,6 @@ def begun(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 def listed() -> Iterator[str]:
     """The name of each recipe and where it comes from, one per line."""
-    width = max(map(len, (*images.RECIPES, *text.RECIPES)))
-    for name, source in (images.SOURCES | text.SOURCES).items():
+    width = max(map(len, (*published.RECIPES, *text.RECIPES)))
+    for name, source in (published.SOURCES | text.SOURCES).items():
         yield f"{name:{width}}  {source}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
@@ -15,16 +17,17 @@ from jax import lax
 
 from ssl_jax import models
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
+from ssl_jax.models.vit import ViT
 from ssl_jax.names import imported as found_by_path
 from ssl_jax.names import is_imported, refuse_unknown
 from ssl_jax.parallel import mean as mean_over_devices
-from ssl_jax.parallel import named_key
+from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.types import Array, Axis, Batch, Part, Plan, Tree, Variables
 
 
 def names() -> list[str]:
-    """The methods there are: the files of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    """The methods there are: the files of this folder, but for those of what some of them share (``_*.py``)."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def get(name: str) -> Callable:
@@ -68,6 +71,12 @@ def check_labels(name: str, plan: Plan) -> int:
             "column (data.label_column)"
         )
     return plan.num_classes
+
+
+def check_vit(encoder: nn.Module, name: str, why: str) -> None:
+    """Refuse an encoder that is no ViT, of the method ``name`` that ``why`` ("shows its encoder single patches")."""
+    if not isinstance(encoder, ViT):
+        raise ValueError(f"method.name={name!r} {why}, which takes a ViT; use model.name=vit_ti")
 
 
 def takes_images(make: Callable) -> bool:
@@ -115,6 +124,35 @@ def view_by_view(x: Array, n: int) -> list[Array]:
     return [x[:, i] for i in range(n)]
 
 
+def by_size(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> tuple[list[Array], list[int]]:
+    """The normalised views of a batch, those of one size as one batch, so that an encoder runs once for each size.
+
+    Returns:
+      (one ``[b v, s, s, c]`` for each size, as :func:`side_by_side` makes it, the largest first; v of each).
+
+    Raises:
+      ValueError: the recipe makes one view, or does not put views of one size together and the largest first.
+    """
+    views = batch["views"]
+    groups = [list(group) for _, group in itertools.groupby(views, key=lambda view: view.shape[1:])]
+    sizes = [group[0].shape[1] for group in groups]
+    if len(views) < 2:
+        raise ValueError("this method needs two views or more and data.recipe makes 1; use another recipe")
+    if any(a <= b for a, b in itertools.pairwise(sizes)):
+        shown = ", ".join(str(view.shape[1]) for view in views)
+        raise ValueError(f"this method needs the largest views first and data.recipe makes sizes {shown}; order them")
+    return [normalize(side_by_side(group), mean, std) for group in groups], [len(group) for group in groups]
+
+
+def joined(groups: Sequence[Array], counts: Sequence[int]) -> Array:
+    """What became of the views that :func:`by_size` gave, side by side as one batch: ``[b V, ...]``, V all views.
+
+    :func:`view_by_view` takes them apart, in the order of the recipe. Rows stay on their devices.
+    """
+    apart = [x.reshape(-1, n, *x.shape[1:]) for x, n in zip(groups, counts, strict=True)]
+    return jnp.concatenate(apart, axis=1).reshape(-1, *groups[0].shape[1:])
+
+
 Parts = Mapping[str, nn.Module]  # networks in the order they are run: the encoder, then heads on its features
 Given = Mapping[str, tuple[Tree, ...]] | None  # what a run starts from, as ``Method.init`` gets it
 Read = Callable[[Mapping[str, Array]], Array]  # what of the encoder's outputs the first head gets
@@ -159,7 +197,7 @@ def run_parts(
     """Images through the encoder, what is read of its outputs through the heads in turn.
 
     Args:
-      key: of what a part draws that takes one (dropout); others draw nothing.
+      key: of what a part draws that takes one (dropout) or one for each row (drop-path); others draw nothing.
 
     Returns:
       (outputs of every part by name, new model_state): ``outputs["encoder"]`` holds every stage and ``"features"``.
@@ -169,6 +207,8 @@ def run_parts(
         drawn = {}
         if key is not None and models.takes(module, "key"):
             drawn = {"key": key if name == "encoder" else named_key(key, name)}
+        elif key is not None and models.takes(module, "keys"):
+            drawn = {"keys": row_keys(named_key(key, "drop_path"), len(x), axis)}
         out, new_state[name] = models.forward(module, params[name], state[name], x, train=train, axis=axis, **drawn)
         outputs[name] = out
         x = read(out) if name == "encoder" else out
@@ -200,6 +240,35 @@ def spread(x: Array, axis: Axis) -> Array:
     return jnp.sqrt(jnp.maximum(second - jnp.square(first), 0)).mean() * x.shape[-1] ** 0.5
 
 
+def run_sizes(
+    parts: Parts,
+    params: Tree,
+    state: Tree,
+    groups: Sequence[Array],
+    counts: Sequence[int],
+    *,
+    axis: Axis = None,
+    key: Array | None = None,
+) -> tuple[dict[str, Array], Tree]:
+    """:func:`run_parts` in train mode on views as :func:`by_size` gives them.
+
+    The encoder runs once for each size, so its BatchNorm has statistics of each; the heads run once, on all views.
+
+    Returns:
+      (``[b V, ...]`` of every part by name, side by side, of the encoder its features; new model_state).
+    """
+    encoder, features = {"encoder": parts["encoder"]}, []
+    for i, views in enumerate(groups):
+        drawn = None if key is None else jax.random.fold_in(key, i)
+        out, new = run_parts(encoder, params, state, views, train=True, axis=axis, key=drawn)
+        state = {**state, **new}
+        features.append(out["encoder"]["features"])
+    x = joined(features, counts)
+    heads = {name: module for name, module in parts.items() if name != "encoder"}
+    outputs, new = run_parts(heads, params, state, x, train=True, axis=axis, key=key)
+    return {"encoder": x, **outputs}, {**state, **new}
+
+
 def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float], *, read: Read = _features):
     """``encode(variables, images, max_dim=None)``: pooled stages, ``"features"`` and, where there is one, the
     projector's ``"projections"``; ``max_dim`` as in ``models.pooled``, ``read`` as in :func:`run_parts`."""
@@ -217,6 +286,32 @@ def make_encode(parts: Parts, mean: Sequence[float], std: Sequence[float], *, re
 def online_trunk(variables: Variables) -> tuple[Tree, Tree]:
     """The trained encoder: the product of every method without a teacher."""
     return variables.params["encoder"], variables.model_state["encoder"]
+
+
+def teacher(variables: Variables) -> Variables:
+    """The slow copy, of a method that holds it as ``aux["target"]``, with its own statistics."""
+    return Variables(variables.aux["target"], variables.model_state["target"])
+
+
+def teacher_trunk(variables: Variables) -> tuple[Tree, Tree]:
+    """The encoder of the slow copy, the product of a method whose paper evaluates the teacher; without a mask token."""
+    params, state = online_trunk(teacher(variables))
+    return {name: value for name, value in params.items() if name != "stem_mask"}, state
+
+
+def make_teacher_encode(parts: Parts, mean: Sequence[float], std: Sequence[float]):
+    """:func:`make_encode` of the slow copy."""
+    encode_with = make_encode(parts, mean, std)
+
+    def encode(variables: Variables, images: Array, max_dim: int | None = None) -> Mapping[str, Array]:
+        return encode_with(teacher(variables), images, max_dim)
+
+    return encode
+
+
+def for_teacher(encoder: nn.Module) -> nn.Module:
+    """``encoder`` without drop-path, which is the student's alone; BatchNorm still runs in train mode."""
+    return encoder.clone(drop_path=0.0) if getattr(encoder, "drop_path", 0) else encoder
 
 
 def classification(logits: Array, labels: Array) -> tuple[Array, Array]:

@@ -9,14 +9,13 @@ taken out of its context, so no target is seen. The product is the slow copy.
 
 Reference: Assran et al. 2023, "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture",
 section 3 and appendix A (arXiv:2301.08243).
-Differs from the reference code: which patches, see :func:`multi_block`; tau and the learning rate follow the run's own
-length and start, ``optim.warmup_cosine`` from 0 and to 0.
+Differs from the reference code: which patches, see :func:`ssl_jax.tasks.masks.multi_block`; tau and the learning rate
+follow the run's own length and start, ``optim.warmup_cosine`` from 0 and to 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,113 +24,13 @@ import optax
 from jax import lax
 
 from ssl_jax import models, optim
-from ssl_jax.methods import make_encode, normalize, one_view
+from ssl_jax.methods import check_vit, make_teacher_encode, normalize, one_view, teacher_trunk
 from ssl_jax.models.norm import standardize
-from ssl_jax.models.vit import Predictor, ViT, patchify, unpatchify
+from ssl_jax.models.vit import Predictor, patchify, unpatchify
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.parallel import named_key, row_keys
-from ssl_jax.types import Array, Axis, LossOut, Method, Plan, Variables
-
-
-class Layout(NamedTuple):
-    """What :func:`multi_block` may draw.
-
-    Attributes:
-      grid: patches down and across the image.
-      targets, context: sizes ``[s, 2]`` of a block, height and width in patches, one as likely as the other.
-      num_targets: target blocks of an image.
-      max_context: patches of the context that are shown at most.
-    """
-
-    grid: tuple[int, int]
-    targets: np.ndarray
-    context: np.ndarray
-    num_targets: int
-    max_context: int
-
-
-class Blocks(NamedTuple):
-    """Patches by their number in the grid, row by row; rows are filled up with repeats, marked False.
-
-    Attributes:
-      context: int32 ``[b, k]``, in no order; present: bool ``[b, k]``.
-      targets: int32 ``[b, m, t]``; wanted: bool ``[b, m, t]``.
-    """
-
-    context: Array
-    present: Array
-    targets: Array
-    wanted: Array
-
-
-def block_sizes(
-    grid: tuple[int, int], scale: Sequence[float], aspect: Sequence[float], *, steps: int = 32
-) -> np.ndarray:
-    """Sizes of a block, int32 ``[steps^2, 2]``, one as likely as the other.
-
-    ``h = round(sqrt(a r))`` and ``w = round(sqrt(a / r))``; the share ``a / (H W)`` and the aspect ``r`` are
-    independent and uniform in their ranges, here ``steps`` evenly spaced values of each.
-    """
-    middle = (np.arange(steps) + 0.5) / steps
-    area = grid[0] * grid[1] * (scale[0] + (scale[1] - scale[0]) * middle[:, None])
-    ratio = aspect[0] + (aspect[1] - aspect[0]) * middle[None, :]
-    sizes = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], -1).reshape(-1, 2)
-    return np.clip(np.rint(sizes), 1, grid).astype(np.int32)
-
-
-def multi_block(key: Array, n: int, layout: Layout, axis: Axis = None) -> Blocks:
-    """Context and targets of ``n`` images.
-
-    The size of the target blocks and that of the context block are drawn once for the whole batch, their places for
-    each block of each image, every place in the grid as likely as another. The context is its block without the
-    targets; of more than ``max_context`` patches a random part is kept.
-
-    Reference: Assran et al. 2023, section 3, "Targets" and "Context"; appendix A.1, figure 5.
-    Differs from the reference code: (1) Scale and aspect are independent; in the code one number drives both. (2) The
-    code cuts the rows of a batch to its shortest context, dropping the last patches of
-    the grid; here shapes are static, rows are filled up and masked, and a context that is too long loses patches at
-    random. (3) The code's places end one before the border, so that the last row and column of patches are never
-    used, and its blocks are smaller than the grid; here every patch can be in either. (4) The code draws a context
-    again if 10 patches or fewer are left; here at least one is left, because sizes whose targets could cover a context
-    are never drawn (none of those of the paper on 14 x 14, 1 % on 8 x 8).
-    """
-    (height, width), m = layout.grid, layout.num_targets
-
-    def size(name: str, sizes: np.ndarray) -> Array:
-        number = jax.random.randint(named_key(key, name), (), 0, len(sizes), jnp.int32)
-        return jnp.asarray(sizes, jnp.int32)[number]
-
-    target, context = size("target_size", layout.targets), size("context_size", layout.context)
-    sizes = jnp.stack([target] * m + [context])
-    places = jnp.asarray(layout.grid, jnp.int32)[None] - sizes + 1
-    cell = jnp.arange(height * width, dtype=jnp.int32)
-    down, across = cell // width, cell % width
-    slot = jnp.arange(layout.targets.prod(1).max(), dtype=jnp.int32)
-    wanted = slot < target[0] * target[1]
-
-    def inside(corner, size):
-        top, left = corner
-        return (down >= top) & (down < top + size[0]) & (across >= left) & (across < left + size[1])
-
-    def one(key):
-        corner_key, order_key = jax.random.split(key)
-        corners = jax.random.randint(corner_key, sizes.shape, 0, places, jnp.int32)
-        *hidden, block = jax.vmap(inside)(corners, sizes)
-        visible = block & ~jnp.stack(hidden).any(0)
-        # Visible patches first, in random order.
-        draws = jax.random.uniform(order_key, cell.shape, jnp.float32)
-        seen = jnp.argsort(jnp.where(visible, draws, 2.0)).astype(jnp.int32)[: layout.max_context]
-        present = visible[seen]
-        top, left = corners[:m, :1], corners[:m, 1:]
-        patches = (top + slot[None] // target[1]) * width + left + slot[None] % target[1]
-        return Blocks(
-            context=jnp.where(present, seen, seen[0]),
-            present=present,
-            targets=jnp.where(wanted[None], patches, patches[:, :1]),
-            wanted=jnp.broadcast_to(wanted[None], patches.shape),
-        )
-
-    return jax.vmap(one)(row_keys(named_key(key, "places"), n, axis))
+from ssl_jax.tasks.masks import Blocks, Layout, block_sizes, multi_block
+from ssl_jax.types import Array, LossOut, Method, Plan, Variables
 
 
 def make(
@@ -166,10 +65,7 @@ def make(
     Raises:
       ValueError: an encoder that is no ViT, an argument outside its meaning, a grid so coarse that no context is left.
     """
-    if not isinstance(encoder, ViT):
-        raise ValueError(
-            "method.name='jepa' shows its encoder single patches, which takes a ViT; use model.name=vit_ti"
-        )
+    check_vit(encoder, "jepa", "shows its encoder single patches")
     if not 0 <= tau <= 1:
         raise ValueError(f"method.tau={tau} must be between 0 and 1; the paper uses 0.996")
     heads = predictor_heads or encoder.heads
@@ -232,14 +128,6 @@ def make(
         online = {"encoder": variables.params["encoder"]}
         return {"target": optim.ema(variables.aux["target"], online, tau_at(step))}
 
-    def trunk_of(variables):
-        return variables.aux["target"]["encoder"], variables.model_state["target"]["encoder"]
-
-    encode_with = make_encode({"encoder": encoder}, mean, std)
-
-    def encode(variables, images, max_dim=None):
-        return encode_with(Variables(variables.aux["target"], variables.model_state["target"]), images, max_dim)
-
     def show(variables, images, key):
         """What is given, what is asked, and the patches, of all shown, whose targets are nearest to the guesses."""
         n, size = len(images), encoder.patch_size
@@ -274,8 +162,8 @@ def make(
     return Method(
         init=init,
         loss=loss,
-        trunk=trunk_of,
-        encode=encode,
+        trunk=teacher_trunk,
+        encode=make_teacher_encode({"encoder": encoder}, mean, std),
         update_aux=update_aux,
         hooks={"show": show},
     )

@@ -60,6 +60,7 @@ __all__ = [
     "arguments",
     "check_encoder",
     "check_input",
+    "check_sizes",
     "deepest",
     "defaults",
     "depth",
@@ -309,3 +310,33 @@ def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
             f"documents of data.document_length={size} tokens are longer than model.positions={encoder.positions}; "
             "lower the one, or raise the other"
         )
+
+
+def check_sizes(encoder: nn.Module, input_shape: Sequence[int], sizes: Sequence[int]) -> None:
+    """Refuse views of which an encoder that is made with images of ``input_shape`` cannot take all; by shapes alone.
+
+    Args:
+      sizes: side in pixels of each view.
+
+    Raises:
+      ValueError: names the view.
+    """
+    height, _, channels = input_shape
+    variables = None
+    for size in sorted(set(sizes) - {height}, reverse=True):
+        view = f"view {list(sizes).index(size)} of data.recipe, of {size} pixels,"
+        if size < encoder.min_size:
+            raise ValueError(
+                f"{view} is too small for {encoder.label}; use data.views.local.size={encoder.min_size} or more"
+            )
+        large, small = (jax.ShapeDtypeStruct((2, s, s, channels), jnp.float32) for s in (height, size))
+        try:
+            if variables is None:
+                variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), large)
+            jax.eval_shape(partial(encoder.apply, train=False), variables, small)
+        except Exception as error:  # a module of anyone's
+            said = str(error).strip().splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"{view} cannot be taken by {encoder.label}, made for {height} pixels: {said}; "
+                "use another data.views.local.size, or another encoder"
+            ) from error

@@ -7,6 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax import lax
 from jax import numpy as jnp
 
 from ssl_jax.models.norm import BatchNorm, LayerNorm
@@ -36,8 +38,13 @@ haiku_kernel = nn.initializers.variance_scaling(0.87962566103423978**2, "fan_in"
 KERNEL_INITS = {"lecun": lecun_kernel, "haiku": haiku_kernel}
 
 
+def exact_gelu(x: Array) -> Array:
+    """GELU itself, not the approximation by tanh that is JAX's default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 class MLP(nn.Module):
-    """``[b, d] -> [b, sizes[-1]]``: Dense, norm and ReLU for every size but the last, Dense and optional norm for it.
+    """``[b, d] -> [b, sizes[-1]]``: Dense, norm, activation for each size but the last, Dense, optional norm for that.
 
     Called ``(x, train=bool, axis=None | "data")`` like every module here.
 
@@ -46,6 +53,8 @@ class MLP(nn.Module):
       hidden_bias, out_bias: whether the hidden and the last Dense have a bias.
       hidden_norm: whether ``norm`` follows each hidden Dense.
       out_norm: None, or the keywords of the ``norm`` after the last Dense, e.g. ``{"use_bias": False}``.
+      activation: after each hidden Dense and its norm.
+      unit: whether what comes out is scaled to length 1.
       kernel_init: initializer of the weights.
       bias_init: ``fan_in -> initializer`` of the biases.
       norm: makes the normalisation; MoCo passes one with groups.
@@ -57,6 +66,8 @@ class MLP(nn.Module):
     hidden_norm: bool = True
     out_bias: bool = True
     out_norm: Any = None
+    activation: Callable[[Array], Array] = nn.relu
+    unit: bool = False
     kernel_init: Callable[..., Array] = lecun_kernel
     bias_init: Callable[[int], Callable[..., Array]] = zero_bias
     norm: Callable[..., nn.Module] = BatchNorm
@@ -77,10 +88,44 @@ class MLP(nn.Module):
             if not last:
                 if self.hidden_norm:
                     x = self.norm(name=f"norm{i}")(x, train=train, axis=axis)
-                x = nn.relu(x)
+                x = self.activation(x)
             elif self.out_norm is not None:
                 x = self.norm(**dict(self.out_norm), name=f"norm{i}")(x, train=train, axis=axis)
-        return x
+        return _unit(x, -1) if self.unit else x
+
+
+def _unit(x: Array, dim: int) -> Array:
+    """``x`` with vectors of length 1 along ``dim``, computed in float32 or better; of zeros there stay zeros."""
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    return (wide * lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, dim, keepdims=True), 1e-24))).astype(x.dtype)
+
+
+class WeightNormDense(nn.Module):
+    """``[..., d] -> [..., features]``, ``y_k = g_k x . v_k / |v_k|``: a weight-normalised Dense without bias.
+
+    With x of length 1 and g = 1 every y_k is a cosine, in [-1, 1]; the length of v_k changes nothing.
+
+    Attributes:
+      features: K, how many vectors v_k there are.
+      learned_scale: whether g is a parameter, which starts at 1, or is 1 for good.
+      dtype: of the factors; weights are normalised, and the product comes out, in float32 or better.
+
+    Reference: Salimans and Kingma 2016, equation 2 (arXiv:1602.07868).
+    """
+
+    features: int
+    learned_scale: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        weights = _unit(self.param("v", torch_kernel, (x.shape[-1], self.features), jnp.float32), 0)
+        if self.learned_scale:
+            g = self.param("g", nn.initializers.ones, (self.features,), jnp.float32)
+            weights = weights * g[None].astype(weights.dtype)
+        wide = np.promote_types(x.dtype, weights.dtype)
+        x, weights = (a.astype(wide if self.dtype is None else self.dtype) for a in (x, weights))
+        return jnp.matmul(x, weights, preferred_element_type=wide)
 
 
 def simclr_projector(
@@ -173,6 +218,45 @@ def moco_projector(dim: int, *, version: int = 2, out_dim: int = 128, dtype: Any
         raise ValueError(f"moco_projector version={version} is unknown; use 1 or 2")
     sizes = (out_dim,) if version == 1 else (dim, out_dim)
     return MLP(sizes, hidden_norm=False, kernel_init=torch_kernel, bias_init=torch_bias, dtype=dtype)
+
+
+def dino_head(
+    out_dim: int = 65536,
+    *,
+    layers: int = 3,
+    hidden: int = 2048,
+    bottleneck: int = 256,
+    hidden_norm: bool = False,
+    learned_scale: bool = False,
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: Any = None,
+) -> dict[str, nn.Module]:
+    """DINO's head in two parts: an MLP with GELU to a bottleneck of length 1, and its product with K prototypes.
+
+    Args:
+      out_dim: K.
+      layers: Dense layers before the prototypes, the one to the bottleneck included.
+      hidden: width of the others.
+      bottleneck: width of what is scaled to length 1.
+      hidden_norm: whether BatchNorm stands before each GELU.
+      learned_scale: whether the prototypes have a learned length each (the paper's ViT-S), or length 1.
+
+    Returns:
+      ``{"projector": [b, d] -> [b, bottleneck], "last_layer": [b, bottleneck] -> [b, K]}``.
+
+    Reference: Caron et al. 2021 (DINO, arXiv:2104.14294), section 3.1 and appendix C; weights as in its code: normal of
+    deviation .02 and zero biases, the prototypes as torch begins a Linear.
+    """
+    projector = MLP(
+        (hidden,) * (layers - 1) + (bottleneck,),
+        hidden_norm=hidden_norm,
+        activation=exact_gelu,
+        unit=True,
+        kernel_init=nn.initializers.normal(0.02),
+        norm=norm,
+        dtype=dtype,
+    )
+    return {"projector": projector, "last_layer": WeightNormDense(out_dim, learned_scale, dtype)}
 
 
 def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dtype: Any = None) -> MLP:

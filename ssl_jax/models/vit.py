@@ -20,6 +20,7 @@ PATCH_INITS = {"glorot": nn.initializers.xavier_uniform(), "normal": nn.initiali
 POSITIONS = ("sincos", "moco_v3", "learned", "learned_patches")
 POOLS = ("mean", "cls", "cls_mean")
 MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
+LAST = 4  # of so many last blocks the class tokens are returned together, as DINO's linear classifiers read them
 
 
 def patchify(images: Array, size: int) -> Array:
@@ -43,7 +44,7 @@ class ViT(nn.Module):
       patch_size: side of a patch in pixels; images must be a multiple of it.
       width, depth, heads: of tokens, blocks, and attention.
       mlp_ratio: width of a block's hidden layer over ``width``.
-      cls_token: put a learned token before the patches; its value is returned as ``"cls"``.
+      cls_token: put a learned token before the patches.
       drop_path: probability with which the last block's branches are left out for an example; 0 for the first block,
         linear between. Training then needs ``keys``.
       depth_scaled_init: smaller first weights in deeper blocks, see :func:`residual_std`.
@@ -72,11 +73,16 @@ class ViT(nn.Module):
 
       patches: ``[b, t]`` int32 numbers, row by row, of the patches the network sees; others are not even embedded.
       present: ``[b, t]`` bool, False for a token that fills the row up: no other token sees it.
+      masked: ``[b, t]`` bool, True for a patch whose embedding is replaced by one learned token before its position is
+        added (iBOT, DINOv2). The token, ``stem_mask``, is there if the network was made with ``masked``.
       keys: ``[b]`` a key for every example (``parallel.row_keys``), for drop-path.
 
     Returns ``{"stem", "stageK": [b, h, w, width], "features": [b, dim]}`` for up to four K, equally spaced, or with
-    ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it; ``"features"`` is by default
-    the mean of its tokens that are present, in float32 or better.
+    ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it. Besides, whatever
+    ``"features"`` is, and all in float32 or better: ``"mean"`` of the last stage's tokens that are present
+    (``norm_after_pool``: the norm of their mean); with a class token ``"cls"``, as the last stage has it, and
+    ``"cls_last4"`` ``[b, 4 width]``, the final norm of what it is after each of the last four blocks, the last one
+    last. A network of fewer blocks gives them all, e.g. as ``"cls_last2"``.
 
     Raises:
       ValueError: sizes that do not fit; drop-path without keys.
@@ -171,6 +177,7 @@ class ViT(nn.Module):
         axis: Axis = None,
         patches: Array | None = None,
         present: Array | None = None,
+        masked: Array | None = None,
         keys: Array | None = None,
     ) -> dict[str, Array]:
         self._check()
@@ -184,6 +191,9 @@ class ViT(nn.Module):
             x, positions = (jnp.take_along_axis(a, patches[:, :, None], axis=1) for a in (x, positions))
         init = PATCH_INITS[self.patch_init]
         x = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="stem_patches")(x)
+        if masked is not None:
+            token = self.param("stem_mask", nn.initializers.zeros, (self.width,), jnp.float32)
+            x = jnp.where(masked[:, :, None], token.astype(x.dtype)[None, None], x)
         x = x + positions.astype(x.dtype)
 
         before = self.registers + (1 if self.cls_token else 0)  # tokens that stand before the patches
@@ -207,6 +217,7 @@ class ViT(nn.Module):
         shown = {-(-i * self.depth // MAX_STAGES) for i in range(1, MAX_STAGES + 1)}
         block = remat(Block, self.remat)
         norm = LayerNorm(self.eps, self.dtype, name=f"stage{self.depth}_norm")
+        last_cls = []
         for k in range(1, self.depth + 1):
             rate = self.drop_path * (k - 1) / max(self.depth - 1, 1)
             drops = train and rate > 0 and k >= self.frozen_stages
@@ -214,19 +225,22 @@ class ViT(nn.Module):
             std = residual_std(k, self.depth_scaled_init)
             kind = {"eps": self.eps, "gelu": self.gelu, "swiglu": self.swiglu, "layer_scale": self.layer_scale}
             x = block(self.heads, self.mlp_ratio, std, self.dtype, **kind, name=f"stage{k}_block")(x, seen, scale)
+            if self.cls_token and k > self.depth - LAST:
+                last_cls.append(x[:, 0])
             if k == self.depth and not self.norm_after_pool:
                 x = norm(x)
             if k in shown:
                 outputs[f"stage{k}"] = tokens(x)
+        exact = np.promote_types(x.dtype, np.float32)
+        mean, cls = mean_token(x[:, before:] if before else x, present), x[:, 0].astype(exact)
+        features = {"mean": mean, "cls": cls, "cls_mean": jnp.concatenate([cls, mean], axis=1)}[self.pool]
+        outputs["mean"] = mean
+        if self.norm_after_pool:
+            features, outputs["mean"] = (norm(a).astype(exact) for a in (features, mean))
         if self.cls_token:
-            outputs["cls"] = x[:, 0]
-        pooled = []
-        if self.pool != "mean":
-            pooled.append(x[:, 0].astype(np.promote_types(x.dtype, np.float32)))
-        if self.pool != "cls":
-            pooled.append(mean_token(x[:, before:] if before else x, present))
-        features = pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, axis=1)
-        return outputs | {"features": norm(features).astype(features.dtype) if self.norm_after_pool else features}
+            last = norm(jnp.stack(last_cls, axis=1)).astype(exact)
+            outputs |= {"cls": cls, f"cls_last{len(last_cls)}": last.reshape(x.shape[0], -1)}
+        return outputs | {"features": features}
 
     def _positions(self, grid: tuple[int, int], dtype: Any) -> tuple[Array, Array | None]:
         """Positions of all patches ``[n, width]``, and that of the class token where it has one."""
@@ -303,3 +317,47 @@ class Predictor(nn.Module):
         x = LayerNorm(dtype=self.dtype, name="norm")(x[:, -t:])
         x = dense(self.out_dim, name="out")(x).reshape(b, m, t, self.out_dim)
         return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+class PatchDecoder(nn.Module):
+    """The pixels of every patch, from tokens of those that were seen: a narrow transformer (MAE's decoder).
+
+    Called ``(x [b, k, d], restore [b, n], cls [b, d] = None, train=, axis=)``: the k tokens of an image,
+    and behind them one learned token for each of the n - k patches that were not seen, go to the places where they
+    belong, ``restore``, and get their positions; the class token, where there is one, stands before them and has none.
+
+    Attributes:
+      out_dim: numbers in a patch, ``size * size * c``.
+      grid: patches down and across the image.
+      width, depth, heads: of this transformer.
+
+    Returns ``[b, n, out_dim]``, float32 or better.
+
+    Reference: He et al. 2022 (MAE, arXiv:2111.06377), section 3 and appendix A.1. Differs from the reference code:
+    weights of the blocks start at a deviation of .02, and not uniform after Glorot.
+    """
+
+    out_dim: int
+    grid: tuple[int, int]
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, restore: Array, cls: Array | None = None, train: bool, axis: Axis = None) -> Array:
+        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
+        before = 0 if cls is None else 1
+        seen = x if cls is None else jnp.concatenate([cls[:, None].astype(x.dtype), x], axis=1)
+        seen = dense(self.width, name="embed")(seen)
+        token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,), jnp.float32)
+        hidden = (x.shape[0], restore.shape[1] - x.shape[1], self.width)
+        hidden = jnp.broadcast_to(token.astype(seen.dtype)[None, None], hidden)
+        y = jnp.concatenate([seen[:, before:], hidden], axis=1)
+        y = jnp.take_along_axis(y, restore[:, :, None], axis=1)
+        y = y + jnp.asarray(sincos_positions(self.grid, self.width), y.dtype)[None]
+        y = jnp.concatenate([seen[:, :before], y], axis=1)
+        for k in range(1, self.depth + 1):
+            y = Block(self.heads, dtype=self.dtype, name=f"block{k}")(y)
+        y = dense(self.out_dim, name="out")(LayerNorm(dtype=self.dtype, name="norm")(y[:, before:]))
+        return y.astype(np.promote_types(y.dtype, np.float32))

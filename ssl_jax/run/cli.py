@@ -42,7 +42,7 @@ keys      ssl-jax pretrain --config NAME --help-config   meaning, type and value
 configs   ssl-jax pretrain --list                        {home}/configs
 methods   {here}/methods
 models    {here}/models
-recipes   {here}/data/images/recipes.py, {here}/data/text/recipes.py
+recipes   {here}/data/images/published.py, {here}/data/text/recipes.py
 measures  ssl-jax evaluate --list
 
 From Python: help(ssl_jax). Exit codes: 0 done, 1 it failed, 2 refused before anything was done, 130 interrupted."""

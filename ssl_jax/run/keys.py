@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ssl_jax import configs, methods, models
 from ssl_jax.data import recipes
+from ssl_jax.data.images import changes
 from ssl_jax.data.images import recipes as images
 from ssl_jax.data.images import values as of_recipes
 from ssl_jax.names import imported, is_imported
@@ -91,8 +92,13 @@ def _of_recipe(config: Config) -> Iterator[Key]:
     for view in (*recipe.views, *recipe.unlabelled):
         for name, part in (("crop", view.crop), *((of_recipes.named(op), op) for op in view.ops)):
             parts.setdefault(name, []).extend([] if part is None else [part])
-    for key in of_recipes.keys(recipe):
+    sizes = [view.size for view in recipe.views if view.size is not None]
+    yield Key("data.views.local.count", "int", len(sizes), "views with a size of their own; more are copies")
+    yield Key("data.views.local.size", "int", sizes[0] if sizes else None, "side of these in pixels")
+    for key in changes.keys(recipe):
         name, _, field = key.partition(".")
+        if name == "local":
+            continue
         first = parts[name][0]
         said = [_field_of(part, field) for part in parts[name]]
         shown = list(dict.fromkeys(str(list(value) if isinstance(value, tuple) else value) for value in said))

@@ -52,13 +52,16 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
 
     def make_feed(source: Source, **how: Any):
         device.check_own(recipe, size, channels)
+        stored = source.columns.get("image")
+        values.check_sizes(recipe, size, None if stored is None else stored.shape)
         return feed.feed(fitting(source), recipe, data, **how)
 
     def inputs(source: Source, **split: Any) -> Iterator[dict[str, np.ndarray]]:
         return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))
 
     def views(source: Source, *, count: int, seed: int, **split: Any) -> Iterator[dict[str, np.ndarray]]:
-        asked = [recipe.views[v % len(recipe.views)] for v in range(count)]
+        large = [view for view in recipe.views if view.size is None] or recipe.views[:1]  # one size for all
+        asked = [large[v % len(large)] for v in range(count)]
         return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
 
     def prepare(images: Any) -> np.ndarray:

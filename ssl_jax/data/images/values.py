@@ -1,15 +1,11 @@
-"""A recipe as plain values, there and back, its changes by key, and what of it cannot be.
+"""A recipe as plain values, there and back, and what of it cannot be.
 
 This is what ``config.json`` holds of a run's recipe, and what ``data.recipe`` may be in a config file::
 
     {"views": [{"crop": {"area": [0.5, 1.0]}, "ops": ["flip", {"op": "jitter", "brightness": 0.4, ...}]}, ...],
      "evaluate": {"kind": "resize"}, "unlabelled": [...], "ratio": 7}
 
-What is left out has its default; an operation may be its name alone. ``data.views`` holds changes, ``{"jitter":
-{"strength": 0.5}, "1": {"solarize": {"p": 0}}}``: what stands below the number of a view is of that view, what stands
-below ``unlabelled`` of the second part of a batch, all else of every view that has the operation. ``jitter.strength``
-is a factor on its brightness, contrast, saturation and hue; ``rate`` says the same as ``p``; an operation or crop that
-is null is left out; ``ops`` are all operations in order, "..." among them those that the recipe has.
+What is left out has its default; an operation may be its name alone.
 """
 
 from __future__ import annotations
@@ -21,10 +17,9 @@ from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ssl_jax import names
-from ssl_jax.data.images.recipes import KINDS, Crop, Eval, Jitter, Op, Own, Recipe, View
+from ssl_jax.data.images.recipes import KINDS, Crop, Eval, Op, Own, Recipe, View
 from ssl_jax.names import hint, is_imported, short
 
-STRENGTH = ("brightness", "contrast", "saturation", "hue")
 SHARE = (0.0, 1.0)
 OF_BATCHES = ("images", "imgs", "batch", "xs", "keys", "rngs")  # what arguments of a function of many images are called
 # Least and greatest value of a field, and of both ends of a range.
@@ -96,7 +91,7 @@ def recipe_of(given: Mapping[str, Any], path: str = "data.recipe", *, own: bool 
     Raises:
       ValueError: one line with the nearest name of the same kind.
     """
-    given = _mapping(given, path)
+    given = mapping(given, path)
     if "views" not in given:
         _refuse_fields(given, Recipe, path)
         raise ValueError(f"{path} has no views; give one for each view of an image, {path}.views=[{{...}}, ...]")
@@ -113,7 +108,7 @@ def recipe_of(given: Mapping[str, Any], path: str = "data.recipe", *, own: bool 
 
 
 def _view_of(given: Any, path: str) -> View:
-    given = _mapping(given, path)
+    given = mapping(given, path)
     _refuse_fields(given, View, path)
     crop, size = given.get("crop"), made(View, {"size": given.get("size")}, path, whole=False)["size"]
     return View(None if crop is None else made(Crop, crop, f"{path}.crop"), ops_of(given.get("ops", ()), path), size)
@@ -133,7 +128,7 @@ def ops_of(given: Any, path: str, before: Sequence[Op] = ()) -> tuple[Op, ...]:
 
 
 def _op_of(given: Any, path: str) -> Op:
-    fields = dict(_mapping({"op": given} if isinstance(given, str) else given, path))
+    fields = dict(mapping({"op": given} if isinstance(given, str) else given, path))
     name = fields.pop("op", None)
     if name in KINDS:
         return made(KINDS[name], fields, f"{path}.{name}")
@@ -142,10 +137,10 @@ def _op_of(given: Any, path: str) -> Op:
             f"{path}: there is no operation {name!r}; {hint(name, KINDS)}known: {', '.join(KINDS)}, or your own, "
             "./FILE.py:NAME"
         )
-    return _own_op(Own(name), fields, f"{path}.{short(name)}")
+    return own_op(Own(name), fields, f"{path}.{short(name)}")
 
 
-def _own_op(op: Own, changes: Mapping[str, Any], path: str) -> Own:
+def own_op(op: Own, changes: Mapping[str, Any], path: str) -> Own:
     """The user's own operation with some fields changed; what it takes, :func:`checked` asks of its function."""
     fields = {_field(word, ("p",)): _hashable(value) for word, value in changes.items()}
     p = made(Own, {"p": fields.pop("p", op.p)}, path, whole=False)["p"]
@@ -189,10 +184,10 @@ def made(kind: Any, given: Any, path: str, *, whole: bool = True) -> Any:
     Raises:
       ValueError: it has no such field, or a value is of another type.
     """
-    given = {_field(word, kind._fields): value for word, value in _mapping(given, path).items()}
+    given = {_field(word, kind._fields): value for word, value in mapping(given, path).items()}
     _refuse_fields(given, kind, path)
     types_ = _types(kind)
-    fields = {word: _typed(value, types_[word], f"{path}.{word}") for word, value in given.items()}
+    fields = {word: typed(value, types_[word], f"{path}.{word}") for word, value in given.items()}
     if not whole:
         return fields
     if lacking := [field for field in kind._fields if field not in kind._field_defaults and field not in fields]:
@@ -207,10 +202,10 @@ def _field(word: Any, known: Sequence[str]) -> Any:
     return "p" if word == "rate" and "p" in known and "rate" not in known else word
 
 
-def _typed(value: Any, kind: Any, path: str) -> Any:
+def typed(value: Any, kind: Any, path: str) -> Any:
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):  # or None
-        return None if value is None else _typed(value, options[0], path)
+        return None if value is None else typed(value, options[0], path)
     if origin is Literal:
         if value not in options:
             raise ValueError(f"{path}={value!r} is unknown; {hint(value, options)}known: {', '.join(options)}")
@@ -218,7 +213,7 @@ def _typed(value: Any, kind: Any, path: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise ValueError(f"{path}={value!r} must be two numbers, the lower one first, such as 0.5,1")
-        return tuple(_typed(part, options[0], path) for part in value)
+        return tuple(typed(part, options[0], path) for part in value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     right = {bool: isinstance(value, bool), float: number, int: number and value == int(value)}
     if not right[kind]:
@@ -227,7 +222,7 @@ def _typed(value: Any, kind: Any, path: str) -> Any:
     return kind(value)
 
 
-def _mapping(given: Any, path: str) -> Mapping[str, Any]:
+def mapping(given: Any, path: str) -> Mapping[str, Any]:
     if isinstance(given, Mapping) or hasattr(given, "items"):  # a ConfigDict is no Mapping
         return {str(word): value for word, value in given.items()}
     raise ValueError(f"{path}={given!r} has no fields; name one of them, {path}.FIELD=VALUE")
@@ -236,124 +231,11 @@ def _mapping(given: Any, path: str) -> Mapping[str, Any]:
 def _refuse_fields(given: Mapping[str, Any], kind: Any, path: str) -> None:
     for word in given:
         if word not in kind._fields:
-            raise _no_field(word, kind._fields, path)
+            raise no_field(word, kind._fields, path)
 
 
-def _no_field(word: str, known: Sequence[str], path: str) -> ValueError:
+def no_field(word: str, known: Sequence[str], path: str) -> ValueError:
     return ValueError(f"{path}.{word} is unknown; {hint(word, known)}known of {path}: {', '.join(known)}")
-
-
-# ------------------------------------------------------------------------------------------------ changes by key
-
-
-def changed(recipe: Recipe, changes: Mapping[str, Any], name: str = "the recipe", path: str = "data.views") -> Recipe:
-    """The recipe with the changes of ``data.views``.
-
-    Args:
-      changes: see the module's docstring.
-      name: of the recipe, for messages.
-
-    Raises:
-      ValueError: one line with the nearest name of the same kind.
-    """
-    changes = dict(_mapping(changes, path))
-    evaluate = made(Eval, changes.pop("evaluate", {}), f"{path}.evaluate", whole=False)
-    second = dict(_mapping(changes.pop("unlabelled", {}), f"{path}.unlabelled"))
-    if second and not recipe.unlabelled:
-        raise ValueError(f"{path}.unlabelled is of recipes of two parts, and {name} has one; leave it out")
-    everywhere = {word: value for word, value in changes.items() if not word.isdigit()}
-    views, seen = _changed_views(recipe.views, everywhere, changes, path, name)
-    everywhere_too = everywhere | {word: value for word, value in second.items() if not word.isdigit()}
-    unlabelled, more = _changed_views(recipe.unlabelled, everywhere_too, second, f"{path}.unlabelled", name)
-    for words, there, place in ((everywhere, seen | more, path), (second, more, f"{path}.unlabelled")):
-        for word in words:
-            if not word.isdigit() and word not in there:
-                raise _no_operation(word, there, place, name)
-    evaluated = recipe.evaluate._replace(**evaluate)
-    return checked(recipe._replace(views=views, unlabelled=unlabelled, evaluate=evaluated), path)
-
-
-def _changed_views(
-    views: Sequence[View], everywhere: Mapping[str, Any], numbered: Mapping[str, Any], path: str, name: str
-) -> tuple[tuple[View, ...], set[str]]:
-    """(The views as they become, the words that mean something in at least one of them)."""
-    for word in numbered:
-        if word.isdigit() and int(word) >= len(views):
-            there = "view 0 alone" if len(views) == 1 else f"views 0 to {len(views) - 1}"
-            raise ValueError(f"{path}.{word}: {name} has {there}")
-    found, seen = [], {"ops", "size"}
-    for i, view in enumerate(views):
-        mine = _mapping(numbered.get(str(i), {}), f"{path}.{i}")
-        change = _merged(everywhere, mine)
-        if change.get("ops") is not None:
-            view = view._replace(ops=ops_of(change.pop("ops"), path, view.ops))
-        there = {named(op) for op in view.ops} | ({"crop"} if view.crop is not None else set())
-        seen |= there
-        for word in mine:
-            if word not in there | {"crop", "size", "ops"}:
-                raise _no_operation(word, there, f"{path}.{i}", f"view {i} of {name}")
-        if view.crop is None and "crop" not in mine:
-            change.pop("crop", None)
-        found.append(_changed_view(view, change, path))
-    return tuple(found), seen
-
-
-def _changed_view(view: View, change: Mapping[str, Any], path: str) -> View:
-    crop, ops = view.crop, []
-    if "crop" in change:
-        fields = None if change["crop"] is None else made(Crop, change["crop"], f"{path}.crop", whole=False)
-        crop = None if fields is None else (crop or Crop())._replace(**fields)
-    for op in view.ops:
-        fields = change.get(named(op), {})
-        if fields is not None:  # null leaves the operation out
-            ops.append(_changed_op(op, dict(_mapping(fields, f"{path}.{named(op)}")), f"{path}.{named(op)}"))
-    size = made(View, {"size": change.get("size", view.size)}, path, whole=False)["size"]
-    return View(crop, tuple(ops), size)
-
-
-def _changed_op(op: Op, fields: dict[str, Any], path: str) -> Op:
-    if isinstance(op, Own):
-        return _own_op(op, fields, path)
-    strength = 1.0
-    if isinstance(op, Jitter):
-        unknown = [word for word in fields if word not in (*op._fields, "strength", "rate")]
-        if unknown:
-            raise _no_field(unknown[0], (*op._fields, "strength"), path)
-        strength = _typed(fields.pop("strength", 1.0), float, f"{path}.strength")
-    op = op._replace(**made(type(op), fields, path, whole=False))
-    return op if strength == 1.0 else op._replace(**{word: strength * getattr(op, word) for word in STRENGTH})
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of operations, those of ``above`` where both have them."""
-    found = {word: value for word, value in below.items() if not word.isdigit()}
-    for word, value in above.items():
-        both = hasattr(value, "items") and hasattr(found.get(word), "items")
-        found[word] = dict(found[word].items()) | dict(value.items()) if both else value
-    return found
-
-
-def _no_operation(word: str, there: set[str], path: str, name: str) -> ValueError:
-    has = sorted(there - {"ops", "size"})
-    known = ", ".join(has) if has else "neither a crop nor operations"
-    if word in KINDS:
-        return ValueError(f"{path}.{word}: {name} has no {word}, it has {known}; add it with {path}.ops=...,{word}")
-    if word == "crop":
-        return ValueError(f"{path}.crop: {name} has no crop; say in which view, {path}.0.crop.area=0.5,1")
-    words = [*has, *(kind for kind in KINDS if kind not in has), "evaluate", "unlabelled", "ops", "size", "crop"]
-    return ValueError(f"{path}.{word} is unknown; {hint(word, words, form=path + '.{}')}{name} has {known}")
-
-
-def keys(recipe: Recipe) -> Iterator[str]:
-    """Every key that ``data.views`` may have of a recipe, without the number of a view."""
-    there: dict[str, Sequence[str]] = {}
-    for view in (*recipe.views, *recipe.unlabelled):
-        there |= {} if view.crop is None else {"crop": Crop._fields}
-        for op in view.ops:
-            fields = ("p", *own_fields(op.name)) if isinstance(op, Own) else op._fields
-            there[named(op)] = (*fields, "strength") if isinstance(op, Jitter) else fields
-    there["evaluate"] = Eval._fields
-    yield from (f"{part}.{field}" for part, fields in there.items() for field in fields)
 
 
 # ------------------------------------------------------------------------------------------------ what cannot be
@@ -383,11 +265,36 @@ def checked(recipe: Recipe, path: str, *, own: bool = True) -> Recipe:
     return recipe
 
 
+def check_sizes(recipe: Recipe, image_size: int, shape: Sequence[int] | None = None) -> None:
+    """Refuse a view larger than the images of a run, and a box of less than a pixel.
+
+    Args:
+      image_size: side of the images in pixels, which views have without a size.
+      shape: of the images that boxes are cut from, ``[n, h, w, c]``, where all have one.
+
+    Raises:
+      ValueError: one line.
+    """
+    for part, views in (("", recipe.views), ("unlabelled.", recipe.unlabelled)):
+        for i, view in enumerate(views):
+            if view.size is not None and view.size > image_size:
+                key = f"data.views.{part}{i}.size" if part else "data.views.local.size"
+                raise ValueError(
+                    f"view {part}{i} of this recipe is of {view.size} pixels, more than data.image_size={image_size}; "
+                    f"set {key}={max(1, image_size // 2)}, or use another recipe"
+                )
+            if shape is not None and view.crop is not None and view.crop.area[0] * shape[1] * shape[2] < 1:
+                raise ValueError(
+                    f"view {part}{i} of this recipe cuts boxes from {view.crop.area[0]:g} of the area on, less than a "
+                    f"pixel of images of {shape[1]} x {shape[2]}; use {1 / (shape[1] * shape[2]):.2g} or more"
+                )
+
+
 def _check_fields(op: Own, path: str) -> None:
     known, given = own_fields(op.name), dict(op.fields)
     for word in given:
         if word not in known:
-            raise _no_field(word, ("p", *known), path)
+            raise no_field(word, ("p", *known), path)
     lacking = [word for word, field in known.items() if field.default is field.empty and word not in given]
     if lacking:
         raise ValueError(f"{path} needs {', '.join(lacking)}, which {op.name} takes; give each a value")
@@ -448,8 +355,9 @@ def _said(word: str, value: Any) -> str:
 
 def lines(view: View) -> list[tuple[str, str]]:
     """(name, fields in words) of a view's crop and operations, in order."""
-    whole = ("whole image", "resized")
-    return [whole if view.crop is None else ("crop", said(view.crop)), *((named(op), said(op)) for op in view.ops)]
+    first = ("whole image", "resized") if view.crop is None else ("crop", said(view.crop))
+    to = "" if view.size is None else f", to {view.size} x {view.size} pixels"
+    return [(first[0], first[1] + to), *((named(op), said(op)) for op in view.ops)]
 
 
 def differences(then: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -1,0 +1,21 @@
+"""SwAV on CIFAR-10 with a small network, for two CPU cores: 2 views and 4 of 16 pixels.
+
+    make pretrain CONFIG=configs/swav_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
+
+Cost: 15 epochs; not measured.
+Expected: not measured.
+"""
+
+from __future__ import annotations
+
+from configs.common import base, cifar10_cpu
+
+
+def get_config():
+    config = cifar10_cpu(base())
+    config.method.update({"name": "swav", "prototypes": 128, "hidden": 256, "projector_dim": 64})
+    config.method.freeze_prototypes = 100
+    config.data.recipe = "swav_cifar"
+    config.optim.warmup_epochs = 1.0
+    config.train.epochs = 15
+    return config
