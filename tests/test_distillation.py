@@ -21,6 +21,11 @@ ORACLE = np.load(Path(__file__).parent / "oracles" / "distillation.npz")
 NO_CENTRE = {"centre": jnp.zeros(7), "teacher_temperature": 0.05, "temperature": 0.1}
 
 
+# Op by op they take many times as long.
+distillation, patch_distillation = jax.jit(losses.distillation), jax.jit(losses.patch_distillation)
+koleo = jax.jit(losses.koleo, static_argnames="group")
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -42,7 +47,7 @@ def test_distillation_is_lightlys_with_its_centre_of_the_step_before(x64):
     for step in range(2):
         case = {k: ORACLE[f"dino/{step}/{k}"] for k in ("teacher", "student", "loss", "grad", "centre")}
         loss = partial(losses.distillation, case["teacher"], centre=centre, teacher_temperature=0.05, temperature=0.1)
-        value, grad = jax.value_and_grad(loss)(case["student"])
+        value, grad = jax.jit(jax.value_and_grad(loss))(case["student"])
         close(value, case["loss"], 1e-8)  # lightly's temperature and first centre are float32
         close(grad, case["grad"], 1e-7)
         centre = losses.next_centre(centre, case["teacher"].mean((0, 1)), momentum=0.9)
@@ -53,38 +58,36 @@ def test_distillation_is_lightlys_with_its_centre_of_the_step_before(x64):
 def test_distillation_of_two_prototypes_by_hand(x64):
     views = jnp.array([[[0.1, 0.0], [0.0, 0.2]]])
     arguments = {"teacher_temperature": 0.04, "temperature": 0.1}
-    assert float(losses.distillation(views, views, centre=jnp.zeros(2), **arguments)) == pytest.approx(
-        1.640890, abs=1e-6
-    )
+    assert float(distillation(views, views, centre=jnp.zeros(2), **arguments)) == pytest.approx(1.640890, abs=1e-6)
     close(losses.next_centre(jnp.zeros(2), views.mean((0, 1)), momentum=0.9), [0.005, 0.010])
 
 
 def test_the_order_of_local_views_and_what_all_prototypes_share_do_not_count(x64):
     teacher, student = normal(3, 2, 7), normal(3, 5, 7, seed=1)
-    value = losses.distillation(teacher, student, **NO_CENTRE)
-    close(losses.distillation(teacher, student[:, [0, 1, 4, 2, 3]], **NO_CENTRE), value)
-    close(losses.distillation(teacher + normal(3, 2, 1, seed=2), student + normal(3, 5, 1, seed=3), **NO_CENTRE), value)
-    assert abs(float(losses.distillation(teacher, student[:, [1, 0, 2, 3, 4]], **NO_CENTRE)) - float(value)) > 1e-3
+    value = distillation(teacher, student, **NO_CENTRE)
+    close(distillation(teacher, student[:, [0, 1, 4, 2, 3]], **NO_CENTRE), value)
+    close(distillation(teacher + normal(3, 2, 1, seed=2), student + normal(3, 5, 1, seed=3), **NO_CENTRE), value)
+    assert abs(float(distillation(teacher, student[:, [1, 0, 2, 3, 4]], **NO_CENTRE)) - float(value)) > 1e-3
 
 
 def test_a_constant_is_absorbed_by_the_centre(x64):
     teacher, student, shift = normal(3, 2, 7), normal(3, 5, 7, seed=1), normal(7, seed=2)
-    value = losses.distillation(teacher, student, **NO_CENTRE)
-    close(losses.distillation(teacher + shift, student, **NO_CENTRE | {"centre": jnp.asarray(shift)}), value)
+    value = distillation(teacher, student, **NO_CENTRE)
+    close(distillation(teacher + shift, student, **NO_CENTRE | {"centre": jnp.asarray(shift)}), value)
 
 
 def test_a_constant_network_has_the_logarithm_of_the_prototypes_for_loss(x64):
-    close(losses.distillation(np.zeros((3, 2, 7)), np.zeros((3, 4, 7)), **NO_CENTRE), np.log(7))
+    close(distillation(np.zeros((3, 2, 7)), np.zeros((3, 4, 7)), **NO_CENTRE), np.log(7))
     q, half = np.full((4, 5, 7), 1 / 7), np.array([1.0, 0.0, 0.0, 1.0])[:, None] * np.ones((4, 5))
-    close(losses.patch_distillation(q, np.zeros((4, 5, 7)), weights=half, temperature=0.1), 0.5 * np.log(7))
+    close(patch_distillation(q, np.zeros((4, 5, 7)), weights=half, temperature=0.1), 0.5 * np.log(7))
 
 
 def test_no_gradient_reaches_the_teacher():
     teacher, student = jnp.asarray(normal(3, 2, 7), jnp.float32), jnp.asarray(normal(3, 3, 7), jnp.float32)
-    grad = jax.grad(lambda t: losses.distillation(t, student, **NO_CENTRE))(teacher)
+    grad = jax.jit(jax.grad(lambda t: distillation(t, student, **NO_CENTRE)))(teacher)
     assert not np.any(grad)
     weights = jnp.ones((3, 2))
-    grad = jax.grad(lambda q: losses.patch_distillation(q, student[:, :2], weights=weights, temperature=0.1))(teacher)
+    grad = jax.jit(jax.grad(lambda q: patch_distillation(q, student[:, :2], weights=weights, temperature=0.1)))(teacher)
     assert not np.any(grad)
 
 
@@ -95,7 +98,7 @@ def test_patch_distillation_is_lightlys(x64):
     student[~mask] = 3.0 * normal(*student[~mask].shape)  # of patches that fill rows up
     q = losses.sharpened(teacher, centre=jnp.zeros(7), temperature=0.05)
     loss = partial(losses.patch_distillation, q, weights=jnp.asarray(mask), temperature=0.1)
-    value, grad = jax.value_and_grad(loss)(student)
+    value, grad = jax.jit(jax.value_and_grad(loss))(student)
     close(value, ORACLE["ibot/loss"], 1e-7)  # lightly's weights are float32
     close(np.asarray(grad)[mask], ORACLE["ibot/grad"], 1e-7)
     assert not np.asarray(grad)[~mask].any()
@@ -104,43 +107,43 @@ def test_patch_distillation_is_lightlys(x64):
 def test_an_image_with_one_masked_patch_counts_as_much_as_one_with_all(x64):
     q, student = np.full((2, 9, 7), 1 / 7), np.broadcast_to(normal(7), (2, 9, 7))
     weights = np.ones((2, 9))
-    whole = losses.patch_distillation(q, student, weights=weights, temperature=0.1)
+    whole = patch_distillation(q, student, weights=weights, temperature=0.1)
     weights[1, 1:] = 0
-    close(losses.patch_distillation(q, student, weights=weights, temperature=0.1), whole)
+    close(patch_distillation(q, student, weights=weights, temperature=0.1), whole)
 
 
 def test_koleo_is_lightlys(x64):
-    value, grad = jax.value_and_grad(losses.koleo)(ORACLE["koleo/x"])
+    value, grad = jax.jit(jax.value_and_grad(losses.koleo))(ORACLE["koleo/x"])
     close(value, ORACLE["koleo/loss"])
     close(grad, ORACLE["koleo/grad"], 1e-7)
-    close(losses.koleo(ORACLE["koleo/x"] * normal(6, 1) ** 2), value)  # only directions count
+    close(koleo(ORACLE["koleo/x"] * normal(6, 1) ** 2), value)  # only directions count
 
 
 def test_koleo_of_equal_rows_is_finite_and_large(x64):
-    value, grad = jax.value_and_grad(losses.koleo)(jnp.ones((3, 3)))
+    value, grad = jax.jit(jax.value_and_grad(losses.koleo))(jnp.ones((3, 3)))
     close(value, 17.4156, 1e-5)
     assert np.isfinite(grad).all()
-    close(jax.jit(losses.koleo)(jnp.ones((4, 384), jnp.float32)), 15.39, 1e-3)
+    close(koleo(jnp.ones((4, 384), jnp.float32)), 15.39, 1e-3)
 
 
 def test_koleo_looks_for_neighbours_in_groups(x64):
     x = normal(8, 5)
-    halves = [losses.koleo(x[:4]), losses.koleo(x[4:])]
-    close(losses.koleo(x, group=4), np.mean(halves))
-    assert abs(float(losses.koleo(x)) - np.mean(halves)) > 1e-3
+    halves = [koleo(x[:4]), koleo(x[4:])]
+    close(koleo(x, group=4), np.mean(halves))
+    assert abs(float(koleo(x)) - np.mean(halves)) > 1e-3
 
 
 @pytest.mark.parametrize("group", [None, 2])
 def test_koleo_over_devices_is_that_of_one_large_batch(x64, group):
     x = normal(8, 5)
     loss = partial(losses.koleo, group=group)
-    value, grad = jax.value_and_grad(loss)(x)
+    value, grad = jax.jit(jax.value_and_grad(loss))(x)
 
     def mapped(x):
         each = jax.vmap(lambda x: loss(x, axis="data"), axis_name="data")(x.reshape(4, 2, 5))
         return each.mean()
 
-    several, several_grad = jax.value_and_grad(mapped)(x)
+    several, several_grad = jax.jit(jax.value_and_grad(mapped))(x)
     close(several, value)
     close(several_grad, grad, 1e-9)
     mesh = parallel.make_mesh(4)
@@ -160,7 +163,7 @@ def test_weight_normalisation_is_torchs(x64):
         return models.forward(layer, params, {}, x, train=True)[0]
 
     close(run(params, x), ORACLE["norm/y"])
-    grads, grad_x = jax.grad(lambda *a: (run(*a) * weights).sum(), argnums=(0, 1))(params, x)
+    grads, grad_x = jax.jit(jax.grad(lambda *a: (run(*a) * weights).sum(), argnums=(0, 1)))(params, x)
     close(grads["v"], ORACLE["norm/grad_v"])
     close(grads["g"], ORACLE["norm/grad_g"])
     close(grad_x, ORACLE["norm/grad_x"])
