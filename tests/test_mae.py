@@ -101,7 +101,7 @@ def test_networks_loss_and_gradient_are_those_of_transformers(float64, monkeypat
 
         @jax.jit
         def run(images, method=method):
-            loss = lambda x: method.loss(Variables(params, state), {"views": (x,)}, jax.random.key(0), 0, None)[0]  # noqa: E731
+            loss = lambda x: method.loss(Variables(params, state), {"views": (x,)}, jax.random.key(0), jnp.int32(0), None)[0]  # noqa: E731
             return jax.value_and_grad(loss)(images)
 
         value, slope = run(images)
