@@ -95,14 +95,19 @@ def _cpu_model() -> str:
 
 
 def commit() -> str | None:
-    """Git commit of the code that runs, with "+" when files differ from it; None outside a checkout."""
+    """Git commit of the code that runs, with "+" when it is not what the commit holds; None outside a checkout.
+
+    Files that git does not know count where they may be code that runs.
+    """
 
     def git(*arguments):
         here = Path(__file__).resolve().parent
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        code = [f":/{name}" for name in ("ssl_jax", "configs", "experiments")]
+        changed = git("status", "--porcelain", "--untracked-files=no") or git("status", "--porcelain", "--", *code)
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     return None
 
 
