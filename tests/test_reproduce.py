@@ -150,6 +150,9 @@ def test_a_table_has_mean_spread_and_difference_and_fills_nothing_in(made, suite
     }
     assert "launch_pod.sh --tpu NAME" in text
     assert json.loads((out / "curves" / "fine.json").read_text())["seeds"] == [0, 1, 2]
+    as_it_is = suite._replace(rows=(suite.rows[0]._replace(set=()),))
+    table.write(as_it_is, out, {}, [], False, "")
+    assert (out / "curves" / "simclr_digits.json").is_file()  # as pretrain --compare calls it
 
 
 def test_a_change_of_every_row_is_a_try_without_comparison(made, suite, tmp_path):
