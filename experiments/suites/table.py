@@ -18,15 +18,17 @@ from ssl_jax.run import provenance, reference, several
 FREE = ("data.data_dir", "parallel.", "train.keep_checkpoints", "train.loggers")  # keys that make no other result
 
 NOTE = """\
-Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last checkpoint, frozen, read once; the
-penalty of the linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained
-beside the method (online), at the run's end. `val ...`: online, on the held-out train images, at the last step.
-± is the standard deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source
-tells. `hours`: of one seed, training with its measurements and evaluation."""
+Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last checkpoint, frozen; the penalty of the
+linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
+(online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
+last step. Test is read at the end, of the last checkpoint alone, and nothing is chosen on it. ± is the standard
+deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source tells. `hours`: of
+one seed, training with its measurements and evaluation. `memory`: the most of a device, on a CPU of the process."""
 
 NAMES = {
     **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
     **{"val_knn_top1": "val kNN", "val_probe_top1": "val probe"},
+    "test_top1": "test classifier",
 }
 
 
@@ -217,14 +219,16 @@ def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
 def _results(suite: Suite, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     scores = [name for name in suite.scores if any(name in row["scores"] for row in rows)]
     head = ["row", "seeds", *(NAMES.get(name, name.replace("_", " ")) for name in scores)]
-    head += ["published", "difference", "per second", "hours", "memory", "config"]
+    published = any(row["published"] for row in rows)
+    head += [*(["published", "difference"] if published else []), "per second", "hours", "memory", "config"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [row["row"], str(len(row["seeds"])), *(_score(name, row["scores"].get(name)) for name in scores)]
         first = row["published"][0] if row["published"] else None
         difference = first and first["difference"]
-        cells += ["" if first is None else f"{first['value']:g} ({NAMES.get(first['score'], first['score'])})"]
-        cells += ["" if difference is None else f"{difference:+.1f}"]
+        if published:
+            cells += ["" if first is None else f"{first['value']:g} ({NAMES.get(first['score'], first['score'])})"]
+            cells += ["" if difference is None else f"{difference:+.1f}"]
         cells += ["" if row["per_second"] is None else f"{row['per_second']:,.0f} {row['unit']}"]
         cells += [f"{row['hours']:.2g}", "" if row["memory"] is None else f"{row['memory'] / 2**30:.1f} GiB"]
         lines.append(f"| {' | '.join(cells)} | `{row['config_hash'][0]}` |")
