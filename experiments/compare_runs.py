@@ -6,7 +6,8 @@
 A row is called by the keys in which its config differs from the others'; runs that differ in their seed alone are one
 row, mean ± standard deviation. Scores are of validation, from each run's last measurement; ``--split test`` shows those
 of the runs' ends. ``--baselines`` adds raw pixels, and the encoder of the first run before training, by kNN with that
-run's settings. Writes ``table.json``, ``table.md`` and ``curves.png``. Exit codes: 0 done, 2 refused.
+run's settings. ``--reference FILE`` keeps the curves of one config over its seeds, as `ssl-jax pretrain --compare FILE`
+reads them. Writes ``table.json``, ``table.md`` and ``curves.png``. Exit codes: 0 done, 2 refused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from ssl_jax import parallel
 from ssl_jax.data.source import Source
 from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import build, zeros
-from ssl_jax.run import command, measure, several
+from ssl_jax.interop.files import write_json
+from ssl_jax.run import command, measure, reference, several
 from ssl_jax.run.open import read_run
 from ssl_jax.step import init_state
 
@@ -42,15 +44,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--split", choices=("val", "test"), default="val", help="whose scores the table has")
     parser.add_argument("--baselines", action="store_true", help="add raw pixels and the network before training")
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the first run found them")
+    parser.add_path("--reference", help="file for the curves of one config over its seeds; see pretrain --compare")
     options = parser.parse_args(arguments)
     try:
         runs = [several.read(Path(run)) for run in command.folders(options.runs)]
         several.refuse_other_data(runs, options.split)
         rows = several.rows(runs)
         table = several.scores(rows, options.split)
+        curves_of_seeds = reference.make(runs) if options.reference else None
         known = baselines(runs[0].folder, options.split, options.data_dir) if options.baselines else []
     except ValueError as error:
         return command.refuse(error)
+    if curves_of_seeds:
+        write_json(Path(options.reference), curves_of_seeds)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.json").write_text(json.dumps({"split": options.split, "rows": [*known, *table]}, indent=2) + "\n")

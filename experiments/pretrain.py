@@ -3,6 +3,7 @@
     ssl-jax pretrain --config simclr_digits --workdir runs/digits --config.train.epochs=50
     ssl-jax pretrain --workdir runs/digits                    # goes on with what it was asked
     ssl-jax pretrain --workdir runs/digits --extend 100       # ... to 100 epochs in all
+    ssl-jax pretrain --workdir runs/digits --compare simclr_digits    # is it on track? against a reference's band
     ssl-jax pretrain --list
 
 In a checkout `python experiments/pretrain.py` is the same as `ssl-jax pretrain`.
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show the configs there are")
     parser.add_argument("--no-test", action="store_true", help="a try: test data are not read, nothing is drawn")
     parser.add_argument("--extend", type=int, metavar="N", help="train a run longer: N epochs (or steps) in all")
+    parser.add_argument("--compare", metavar="FILE", help="say, and draw, whether the run is on track with a reference")
     parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
     parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
@@ -62,6 +64,7 @@ def main(arguments: list[str]) -> int:
             if options.help_config:
                 return help_config(config)
             configs.check(config)
+        given = None if options.compare is None else reference_of(options.compare)
         processes.configure_as(config.parallel)
     except ValueError as error:
         return command.refuse(processes.tell(error))
@@ -72,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
         from ssl_jax import train
         from ssl_jax.experiment import build
-        from ssl_jax.run import signals
+        from ssl_jax.run import reference, signals
 
     again = command.again(arguments)
     try:
@@ -85,7 +88,9 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         with processes.ending_together():
-            summary = train.fit(experiment, workdir, test=not options.no_test, extend=options.extend is not None)
+            hooks = [] if given is None else [reference.watch(given, reference.lines_of(workdir), tell)]
+            kept = {"test": not options.no_test, "extend": options.extend is not None}
+            summary = train.fit(experiment, workdir, hooks=hooks, **kept)
     except train.Refused as error:
         return command.refuse(error)
     except signals.Interrupted as stop:
@@ -100,7 +105,39 @@ def main(arguments: list[str]) -> int:
         return 1
     if jax.process_index() == 0:
         report(summary, workdir)
+        if given is not None:
+            compare(given, experiment.config, workdir)
     return 0
+
+
+def reference_of(name: str) -> dict:
+    from ssl_jax.run import reference
+
+    return reference.read(name)
+
+
+def tell(text: str) -> None:
+    """To the human, from one of several processes."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def compare(given: dict, config: configs.Config, workdir: Path) -> None:
+    """A finished run against a reference: in words, and as ``figures/compare.png``."""
+    from ssl_jax.evals.shared import curves
+    from ssl_jax.run import reference
+
+    verdicts = reference.judge(given, reference.lines_of(workdir))
+    print()
+    for line in (*reference.notes(given, config), *map(reference.said, verdicts)):
+        print(f"  {line}")
+    drawn = {v.metric: (*v.band, v.values, v.on_track) for v in verdicts}
+    if drawn:
+        curves.against_bands(drawn, workdir / "figures" / "compare.png", f"{workdir.name} against the reference")
+    else:
+        print("  the run has none of the reference's curves")
 
 
 def asked(path: str | None, workdir: Path | None, changes: list[str]) -> configs.Config:

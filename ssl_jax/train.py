@@ -31,7 +31,7 @@ from ssl_jax.run import folder as workdirs
 from ssl_jax.run.extend import note, steps_before
 from ssl_jax.run.hooks import Hooks, call_hooks, check_hooks, due_hooks
 from ssl_jax.run.open import load_given
-from ssl_jax.run.provenance import describe
+from ssl_jax.run.provenance import describe, peak_memory
 from ssl_jax.run.saver import open_saver
 from ssl_jax.run.writer import check_metrics, open_writer
 from ssl_jax.step import compile_step, init_state, make_init
@@ -159,6 +159,7 @@ def fit(
             "seconds": round(progress["seconds"], 1),
             rate: round(progress["images"] / progress["train_seconds"], 1) if progress["images"] else None,
             "input_wait": round(progress["waited"] / progress["train_seconds"], 4) if progress["images"] else None,
+            "peak_memory": peak_memory(),  # bytes, of the process that ended the run
             "params_fingerprint": checkpoint.fingerprint(measure.variables_of(state)._asdict()),
         }
         if jax.process_index() == 0:

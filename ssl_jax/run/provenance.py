@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -13,12 +14,14 @@ from typing import Any
 
 import jax
 
-from ssl_jax import evals, names, parallel
+from ssl_jax import configs, evals, names, parallel
 from ssl_jax.configs import Config
 from ssl_jax.data import readers, recipes
 from ssl_jax.data.images.values import own_operations
 from ssl_jax.data.source import identity
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment import Experiment, to_json
+
+_NO_MATTER = ("seed", "data.data_dir", "data.download")  # to what a config is
 
 VERSIONED = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets"),
@@ -67,7 +70,7 @@ def machine() -> dict[str, Any]:
         "device_kind": jax.devices()[0].device_kind,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": _cpu_model(),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS") or None,
         "matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
@@ -91,13 +94,46 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """Git commit of the code that runs, with "+" when files differ from it; None outside a checkout."""
+def commit() -> str | None:
+    """Git commit of the code that runs, with "+" when it is not what the commit holds; None outside a checkout.
+
+    Files that git does not know count where they may be code that runs.
+    """
 
     def git(*arguments):
         here = Path(__file__).resolve().parent
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        code = [f":/{name}" for name in ("ssl_jax", "configs", "experiments")]
+        changed = git("status", "--porcelain", "--untracked-files=no") or git("status", "--porcelain", "--", *code)
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    return None
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The keys of a config by which it is the same as another one: all but its seed and where its data lie."""
+    flat = configs.flatten(to_json(config))
+    return {key: value for key, value in flat.items() if key not in _NO_MATTER}
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hex digits of the sha256 of a config's :func:`settings`."""
+    return hashlib.sha256(json.dumps(settings(config), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def peak_memory() -> dict[str, int | None]:
+    """``{"host", "device"}``: the most bytes that this process held, and the most of one of its devices, if it tells.
+
+    A CPU's memory is the host's.
+    """
+    used = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    return {"host": _peak_of_host(), "device": max((stats.get("peak_bytes_in_use", 0) for stats in used), default=None)}
+
+
+def _peak_of_host() -> int | None:
+    with contextlib.suppress(OSError):  # getrusage also counts the process that this one was forked from
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
     return None

@@ -188,6 +188,15 @@ def _summed(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "spread": spread, "values": list(values)}
 
 
+def hardware(run: Run) -> str:
+    """``2 x AMD EPYC ...`` cores, or accelerators with the machine's CPU."""
+    found = run.resolved
+    cpu = f"{found.get('cores')} x {found.get('cpu')}"
+    if found.get("platform", "cpu") == "cpu":
+        return cpu
+    return f"{found.get('devices')} x {found.get('device_kind')}, host {cpu}"
+
+
 def _minutes(row: Row) -> float | None:
     known = [run.summary["seconds"] / 60 for run in row.runs if run.summary is not None]
     return statistics.fmean(known) if known else None

@@ -124,6 +124,37 @@ def learning_curves(
     canvas.save(figure, path, title=title)
 
 
+def against_bands(drawn: Mapping[str, tuple[Any, ...]], path: str | Path, title: str = "") -> None:
+    """A run against where it is to lie, a panel per metric.
+
+    Args:
+      drawn: metric -> (steps, mean, low, high, values of the run, whether it is on track); arrays ``[n]``, in which NaN
+        leaves a gap.
+      path: file to write.
+      title: a line above all panels.
+
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    if not drawn:
+        raise ValueError("no metric of the run has a reference")
+    columns = min(3, len(drawn))
+    figure = canvas.blank(4.4 * columns, 3.1 * -(-len(drawn) // columns))
+    for place, (name, (steps, mean, low, high, values, on_track)) in enumerate(drawn.items()):
+        axes = figure.add_subplot(-(-len(drawn) // columns), columns, place + 1)
+        known, here = np.isfinite(mean), np.isfinite(values)
+        axes.fill_between(steps[known], low[known], high[known], color=FAINT, alpha=0.25, linewidth=0, label="band")
+        axes.plot(steps[known], mean[known], color=FAINT, linewidth=1, label="reference")
+        colour = canvas.RIGHT if on_track else canvas.WRONG
+        axes.plot(steps[here], values[here], color=colour, linewidth=1.6, marker="o", markersize=3, label="this run")
+        canvas.plain(axes, f"{name.replace('_', ' ')}: {'on' if on_track else 'off'} track", "step", "")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
+        if name.endswith(("top1", "top5", "accuracy")):
+            axes.yaxis.set_major_formatter(canvas.PERCENT)
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
+    canvas.save(figure, path, title=title)
+
+
 def _series(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Steps and values by metric name, in the order of first appearance."""
     found: dict[str, list[tuple[float, float]]] = {}

@@ -1,0 +1,151 @@
+"""A suite of configs, each over several seeds: run, evaluated, and put beside what is published, in one table.
+
+    python experiments/reproduce.py --suite cpu --seeds 3 --out runs/cpu --config.data.data_dir=PATH/tfds
+    python experiments/reproduce.py --suite cifar10 --rows simclr_200,byol_200 --out runs/cifar10
+    python experiments/reproduce.py --suite imagenet --out runs/imagenet --show      # the table of what OUT holds
+    python experiments/reproduce.py --list
+
+Each run is `ssl-jax pretrain` and then `ssl-jax evaluate` on its last checkpoint, in processes of their own: one at a
+time on each GPU, on each group of as many cores as the suite says, or on all chips of a TPU host. The same command goes
+on where it was stopped and skips what is done; a run that fails is told, and tried again by the next one.
+``OUT/table.md`` and ``table.json`` hold what there is so far, written after every run; ``OUT/curves`` the curves that
+`ssl-jax pretrain --compare` reads; ``OUT/runs`` the runs and the logs of those that failed. Rows that need another
+machine, or have no run yet, are listed as not run, with command and cost: ``--show`` reads runs that were made by hand.
+
+A table is of one commit: a checkout with changed files is refused (``--dirty``: a try, which the table says), and so is
+OUT where its runs are of another. Exit codes: 0 done, 1 a run failed, 2 refused, 130 and 143 interrupted and saved.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.suites import rows as suites
+from experiments.suites import table, workers
+from experiments.suites.rows import Row, Suite
+from ssl_jax.run import command, folder, provenance
+from ssl_jax.run.open import read_run
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.Parser("Run a suite over seeds, and put it beside what is published.")
+    parser.add_argument("--suite", help="one of --list, or a file like those of experiments/suites")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_path("--out", help="folder of the runs and the table; default: runs/SUITE")
+    parser.add_argument("--rows", type=command.named, help="comma-separated; default: all")
+    parser.add_path("--path", help="what PATH in rows stands for: the folder of data that TFDS does not have")
+    parser.add_argument("--cores", type=int, help="of each run on a CPU; default: as the suite says")
+    parser.add_argument("--show", action="store_true", help="run nothing: the table of what OUT holds")
+    parser.add_argument("--anyway", action="store_true", help="run rows on a lesser machine than they need")
+    parser.add_argument("--dirty", action="store_true", help="a try with changed files; the table says so")
+    parser.add_argument("--list", action="store_true", help="show the suites and their rows")
+    try:
+        options, changes = parser.parse_changes(arguments)
+        if options.list:
+            return list_suites()
+        if options.suite is None:
+            raise ValueError(f"--suite is missing; known: {', '.join(suites.known())}")
+        if options.seeds < 1:
+            raise ValueError(f"--seeds {options.seeds} is below 1")
+        suite = suites.read(options.suite, options.path)
+        out = folder.check(options.out or Path("runs") / suite.name, "--out")
+        asked = [row for row in suite.rows if options.rows is None or row.name in options.rows.split(",")]
+        if options.rows and (unknown := set(options.rows.split(",")) - {row.name for row in suite.rows}):
+            names = ", ".join(row.name for row in suite.rows)
+            raise ValueError(f"--rows {','.join(sorted(unknown))} is unknown; known: {names}")
+        if not (options.dirty or options.show):
+            table.refuse_dirty(provenance.commit())
+        known = refuse_others(out, suite, options, changes)
+        platform, places = ("none", []) if options.show else workers.here(options.cores or suite.cores)
+        left_out = {row.name: why for row in suite.rows if (why := why_not(row, asked, platform, options))}
+        jobs = [
+            workers.Job(row, seed) for seed in range(options.seeds) for row in suite.rows if row.name not in left_out
+        ]
+        if not options.show and not jobs:
+            said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+            raise ValueError(f"nothing of suite {suite.name} is run here ({said}); --show writes the table of OUT")
+        made = f"python experiments/reproduce.py {shlex.join(a for a in arguments if a != '--show')}"
+
+        def write() -> str:
+            return table.write(suite, out, left_out, changes, options.dirty, made)
+
+        write()  # what is refused of the runs that are there is refused now
+        jobs = [job for job in jobs if not table.is_done(out / "runs" / job.name, job.row)]
+        if jobs:
+            print(f"{known} of {known + len(jobs)} runs are done; {len(places)} at a time", file=sys.stderr)
+        failed = workers.run(jobs, places, out, changes, write)
+        print(write())
+    except ValueError as error:
+        return command.refuse(error)
+    except workers.Stopped as stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 128 + stopped.args[0]
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(failed)}; their logs are in {out / 'runs'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def list_suites() -> int:
+    for name in suites.known():
+        suite = suites.read(name)
+        print(f"{name}: {suite.about}")
+        for row in suite.rows:
+            print(f"    {row.name:24} {row.config} {' '.join(row.set)} ({row.needs}; {row.cost})")
+    return 0
+
+
+def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str]) -> int:
+    """How many runs are done, of a folder that has none of other configs or commits than those that would join them."""
+    now, done = provenance.commit(), 0
+    for row in suite.rows:
+        for seed in range(options.seeds):
+            workdir = out / "runs" / f"{row.name}-{seed}"
+            if not (workdir / "config.json").is_file():
+                if suites.there_is(row):
+                    suites.config(row, seed, changes)
+                continue
+            stored, resolved = read_run(workdir)
+            wanted = suites.config(row, seed, changes)
+            if provenance.config_hash(stored) != provenance.config_hash(wanted):
+                one, two = provenance.settings(stored), provenance.settings(wanted)
+                keys = [key for key in sorted({*one, *two}) if str(one.get(key)) != str(two.get(key))]
+                raise ValueError(f"{workdir} is a run of another config ({', '.join(keys)}); give another --out")
+            if not options.show and resolved.get("commit") != now:
+                raise ValueError(
+                    f"{workdir} was made at commit {str(resolved.get('commit'))[:12]} and this is {str(now)[:12]}: "
+                    "check that one out, or give another --out"
+                )
+            done += table.is_done(workdir, row)
+    return done
+
+
+def why_not(row: Row, asked: Sequence[Row], platform: str, options: Any) -> str | None:
+    """Why a row is not run here; None if it is."""
+    if not suites.there_is(row):
+        return f"there is no config {row.config} yet"
+    if row.command:
+        return "another script runs it"
+    if any("PATH" in change for change in row.set):
+        return "it needs --path"
+    if row not in asked:
+        return "it was not asked for"
+    have = {"none": -1, "cpu": 0, "tpu": 2}.get(platform, 1)
+    if suites.NEEDS.index(row.needs) > have and not (options.anyway and not options.show):
+        return "not yet" if options.show else f"it needs {'a TPU' if row.needs == 'tpu' else 'an accelerator'}"
+    return None
+
+
+if __name__ == "__main__":
+    command.run(main)

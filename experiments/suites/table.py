@@ -1,0 +1,257 @@
+"""The table of a suite: what its runs measured, mean and spread over seeds, beside what is published; what is missing.
+
+Nothing is filled in: a row without runs is "not run", with its command and cost, and a run that failed is said to have.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.suites.rows import Row, Suite, command
+from ssl_jax.interop.files import write_json
+from ssl_jax.run import provenance, reference, several
+
+FREE = ("data.data_dir", "parallel.", "train.keep_checkpoints", "train.loggers")  # keys that make no other result
+
+NOTE = """\
+Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last checkpoint, frozen; the penalty of the
+linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
+(online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
+last step. Test is read at the end, of the last checkpoint alone, and nothing is chosen on it. ± is the standard
+deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source tells. `hours`: of
+one seed, training with its measurements and evaluation. `memory`: the most of a device, on a CPU of the process."""
+
+NAMES = {
+    **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
+    **{"val_knn_top1": "val kNN", "val_probe_top1": "val probe"},
+    "test_top1": "test classifier",
+}
+
+
+def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[str], dirty: bool, made: str) -> str:
+    """``table.json``, ``table.md`` and the curves of what OUT holds; returns the text."""
+    changed = [change for change in changes if not change.startswith(FREE)]
+    found: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, dict[int, str]] = {}
+    for row in suite.rows:
+        for path in sorted((out / "runs").glob(f"{row.name}-*"), key=lambda path: (len(path.name), path.name)):
+            seed = path.stem.removeprefix(f"{row.name}-")
+            if not seed.isdecimal():
+                continue
+            if path.suffix == ".failed":
+                failed.setdefault(row.name, {})[int(seed)] = path.read_text().strip()
+            elif path.is_dir() and is_done(path, row):
+                found.setdefault(row.name, []).append(collect(path))
+    commit, made_rows, missing = commit_of(found, dirty=dirty), [], []
+    for row in suite.rows:
+        runs, lost = found.get(row.name, []), failed.get(row.name, {})
+        lost = {seed: why for seed, why in lost.items() if seed not in [run["seed"] for run in runs]}
+        if runs:
+            made_rows.append(summarised(row, runs, lost, not changed))
+        else:
+            why = "; ".join(f"seed {seed} failed: {said}" for seed, said in lost.items())
+            missing.append(not_run(row, why or left_out.get(row.name, "not yet"), changes))
+    dirty = commit is not None and (commit == "None" or commit.endswith("+"))
+    content = {"suite": suite.name, "commit": commit, "dirty": dirty, "changed": changed, "command": made}
+    content |= {"rows": made_rows, "not_run": missing}
+    write_json(out / "table.json", content)
+    text = markdown(suite, content)
+    (out / "table.md").write_text(text)
+    for row in made_rows:
+        if len(row["seeds"]) > 1:
+            runs = [several.read(out / "runs" / f"{row['row']}-{seed}") for seed in row["seeds"]]
+            name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
+            write_json(out / "curves" / f"{name}.json", reference.make(runs))
+    return text
+
+
+def is_done(workdir: Path, row: Row) -> bool:
+    """Whether a run is finished, and evaluated by all that the row asks for."""
+    summary, file = workdir / "summary.json", workdir / "evaluation" / "evaluation.json"
+    if not summary.is_file() or "test" in (json.loads(summary.read_text()).get("not_measured") or {}):
+        return False
+    return file.is_file() and set(row.evals) <= set(json.loads(file.read_text()).get("evaluators", ()))
+
+
+def collect(workdir: Path) -> dict[str, Any]:
+    """What is known of a finished run."""
+    run, evaluation = several.read(workdir), json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    assert run.summary is not None
+    summary, measured = run.summary, evaluation["metrics"]
+    online = several.measured(run, "val")
+    scores = {f"val_{name}": value for name, value in online.items()}
+    scores |= {f"test_{name}": value for name, value in several.measured(run, "test").items()}
+    scores |= {name: value for name, value in measured.items() if name.startswith("test_") and value is not None}
+    memory = summary.get("peak_memory") or {}
+    return {
+        "seed": run.config.seed,
+        "scores": scores,
+        "per_second": next((value for name, value in summary.items() if name.endswith("_per_sec")), None),
+        "unit": next((name.removesuffix("_per_sec") for name in summary if name.endswith("_per_sec")), "images"),
+        "hours": (summary["seconds"] + evaluation["provenance"]["seconds"]) / 3600,
+        "memory": memory.get("device") or memory.get("host"),
+        "steps": summary["steps"],
+        "collapsed": summary["collapsed"],
+        "hardware": several.hardware(run),
+        "commits": sorted({str(run.resolved.get("commit")), str(evaluation["provenance"].get("commit"))}),
+        "config_hash": provenance.config_hash(run.config),
+        "params_fingerprint": summary["params_fingerprint"],
+    }
+
+
+def commit_of(found: Mapping[str, Sequence[Mapping[str, Any]]], *, dirty: bool) -> str | None:
+    """The one commit of all runs and evaluations.
+
+    Raises:
+      ValueError: there are several, or it is one of changed files and ``dirty`` is not said.
+    """
+    by_commit: dict[str, list[str]] = {}
+    for row, runs in found.items():
+        for run in runs:
+            for commit in run["commits"]:
+                by_commit.setdefault(commit, []).append(f"{row}-{run['seed']}")
+    if len(by_commit) > 1:
+        said = "; ".join(f"{commit[:12]}: {', '.join(dict.fromkeys(names))}" for commit, names in by_commit.items())
+        raise ValueError(f"runs of several commits are no table ({said}); make them at one, in a folder of its own")
+    commit = next(iter(by_commit), None)
+    if commit is not None and not dirty:
+        refuse_dirty(commit)
+    return commit
+
+
+def refuse_dirty(commit: str | None) -> None:
+    """One line where a number could not be made again."""
+    if commit in (None, "None"):
+        raise ValueError("this is no checkout of git, so nobody could tell what made the table; --dirty for a try")
+    if commit.endswith("+"):
+        raise ValueError(f"files differ from commit {commit[:12]}: commit them first; --dirty for a try")
+
+
+def summarised(row: Row, runs: Sequence[Mapping[str, Any]], failed: Mapping[int, str], compare: bool) -> dict[str, Any]:
+    """A row over its seeds.
+
+    Args:
+      failed: seed -> why.
+      compare: False where keys were changed, so that what is published is of something else.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run["scores"]))
+    scores = {}
+    for name in names:
+        values = [run["scores"][name] for run in runs if name in run["scores"]]
+        mean, spread = several.mean_and_spread(values)
+        scores[name] = {"mean": mean, "spread": spread, "values": values}
+    published = []
+    for figure in row.published:
+        ours = scores.get(figure.score)
+        difference = shown_as(figure.score, ours["mean"]) - figure.value if ours and compare else None
+        published.append(figure._asdict() | {"difference": difference})
+
+    def average(key: str) -> float | None:
+        values = [run[key] for run in runs if run[key] is not None]
+        return several.mean_and_spread(values)[0] if values else None
+
+    return {
+        "row": row.name,
+        "config": row.config,
+        "set": list(row.set),
+        "seeds": [run["seed"] for run in runs],
+        "failed": {str(seed): why for seed, why in failed.items()},
+        "scores": scores,
+        "published": published,
+        "per_second": average("per_second"),
+        "unit": runs[0]["unit"],
+        "hours": average("hours"),
+        "memory": max((run["memory"] for run in runs if run["memory"]), default=None),
+        "collapsed": sum(bool(run["collapsed"]) for run in runs),
+        "hardware": sorted({run["hardware"] for run in runs}),
+        "config_hash": sorted({run["config_hash"] for run in runs}),
+        "runs": list(runs),
+    }
+
+
+def shown_as(score: str, value: float) -> float:
+    """Accuracies in per cent, all else as it is."""
+    return 100 * value if _is_share(score) else value
+
+
+def _is_share(score: str) -> bool:
+    return score.endswith(("top1", "top5", "accuracy"))
+
+
+def not_run(row: Row, why: str, changes: list[str]) -> dict[str, Any]:
+    """A row of which there is no run."""
+    words = command(row, "SEED", changes, "OUT/runs")
+    script = f"ssl-jax pretrain {shlex.join(words)}"
+    if row.needs == "tpu":
+        script = f"experiments/launch_pod.sh --tpu NAME --zone ZONE -- experiments/pretrain.py {shlex.join(words)}"
+    words = row.command or script
+    published = [figure._asdict() for figure in row.published]
+    return {"row": row.name, "why": why, "command": words, "cost": row.cost, "published": published}
+
+
+def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
+    """``table.md``."""
+    lines = [f"# Suite {suite.name}", "", suite.about, ""]
+    rows, missing = content["rows"], content["not_run"]
+    if content["changed"]:
+        lines += [f"**A try, not a result**: {', '.join(content['changed'])} in every row.", ""]
+    if content["dirty"]:
+        lines += ["**A try, not a result**: made from files that no commit holds.", ""]
+    if rows:
+        lines += _results(suite, rows)
+        lines += ["", NOTE, "", f"Commit {content['commit']}. Made by `{content['command']}`.", ""]
+        hardware = list(dict.fromkeys(h for row in rows for h in row["hardware"]))
+        several_kinds = len(hardware) > 1
+        lines += [f"Hardware: {'; '.join(hardware)}{' (each row: `table.json`)' * several_kinds}.", ""]
+        lines += [f"- `{row['row']}`: {line}" for row in rows for line in _remarks(row)]
+    if missing:
+        lines += ["", "## Not run", "", "| row | why | cost of a seed | published | command |", "|---" * 5 + "|"]
+        for row in missing:
+            figures = "; ".join(_figure(figure) for figure in row["published"])
+            lines.append(f"| {row['row']} | {row['why']} | {row['cost']} | {figures} | `{row['command']}` |")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _results(suite: Suite, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    scores = [name for name in suite.scores if any(name in row["scores"] for row in rows)]
+    head = ["row", "seeds", *(NAMES.get(name, name.replace("_", " ")) for name in scores)]
+    published = any(row["published"] for row in rows)
+    head += [*(["published", "difference"] if published else []), "per second", "hours", "memory", "config"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["row"], str(len(row["seeds"])), *(_score(name, row["scores"].get(name)) for name in scores)]
+        first = row["published"][0] if row["published"] else None
+        difference = first and first["difference"]
+        if published:
+            cells += ["" if first is None else f"{first['value']:g} ({NAMES.get(first['score'], first['score'])})"]
+            cells += ["" if difference is None else f"{difference:+.1f}"]
+        cells += ["" if row["per_second"] is None else f"{row['per_second']:,.0f} {row['unit']}"]
+        cells += [f"{row['hours']:.2g}", "" if row["memory"] is None else f"{row['memory'] / 2**30:.1f} GiB"]
+        lines.append(f"| {' | '.join(cells)} | `{row['config_hash'][0]}` |")
+    return lines
+
+
+def _remarks(row: Mapping[str, Any]) -> list[str]:
+    """What a row's cells leave out: failed seeds, collapses, and every figure that is published."""
+    found = [f"seed {seed} failed: {why}" for seed, why in row["failed"].items()]
+    if row["collapsed"]:
+        found.append(f"{row['collapsed']} of {len(row['seeds'])} seeds collapsed")
+    return [*found, *(_figure(figure) for figure in row["published"])]
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    difference = figure.get("difference")
+    ours = "" if difference is None else f", ours {difference:+.1f}"
+    return f"published {NAMES.get(figure['score'], figure['score'])} {figure['value']:g}: {figure['source']}{ours}"
+
+
+def _score(name: str, score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return ""
+    mean, spread = (None if score[key] is None else shown_as(name, score[key]) for key in ("mean", "spread"))
+    form = ".1f" if _is_share(name) or abs(mean or 0) >= 10 else ".3f"
+    return f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form}}")
