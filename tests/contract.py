@@ -24,7 +24,7 @@ TOKENS, LENGTH = 50, 12  # of text
 OF_TEXT = {"language_model", "bert", "word2vec", "glove"}
 WINDOW, NEGATIVES, CELLS = 2, 32, 200  # of word2vec and GloVe; with fewer their tables outweigh what rows cost
 FROM_LABELS = {"supervised", "supcon", "uda"}  # methods that see them
-MULTI_CROP = {"dino-crops", "ibot-v2", "swav-crops"}  # cases with views of two sizes
+MULTI_CROP = {"dino-crops", "ibot-v2", "lejepa-crops", "swav-crops"}  # cases with views of two sizes
 RATIO = 1  # unlabelled rows for each labelled one; of more XLA counts some convolutions otherwise under pmap
 
 # The arguments of each method's small case; its data are random views and labels.
@@ -67,6 +67,10 @@ CASES = {
         "queue_from": 0,
     },
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "moco_v3": {"tau": 0.9, "hidden": 32, "projector_dim": 16},
+    "nnclr": {"queue_size": 256, "projector_hidden": 32, "projector_dim": 16, "predictor_hidden": 32},
+    "lejepa": {"slices": 16, "projector_hidden": 32, "projector_dim": 8},
+    "deep_infomax": {"projector_hidden": 32, "projector_dim": 16, "score_dim": 32},
     "language_model": {"activity": 2.0, "change": 1.0},
     "word2vec": {"negatives": 3},
     "glove": {"x_max": 1.0},
@@ -114,6 +118,15 @@ VARIANTS = {
         "moco",
         {"queue_size": 256, "projector_dim": 16, "symmetric": True, "bn_strided": True, "projector_version": 1},
     ),
+    "moco_v3-vit": ("moco_v3", {"tau": 0.9, "hidden": 32, "projector_dim": 16, "tau_schedule": "constant"}),
+    "lejepa-crops": ("lejepa", {"slices": 16, "projector_hidden": 32, "projector_dim": 8, "centre": "global"}),
+    "deep_infomax-info_nce": (
+        "deep_infomax",
+        {
+            **{"form": "info_nce", "stage": "stage1", "global_weight": 1.0, "prior_weight": 0.0},
+            **{"projector_hidden": 32, "projector_dim": 16, "score_dim": 32},
+        },
+    ),
     "bert-whole_word": ("bert", {"mask_rate": 0.3, "whole_word": True, "nsp": False}),
     "instance_discrimination-nce": ("instance_discrimination", {"projector_dim": 16, "negatives": 8}),
     "word2vec-cbow": ("word2vec", {"form": "cbow"}),
@@ -136,6 +149,7 @@ ENCODERS = {  # of the methods that need another than the small convolutional ne
     "ibot": ("vit", VIT | {"cls_token": True, "pool": "cls"}),
     "jepa": ("vit", VIT),
     "mae": ("vit", VIT | {"cls_token": True}),
+    **dict.fromkeys(("moco_v3-vit", "lejepa-crops"), ("vit", VIT | {"cls_token": True})),
     "word2vec": ("embedding", {"vocab": TOKENS, "width": 8, "init_scale": 4.0}),
     "glove": ("embedding", {"vocab": TOKENS, "width": 32, "init_scale": 1.0}),
     "bert": (  # XLA computes products of narrower layers again where it needs them, which it counts

@@ -38,7 +38,8 @@ ALL = [pytest.param(name, SMALL.get(name, []), marks=[] if name in QUICK else py
 LARGE = 1 << 16  # bytes of a constant
 COPIED = 1 << 12  # elements of what a step may copy of its state: sums of the probe, hidden rows
 BANKED = {"instance_discrimination_cpu"}  # whose bank is scattered to, and selected from with what it was
-MEANT = {"jepa", "jepa_imagenet", "mae_cifar10", "mae_imagenet"}  # whose positions are constants
+# Those whose positions are constants.
+MEANT = {"jepa", "jepa_imagenet", "lejepa_imagenet", "mae_cifar10", "mae_imagenet", "moco_v3_vit_imagenet"}
 # Parts of the state are chosen by the step: an optimizer that waits, layers that are frozen until then.
 PHASES = ("corrupted_images", "ulmfit_classifier")
 WIDE = re.compile(r"(?:^|x)(?:f64|i64|complex<f64>)$")  # counters of random bits are ui64 until XLA has split them

@@ -166,7 +166,7 @@ def run_loss(method, variables, batch, seed=2, step=0):
     return loss(variables, batch, jax.random.key(seed), jnp.int32(step))
 
 
-@pytest.mark.parametrize("case", some(["moco"], ["byol", "jepa"]))
+@pytest.mark.parametrize("case", some(["moco"], ["byol", "jepa", "moco_v3"]))
 def test_the_target_gets_no_gradient(case):
     method, variables, batch = variables_and_batch(case)
 
@@ -179,7 +179,7 @@ def test_the_target_gets_no_gradient(case):
     assert all(bool((g == 0).all()) for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("case", some(["byol", "moco"], ["jepa"]))
+@pytest.mark.parametrize("case", some(["byol", "moco"], ["jepa", "moco_v3"]))
 def test_the_target_follows_the_new_parameters(case):
     method, variables, _ = variables_and_batch(case)
     online = jax.tree.map(lambda a: a + 1, variables.params)
@@ -328,7 +328,7 @@ def test_encode_gives_every_stage_and_uses_no_batch_statistics(case):
     np.testing.assert_allclose(among_others["features"][:1], out["features"][:1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", some(["simclr", "byol", "moco"], ["jepa"]))
+@pytest.mark.parametrize("case", some(["simclr", "byol", "moco"], ["jepa", "moco_v3"]))
 def test_an_encoder_from_elsewhere_goes_in_before_the_target_is_copied(case):
     method, variables, batch = variables_and_batch(case)
     trunk = jax.tree.map(lambda a: a + 1, method.trunk(variables))

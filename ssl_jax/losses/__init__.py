@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.losses.byol_regression import byol_regression
 from ssl_jax.losses.consistency import consistency
+from ssl_jax.losses.deep_infomax import deep_infomax
 from ssl_jax.losses.distillation import (
     assigned,
     cross_entropies,
@@ -22,8 +23,10 @@ from ssl_jax.losses.instance import estimate_log_z, instance_nce, instance_softm
 from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.masked_pixels import masked_mse, standardized_patches
 from ssl_jax.losses.moco_v3 import moco_v3
+from ssl_jax.losses.nnclr import nnclr
 from ssl_jax.losses.nt_xent import nt_xent
 from ssl_jax.losses.pixels import pixel_bce, pixel_entropy, psnr
+from ssl_jax.losses.sigreg import sigreg
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.sup_con import sup_con
 from ssl_jax.losses.triplet import triplet_all, triplet_margin
@@ -35,6 +38,7 @@ __all__ = [
     "byol_regression",
     "consistency",
     "cross_entropies",
+    "deep_infomax",
     "distillation",
     "entropy",
     "estimate_log_z",
@@ -47,6 +51,7 @@ __all__ = [
     "mean_over_pairs",
     "moco_v3",
     "next_centre",
+    "nnclr",
     "nt_xent",
     "patch_distillation",
     "perplexity",
@@ -54,6 +59,7 @@ __all__ = [
     "pixel_entropy",
     "psnr",
     "sharpened",
+    "sigreg",
     "sinkhorn",
     "standardized_patches",
     "sup_con",

@@ -216,7 +216,7 @@ def run_parts(
 
 
 def run_views(
-    parts: Parts, params: Tree, state: Tree, views: Sequence[Array], *, axis: Axis = None
+    parts: Parts, params: Tree, state: Tree, views: Sequence[Array], *, axis: Axis = None, key: Array | None = None
 ) -> tuple[list[dict[str, Any]], Tree]:
     """Each view by itself through :func:`run_parts`, so that BatchNorm's statistics are those of one view.
 
@@ -224,8 +224,9 @@ def run_views(
       (outputs of every part, for each view; model_state after all of them).
     """
     outs = []
-    for view in views:
-        out, state = run_parts(parts, params, state, view, train=True, axis=axis)
+    for i, view in enumerate(views):
+        drawn = None if key is None else jax.random.fold_in(key, i)
+        out, state = run_parts(parts, params, state, view, train=True, axis=axis, key=drawn)
         outs.append(out)
     return outs, state
 

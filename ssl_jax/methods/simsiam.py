@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from ssl_jax import optim
 from ssl_jax.losses import byol_regression
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_views, spread, two_views
-from ssl_jax.models.heads import MLP, torch_bias, torch_kernel
+from ssl_jax.models.heads import MLP, NOT_AFFINE, torch_bias, torch_kernel
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
 
@@ -54,10 +54,9 @@ def make(
         raise ValueError(f"method.projector_layers={projector_layers} must be 1 or more; the paper has 3, CIFAR-10 2")
     hidden = predictor_hidden or projector_dim // 4
     shared = {"hidden_bias": False, "kernel_init": torch_kernel, "norm": encoder.norm, "dtype": encoder.dtype}
-    no_affine = (("use_bias", False), ("use_scale", False))
     parts = {
         "encoder": encoder,
-        "projector": MLP((projector_dim,) * projector_layers, out_bias=False, out_norm=no_affine, **shared),
+        "projector": MLP((projector_dim,) * projector_layers, out_bias=False, out_norm=NOT_AFFINE, **shared),
         "predictor": MLP((hidden, projector_dim), bias_init=torch_bias, **shared),
     }
 

@@ -259,6 +259,40 @@ def dino_head(
     return {"projector": projector, "last_layer": WeightNormDense(out_dim, learned_scale, dtype)}
 
 
+NOT_AFFINE = (("use_bias", False), ("use_scale", False))  # keywords of a BatchNorm that only normalises
+
+
+def moco_v3_mlp(
+    num_layers: int,
+    *,
+    hidden: int = 4096,
+    out_dim: int = 256,
+    out_norm: bool = True,
+    norm: Callable[..., nn.Module] = BatchNorm,
+    dtype: Any = None,
+) -> MLP:
+    """MoCo v3's projector and predictor: (Dense, BN, ReLU) x (num_layers - 1), Dense, BN without scale and bias.
+
+    No Dense has a bias; weights start as torch's do.
+
+    Args:
+      num_layers: 2; the projector of a ViT has 3.
+      out_norm: whether the last BN is there; the predictor of a ResNet has none.
+
+    Reference: Chen et al. 2021 (MoCo v3), section 3 and appendix.
+    """
+    sizes = (hidden,) * (num_layers - 1) + (out_dim,)
+    return MLP(
+        sizes,
+        hidden_bias=False,
+        out_bias=False,
+        out_norm=NOT_AFFINE if out_norm else None,
+        kernel_init=torch_kernel,
+        norm=norm,
+        dtype=dtype,
+    )
+
+
 def linear(out_dim: int, *, use_bias: bool = True, init: float | None = None, dtype: Any = None) -> MLP:
     """One Dense layer, e.g. a classifier; its bias starts at zero.
 
@@ -338,3 +372,26 @@ class NextSentence(nn.Module):
         init = nn.initializers.normal(0.02)
         x = jnp.tanh(nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name="pooler")(x))
         return nn.Dense(2, kernel_init=init, dtype=self.dtype, name="logits")(x)
+
+
+class ShortcutMLP(nn.Module):
+    """``[..., d] -> [..., size]``: Dense, ReLU, Dense, beside them one Dense, and of the sum maybe the LayerNorm.
+
+    Attributes:
+      size: of the hidden layer and of what comes out.
+      layer_norm: whether there is one at the end.
+
+    Reference: Hjelm et al. 2019 (Deep InfoMax), appendix, what is embedded before an inner product scores it.
+    """
+
+    size: int
+    layer_norm: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        def dense(name: str) -> nn.Dense:
+            return nn.Dense(self.size, kernel_init=lecun_kernel, dtype=self.dtype, name=name)
+
+        y = dense("dense1")(nn.relu(dense("dense0")(x))) + dense("shortcut")(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(y) if self.layer_norm else y
