@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import parallel
+from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.losses.sigreg import epps_pulley, random_directions, view_variance
 from ssl_jax.methods import by_size, init_parts, make_encode, online_trunk, run_sizes, view_by_view
 from ssl_jax.models.heads import MLP
@@ -75,7 +76,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         groups, counts = by_size(batch, mean, std)
         out, model_state = run_sizes(parts, variables.params, variables.model_state, groups, counts, axis=axis, key=key)
-        z = out["projector"].reshape(-1, sum(counts), projector_dim)
+        z = out["projector"].astype(compute_dtype(out["projector"])).reshape(-1, sum(counts), projector_dim)
         directions = random_directions(named_key(key, "directions"), projector_dim, slices, z.dtype)
         test = partial(epps_pulley, t_max=t_max, knots=knots, axis=axis)
         statistics = jax.vmap(test, in_axes=(1, None))(z, directions)

@@ -22,7 +22,7 @@ from jax import lax
 
 from ssl_jax import optim
 from ssl_jax.losses import moco_v3
-from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_views, two_views
 from ssl_jax.models.heads import moco_v3_mlp
 from ssl_jax.models.vit import ViT
@@ -100,7 +100,8 @@ def make(
 
     def found(q, k, axis):
         """Share of queries that have the own key as the nearest; by chance 1 / N."""
-        q, k = lax.stop_gradient((l2_normalize(q), all_rows(l2_normalize(k), axis)))
+        q, k = (lax.stop_gradient(l2_normalize(x.astype(compute_dtype(x)))) for x in (q, k))
+        k = all_rows(k, axis)
         q = my_rows(q, axis) if axis is None else q  # said to be split, or the logits may be repeated everywhere
         return (jnp.argmax(q @ k.T, 1).astype(jnp.int32) == row_ids(len(q), axis)).astype(q.dtype).mean()
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ssl_jax.losses.nnclr import nearest, nnclr_of
-from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_views, two_views
 from ssl_jax.models.heads import MLP
 from ssl_jax.parallel import all_rows, named_key
@@ -78,6 +78,7 @@ def make(
         aux, views = variables.aux, two_views(batch, mean, std)
         (one, two), model_state = run_views(parts, variables.params, variables.model_state, views, axis=axis, key=key)
         z1, z2 = one["projector"], two["projector"]
+        unit = lax.stop_gradient(l2_normalize(z1.astype(compute_dtype(z1))))
         near1, near2 = nearest(z1, aux["queue"]), nearest(z2, aux["queue"])
         value, accuracy = nnclr_of(near1, near2, one["predictor"], two["predictor"], temperature=temperature, axis=axis)
         age = (aux["pointer"] - 1 - near1.place) % queue_size // batch_size + 1
@@ -90,7 +91,7 @@ def make(
         return value, LossOut(
             model_state,
             metrics,
-            carry=all_rows({"queue": lax.stop_gradient(l2_normalize(z1)), "index": batch["index"]}, axis),
+            carry=all_rows({"queue": unit, "index": batch["index"]}, axis),
             outputs={"features": one["encoder"]["features"], "projections": z1},
         )
 
