@@ -148,6 +148,7 @@ def test_the_queue_is_looked_up_before_this_batch_is_in_it():
     assert seen[7]["nn_same_image"] == 0
 
 
+@pytest.mark.slow
 def test_a_look_up_of_this_batch_would_be_seen():
     """A queue that is filled first gives every image itself: the method is another then, and says so."""
     method = method_of()
