@@ -3,7 +3,8 @@
     make pretrain CONFIG=configs/deep_infomax_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
 Cost: 10 epochs; not measured.
-Expected: not measured.
+Expected: not measured in full. After 200 steps on 8,000 images (seed 0) test kNN is .296 on 1,000 images with a bank of
+5,000, untrained .263, and the online probe .321.
 """
 
 from __future__ import annotations
