@@ -88,7 +88,9 @@ def test_invariances(x64):
 
 def test_devices_compute_the_statistic_of_all_rows(x64):
     a = directions_of(5)
-    assert_same_over_devices(lambda w, x, axis: sigreg(x @ w, a, axis=axis), normal(6, 5), normal(16, 6, seed=1))
+    assert_same_over_devices(
+        lambda w, x, axis: sigreg(x @ w, jnp.asarray(a), axis=axis), normal(6, 5), normal(16, 6, seed=1)
+    )
 
 
 def test_own_statistics_of_devices_would_be_seen(x64, monkeypatch):
@@ -97,7 +99,9 @@ def test_own_statistics_of_devices_would_be_seen(x64, monkeypatch):
     module = importlib.import_module("ssl_jax.losses.sigreg")
     monkeypatch.setattr(module, "num_shards", lambda axis: 1)
     with pytest.raises(AssertionError):
-        assert_same_over_devices(lambda w, x, axis: sigreg(x @ w, a, axis=axis), normal(6, 5), normal(16, 6, seed=1))
+        assert_same_over_devices(
+            lambda w, x, axis: sigreg(x @ w, jnp.asarray(a), axis=axis), normal(6, 5), normal(16, 6, seed=1)
+        )
 
 
 def test_directions_are_unit_vectors_of_their_key():

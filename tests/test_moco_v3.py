@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import contract
 import jax
@@ -55,11 +56,8 @@ def test_the_loss_is_that_of_both_networks_each_view_alone():
     variables = variables._replace(aux={"target": moved})
     value, out = jax.jit(lambda v: method.loss(v, batch, jax.random.key(2), jnp.int32(3), None))(variables)
 
-    sizes = {"hidden": 32, "out_dim": 16}
-    heads = {
-        "projector": models.heads.moco_v3_mlp(2, **sizes),
-        "predictor": models.heads.moco_v3_mlp(2, out_norm=False, **sizes),
-    }
+    head = partial(models.heads.moco_v3_mlp, 2, hidden=32, out_dim=16)
+    heads = {"projector": head(), "predictor": head(out_norm=False)}
 
     @jax.jit
     def run(params, state, view):

@@ -73,11 +73,11 @@ def test_devices_compute_the_loss_of_all_rows(x64):
 
 def test_what_was_just_enqueued_finds_itself():
     """Hence the look-up is before it."""
-    z, queue = unit(normal(8, 4)).astype(np.float32), unit(normal(32, 4, seed=1)).astype(np.float32)
+    z, queue = (jnp.asarray(unit(normal(n, 4, seed=n)), jnp.float32) for n in (8, 32))
     before = nearest(3 * z, queue)
     assert np.asarray(before.cosine).max() < 0.999
     np.testing.assert_array_equal(before.vector, queue[before.place])
-    after = nearest(z, np.concatenate([z, queue[8:]]))
+    after = nearest(z, jnp.concatenate([z, queue[8:]]))
     np.testing.assert_array_equal(after.place, np.arange(8))
     np.testing.assert_allclose(after.cosine, 1, rtol=1e-6)
 
