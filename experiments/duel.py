@@ -16,6 +16,9 @@ pairs that are missing; one that was cut short begins anew.
 Exit codes: 0 done, 1 a first step is not the same, 2 refused, 130 stopped.
 """
 
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
 from __future__ import annotations
 
 import json

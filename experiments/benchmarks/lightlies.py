@@ -48,7 +48,7 @@ def available() -> str | None:
     return None
 
 
-def make(name: str, encoder: ConvNet, variables: Variables, arguments: Mapping[str, Any], *, double=False) -> Peer:
+def make(name: str, encoder: Any, variables: Variables, arguments: Mapping[str, Any], *, double=False) -> Peer:
     """The peer of a method; ``arguments`` are those of our ``make``.
 
     Args:
