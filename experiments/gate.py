@@ -6,10 +6,10 @@
 
 Four parts. ``laws`` need no record: in float64 gradients are compared with differences of the loss, in one part and in
 eight; a target's statistics must be its own; MoCo's loss must be that of its equation. ``views``: which share of images
-each operation of a recipe changes, and by how much. ``runs``: SimCLR, BYOL and MoCo on digits, kNN, probe and
-loss by quarters. ``pace``: seconds of lightly's step over ours on one core, where the recorded torch is there. A figure with
-a record must lie no further outside its values over seeds than these lie apart (pace: not below two thirds of the
-least). Exit codes: 0 green, 1 red, 2 refused.
+each operation of a recipe changes, and by how much. ``runs``: SimCLR, BYOL and MoCo on digits, kNN and probe on
+validation examples, loss by quarters. ``pace``: seconds of lightly's step over ours on one core, where the recorded
+torch is there. A figure with a record must lie no further outside its values over seeds than these lie apart (pace: not
+below two thirds of the least). Exit codes: 0 green, 1 red, 2 refused.
 """
 
 from __future__ import annotations

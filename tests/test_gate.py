@@ -94,7 +94,7 @@ def test_a_gradient_that_stops_at_other_devices_is_red():
         with gate_planted.PLANTS["gathered"].make():
             wrong = found()
     slope = "nt_xent block 0: slope, 8 parts"
-    assert right[slope] == pytest.approx(1, abs=1e-6)
+    assert right[slope] == pytest.approx(1, abs=1e-4)
     assert abs(wrong[slope] - 1) > 0.1
     assert abs(wrong["nt_xent block 0: loss, 8 parts less 1"]) < 1e-9  # the loss alone says nothing
 
@@ -120,7 +120,7 @@ def test_views_see_a_wrong_blur(bands, monkeypatch):
     values = {name: [one[name].value for one in recorded] for name in recorded[0]}
     bands.write_text(json.dumps({"values": {"views": values}, "machines": {}}))
     monkeypatch.setattr(gate_parts.views, "__defaults__", (128,))
-    assert gate_planted.caught(gate_planted.PLANTS["blur"]) == ["views: moco_v2[0]: Blur size"]
+    assert gate_planted.caught(gate_planted.PLANTS["blur"]) == ["views: moco_v2[0]: Blur edges"]
     right = gate_planted.PLANTS["blur"]._replace(make=gate_planted.contextlib.nullcontext)
     assert gate_planted.caught(right) == []
 

@@ -57,7 +57,7 @@ def config_of(name: str, seed: int = 0) -> configs.Config:
     config.data.update({"source": "digits", "image_size": 16, "global_batch_size": 128, "recipe": "digits"})
     config.data.update({"val_fraction": 0.3, "mean": (0.305,), "std": (0.376,)})
     config.optim.update({"name": "adamw", "learning_rate": 2e-3, "scale": "none", "warmup_epochs": 2.0})
-    config.train.update({"epochs": 30, "log_every": 1, "eval_every": 1 << 20, "checkpoint_every": 0})
+    config.train.update({"epochs": 20, "log_every": 1, "eval_every": 1 << 20, "checkpoint_every": 0})
     config.eval.update({"knn_k": 20})
     config.seed = seed
     return config
@@ -166,9 +166,20 @@ def views(seed: int, count: int = 512) -> Figures:
             for op in view.ops:
                 without[type(op).__name__] = view._replace(ops=tuple(o for o in view.ops if o is not op))
             for op, other in without.items():
-                change = np.abs(full - _made(other, images, seed)).mean((1, 2, 3))
-                yield f"{name}[{number}]: {op} share", Figure(float((change > 0).mean()))
-                yield f"{name}[{number}]: {op} size", Figure(float(change[change > 0].mean()) if change.any() else 0.0)
+                rest = _made(other, images, seed)
+                change = np.abs(full - rest).mean((1, 2, 3))
+                done = change > 0
+                yield f"{name}[{number}]: {op} share", Figure(float(done.mean()))
+                if done.any():
+                    yield f"{name}[{number}]: {op} size", Figure(float(change[done].mean()))
+                if done.any() and op in ("Blur", "Noise"):  # whatever an image shows, blur leaves so much of its edges
+                    left = _edges(full[done]) / np.maximum(_edges(rest[done]), 1e-6)
+                    yield f"{name}[{number}]: {op} edges", Figure(float(left.mean()))
+
+
+def _edges(images: np.ndarray) -> np.ndarray:
+    """Mean step between neighbours of each image."""
+    return np.abs(np.diff(images, axis=1)).mean((1, 2, 3))
 
 
 def _made(view: Any, images: np.ndarray, seed: int) -> np.ndarray:
