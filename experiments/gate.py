@@ -56,15 +56,15 @@ def main(arguments: list[str]) -> int:
     processes.configure(None)
     out.mkdir(parents=True, exist_ok=True)
     here = machine() | {"torch": version("torch")}
-    bands = json.loads(BANDS.read_text()) if BANDS.is_file() else {"values": {}, "machines": {}}
     if options.record is not None:
-        for part in parts:
-            if part != "laws":
-                bands = bands | record(part, options.record, out / f"record_{part}.json", bands, here)
-                BANDS.parent.mkdir(parents=True, exist_ok=True)
-                write_json(BANDS, bands)
-        print(f"{BANDS}: {sum(len(v) for v in bands['values'].values())} bands")
+        for part in (part for part in parts if part != "laws"):
+            found = record(part, options.record, out / f"record_{part}.json", here)
+            bands = recorded()  # now: parts may be recorded side by side
+            BANDS.parent.mkdir(parents=True, exist_ok=True)
+            write_json(BANDS, {key: bands[key] | {part: value} for key, value in found.items()})
+        print(f"{BANDS}: {sum(map(len, recorded()['values'].values()))} bands")
         return 0
+    bands = recorded()
     found, began = {}, time.perf_counter()
     for part in parts:
         found[part] = checked(part, measure(part, 0), bands, here)
@@ -108,8 +108,13 @@ def pace_here(seed: int) -> dict[str, Any]:
         return {"skipped": str(error)}
 
 
-def record(part: str, seeds: int, path: Path, bands: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """The bands with those of a part anew; goes on with the seeds that are in ``path``, if of the same commit."""
+def recorded() -> dict[str, Any]:
+    """The bands there are: ``{"values": {part: {figure: [of each seed]}}, "machines": {part: where}}``."""
+    return json.loads(BANDS.read_text()) if BANDS.is_file() else {"values": {}, "machines": {}}
+
+
+def record(part: str, seeds: int, path: Path, here: Mapping[str, Any]) -> dict[str, Any]:
+    """Values and machine of a part; goes on with the seeds that are in ``path``, if of the same commit."""
     from ssl_jax.interop.files import write_json
 
     kept = json.loads(path.read_text()) if path.is_file() else {}
@@ -124,10 +129,7 @@ def record(part: str, seeds: int, path: Path, bands: Mapping[str, Any], here: Ma
             print(f"{part}: seed {seed} of {seeds}", flush=True)
     of_seeds = [kept["seeds"][str(seed)] for seed in range(seeds)]
     values = {name: [one[name] for one in of_seeds] for name in of_seeds[0]}
-    return {
-        "values": bands["values"] | {part: values},
-        "machines": bands["machines"] | {part: {k: here[k] for k in ("commit", "cpu", "cores", "versions", "torch")}},
-    }
+    return {"values": values, "machines": {k: here[k] for k in ("commit", "cpu", "cores", "versions", "torch")}}
 
 
 def checked(part: str, found: Mapping[str, Any], bands: Mapping[str, Any], here: Mapping[str, Any]) -> list[dict]:

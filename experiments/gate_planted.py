@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
 def caught(plant: Plant) -> list[str]:
     """The figures that are red with a mistake, of the first part in which any is."""
-    bands = json.loads(gate.BANDS.read_text())
+    bands = gate.recorded()
     with plant.make(), mock.patch.object(gate_parts, "METHODS", plant.methods):
         for part in plant.parts:
             gate_parts._maker.cache_clear()

@@ -71,14 +71,25 @@ def test_recording_goes_on_with_the_seeds_that_are_there(tmp_path, monkeypatch):
         return {"a": figure(float(seed))}
 
     monkeypatch.setattr(gate, "measure", measure)
-    path, before = tmp_path / "r.json", {"values": {"views": {"b": [1.0]}}, "machines": {}}
+    path = tmp_path / "r.json"
     with pytest.raises(KeyboardInterrupt):
-        gate.record("runs", 5, path, before, HERE)
-    found = gate.record("runs", 5, path, before, HERE)
+        gate.record("runs", 5, path, HERE)
+    found = gate.record("runs", 5, path, HERE)
     assert asked == [0, 1, 2, 3, 3, 4]
-    assert found["values"] == {"views": {"b": [1.0]}, "runs": {"a": [0.0, 1.0, 2.0, 3.0, 4.0]}}
-    gate.record("runs", 5, path, before, HERE | {"commit": "d"})  # of other code nothing is kept
+    assert found["values"] == {"a": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    gate.record("runs", 5, path, HERE | {"commit": "d"})  # of other code nothing is kept
     assert asked[6:] == [0, 1, 2, 3, 4]
+
+
+def test_a_record_leaves_the_bands_of_other_parts(tmp_path, monkeypatch, bands, capsys):
+    bands.write_text(json.dumps({"values": {"views": {"b": [1.0]}}, "machines": {"views": HERE}}))
+    monkeypatch.setattr(gate, "measure", lambda part, seed: {"a": figure(float(seed))})
+    assert gate.main(["--out", str(tmp_path), "--only", "runs", "--record", "5"]) == 0
+    assert gate.recorded()["values"] == {"views": {"b": [1.0]}, "runs": {"a": [0.0, 1.0, 2.0, 3.0, 4.0]}}
+    assert gate.main(["--out", str(tmp_path), "--only", "runs"]) == 0
+    monkeypatch.setattr(gate, "measure", lambda part, seed: {"a": figure(9.0)})
+    assert gate.main(["--out", str(tmp_path), "--only", "runs"]) == 1
+    assert "RED a: 9 is not in -4 to 8" in capsys.readouterr().out
 
 
 def test_what_cannot_be_is_refused(tmp_path, capsys):
