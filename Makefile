@@ -1,6 +1,7 @@
 # make pretrain [CONFIG=configs/X.py] [ARGS="--config.KEY=VALUE --workdir=DIR"]
 # make evaluate [WORKDIR=runs/X] [ARGS="--evals=knn,geometry --eval.knn.k=20"]
 # make benchmark [ARGS="--quick --out DIR"]
+# make gate [ARGS="--out DIR --only laws,views"]
 # make test | make lint | make docs
 # Each does its own set-up in .venv; PYTHON names the interpreter (3.11 or newer) that makes it.
 
@@ -13,7 +14,7 @@ RUN := $(VENV)/bin/python
 # A process that crashes fails the tests at once: one in its place may wait for ever.
 TWO := -n 2 --max-worker-restart=0
 
-.PHONY: pretrain evaluate benchmark test test-all lint docs clean
+.PHONY: pretrain evaluate benchmark gate test test-all lint docs clean
 
 pretrain: $(VENV)/.installed
 	@$(RUN) experiments/pretrain.py --config $(CONFIG) $(ARGS)
@@ -24,6 +25,9 @@ evaluate: $(VENV)/.installed
 
 benchmark: $(VENV)/.installed-peers
 	@$(RUN) experiments/benchmark.py $(if $(ARGS),$(ARGS),--out runs/benchmark)
+
+gate: $(VENV)/.installed
+	@$(RUN) experiments/gate.py $(if $(ARGS),$(ARGS),--out runs/gate)
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -q -m "not slow" $(TWO) --dist loadfile $(ARGS)

@@ -92,3 +92,16 @@ def test_paired_difference_equals_scipys_bootstrap():
 def test_errors(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_scores_of_the_same_seeds_are_compared_in_pairs():
+    a, b = np.array([0.61, 0.66, 0.58, 0.63]), np.array([0.60, 0.63, 0.57, 0.64])
+    known = stats.ttest_rel(a, b)
+    interval = known.confidence_interval(0.95)
+    expected = ((a - b).mean(), interval.low, interval.high, known.pvalue)
+    assert robustness.paired_seeds(a, b) == pytest.approx(expected, rel=1e-9)
+    assert robustness.paired_seeds([1, 2], [1, 2]) == (0, 0, 0, 1)
+    assert robustness.paired_seeds([2, 3], [1, 2]) == (1, 1, 1, 0)
+    for wrong in ([1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(ValueError, match="the same two or more seeds"):
+            robustness.paired_seeds(wrong, wrong[:2])

@@ -1,4 +1,4 @@
-"""How far an accuracy can be trusted: an interval for one, a test for the difference of two on the same examples."""
+"""How far an accuracy can be trusted: an interval for one, tests for the difference of two, by examples or by seeds."""
 
 from __future__ import annotations
 
@@ -78,6 +78,36 @@ def paired_difference(
     drawn = np.random.default_rng(seed).multinomial(n, shares, samples)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, tails)
     return float(a.mean() - b.mean()), float(low), float(high), mcnemar(a, b)
+
+
+def paired_seeds(a, b, *, level: float = 0.95) -> tuple[float, float, float, float]:
+    """Mean of a's scores minus b's over the same seeds, with its interval and p by the paired t test.
+
+    Seeds stand for what is drawn again by another run: order, views, initial weights. Where these are shared by the two
+    runs of a pair, their differences hold less of it than the scores.
+
+    Args:
+      a: ``[seeds]`` scores of runs, two or more.
+      b: ``[seeds]`` the other's, in the same order.
+      level: share of such intervals that hold the true difference, of normal differences.
+
+    Returns:
+      ``(difference, low, high, p)``; where all differences are one, low and high are that, and p is 0, or 1 of zero.
+
+    Raises:
+      ValueError: fewer than two pairs, or lengths that differ.
+
+    Reference: Student 1908, "The probable error of a mean", section 9.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"scores {a.shape} and {b.shape}; a paired test needs those of the same two or more seeds")
+    tails, differences = _tails(level), a - b
+    mean, error = differences.mean(), stats.sem(differences)
+    if error == 0:
+        return float(mean), float(mean), float(mean), float(mean == 0)
+    low, high = mean + stats.t.ppf(tails, len(a) - 1) * error
+    return float(mean), float(low), float(high), float(2 * stats.t.sf(abs(mean) / error, len(a) - 1))
 
 
 def _binary(hits) -> np.ndarray:

@@ -1,0 +1,308 @@
+"""lightly's training of a method in PyTorch, from our initial weights: networks, losses, averages, queue are lightly's.
+
+Heads are lightly's ``ProjectionHead`` with the layers of ours, for its ready-made ones differ in biases. A loss that
+is ours times a constant, plus one, is put on our scale, so that one learning rate means one thing.
+"""
+
+# pyright: reportMissingImports=false
+# (peers that need not be installed)
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssl_jax.models.convnet import ConvNet
+from ssl_jax.types import Variables
+
+
+class Peer(NamedTuple):
+    """A method in torch.
+
+    Attributes:
+      parts: networks by our names, ``"encoder"`` among them.
+      weights: our path, ``"encoder/stem_conv/kernel"`` -> the parameter.
+      loss: of the two views, normalised ``[b, c, h, w]``.
+      after: what follows the optimizer.
+    """
+
+    parts: Any
+    weights: dict[str, Any]
+    loss: Callable[[Any, Any], Any]
+    after: Callable[[], None] = lambda: None
+
+
+def available() -> str | None:
+    """None, or why lightly cannot be used."""
+    try:
+        from benchmarks.torches import torchvision
+
+        torchvision()
+        importlib.import_module("lightly.loss")
+    except Exception as error:  # whatever a library does when it does not fit the machine
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
+    return None
+
+
+def make(name: str, encoder: Any, variables: Variables, arguments: Mapping[str, Any], *, double=False) -> Peer:
+    """The peer of a method; ``arguments`` are those of our ``make``.
+
+    Args:
+      double: float64 throughout.
+
+    Raises:
+      ValueError: lightly's counterpart is not written here.
+    """
+    if name not in METHODS:
+        raise ValueError(f"--methods {name} has no counterpart of lightly here; there are {', '.join(METHODS)}")
+    import torch
+    from torch import nn
+
+    parts, weights = nn.ModuleDict(), {}
+    for part, params in variables.params.items():
+        stats = variables.model_state[part].get("batch_stats", {})
+        parts[part] = _convnet(encoder, params) if part == "encoder" else _head(params, stats)
+        weights |= _fill(parts[part], part, params)
+    if double:
+        parts.double()
+    kept = {id(parameter) for parameter in weights.values()}
+    for parameter in parts.parameters():  # what ours has not: the bias of SimCLR's last BatchNorm
+        parameter.requires_grad_(id(parameter) in kept)
+    aux = copy.deepcopy(variables.aux)
+    if aux and "queue" in aux:
+        aux["queue"] = torch.from_numpy(np.array(aux["queue"])).to(torch.float64 if double else torch.float32)
+    loss, after = METHODS[name](parts, arguments, aux)
+    return Peer(parts, weights, loss, after)
+
+
+def encode(peer: Peer, images: np.ndarray, mean, std, rows: int = 512) -> np.ndarray:
+    """Features ``[n, d]`` of images ``[n, h, w, c]`` in [0, 1], in inference mode."""
+    import torch
+
+    encoder = peer.parts["encoder"].eval()
+    with torch.no_grad():
+        found = [encoder(tensor(images[i : i + rows], mean, std)).numpy() for i in range(0, len(images), rows)]
+    encoder.train()
+    return np.concatenate(found)
+
+
+def tensor(images: np.ndarray, mean, std) -> Any:
+    """Images ``[b, h, w, c]`` in [0, 1], normalised, as torch has them."""
+    import torch
+
+    images = (images - np.asarray(mean, images.dtype)) / np.asarray(std, images.dtype)
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+# ------------------------------------------------------------------------------------------------------- networks
+
+
+def _convnet(encoder: ConvNet, params: Any) -> Any:
+    """``ConvNet`` without shortcuts; modules are called as in ours, a block's with "/" as "__"."""
+    from torch import nn
+
+    if encoder.residual:
+        raise ValueError("the duel's encoder is a convnet without shortcuts; set model.residual=false")
+    network, given = nn.Sequential(), []
+    strides = encoder.strides or (1,) + (2,) * (len(encoder.widths) - 1)
+    blocks = encoder.blocks if isinstance(encoder.blocks, tuple) else (encoder.blocks,) * len(strides)
+    layers = [("stem_conv", "stem_norm", encoder.stem_stride)]
+    for k, (stride, count) in enumerate(zip(strides, blocks, strict=True), 1):
+        for i in range(count):
+            at = f"stage{k}_block{i}"
+            layers.append((f"{at}__conv1", f"{at}__norm1", stride if i == 0 else 1))
+    for conv, norm, stride in layers:
+        node = params
+        for word in conv.split("__"):
+            node = node[word]
+        size, _, inside, outside = node["kernel"].shape
+        padding = (size - 1) // 2 if size > stride else 0
+        given += [(conv, nn.Conv2d(inside, outside, size, stride, padding, bias=False))]
+        given += [(norm, nn.BatchNorm2d(outside)), (f"{norm}_relu", nn.ReLU())]
+    for name, module in (*given, ("pool", nn.AdaptiveAvgPool2d(1)), ("flat", nn.Flatten())):
+        network.add_module(name, module)
+    return network
+
+
+def _head(params: Any, stats: Any) -> Any:
+    """lightly's ProjectionHead with the layers of an ``MLP`` of ours."""
+    from lightly.models.modules.heads import ProjectionHead
+    from torch import nn
+
+    blocks, last = [], sum(name.startswith("dense") for name in params) - 1
+    for i in range(last + 1):
+        dense = params[f"dense{i}"]
+        inside, outside = dense["kernel"].shape
+        norm = nn.BatchNorm1d(outside, affine=f"norm{i}" in params) if f"norm{i}" in stats else None
+        blocks.append((inside, outside, norm, nn.ReLU() if i < last else None, "bias" in dense))
+    return ProjectionHead(blocks)
+
+
+def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
+    """Give a network our weights; what they are in it, by our paths."""
+    import torch
+    from torch import nn
+
+    if part == "encoder":
+        named = {name.replace("__", "/"): layer for name, layer in module.named_children()}
+    else:
+        linear = [layer for layer in module.layers if isinstance(layer, nn.Linear)]
+        named = {f"dense{i}": layer for i, layer in enumerate(linear)}
+        number = -1
+        for layer in module.layers:
+            number += isinstance(layer, nn.Linear)
+            if isinstance(layer, nn.BatchNorm1d):
+                named[f"norm{number}"] = layer
+    found = {}
+    for path, value in flat(params).items():
+        at, _, word = path.rpartition("/")
+        parameter = named[at].bias if word == "bias" else named[at].weight
+        value = np.asarray(value)
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(np.array(value, order="C")))
+        found[f"{part}/{path}"] = parameter
+    return found
+
+
+def ours(value: Any) -> np.ndarray:
+    """A weight or gradient of torch in our layout."""
+    value = value.detach().numpy()
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by path."""
+    found = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        found |= flat(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- methods
+
+
+def _through(parts: Any, view: Any, *names: str) -> Any:
+    for name in names:
+        view = parts[name](view)
+    return view
+
+
+def _nothing() -> None:
+    pass
+
+
+def _simclr(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    """Both views in one pass, as in lightly's ImageNet benchmark."""
+    import torch
+    from lightly.loss import NTXentLoss
+
+    criterion = NTXentLoss(arguments["temperature"])
+
+    def loss(one, two):
+        return criterion(*_through(parts, torch.cat([one, two]), "encoder", "projector").chunk(2))
+
+    return loss, _nothing
+
+
+def _byol(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    import torch
+    from lightly.loss import NegativeCosineSimilarity
+    from lightly.models.utils import update_momentum
+
+    names = ("encoder", "projector")
+    target = _target(parts, names)
+    criterion = NegativeCosineSimilarity()
+
+    def loss(one, two):
+        predicted = [_through(parts, view, *names, "predictor") for view in (one, two)]
+        with torch.no_grad():
+            wanted = [_through(target, view, *names) for view in (one, two)]
+        return 4 + 2 * (criterion(predicted[0], wanted[1]) + criterion(predicted[1], wanted[0]))
+
+    def after():
+        for name in names:
+            update_momentum(parts[name], target[name], m=arguments["tau"])
+
+    return loss, after
+
+
+def _moco(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    import torch
+    from lightly.loss import NTXentLoss
+    from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
+
+    names = ("encoder", "projector")
+    target = _target(parts, names)
+    criterion = NTXentLoss(arguments["temperature"], memory_bank_size=tuple(aux["queue"].shape))
+    criterion.memory_bank.bank = aux["queue"]
+
+    def loss(one, two):
+        query = _through(parts, one, *names)
+        with torch.no_grad():
+            shuffled, order = batch_shuffle(two)
+            key = batch_unshuffle(_through(target, shuffled, *names), order)
+        return criterion(query, key)
+
+    def after():
+        for name in names:
+            update_momentum(parts[name], target[name], m=arguments["momentum"])
+
+    return loss, after
+
+
+def _simsiam(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    from lightly.loss import NegativeCosineSimilarity
+
+    criterion = NegativeCosineSimilarity()
+
+    def loss(one, two):
+        z = [_through(parts, view, "encoder", "projector") for view in (one, two)]
+        p = [parts["predictor"](each) for each in z]
+        return 0.5 * (criterion(p[0], z[1].detach()) + criterion(p[1], z[0].detach()))
+
+    return loss, _nothing
+
+
+def _barlow_twins(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    from lightly.loss import BarlowTwinsLoss
+
+    criterion = BarlowTwinsLoss(lambda_param=arguments["off_diagonal"])
+
+    def loss(one, two):
+        z = [_through(parts, view, "encoder", "projector") for view in (one, two)]
+        return arguments["scale"] * criterion(*z)
+
+    return loss, _nothing
+
+
+def _vicreg(parts: Any, arguments: Mapping[str, Any], aux: Any):
+    from lightly.loss import VICRegLoss
+
+    criterion = VICRegLoss()
+
+    def loss(one, two):
+        return criterion(*(_through(parts, view, "encoder", "projector") for view in (one, two)))
+
+    return loss, _nothing
+
+
+def _target(parts: Any, names: tuple[str, ...]) -> Any:
+    from torch import nn
+
+    return nn.ModuleDict({name: copy.deepcopy(parts[name]).requires_grad_(False) for name in names})
+
+
+METHODS: dict[str, Any] = {
+    "simclr": _simclr,
+    "byol": _byol,
+    "moco": _moco,
+    "simsiam": _simsiam,
+    "barlow_twins": _barlow_twins,
+    "vicreg": _vicreg,
+}

@@ -1,0 +1,187 @@
+"""The gate: fixed small runs and checks whose figures must lie where they lay; says what moved.
+
+    make gate                                                # digits alone: no data to fetch
+    python experiments/gate.py --out runs/gate --only laws,views
+    python experiments/gate.py --out runs/gate --record 5    # after a change that was meant: docs/gate/bands.json
+
+Four parts. ``laws`` need no record: in float64 gradients are compared with differences of the loss, in one part and in
+eight; a target's statistics must be its own; MoCo's loss must be that of its equation. ``views``: which share of images
+each operation of a recipe changes, and by how much. ``runs``: SimCLR, BYOL and MoCo on digits, kNN and probe on
+validation examples, loss by quarters. ``pace``: seconds of lightly's step over ours on one core, where the recorded
+torch is there. A figure with a record must lie no further outside its values over seeds than these lie apart (pace: not
+below two thirds of the least). Exit codes: 0 green, 1 red, 2 refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # imports take seconds, in which Ctrl-C should not end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+PARTS = ("laws", "views", "runs", "pace")
+BANDS = HERE.parent / "docs" / "gate" / "bands.json"
+SLACK = 2e-3  # of a figure that was the same with all seeds, as float32 may move it elsewhere
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--pace"]:
+        print("\n" + json.dumps(pace_here(int(arguments[1]))))
+        return 0
+    from ssl_jax.interop.files import write_json
+    from ssl_jax.run import command, processes
+    from ssl_jax.run.provenance import machine, version
+
+    parser = command.Parser("Whether all is as it was.")
+    parser.add_path("--out", required=True, help="folder of gate.json, and of what --record has so far")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts with commas between; default: all")
+    parser.add_argument("--record", type=int, metavar="SEEDS", help="write the bands anew, over so many seeds")
+    options = parser.parse_args(arguments)
+    parts, out = options.only.split(","), Path(options.out)
+    if unknown := [part for part in parts if part not in PARTS]:
+        return command.refuse(ValueError(f"--only {','.join(unknown)} is unknown; known: {', '.join(PARTS)}"))
+    if options.record is not None and options.record < 5:
+        return command.refuse(ValueError(f"--record {options.record}: a band is of 5 seeds or more"))
+    processes.configure(None)
+    out.mkdir(parents=True, exist_ok=True)
+    here = machine() | {"torch": version("torch")}
+    if options.record is not None:
+        for part in (part for part in parts if part != "laws"):
+            found = record(part, options.record, out / f"record_{part}.json", here)
+            bands = recorded()  # now: parts may be recorded side by side
+            BANDS.parent.mkdir(parents=True, exist_ok=True)
+            write_json(BANDS, {key: bands[key] | {part: value} for key, value in found.items()})
+        print(f"{BANDS}: {sum(map(len, recorded()['values'].values()))} bands")
+        return 0
+    bands = recorded()
+    found, began = {}, time.perf_counter()
+    for part in parts:
+        found[part] = checked(part, measure(part, 0), bands, here)
+        print(f"{part}: {summed(found[part])}", flush=True)
+    write_json(out / "gate.json", {"checks": found, "machine": here, "seconds": round(time.perf_counter() - began)})
+    red = [check for part in parts for check in found[part] if check["state"] == "red"]
+    print(f"{'red' if red else 'green'} after {time.perf_counter() - began:.0f} s; all figures: {out / 'gate.json'}")
+    return int(bool(red))
+
+
+def measure(part: str, seed: int) -> dict[str, Any]:
+    """Figures of a part by name; ``{"error": why}`` beside those before it, or ``{"skipped": why}``."""
+    if part == "pace":
+        done = subprocess.run(
+            [sys.executable, __file__, "--pace", str(seed)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            return {"error": (done.stderr.strip().splitlines() or ["no"])[-1]}
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    from benchmarks import gate_parts
+
+    found: dict[str, Any] = {}
+    try:
+        for name, figure in getattr(gate_parts, part)(seed):
+            found[name] = figure._asdict()
+    except Exception as error:  # whatever is broken
+        found["error"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    return found
+
+
+def pace_here(seed: int) -> dict[str, Any]:
+    """The part pace, in a process pinned to one core before anything starts threads."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    from benchmarks import gate_parts
+
+    try:
+        return {name: figure._asdict() for name, figure in gate_parts.pace(seed)}
+    except ImportError as error:
+        return {"skipped": str(error)}
+
+
+def recorded() -> dict[str, Any]:
+    """The bands there are: ``{"values": {part: {figure: [of each seed]}}, "machines": {part: where}}``."""
+    return json.loads(BANDS.read_text()) if BANDS.is_file() else {"values": {}, "machines": {}}
+
+
+def record(part: str, seeds: int, path: Path, here: Mapping[str, Any]) -> dict[str, Any]:
+    """Values and machine of a part; goes on with the seeds that are in ``path``, if of the same commit."""
+    from ssl_jax.interop.files import write_json
+
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept = kept if kept.get("commit") == here["commit"] else {"commit": here["commit"], "seeds": {}}
+    for seed in range(seeds):
+        if str(seed) not in kept["seeds"]:
+            found = measure(part, seed)
+            if "error" in found or "skipped" in found:
+                raise SystemExit(f"{part}, seed {seed}: {found.get('error') or found.get('skipped')}")
+            kept["seeds"][str(seed)] = {name: float(f"{figure['value']:.6g}") for name, figure in found.items()}
+            write_json(path, kept)
+            print(f"{part}: seed {seed} of {seeds}", flush=True)
+    of_seeds = [kept["seeds"][str(seed)] for seed in range(seeds)]
+    values = {name: [one[name] for one in of_seeds] for name in of_seeds[0]}
+    return {"values": values, "machines": {k: here[k] for k in ("commit", "cpu", "cores", "versions", "torch")}}
+
+
+def checked(part: str, found: Mapping[str, Any], bands: Mapping[str, Any], here: Mapping[str, Any]) -> list[dict]:
+    """Each figure with its range and "green", "red" or "skipped"."""
+    if "skipped" in found:
+        return [{"check": part, "state": "skipped", "why": found["skipped"]}]
+    recorded = bands["values"].get(part, {})
+    pinned = bands["machines"].get(part, {}).get("torch")
+    if part == "pace" and pinned != here["torch"]:
+        why = f"torch {here['torch']} is not the recorded {pinned}"
+        return [{"check": part, "state": "skipped", "why": why}]
+    checks = []
+    for name, figure in found.items():
+        if name == "error":
+            checks.append({"check": part, "state": "red", "why": figure})
+            continue
+        low, high = figure["low"], figure["high"]
+        if low is None:
+            low, high = band(recorded[name], part) if name in recorded else (None, None)
+        if low is None:
+            checks.append({"check": name, "state": "red", "value": figure["value"], "why": "no record; --record it"})
+            continue
+        inside = low <= figure["value"] <= (float("inf") if high is None else high)
+        state = "green" if inside else "red"
+        checks.append({"check": name, "state": state, "value": figure["value"], "low": low, "high": high})
+    if "error" not in found:
+        gone = recorded.keys() - found.keys()
+        checks += [{"check": name, "state": "red", "why": "recorded, and no longer measured"} for name in sorted(gone)]
+    return checks
+
+
+def band(values: Sequence[float], part: str) -> tuple[float, float | None]:
+    """As far outside the recorded values as they lie apart; pace may become better."""
+    low, high = min(values), max(values)
+    if part == "pace":
+        return low / 1.5, None
+    room = max(high - low, SLACK * abs(high))
+    return low - room, high + room
+
+
+def summed(checks: Sequence[Mapping[str, Any]]) -> str:
+    """How many are green, and each that is not in a line."""
+    lines = [f"{sum(check['state'] == 'green' for check in checks)} of {len(checks)} green"]
+    for check in (check for check in checks if check["state"] != "green"):
+        where = check.get("why") or f"{check['value']:.5g} is not in {check['low']:.5g} to {check['high'] or 0:.5g}"
+        lines.append(f"  {check['state'].upper()} {check['check']}: {where}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--pace"]:
+        sys.exit(main(sys.argv[1:]))
+    from ssl_jax.run.command import run
+
+    run(main)
