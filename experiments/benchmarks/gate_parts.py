@@ -173,13 +173,12 @@ def views(seed: int, count: int = 512) -> Figures:
                 if done.any():
                     yield f"{name}[{number}]: {op} size", Figure(float(change[done].mean()))
                 if done.any() and op in ("Blur", "Noise"):  # whatever an image shows, blur leaves so much of its edges
-                    left = _edges(full[done]) / np.maximum(_edges(rest[done]), 1e-6)
-                    yield f"{name}[{number}]: {op} edges", Figure(float(left.mean()))
+                    yield f"{name}[{number}]: {op} edges", Figure(_edges(full[done]) / _edges(rest[done]))
 
 
-def _edges(images: np.ndarray) -> np.ndarray:
-    """Mean step between neighbours of each image."""
-    return np.abs(np.diff(images, axis=1)).mean((1, 2, 3))
+def _edges(images: np.ndarray) -> float:
+    """Mean step between neighbours."""
+    return float(np.abs(np.diff(images, axis=1)).mean())
 
 
 def _made(view: Any, images: np.ndarray, seed: int) -> np.ndarray:
