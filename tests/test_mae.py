@@ -99,12 +99,10 @@ def test_networks_loss_and_gradient_are_those_of_transformers(float64, monkeypat
     for norm_pix in (False, True):
         method = made(norm_pix=norm_pix)
 
-        @jax.jit
-        def run(images, method=method):
-            loss = lambda x: method.loss(Variables(params, state), {"views": (x,)}, jax.random.key(0), jnp.int32(0), None)[0]  # noqa: E731
-            return jax.value_and_grad(loss)(images)
+        def loss(x, method=method):
+            return method.loss(Variables(params, state), {"views": (x,)}, jax.random.key(0), jnp.int32(0), None)[0]
 
-        value, slope = run(images)
+        value, slope = jax.jit(jax.value_and_grad(loss))(images)
         np.testing.assert_allclose(value, ORACLES[f"{norm_pix}|loss"], rtol=1e-10)
     np.testing.assert_allclose(slope, ORACLES["gradient"], rtol=1e-8, atol=1e-10)
 
