@@ -2,11 +2,14 @@
 
     python experiments/pretext_table.py --out docs/pretext_table --data_dir PATH/tfds
     python experiments/pretext_table.py --out runs/table --rows rotation,random --seeds 0 --steps 3000 --examples 45000
+    python experiments/pretext_table.py --out docs/methods_hour --data_dir PATH/tfds --as_configured --seeds 0
 
 Each run is its method's ``_cpu`` config on 5,000 images of CIFAR-10 for 300 steps of 128, minutes on two CPU cores, and
 leaves one JSON in ``OUT/runs``. The same command again makes what is missing, so an interrupted table goes on; a run
 made with other settings is made again. ``OUT/table.json`` and ``OUT/table.md`` hold what there is so far. For a longer
-budget on an accelerator: ``--steps``, ``--examples``, ``--model resnet18``.
+budget on an accelerator: ``--steps``, ``--examples``, ``--model resnet18``. With ``--as_configured`` each row has the
+network, the images and the length of its config, up to an hour on two cores, and is compared with its own network
+before training.
 
 Features are pooled over places. The classifier is logistic regression on the labels of the images that the method was
 trained on, its penalty chosen on held-out train images; test images are read once, at the end of each run.
@@ -62,6 +65,8 @@ class Row(NamedTuple):
 
 # Twelve million operations an image, as the small convolutional network.
 VIT = {"model": {"name": "vit", "patch_size": 4, "width": 40, "depth": 3, "heads": 4}}
+# The same of methods that need a class token, which is then what is measured.
+VIT_CLS = {"model": VIT["model"] | {"cls_token": True, "pool": "cls"}}
 # The network that the other rows have, with one vector as its code.
 CONVOLUTIONAL = {
     "model": configs.load(ROOT / "configs" / "simclr_cifar10_cpu.py").model.to_dict(),
@@ -82,7 +87,8 @@ ROWS = {
         name: Row(f"{name}_cpu")
         for name in (
             *("instance_discrimination", "triplet", "latent_predictive", "rotation", "relative_patch", "jigsaw"),
-            *("inpainting", "denoising_autoencoder"),
+            *("inpainting", "denoising_autoencoder", "simsiam", "barlow_twins", "vicreg", "swav", "moco_v3", "nnclr"),
+            *("supcon", "lejepa", "deep_infomax"),
         )
     },
     "autoencoder": Row("autoencoder_cpu", CONVOLUTIONAL),
@@ -97,6 +103,10 @@ ROWS = {
     },
     "random_vit": Row("jepa_cpu", VIT, trained=False),
     "jepa": Row("jepa_cpu", VIT, baseline="random_vit"),
+    "mae": Row("mae_cpu", VIT, baseline="random_vit"),
+    "random_vit_cls": Row("dino_cpu", VIT_CLS, trained=False),
+    "dino": Row("dino_cpu", VIT_CLS, baseline="random_vit_cls"),
+    "ibot": Row("ibot_cpu", VIT_CLS, baseline="random_vit_cls"),
     "random_mlp": Row("autoencoder_cpu", MLP, trained=False),
     "autoencoder_mlp": Row("autoencoder_cpu", MLP, baseline="random_mlp"),
 }
@@ -108,6 +118,11 @@ NOTES = {
     "random_corrupted_images": "last map of 8 x 8",
     "random_vit": "ViT of equal operations, untrained",
     "jepa": "ViT of equal operations",
+    "mae": "ViT of equal operations",
+    "random_vit_cls": "its class token, untrained",
+    "dino": "class token",
+    "ibot": "class token",
+    "supcon": "labels of all images",
     "random_mlp": "fully connected, code of 10, untrained",
     "autoencoder_mlp": "fully connected, code of 10",
 }
@@ -118,13 +133,16 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--out", required=True, help="folder of the table and of one JSON for each run")
     parser.add_path("--data_dir", help="where TFDS datasets lie")
     parser.add_argument("--source", type=command.named, default="tfds:cifar10", help="as in data.source")
-    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated; default: all")
+    parser.add_argument("--rows", help="comma-separated; default: all")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--examples", type=int, default=5_000)
     parser.add_argument("--model", help="a ResNet for all rows with a convolutional encoder, e.g. resnet18")
+    parser.add_argument("--as_configured", action="store_true", help="network, images and length of each config")
     options = parser.parse_args(arguments)
-    names, seeds = options.rows.split(","), [int(seed) for seed in options.seeds.split(",")]
+    trained = [name for name, row in ROWS.items() if row.trained or not options.as_configured]
+    names = options.rows.split(",") if options.rows else trained
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     if unknown := [name for name in names if name not in ROWS]:
         print(f"error: --rows {','.join(unknown)} is unknown; known: {', '.join(ROWS)}", file=sys.stderr)
         return 2
@@ -143,7 +161,9 @@ def main(arguments: list[str]) -> int:
             continue
         print(f"\n{name}, seed {seed} ({number} of {len(wanted)})", flush=True)
         try:
-            result = run(ROWS[name], config, out / "unfinished" / f"{name}_{seed}")
+            result = run(
+                ROWS[name], config, out / "unfinished" / f"{name}_{seed}", with_untrained=options.as_configured
+            )
         except signals.Interrupted as stop:
             print(f"{stop}; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
@@ -162,6 +182,11 @@ def main(arguments: list[str]) -> int:
 def configure(row: Row, seed: int, options: argparse.Namespace) -> configs.Config:
     """The config of a run."""
     config = configs.load(ROOT / "configs" / f"{row.config}.py")
+    if options.as_configured:
+        config.seed, config.train.eval_every = seed, 0
+        config.data.update({"source": options.source, "data_dir": options.data_dir})
+        config.eval.update({"max_bank": None, "max_queries": None})
+        return config
     chosen = {"model": {"name": options.model, "stem": "cifar"}} if options.model else {}
     with config.unlocked():
         for part, content in (chosen | dict(row.parts)).items():
@@ -183,26 +208,23 @@ def asked(config: configs.Config) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key != "data.data_dir"}
 
 
-def run(row: Row, config: configs.Config, workdir: Path) -> dict[str, Any]:
-    """Train, then measure every stage of the encoder once on test."""
+def run(row: Row, config: configs.Config, workdir: Path, *, with_untrained: bool = False) -> dict[str, Any]:
+    """Train, then measure every stage of the encoder once on test, ``with_untrained`` of the first weights, too."""
     began, processor = time.perf_counter(), time.process_time()
     experiment = build(config)
     result: dict[str, Any] = {"collapsed": None, "train_loss": None, "task_accuracy": None}
+    key = parallel.named_key(jax.random.key(config.seed), "init")  # the one that a run of this seed starts from
+    if with_untrained or not row.trained:
+        variables = jax.jit(experiment.method.init)(key, zeros(experiment))
+    if with_untrained and row.trained:
+        result["untrained"] = measured(experiment, variables)
     if row.trained:
         summary = train.fit(experiment, workdir, test=False)
         last = read_metrics(workdir / "metrics.jsonl")[-1]
-        result = {"collapsed": summary["collapsed"], "train_loss": last["train_loss"]}
+        result |= {"collapsed": summary["collapsed"], "train_loss": last["train_loss"], "steps": summary["steps"]}
         result["task_accuracy"] = last.get("train_task_accuracy")
         variables = open_run(workdir).variables
-    else:
-        key = parallel.named_key(jax.random.key(config.seed), "init")  # the one that a run of this seed starts from
-        variables = jax.jit(experiment.method.init)(key, zeros(experiment))
-    splits = experiment.splits
-    known, held_out, test = (stages(experiment, variables, s) for s in (splits.train, splits.val, splits.test))
-    result |= {"knn": {}, "linear": {}}
-    for stage in known:
-        result["knn"][stage] = measure.knn_top1(experiment, known[stage], test[stage])
-        result["linear"][stage] = linear(known[stage], held_out[stage], test[stage])
+    result |= measured(experiment, variables)
     images = jax.ShapeDtypeStruct((1, *experiment.plan.input_shape), np.float32)
     cost: Any = jax.jit(experiment.method.encode).lower(variables, images).cost_analysis()
     return result | {
@@ -212,6 +234,16 @@ def run(row: Row, config: configs.Config, workdir: Path) -> dict[str, Any]:
         **machine(),
         "config": asked(config),
     }
+
+
+def measured(experiment: Experiment, variables: Variables) -> dict[str, dict[str, float]]:
+    """Test accuracy of kNN and of logistic regression at every stage."""
+    splits, found = experiment.splits, {"knn": {}, "linear": {}}
+    known, held_out, test = (stages(experiment, variables, s) for s in (splits.train, splits.val, splits.test))
+    for stage in known:
+        found["knn"][stage] = measure.knn_top1(experiment, known[stage], test[stage])
+        found["linear"][stage] = linear(known[stage], held_out[stage], test[stage])
+    return found
 
 
 def stages(experiment: Experiment, variables: Variables, source) -> dict[str, Encoded]:
@@ -250,9 +282,11 @@ def write_table(out: Path) -> str:
     rows = {name: summarise(found) for name, found in runs.items() if found}
     for name, row in rows.items():
         baseline = {r["seed"]: r for r in runs[ROWS[name].baseline]}
-        pairs = [(r, baseline[r["seed"]]) for r in runs[name] if ROWS[name].trained and r["seed"] in baseline]
-        gains = [r["linear"]["features"] - b["linear"]["features"] for r, b in pairs]
-        row["linear_gain"] = spread(gains) if gains else None
+        before = [(r, r.get("untrained") or baseline.get(r["seed"])) for r in runs[name] if ROWS[name].trained]
+        pairs = [(r, b) for r, b in before if b]
+        for kind in ("knn", "linear"):
+            gains = [r[kind]["features"] - b[kind]["features"] for r, b in pairs]
+            row[f"{kind}_gain"] = spread(gains) if gains else None
     (out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)
     (out / "table.md").write_text(text)
@@ -277,7 +311,8 @@ def summarise(runs: list[dict]) -> dict[str, Any]:
 
 
 def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
-    head = ["row", "kNN", "linear", "gain over untrained", "kNN by stage", "linear by stage", "seeds"]
+    head = ["row", "kNN", "gain over untrained", "linear", "gain over untrained", "kNN by stage", "linear by stage"]
+    head += ["minutes", "seeds"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
 
     def cell(value: Spread, sign: str = "") -> str:
@@ -292,11 +327,12 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
 
     for name, row in rows.items():
         title = f"{name} ({NOTES[name]})" if name in NOTES else name
-        gain = row["linear_gain"]
-        cells = [title, cell(row["knn"]["features"]), cell(row["linear"]["features"])]
-        cells += [cell(gain, "+") if gain else ""]
+        cells = [title]
+        for kind in ("knn", "linear"):
+            gain = row[f"{kind}_gain"]
+            cells += [cell(row[kind]["features"]), cell(gain, "+") if gain else ""]
         cells += [by_stage(order(row[kind])) for kind in ("knn", "linear")]
-        cells += [str(len(row["seeds"]))]
+        cells += [f"{row['seconds'] / 60:.1f}", str(len(row["seeds"]))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -54,9 +54,11 @@ def make(
     mask_ratio: Sequence[float] = (0.1, 0.5),
     mask_chance: float = 0.5,
 ) -> Method:
-    """iBOT around ``encoder``, a ViT with ``model.cls_token=True`` and ``pool=cls``; arguments not named are DINO's.
+    """iBOT around ``encoder``, a ViT with ``model.cls_token=True`` and ``pool=cls``.
 
     Args:
+      tau, temperature, teacher_temperature, warmup_teacher_temperature, warmup_teacher_epochs: as DINO's.
+      centre_momentum, out_dim, hidden, bottleneck, layers, norm_last_layer, freeze_last_layer: as DINO's.
       shared_head: one head for class tokens and patches, or one for each.
       teacher: "centre", or "sinkhorn", three iterations that use all prototypes equally and need no centre.
       patch_weight, koleo: w and k; DINOv2 has 1 and .1.
@@ -75,8 +77,7 @@ def make(
         **{"out_dim": out_dim, "hidden": hidden, "bottleneck": bottleneck, "layers": layers},
     }
     how = distillation_of(encoder, plan, numbers, norm_last_layer=norm_last_layer, teacher=teacher)
-    low, high = mask_ratio
-    grid = encoder.grid(*plan.input_shape[:2])
+    grid, (low, high) = encoder.grid(*plan.input_shape[:2]), mask_ratio
     most = check_shares(grid, low, high, mask_chance)
     patch = "" if shared_head else "patch_"
     parts = {"encoder": encoder, **how.head}
