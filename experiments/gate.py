@@ -9,7 +9,7 @@ eight; a target's statistics must be its own; MoCo's loss must be that of its eq
 each operation of a recipe changes, and by how much. ``runs``: SimCLR, BYOL and MoCo on digits, kNN and probe on
 validation examples, loss by quarters. ``pace``: seconds of lightly's step over ours on one core, where the recorded
 torch is there. A figure with a record must lie no further outside its values over seeds than these lie apart (pace: not
-below two thirds of the least). Exit codes: 0 green, 1 red, 2 refused.
+below four fifths of the least). Exit codes: 0 green, 1 red, 2 refused.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def band(values: Sequence[float], part: str) -> tuple[float, float | None]:
     """As far outside the recorded values as they lie apart; pace may become better."""
     low, high = min(values), max(values)
     if part == "pace":
-        return low / 1.5, None
+        return 0.8 * low, None
     room = max(high - low, SLACK * abs(high))
     return low - room, high + room
 
