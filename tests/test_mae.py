@@ -221,5 +221,5 @@ def test_what_does_not_fit_is_refused(arguments, words):
 
 
 def test_a_convnet_is_refused():
-    with pytest.raises(ValueError, match=r"method.name='mae' shows .* takes a ViT; use model.name=vit_ti"):
+    with pytest.raises(ValueError, match=r"method.name='mae' shows .* takes a ViT and no .*; use model.name=vit_ti"):
         methods.get("mae")(contract.convnet(), plan=PLAN)

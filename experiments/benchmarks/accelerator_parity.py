@@ -26,6 +26,8 @@ THREADS = min(8, os.cpu_count() or 1)  # of methods at once: they are small, and
 IMAGES = ["model.name=convnet", "model.widths=(8,16)", "model.residual=False", "data.image_size=16"]
 IMAGES += ["data.global_batch_size=32", "data.augment=host"]
 HEAD = ["method.projector_dim=16"]
+SMALL_VIT = ["data.augment=host", "model.width=24", "model.depth=1", "data.global_batch_size=16"]
+SMALL_VIEWS = ["data.views.local.size=8"]
 TEXT = ["data.tokenizer.size=100", "data.length=16", "data.document_length=16", "data.global_batch_size=16"]
 DECODER = ["method.latent_dim=16", "method.decoder_widths=(8,4)"]
 # Group -> method -> (config, what makes it small).
@@ -53,7 +55,21 @@ GROUPS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "corrupted_images": ("corrupted_images_cpu", [*IMAGES, *DECODER, "method.repair_layers=1"]),
         "cpc": ("cpc_cpu", [*IMAGES, "data.image_size=32"]),
         "latent_predictive": ("latent_predictive_cpu", [*IMAGES, "method.hidden=32"]),
-        "jepa": ("jepa_cpu", ["data.augment=host", "model.width=24", "model.depth=1", "data.global_batch_size=16"]),
+        "jepa": ("jepa_cpu", SMALL_VIT),
+    },
+    "modern": {
+        "simsiam": ("simsiam_cpu", [*IMAGES, *HEAD]),
+        "barlow_twins": ("barlow_twins_cpu", [*IMAGES, *HEAD]),
+        "vicreg": ("vicreg_cpu", [*IMAGES, *HEAD]),
+        "supcon": ("supcon_cpu", [*IMAGES, *HEAD]),
+        "moco_v3": ("moco_v3_cpu", [*IMAGES, *HEAD, "method.hidden=32"]),
+        "nnclr": ("nnclr_cpu", [*IMAGES, *HEAD, "method.queue_size=64"]),
+        "swav": ("swav_cpu", [*IMAGES, *HEAD, *SMALL_VIEWS, "method.prototypes=16"]),
+        "lejepa": ("lejepa_cpu", [*IMAGES, *HEAD, *SMALL_VIEWS, "method.slices=16"]),
+        "deep_infomax": ("deep_infomax_cpu", [*IMAGES, "method.score_dim=16"]),
+        "dino": ("dino_cpu", [*SMALL_VIT, *SMALL_VIEWS, "method.out_dim=32"]),
+        "ibot": ("ibot_cpu", [*SMALL_VIT, *SMALL_VIEWS, "method.out_dim=32"]),
+        "mae": ("mae_cpu", [*SMALL_VIT, "method.decoder_width=16"]),
     },
     "text": {
         "language_model": ("language_model_demo", [*TEXT, "model.width=16"]),

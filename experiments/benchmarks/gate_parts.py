@@ -23,7 +23,7 @@ import optax
 
 from configs.common import base, cifar10_cpu
 from ssl_jax import configs, losses, methods, parallel, train
-from ssl_jax.data.images import device, recipes
+from ssl_jax.data.images import device, published, recipes
 from ssl_jax.experiment import build, make_method
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.step import gradients, make_init
@@ -155,7 +155,7 @@ VIEWS = {"simclr_cifar": (0,), "byol": (0, 1), "moco_v2": (0,), "digits": (0,)}
 def views(seed: int, count: int = 512) -> Figures:
     """What each operation of a view changes: the share of images, and those by how much, all else being drawn alike."""
     for name, numbers in VIEWS.items():
-        recipe = recipes.get(name)
+        recipe = published.get(name)
         images = _digits(count) if name == "digits" else _photos(count)
         for number in numbers:
             view = recipe.views[number]
@@ -188,7 +188,7 @@ def _made(view: Any, images: np.ndarray, seed: int) -> np.ndarray:
 
 @functools.cache
 def _maker(view: Any, size: int):
-    make = device.views(recipes.Recipe((view,), recipes.get("none").evaluate), size)
+    make = device.views(recipes.Recipe((view,), published.get("none").evaluate), size)
     return jax.jit(lambda batch, key: make(batch, key, None)["views"][0])
 
 

@@ -76,7 +76,8 @@ def check_labels(name: str, plan: Plan) -> int:
 def check_vit(encoder: nn.Module, name: str, why: str) -> None:
     """Refuse an encoder that is no ViT, of the method ``name`` that ``why`` ("shows its encoder single patches")."""
     if not isinstance(encoder, ViT):
-        raise ValueError(f"method.name={name!r} {why}, which takes a ViT; use model.name=vit_ti")
+        label = getattr(encoder, "label", type(encoder).__name__)
+        raise ValueError(f"method.name={name!r} {why}, which takes a ViT and no {label}; use model.name=vit_ti")
 
 
 def takes_images(make: Callable) -> bool:

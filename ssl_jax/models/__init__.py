@@ -321,6 +321,8 @@ def check_sizes(encoder: nn.Module, input_shape: Sequence[int], sizes: Sequence[
     Raises:
       ValueError: names the view.
     """
+    if len(input_shape) < 3:  # of text, which has no views of several sizes
+        return
     height, _, channels = input_shape
     variables = None
     for size in sorted(set(sizes) - {height}, reverse=True):
