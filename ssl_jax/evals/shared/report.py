@@ -1,6 +1,8 @@
 """An evaluation as one HTML file that opens offline: the answer, the pictures, all numbers and where they come from.
 
-Nothing is loaded from elsewhere: pictures are inlined, and the page's own content security policy forbids the rest.
+Nothing is loaded from elsewhere: pictures are inlined, and the page's own content security policy forbids the rest. Its
+parts are functions of values, each escaped where it is written; an engine of templates would add a dependency and a
+second language to these.
 """
 
 from __future__ import annotations
