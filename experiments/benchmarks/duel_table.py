@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.evals.shared import robustness
 
 SIDES = ("ssl_jax", "lightly")
-SAME = 1e-5  # of the largest, how far apart a first step's loss and gradients may be
+SAME = 1e-5  # of the largest, how far apart first losses, gradients and weights may be in float64
 SHOWN = ("jax", "flax", "torch", "lightly")
 
 
@@ -37,7 +37,9 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row["within"] = test[1] <= 0 <= test[2]
         times = [np.divide(one["milliseconds"]["lightly"], one["milliseconds"]["ssl_jax"]) for one in of]
         row["ratio"] = np.median(times, 0).tolist()
-        row["first_step"] = max(max(one["first_step"]["loss"], one["first_step"]["gradients"]) for one in of)
+        row["first_steps"] = max(
+            one["first_steps"][k] for one in of for k in ("loss", "gradients", "losses", "weights")
+        )
         rows.append(row)
     return rows
 
@@ -45,7 +47,13 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
     """The table, and below it what was done where."""
     head = ["method", "seeds", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p", "within the seeds' spread"]
-    head += ["last epoch's loss", "ms per step", "lightly / ssl_jax", "by processor time", "first step apart"]
+    head += [
+        "last epoch's loss",
+        "ms per step",
+        "lightly / ssl_jax",
+        "by processor time",
+        f"first {pairs[-1]['first_steps']['steps']} steps apart",
+    ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         a, b = (row[side] for side in SIDES)
@@ -54,7 +62,7 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
         if "p" in row:
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
             tested = [interval, f"{row['p']:.2f}", "yes" if row["within"] else "**no**"]
-        apart = f"{row['first_step']:.0e}" if row["first_step"] <= SAME else f"**{row['first_step']:.0e}**"
+        apart = f"{row['first_steps']:.0e}" if row["first_steps"] <= SAME else f"**{row['first_steps']:.0e}**"
         cells = [row["method"], str(len(row["seeds"])), *shown, *tested, f"{a['loss']:.4f}, {b['loss']:.4f}"]
         cells += [
             f"{a['milliseconds']:.0f}, {b['milliseconds']:.0f}",
