@@ -111,7 +111,9 @@ def test_a_finished_run_whose_files_are_damaged_measures_again(finished, tmp_pat
     (copy / "metrics.jsonl").unlink()
     shutil.rmtree(copy / "figures")
     again = runs.fit(copy, "simclr", pictures=True)
-    assert again == summary == json.loads((copy / "summary.json").read_text())
+    assert again == json.loads((copy / "summary.json").read_text())
+    memory = {"peak_memory": again["peak_memory"]}  # of the process that measured, this time
+    assert again == summary | memory
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(said) == 3
     assert "metrics.jsonl is damaged: what was logged of steps 1 to 20 is missing" in said[0]
