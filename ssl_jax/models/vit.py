@@ -71,11 +71,11 @@ class ViT(nn.Module):
 
     Called ``(x [b, h, w, c], train=bool, axis=None | "data")`` and, if wanted, with
 
-      patches: ``[b, t]`` int32 numbers, row by row, of the patches the network sees; others are not even embedded.
-      present: ``[b, t]`` bool, False for a token that fills the row up: no other token sees it.
-      masked: ``[b, t]`` bool, True for a patch whose embedding is replaced by one learned token before its position is
-        added (iBOT, DINOv2). The token, ``stem_mask``, is there if the network was made with ``masked``.
-      keys: ``[b]`` a key for every example (``parallel.row_keys``), for drop-path.
+    - patches: ``[b, t]`` int32 numbers, row by row, of the patches the network sees; others are not even embedded.
+    - present: ``[b, t]`` bool, False for a token that fills the row up: no other token sees it.
+    - masked: ``[b, t]`` bool, True for a patch whose embedding is replaced by one learned token before its position is
+      added (iBOT, DINOv2). The token, ``stem_mask``, is there if the network was made with ``masked``.
+    - keys: ``[b]`` a key for every example (``parallel.row_keys``), for drop-path.
 
     Returns ``{"stem", "stageK": [b, h, w, width], "features": [b, dim]}`` for up to four K, equally spaced, or with
     ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it. Besides, whatever
