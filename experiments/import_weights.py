@@ -34,7 +34,10 @@ def main(arguments: list[str]) -> int:
     parser.add_path("--out", help="folder of the run that is made")
     parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell")
     parser.add_argument(
-        "--allow", action="append", default=[], help="regular expression of names that may be left over"
+        "--allow",
+        action="append",
+        default=[],
+        help="regular expression of whole names that may be left over, as 'head\\..*'; may be given several times",
     )
     parser.add_argument("--mean", type=_numbers, help="of the channels, in [0, 1]: 0.485,0.456,0.406")
     parser.add_argument("--std", type=_numbers, help="of the channels: 0.229,0.224,0.225")

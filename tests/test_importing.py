@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 
 import jax
@@ -185,6 +186,30 @@ def test_what_has_no_place_may_be_let_pass(tmp_path):
     with pytest.raises(ValueError, match=r"--allow 'extra\\.bias'"):
         importing.read(path)
     assert importing.read(path, allow=[r"extra\..*"]).report.allowed == ("extra.bias",)
+
+
+def test_the_pattern_that_is_offered_lets_all_pass(tmp_path):
+    more = ["extra.bias", "extra.weight", "other/scale", "alone", "other/x.y+z"]
+    path = tmp_path / "weights.pth"
+    path.write_bytes(weight_files.torch_zip(state(lambda a: a | {name: np.zeros(2, np.float32) for name in more})))
+    with pytest.raises(ValueError, match="5 of its arrays have no place") as error:
+        importing.read(path)
+    offered = shlex.split(str(error.value).split("--allow")[1])[0]
+    assert importing.read(path, allow=[offered]).report.allowed == tuple(sorted(more))
+    with pytest.raises(ValueError, match=r"--allow '\(' is no regular expression \(missing \)"):
+        importing.read(path, allow=["("])
+
+
+@pytest.mark.parametrize("more", ["embeddings.mask_token", "pooler.dense.weight"])
+def test_what_save_pretrained_writes_beside_a_network_is_known(tmp_path, more):
+    published = LAYOUTS["transformers vit"]
+    table = published.family.pairs(published.model, published.library)
+    for name, data in published.write(pairs.write(table, network(published)) | {more: np.zeros((1, 192))}).items():
+        (tmp_path / name).write_bytes(data)
+    assert importing.read(tmp_path).report.ignored.keys() & {
+        "token of hidden patches",
+        "layer behind the class token (pooler)",
+    }
 
 
 def test_what_only_the_user_knows_is_asked_for(files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def read(
 
     Args:
       project: whose it is, a key of ``projects.PROJECTS``; None: found by the names in it.
-      allow: regular expressions of names that may stay without a place in the network.
+      allow: regular expressions of names (of the whole name) that may stay without a place in the network.
       fields: of ``config.model``, over what was found.
       statistics: (mean, std) of the channels; None: those of the project.
       size: of images in pixels; None: that of the project.
@@ -97,6 +98,7 @@ def read(
       ValueError: one line that begins with the path: what the file is instead, what fits no network, what is missing or
         left over, what only the user can know and how to say it.
     """
+    _check_patterns(allow)
     try:
         archive = archives.read(path)
         return _network(archive, Path(path), project, allow, dict(fields or {}), statistics, size)
@@ -105,6 +107,16 @@ def read(
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+
+
+def _check_patterns(allow: Sequence[str]) -> None:
+    for pattern in allow:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"--allow {pattern!r} is no regular expression ({error}); as --allow 'head\\..*'"
+            ) from None
 
 
 def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
@@ -287,10 +299,20 @@ def _report(arrays, used: set[str], again: set[str], project: projects.Project, 
         more = f" and {len(unexpected) - 4} more" if len(unexpected) > 4 else ""
         raise ValueError(
             f"{len(unexpected)} of its arrays have no place in the network: {', '.join(unexpected[:4])}{more}; if they "
-            f"do not matter, let them pass: --allow '{re.escape(unexpected[0])}'"
+            f"do not matter, let them pass: --allow {shlex.quote(_pattern(unexpected))}"
         )
     leaves = by_name(tree).values()
     return Report(len(used), dict(sorted(rules.items())), tuple(allowed), sum(leaf.size for leaf in leaves))
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A regular expression that matches each of these names as a whole."""
+    if len(names) == 1:
+        return re.escape(names[0])
+    starts = sorted({re.match(r"[^./]*[./]?", name)[0] for name in names})  # pyright: ignore[reportOptionalSubscript]
+    common = re.match(r"(.*[./])?", os.path.commonprefix(list(names)))
+    starts = [common[0]] if common and common[0] else starts
+    return "|".join(re.escape(start) + (".*" if start[-1:] in (".", "/") else "") for start in starts)
 
 
 def _fits(model: Mapping[str, Any], field: str) -> bool:

@@ -264,6 +264,11 @@ PROJECTS: dict[str, Project] = {
     "transformers": Project(
         (r"((model|vit|dinov2|resnet|base_model|backbone)\.)?",),
         has=(r"(\w+\.)?(embeddings\.(cls_token|patch_embeddings.*)|embedder\.embedder\..*)",),
+        ignored={
+            r"(\w+\.)?embeddings\.mask_token": "token of hidden patches",
+            r"(\w+\.)?pooler\.dense\..*": "layer behind the class token (pooler)",
+            r"decoder\..*": "decoder",
+        },
         fields={"vit": {"positions_rule": "transformers"}},
         statistics=None,  # preprocessor_config.json says
         source="huggingface/transformers",
