@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import cache
 
@@ -153,7 +154,16 @@ def twice(arrays):
 
 
 REFUSED = {
-    "an array is missing": (state(without("layer3.0.bn1.weight")), "of none of resnet18|lacks layer3.0.bn1.weight"),
+    "an array is missing": (
+        state(without("layer3.0.bn1.weight")),
+        "nearest to a resnet18 of 100 arrays, of which it lacks 1 array: layer3.0.bn1.weight;",
+    ),
+    "eight are missing": (
+        state(lambda a: {name: array for name, array in a.items() if not re.match("bn1|layer1.1.bn1|fc.0", name)}),
+        "lacks 8 arrays: bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var, layer1.1.bn1.weight, ...; it is cut",
+    ),
+    "the stem is missing": (state(without("conv1.weight")), "of which it lacks 1 array: conv1.weight"),
+
     "an array too much": (
         state(lambda a: a | {"layer5.0.conv1.weight": np.zeros((2, 2, 3, 3), np.float32)}),
         r"more than a resnet18|no place in the network: layer5.0.conv1.weight; .*--allow",

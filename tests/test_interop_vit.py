@@ -380,9 +380,12 @@ def changed(case, *left_out, **new):
         (lambda: changed("timm", blocks__0__attn__q_norm__weight=(8,)), "normalised queries and keys"),
         (
             lambda: changed("timm", r"blocks\.\d\.attn\.qkv\.bias"),
-            "a ViT of 2 blocks that lacks blocks.0.attn.qkv.bias",
+            "a ViT of 2 blocks that lacks 2 arrays: blocks.0.attn.qkv.bias",
         ),
-        (lambda: changed("timm", r"blocks\.0\.norm2"), "a ViT of 2 blocks that lacks blocks.0.norm2.bias"),
+        (
+            lambda: changed("timm", r"blocks\.0\.norm2"),
+            "a ViT of 2 blocks that lacks 2 arrays: blocks.0.norm2.weight, ",
+        ),
         (lambda: changed("timm", blocks__1__attn__rel=(8,)), "more than a ViT of 2 blocks, by blocks.1.attn.rel"),
         (lambda: changed("timm", pos_embed=(1, 19, 24)), "with 19 positions, which are no square of patches"),
         (lambda: changed("timm", patch_embed__proj__weight=(24, 1, 4, 4)), "a ViT of images of 1 channels"),
@@ -407,5 +410,5 @@ def test_tables_that_there_are_not():
         vit.pairs({"name": "resnet18"})
     arrays = {k: a for k, a in drawn("timm").items() if not k.startswith("norm.")}
     table = vit.pairs(WANTED | {"heads": HEADS})
-    with pytest.raises(Missing, match=r"it lacks norm.weight, norm.bias"):
+    with pytest.raises(Missing, match=r"it lacks 2 arrays: norm.weight, norm.bias;"):
         read(table, arrays)

@@ -102,8 +102,6 @@ def read(
     try:
         archive = archives.read(path)
         return _network(archive, Path(path), project, allow, dict(fields or {}), statistics, size)
-    except pairs.Missing as error:
-        raise ValueError(f"{path}: {error}; it is of another architecture, or cut") from None
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
@@ -310,8 +308,6 @@ def _pattern(names: Sequence[str]) -> str:
     if len(names) == 1:
         return re.escape(names[0])
     starts = sorted({re.match(r"[^./]*[./]?", name)[0] for name in names})  # pyright: ignore[reportOptionalSubscript]
-    common = re.match(r"(.*[./])?", os.path.commonprefix(list(names)))
-    starts = [common[0]] if common and common[0] else starts
     return "|".join(re.escape(start) + (".*" if start[-1:] in (".", "/") else "") for start in starts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -71,16 +71,22 @@ class Missing(ValueError):
     """Arrays that a network needs and a file does not have."""
 
 
+def lacking(pairs: Iterable[Pair], names: Container[str]) -> str:
+    """Which of theirs are not among ``names``, in words: "6 arrays: A, B, C, D, E, ..."; "" where none is missing."""
+    missing = list(dict.fromkeys(name for pair in pairs for name in pair.theirs if name not in names))
+    many = f"{len(missing)} array{'s' if missing[1:] else ''}: {', '.join(missing[:5])}{', ...' if missing[5:] else ''}"
+    return many if missing else ""
+
+
 def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Tree], set[str]]:
     """({"params", "model_state", "classifier"} as far as there are such, names of theirs that went in).
 
     Raises:
-      Missing: names all that are not there.
+      Missing: says how many are not there, and names the first five.
     """
     pairs = list(pairs)
-    if missing := [name for pair in pairs for name in pair.theirs if name not in arrays]:
-        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise Missing(f"it lacks {', '.join(missing[:4])}{more}")
+    if missing := lacking(pairs, arrays):
+        raise Missing(f"it lacks {missing}; it is cut, or of another architecture")
     found = {}
     for pair in pairs:
         parts = [np.asarray(arrays[name]) for name in pair.theirs]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ssl_jax import models
-from ssl_jax.interop.pairs import Pair
+from ssl_jax.interop.pairs import Missing, Pair, lacking
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -179,11 +179,13 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
             raise ValueError(f"a ResNet with {what}, by {found}; only those that torchvision has are known")
     best = _best(shapes)
     if best is None:
-        starts = {pairs({"name": "resnet18"}, who)[k].theirs[0] for who in LIBRARIES for k in (0, 5)}
-        if len(starts & set(shapes)) < 2:
-            return None
-        raise ValueError(f"a ResNet whose blocks are of none of {', '.join(RESNETS)}")
+        return None
     who, model, table = best
+    if missing := lacking(table, shapes):
+        raise Missing(
+            f"nearest to a {model['name']} of {len(table)} arrays, of which it lacks {missing}; it is cut, or of "
+            "another kind"
+        )
     names = {name for pair in table for name in pair.theirs}
     block = re.sub(r"\\?\{\w+\\?\}", r"\\d+", re.escape(LIBRARIES[who].block or "conv2d"))
     if more := next((name for name in shapes if name not in names and re.match(block, name)), None):
@@ -219,15 +221,22 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def _best(shapes: Shapes) -> tuple[str, dict[str, Any], list[Pair]] | None:
-    """(library, config.model, table) with the most of a file's names, among those of which none is missing."""
+    """(library, config.model, table) nearest to a file: the most of its names, less those of which it has none.
+
+    None where a file has neither a stem nor a first block, or less than a third of every table.
+    """
     found = []
     for who, names in LIBRARIES.items():
         for name, maker in RESNETS.items():
-            if (names.stem[0] + names.parts[0]).format(i="", depth=_depth(name)) not in shapes:
+            stem = (names.stem[0] + names.parts[0]).format(i="", depth=_depth(name))
+            first = names.block.format(s=names.first[0], b=0, depth=_depth(name))
+            if stem not in shapes and not (first and any(there.startswith(first) for there in shapes)):
                 continue
             plain = "bottleneck" in maker.keywords or "shortcut" in maker.keywords
             for model in [{"name": name}] if plain else [{"name": name}, {"name": name, "project_first": True}]:
                 table = pairs(model, who)
-                if all(pair.theirs[0] in shapes for pair in table):
-                    found.append((len(table), f"{names.classifier}{names.parts[5]}" in shapes, who, model, table))
+                there = sum(pair.theirs[0] in shapes for pair in table)
+                score = 2 * there - len(table)
+                if 3 * there > len(table):
+                    found.append((score, f"{names.classifier}{names.parts[5]}" in shapes, who, model, table))
     return max(found, key=lambda one: one[:2])[2:] if found else None

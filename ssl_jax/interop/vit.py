@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop.pairs import Pair
+from ssl_jax.interop.pairs import Missing, Pair, lacking
 from ssl_jax.models.positions import sincos_positions
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -270,9 +270,10 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
         return None
     theirs, model = best
     names = LIBRARIES[theirs.partition(":")[0]]
-    known = {name for pair in pairs(model | {"heads": model.get("heads", 1)}, theirs) for name in pair.theirs}
-    if lacking := sorted(known - shapes.keys()):
-        raise ValueError(f"a ViT of {model['depth']} blocks that lacks {lacking[0]}; it is of another kind, or cut")
+    table = pairs(model | {"heads": model.get("heads", 1)}, theirs)
+    known = {name for pair in table for name in pair.theirs}
+    if missing := lacking(table, shapes):
+        raise Missing(f"a ViT of {model['depth']} blocks that lacks {missing}; it is cut, or of another kind")
     block = re.sub(r"\\?\{\w\\?\}", r"\\d+", re.escape(names.block))
     if more := next((name for name in shapes if name not in known and re.match(block, name)), None):
         raise ValueError(f"more than a ViT of {model['depth']} blocks, by {more}; plain ones and DINOv2's are known")
