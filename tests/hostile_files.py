@@ -98,9 +98,9 @@ def programs(mark: str) -> Iterator[tuple[str, bytes, str]]:
     system, touch = name("os", "system"), text(f"touch {mark}")
     run = call(system, touch)
     here = text(f"open({mark!r}, 'w')")
-    objects = "there are no arrays outside of its objects"
-    yield "system", whole(run), rf"{objects} \(os.system\)"
-    yield "eval", whole(call(name("builtins", "eval"), here)), rf"{objects} \(builtins.eval\)"
+    objects = "it holds objects or code"
+    yield "system", whole(run), rf"{objects} \(.*os.system"
+    yield "eval", whole(call(name("builtins", "eval"), here)), rf"{objects} \(1 x builtins.eval\)"
     yield "inst", whole(b"(" + here + b"ibuiltins\nexec\n"), objects
     yield "obj", whole(b"(" + name("subprocess", "Popen") + b"](" + text("touch") + text(mark) + b"eo"), objects
     yield "newobj", whole(system + b"(" + touch + b"t\x81"), objects
@@ -131,9 +131,9 @@ def programs(mark: str) -> Iterator[tuple[str, bytes, str]]:
     nested = call(name("torch.storage", "_load_from_bytes"), b"U" + bytes([len(whole(b"N"))]) + whole(b"N"))
     yield "nested", whole(nested), "_load_from_bytes"
     made = call(name("jax._src.array", "_reconstruct_array"), system, b"(" + touch + b"t", b")", b")")
-    yield "jax", whole(made), rf"{objects} \(os.system\)"
+    yield "jax", whole(made), rf"{objects} \(.*os.system"
     kind = call(name("torch._tensor", "_rebuild_from_type_v2"), system, b"N", b"(" + touch + b"t", b"N")
-    yield "subclass", torch_zip(kind), rf"{objects} \(os.system\)"
+    yield "subclass", torch_zip(kind), rf"{objects} \(.*os.system"
     yield "codec", whole(call(name("_codecs", "encode"), touch, text("rot13"))), "_codecs.encode"
     yield "default", whole(call(name("collections", "defaultdict"), system)), "no arrays in it"
 

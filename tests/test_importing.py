@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from functools import cache
@@ -175,6 +176,19 @@ REFUSED = {
     "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1"),
     "two encoders": (twice(state()), r"2 encoders \(state_dict/first., state_dict/second.\).*--as"),
     "nobody's names": ({"a": np.ones(3, np.float32)}, r"its 1 arrays \(a, ...\) are called as in no project.*--as"),
+    "two trees": (
+        {"model_a": state(), "model_b": state()},
+        r"it holds 2 encoders \(model_a/, model_b/\) .*--as",
+    ),
+    "an object among the weights": (
+        state(lambda a: a | {"layer3.0.bn1.weight": argparse.Namespace(lr=1)}),
+        "layer3.0.bn1.weight is a argparse.Namespace and no array; write the arrays alone as .safetensors",
+    ),
+    "objects for weights": (
+        {"a": argparse.Namespace(lr=1), "b": argparse.Namespace(lr=1), "step": np.zeros(())},
+        "2 of its weights are objects and no arrays: a is a argparse.Namespace, b is a argparse.Namespace",
+    ),
+    "objects alone": (argparse.Namespace(lr=1), r"it holds objects or code \(1 x argparse.Namespace\) and no arrays"),
     "no arrays": ({"epoch": 3}, "no arrays"),
 }  # fmt: skip
 
@@ -222,6 +236,20 @@ def test_what_save_pretrained_writes_beside_a_network_is_known(tmp_path, more):
     }
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ((1, 2, 3), (0.2,) * 3, "--mean 1,2,3 is not three numbers, each at least 0 and at most 1"),
+        ((0.5,) * 3, (0, 0, 0), "--std 0,0,0 is not three numbers, each more than 0 and at most 1"),
+        ((0.5,) * 2, (0.5,) * 2, "--mean 0.5,0.5 is not three"),
+        ((0.5,) * 3, (0.5, 0.5, float("nan")), "--std 0.5,0.5,nan is not"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(files, mean, std, said):
+    with pytest.raises(ValueError, match=said):
+        importing.read(files["lightly"][0], statistics=(mean, std))
+
+
 def test_what_only_the_user_knows_is_asked_for(files):
     path, _ = files["lightly"]
     with pytest.raises(ValueError, match=r"--mean 0\.485,0\.456,0\.406 --std"):
@@ -230,6 +258,10 @@ def test_what_only_the_user_knows_is_asked_for(files):
     path, _ = files["torchvision"]
     with pytest.raises(ValueError, match=r"--as torchvison is unknown; did you mean .torchvision.\?"):
         importing.read(path, project="torchvison")
+    with pytest.raises(
+        ValueError, match="as files of moco have it; its names look like those of simsiam: --as simsiam"
+    ):
+        importing.read(files["simsiam"][0], project="moco")
     with pytest.raises(ValueError, match=r"--model\.heads is no field of resnet18"):
         importing.read(path, fields={"heads": 12})
     assert importing.read(path, fields={"padding": "same"}).model["padding"] == "same"

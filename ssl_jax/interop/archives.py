@@ -149,8 +149,10 @@ def _zip(data: bytes, sha256: str) -> Archive:
 def _pickled(value: Any, limits: Limits, kind: str, sha256: str) -> Archive:
     tree, passed_over, arrays = pickles.tree(value, limits)
     if not arrays:
-        objects = f"outside of its objects ({', '.join(sorted(passed_over)[:3])})" if passed_over else "in it"
-        raise Unreadable(f"a {kind} file, and there are no arrays {objects}; {SAVE}")
+        many = ", ".join(f"{count} x {name}" for name, count in sorted(passed_over.items())[:3])
+        more = ", ..." if len(passed_over) > 3 else ""
+        holds = f"it holds objects or code ({many}{more}) and no arrays outside of them" if many else ""
+        raise Unreadable(f"a {kind} file, and {holds or 'there are no arrays in it'}; {SAVE}")
     return Archive(tree, kind, sha256, passed_over, {})
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.interop import archives, classic, pairs, projects, resnet, vit
-from ssl_jax.interop.constructors import Placeholder
+from ssl_jax.interop.constructors import SAVE, Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
@@ -99,6 +99,7 @@ def read(
         left over, what only the user can know and how to say it.
     """
     _check_patterns(allow)
+    _check_statistics(statistics)
     try:
         archive = archives.read(path)
         return _network(archive, Path(path), project, allow, dict(fields or {}), statistics, size)
@@ -115,6 +116,17 @@ def _check_patterns(allow: Sequence[str]) -> None:
             raise ValueError(
                 f"--allow {pattern!r} is no regular expression ({error}); as --allow 'head\\..*'"
             ) from None
+
+
+def _check_statistics(statistics: tuple[Sequence[float], Sequence[float]] | None) -> None:
+    if statistics is None:
+        return
+    for option, numbers, least in zip(("--mean", "--std"), statistics, ("at least 0", "more than 0"), strict=True):
+        if len(numbers) != 3 or not all(0 <= x <= 1 and (x > 0 or option == "--mean") for x in numbers):
+            raise ValueError(
+                f"{option} {','.join(f'{x:g}' for x in numbers)} is not three numbers, each {least} and at most 1 "
+                "(pixels lie in [0, 1]); divide by 255 what counts pixels to 255"
+            )
 
 
 def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
@@ -200,17 +212,34 @@ def _choose(arrays: Mapping[str, Any], asked: str | None) -> str:
         return asked
     if found := projects.found(arrays):
         return found[0]
-    several = sorted({name.rsplit("layer1.", 1)[0] for name in arrays if "layer1.0.conv1.weight" in name})
-    several += sorted({name.rsplit("blocks.", 1)[0] for name in arrays if name.endswith("blocks.0.attn.qkv.weight")})
-    if len(several) > 1:
-        raise ValueError(
-            f"it holds {len(several)} encoders ({', '.join(several)}) and the names are of no project that is known; "
-            f"say whose it is (--as {'|'.join(projects.PROJECTS)}), or write the one you want as its own file"
-        )
+    _refuse_several(arrays)
+    if objects := _objects(arrays.items()):
+        raise ValueError(f"{objects}; {SAVE}")
     shown = ", ".join(list(arrays)[:4])
     raise ValueError(
         f"its {len(arrays)} arrays ({shown}, ...) are called as in no project that is known; say whose it is "
         f"(--as {'|'.join(projects.PROJECTS)})"
+    )
+
+
+def _refuse_several(arrays: Mapping[str, Any]) -> None:
+    several = sorted({name.rsplit("layer1.", 1)[0] for name in arrays if "layer1.0.conv1.weight" in name})
+    several += sorted({name.rsplit("blocks.", 1)[0] for name in arrays if name.endswith("blocks.0.attn.qkv.weight")})
+    if len(several) > 1:
+        said = ", ".join(where or "without a prefix" for where in several)
+        raise ValueError(
+            f"it holds {len(several)} encoders ({said}) and the names are of no project that is known; "
+            f"say whose it is (--as {'|'.join(projects.PROJECTS)}), or write the one you want as its own file"
+        )
+
+
+def _objects(named: Iterable[tuple[str, Any]]) -> str:
+    """What stands where arrays are expected and was not built, in words; "" where nothing does."""
+    found = [f"{name} is a {leaf.name}" for name, leaf in named if isinstance(leaf, Placeholder)]
+    if len(found) < 2:
+        return f"{found[0]} and no array" if found else ""
+    return (
+        f"{len(found)} of its weights are objects and no arrays: {', '.join(found[:3])}{', ...' if found[3:] else ''}"
     )
 
 
@@ -224,24 +253,28 @@ def _trunk(arrays, project: projects.Project, chosen: str):
             for name, array in arrays.items()
             if (match := start.match(name)) and _rule(name, project) is None
         }
-        unbuilt = [leaf for leaf in inner.values() if isinstance(leaf[1], Placeholder)]
         shapes = {name: array.shape for name, (_, array) in inner.items() if not isinstance(array, Placeholder)}
+        objects, before = _objects(inner.values()), refused
         for family, module in FAMILIES.items():
             try:
                 recognised = module.recognise(shapes)
             except ValueError as error:
-                refused = error
+                refused = refused or error
                 continue
-            if recognised is not None and unbuilt:
-                name, what = unbuilt[0]
-                raise ValueError(f"{name} is a {what.name} and no array; write the arrays alone as .safetensors")
-            if recognised is not None:
+            if recognised is not None and not objects:
                 return inner, recognised, module.library(shapes), family
+        if objects and before is None:
+            raise ValueError(f"{objects}; write the arrays alone as .safetensors")
+    likely = [name for name in projects.found(arrays) if name != chosen]
+    like = f"; its names look like those of {likely[0]}: --as {likely[0]}" if likely else ""
     if refused is not None:
-        raise refused
+        raise ValueError(f"{refused}{like}")
+    if not like:
+        _refuse_several(arrays)
+    whose = like or f"; say whose it is (--as {'|'.join(projects.PROJECTS)})"
     raise ValueError(
         f"below {' or '.join(repr(p) for p in project.trunk)} lies no ResNet, ViT or other network that is known, as "
-        f"files of {chosen} have it; say whose it is (--as {'|'.join(projects.PROJECTS)})"
+        f"files of {chosen} have it{whose}"
     )
 
 
