@@ -35,7 +35,7 @@ def _network(model: tuple, classifier: bool) -> dict:
     spec = dict(jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False, axis=None), image))
     named = {"params": spec.pop("params"), "model_state": spec}
     if classifier:
-        named["classifier"] = {"kernel": np.zeros((encoder.dim, 10)), "bias": np.zeros(10)}
+        named["classifier"] = {"kernel": np.zeros((encoder.dim, 1000)), "bias": np.zeros(1000)}
     draw = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: draw.uniform(0.5, 1.5, leaf.shape).astype(np.float32), named)
 
@@ -265,6 +265,38 @@ def test_what_only_the_user_knows_is_asked_for(files):
     with pytest.raises(ValueError, match=r"--model\.heads is no field of resnet18"):
         importing.read(path, fields={"heads": 12})
     assert importing.read(path, fields={"padding": "same"}).model["padding"] == "same"
+
+
+def of_file(path, tree, **asked):
+    path.write_bytes(weight_files.torch_zip(tree))
+    return importing.read(path, **asked)
+
+
+def test_names_that_several_projects_use_are_asked_for(files, tmp_path):
+    with pytest.raises(ValueError, match="--as dino, or --as timm --mean"):
+        importing.read(files["dino backbone"][0])
+    flat, path = state(without("fc.weight", "fc.bias")), tmp_path / "flat.pth"
+    with pytest.raises(ValueError, match=r"no classifier of ImageNet's 1000 classes, .*--as torchvision\|moco"):
+        of_file(path, flat)
+    with pytest.raises(ValueError, match="no classifier of ImageNet's 1000"):
+        of_file(path, flat | {"fc.weight": np.zeros((10, 64), np.float32), "fc.bias": np.zeros(10, np.float32)})
+    for project in ("torchvision", "moco", "barlow_twins", "vicreg"):
+        found = of_file(path, flat, project=project)
+        assert (found.project, found.statistics) == (project, projects.IMAGENET)
+    assert of_file(path, flat, **weight_files.STATISTICS).statistics == weight_files.STATISTICS["statistics"]
+    stripped = {f"module.encoder_q.{name}": array for name, array in flat.items()}
+    assert of_file(path, stripped, project="moco").model == weight_files.R18
+
+
+def test_networks_for_small_images_see_them_whole(tmp_path):
+    small = state(changed("conv1.weight", lambda a: a[:, :, 2:5, 2:5]))
+    for asked in ({}, {"project": "torchvision"}):
+        with pytest.raises(
+            ValueError, match=r"stem for small images is of no network of torchvision's; .*--as solo_learn"
+        ):
+            of_file(tmp_path / "small.pth", small, **asked)
+    found = of_file(tmp_path / "small.pth", small, **weight_files.STATISTICS)
+    assert (found.size, found.view) == (32, ("resize", 1.0, "bilinear"))
 
 
 def test_what_is_left_aside_is_counted(files):

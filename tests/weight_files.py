@@ -210,7 +210,9 @@ def _byol(arrays):
 
 RESNETS: dict[str, Published] = {
     "torchvision": Published(resnet, "torchvision", R18, lambda a: prefixed("", a), classifier=True),
-    "torchvision legacy": Published(resnet, "torchvision", R18, lambda a: prefixed("", a), torch_legacy),
+    "torchvision legacy": Published(
+        resnet, "torchvision", R18, lambda a: prefixed("", a), torch_legacy, asked=STATISTICS
+    ),
     "torchvision safetensors": Published(resnet, "torchvision", R18, lambda a: a, of_safetensors, classifier=True),
     "moco v1": Published(resnet, "torchvision", R18, _moco({"weight": junk(4, 4), "bias": junk(4)})),
     "moco v2": Published(

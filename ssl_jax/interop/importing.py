@@ -21,6 +21,9 @@ from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
+# What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
+OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
+NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
 FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
 
 
@@ -133,7 +136,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     arrays = named(archive.tree)
     if any(name.startswith(("params/encoder/", "params/stem_")) for name in arrays):
         raise ValueError("it is of ssl_jax; use it as it is, in `ssl-jax embed --workdir` and init_from")
-    chosen = _choose(arrays, asked)
+    chosen = _choose(arrays, asked, bool(archive.metadata.get("config")))
     project = projects.PROJECTS[chosen]
     inner, model, theirs, family = _trunk(arrays, project, chosen)
     config, shapes = _config(archive), {name: array.shape for name, (_, array) in inner.items()}
@@ -150,12 +153,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     report = _report(arrays, used, again, project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
-    statistics = statistics or config.get("statistics") or project.statistics
-    if statistics is None:
-        raise ValueError(
-            f"files of {chosen} do not say how images are to be normalised; add --mean 0.485,0.456,0.406 --std "
-            "0.229,0.224,0.225 (ImageNet), or what it was trained with"
-        )
+    statistics = statistics or config.get("statistics") or _statistics(chosen, asked, model, tree.get("classifier"))
     licence = config.get("licence") or project.licence
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
@@ -170,7 +168,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
         of_map=classifier is not None and classic.family(model["name"]) == "squeezenet",
         project=chosen,
         statistics=statistics,
-        view=project.view,
+        view=("resize", 1.0, project.view[2]) if _small(model) else project.view,
         size=size,
         record=record,
         report=report,
@@ -204,13 +202,19 @@ def named(tree: Any) -> dict[str, Any]:
     return found
 
 
-def _choose(arrays: Mapping[str, Any], asked: str | None) -> str:
+def _choose(arrays: Mapping[str, Any], asked: str | None, described: bool) -> str:
+    """The project of a file; ``described``: a config.json lies beside it."""
     if asked is not None:
         if asked not in projects.PROJECTS:
             known = ", ".join(projects.PROJECTS)
             raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
         return asked
     if found := projects.found(arrays):
+        if found[0] == "timm" and not described and not any(re.search(OF_TIMM, name) for name in arrays):
+            raise ValueError(
+                "its names are those of DINO's encoder and of a timm ViT without classifier, which nothing in it tells "
+                f"apart; say whose it is: --as dino, or --as timm {NORMALISED}"
+            )
         return found[0]
     _refuse_several(arrays)
     if objects := _objects(arrays.items()):
@@ -304,12 +308,37 @@ def _complete(model: Mapping[str, Any], family: str) -> dict[str, Any]:
     return model
 
 
+def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classifier: Tree | None) -> Any:
+    """(mean, std) of a project; torchvision's only of a network with ImageNet's classes, or of whoever says so."""
+    found = projects.PROJECTS[chosen].statistics
+    if found is None:
+        raise ValueError(f"files of {chosen} do not say how images are to be normalised; add {NORMALISED}")
+    if chosen != "torchvision":
+        return found
+    if _small(model):
+        raise ValueError(
+            "its stem for small images is of no network of torchvision's; say whose it is (--as solo_learn), or add "
+            f"{NORMALISED}, and --model.stem_padding=2 if its stem pads by 2"
+        )
+    if asked is None and (classifier is None or classifier["bias"].shape != (1000,)):
+        raise ValueError(
+            "its names are torchvision's, and it has no classifier of ImageNet's 1000 classes, so that how its images "
+            f"are normalised is open; say whose it is (--as torchvision|moco|barlow_twins|vicreg), or add {NORMALISED}"
+        )
+    return found
+
+
+def _small(model: Mapping[str, Any]) -> bool:
+    """Whether a network is one for images of 32 pixels."""
+    small = "stem" not in models.arguments(model["name"]) and model["name"].startswith("resnet")
+    return small or model.get("stem") == "cifar"
+
+
 def _size(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Side in pixels of the images that such a network was published for."""
     if "positions_grid" in model:
         return model["positions_grid"] * model["patch_size"]
-    small = "stem" not in models.arguments(model["name"]) and model["name"].startswith("resnet")
-    return 32 if small or model.get("stem") == "cifar" else 224
+    return 32 if _small(model) else 224
 
 
 def _rule(name: str, project: projects.Project) -> str | None:

@@ -59,12 +59,12 @@ MOMENTUM = "the other network of the pair"
 
 PROJECTS: dict[str, Project] = {
     "moco": Project(
-        ("state_dict/encoder_q.",),
+        ("state_dict/encoder_q.", "encoder_q.", ""),
         has=(r"state_dict/encoder_q\.conv1\.weight", r"state_dict/queue"),
         ignored={
-            r"state_dict/encoder_q\.fc\..*": HEADS,
-            r"state_dict/encoder_k\..*": MOMENTUM,
-            r"state_dict/queue(_ptr)?": "queue",
+            r"(state_dict/)?encoder_q\.fc\..*": HEADS,
+            r"(state_dict/)?encoder_k\..*": MOMENTUM,
+            r"(state_dict/)?queue(_ptr)?": "queue",
         },
         licence="MIT (relicensed 2023)",
         source="facebookresearch/moco",
@@ -97,14 +97,14 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/swav",
     ),
     "barlow_twins": Project(
-        ("model/backbone.",),
+        ("model/backbone.", ""),
         has=(r"model/projector\..*", r"model/bn\.running_mean"),
         ignored={r"model/(projector|bn)\..*": HEADS},
         licence="MIT",
         source="facebookresearch/barlowtwins",
     ),
     "vicreg": Project(
-        ("model/backbone.",),
+        ("model/backbone.", ""),
         has=(r"model/projector\..*",),
         lacks=(r"model/bn\.running_mean",),
         ignored={r"model/projector\..*": HEADS},
@@ -231,7 +231,7 @@ PROJECTS: dict[str, Project] = {
         source="lightly-ai/lightly",
     ),
     "solo_learn": Project(
-        ("state_dict/backbone.", "state_dict/encoder."),
+        ("state_dict/backbone.", "state_dict/encoder.", ""),
         has=(
             r"state_dict/(backbone|encoder)\.conv1\.weight",
             r"state_dict/(classifier|projector|momentum_backbone)\..*",
