@@ -108,6 +108,8 @@ def told(found: importing.Imported):
         yield f"its classifier of {found.classifier['bias'].shape[-1]} classes came with it: --evals=classify"
     for name, count in record["passed_over"].items():
         yield f"{count} x {name} in the file was not built, for it could execute code"
+    for note in record["notes"]:
+        yield f"not followed: {note}"
     yield f"licence of the weights: {record['licence'] or 'not known; ask where they are from'}"
 
 

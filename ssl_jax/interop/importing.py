@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, pairs, projects, resnet, vit
+from ssl_jax.interop import archives, classic, folders, pairs, projects, resnet, vit
 from ssl_jax.interop.constructors import SAVE, Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
@@ -62,7 +62,7 @@ class Imported(NamedTuple):
       statistics: (mean, std) of the channels.
       view: (kind, fraction, interpolation) of evaluation.
       size: of images in pixels.
-      record: where it came from: file, sha256, kind of file, licence, source.
+      record: where it came from: file, sha256, kind of file, licence, source; what beside it was not followed.
       report: what became of the arrays.
     """
 
@@ -139,11 +139,11 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     chosen = _choose(arrays, asked, bool(archive.metadata.get("config")))
     project = projects.PROJECTS[chosen]
     inner, model, theirs, family = _trunk(arrays, project, chosen)
-    config, shapes = _config(archive), {name: array.shape for name, (_, array) in inner.items()}
-    said = project.fields.get(family, {}) | config.get("fields", {})
+    beside, shapes = folders.said(archive.metadata), {name: array.shape for name, (_, array) in inner.items()}
+    said = {**project.fields.get(family, {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
     model = _complete(model, family)
-    size = size or config.get("size") or _size(model, shapes)
+    size = size or beside.size or _size(model, shapes)
     flat = {name: array for name, (_, array) in inner.items()}
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
@@ -153,11 +153,11 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     report = _report(arrays, used, again, project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
-    statistics = statistics or config.get("statistics") or _statistics(chosen, asked, model, tree.get("classifier"))
-    licence = config.get("licence") or project.licence
+    statistics = statistics or beside.statistics or _statistics(chosen, asked, model, tree.get("classifier"))
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
-        **{"licence": licence, "source": project.source, "passed_over": dict(archive.passed_over)},
+        **{"licence": beside.licence or project.licence, "source": project.source},
+        **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes)},
     }
     classifier = tree.get("classifier")
     return Imported(
@@ -168,7 +168,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
         of_map=classifier is not None and classic.family(model["name"]) == "squeezenet",
         project=chosen,
         statistics=statistics,
-        view=("resize", 1.0, project.view[2]) if _small(model) else project.view,
+        view=beside.view or (("resize", 1.0, project.view[2]) if _small(model) else project.view),
         size=size,
         record=record,
         report=report,
@@ -389,23 +389,6 @@ def _checked(model: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
         if field not in known:
             raise ValueError(f"--model.{field} is no field of {model['name']}; {hint(field, known)}{', '.join(known)}")
     return dict(fields)
-
-
-def _config(archive) -> dict[str, Any]:
-    """What a ``config.json`` or ``preprocessor_config.json`` beside the weights says of images."""
-    said = archive.metadata.get("preprocessor", {})
-    pretrained = archive.metadata.get("config", {}).get("pretrained_cfg", {})
-    mean, std = said.get("image_mean", pretrained.get("mean")), said.get("image_std", pretrained.get("std"))
-    found: dict[str, Any] = {} if mean is None or std is None else {"statistics": (tuple(mean), tuple(std))}
-    size = said.get("crop_size") or said.get("size") or (pretrained.get("input_size") or [None])[-1]
-    size = next(iter(size.values()), None) if isinstance(size, Mapping) else size
-    licence, config = pretrained.get("license"), archive.metadata.get("config", {})
-    fields = {"eps": config.get("layer_norm_eps"), "heads": config.get("num_attention_heads")}
-    if "image_size" in config and not size:
-        size = config["image_size"]
-    if kept := {k: v for k, v in fields.items() if v is not None}:
-        found["fields"] = kept
-    return found | ({"size": int(size)} if size else {}) | ({"licence": licence} if licence else {})
 
 
 def _check(tree: Mapping[str, Tree], encoder: Any, size: int, theirs: Mapping[str, Sequence[str]]) -> None:
