@@ -101,8 +101,12 @@ def told(found: importing.Imported):
     record, (mean, std) = found.record, found.statistics
     yield f"{record['file']}: {record['kind']}, weights of {found.project} ({record['source']})"
     yield "model: " + ", ".join(f"{k}={v}" for k, v in found.model.items())
+    if record["assumed"]:
+        yield "not told by names or shapes: " + ", ".join(f"{k}={v}" for k, v in record["assumed"].items())
     kind, fraction, interpolation = found.view
     yield f"images: {found.size} pixels ({kind}, {fraction:g}, {interpolation}), mean {_said(mean)}, std {_said(std)}"
+    if found.size == found.model.get("positions_grid", 0) * found.model.get("patch_size", 0) > 384:
+        yield "that is the size of its positions; DINOv2 was measured at 224 pixels, which --size 224 says"
     yield from found.report.lines()
     if found.classifier is not None:
         yield f"its classifier of {found.classifier['bias'].shape[-1]} classes came with it: --evals=classify"

@@ -300,10 +300,29 @@ def test_networks_for_small_images_see_them_whole(tmp_path):
 
 
 def test_what_is_left_aside_is_counted(files):
-    report = importing.read(files["moco v2"][0]).report
-    assert report.ignored == {
+    found = importing.read(files["moco v2"][0])
+    report = found.report
+    assert {rule: len(names) for rule, names in report.ignored.items()} == {
         "heads of the pretraining": 3,
         "queue": 2,
         "state of the training": 1,
         "the other network of the pair": report.matched + 3,
+    }
+    plain = report.plain()
+    assert (plain["matched"], plain["missing"], plain["unexpected"]) == (report.matched, [], [])
+    assert plain["ignored"]["queue"] == {"count": 2, "names": ["state_dict/queue", "state_dict/queue_ptr"]}
+    assert plain["ignored"]["the other network of the pair"]["count"] == report.matched + 3
+    assert found.record["assumed"] == {
+        "padding": "torch",
+        "pool_padding": "torch",
+        "stride_first": False,
+        "shortcut": "project",
+    }
+    assert importing.read(files["moco v3 vit"][0]).record["assumed"] == {
+        "heads": 12,
+        "positions": "moco_v3",
+        "positions_rule": "dino",
+        "gelu": "exact",
+        "eps": 1e-6,
+        "pool": "cls",
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, pairs, projects, resnet, vit
+from ssl_jax.interop import archives, classic, folders, pairs, projects, report, resnet, vit
 from ssl_jax.interop.constructors import SAVE, Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
@@ -24,30 +22,10 @@ from ssl_jax.types import Tree
 # What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
 OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
 NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
+# Fields of which names and shapes tell nothing: they come from the project, or are as torchvision and timm have them.
+UNTOLD = ("padding", "stem_padding", "pool_padding", "stride_first", "shortcut", "heads", "positions", "positions_rule")
+UNTOLD += ("gelu", "eps", "pool")
 FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
-
-
-class Report(NamedTuple):
-    """What became of the arrays of a file.
-
-    Attributes:
-      matched: how many are in the network.
-      ignored: rule -> how many it left aside.
-      allowed: names that no rule knows and the user let pass.
-      numbers: in the network.
-    """
-
-    matched: int
-    ignored: dict[str, int]
-    allowed: tuple[str, ...]
-    numbers: int
-
-    def lines(self) -> Iterator[str]:
-        yield f"{self.matched} arrays of {self.numbers:,} numbers are in the network"
-        for rule, count in self.ignored.items():
-            yield f"{count} left aside: {rule}"
-        if self.allowed:
-            yield f"{len(self.allowed)} let pass: {', '.join(self.allowed[:5])}{', ...' if self.allowed[5:] else ''}"
 
 
 class Imported(NamedTuple):
@@ -76,7 +54,7 @@ class Imported(NamedTuple):
     view: tuple[str, float, str]
     size: int
     record: dict[str, Any]
-    report: Report
+    report: report.Report
 
 
 def read(
@@ -101,7 +79,7 @@ def read(
       ValueError: one line that begins with the path: what the file is instead, what fits no network, what is missing or
         left over, what only the user can know and how to say it.
     """
-    _check_patterns(allow)
+    report.check_patterns(allow)
     _check_statistics(statistics)
     try:
         archive = archives.read(path)
@@ -109,16 +87,6 @@ def read(
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
-
-
-def _check_patterns(allow: Sequence[str]) -> None:
-    for pattern in allow:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"--allow {pattern!r} is no regular expression ({error}); as --allow 'head\\..*'"
-            ) from None
 
 
 def _check_statistics(statistics: tuple[Sequence[float], Sequence[float]] | None) -> None:
@@ -150,13 +118,14 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     table = _table(FAMILIES[family], model, theirs, shapes)
     tree, used = pairs.read(table, flat)
     used, again = ({inner[name][0] for name in names} for names in (used, again))
-    report = _report(arrays, used, again, project, allow, tree)
+    found = _report(arrays, used, again, project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, tree.get("classifier"))
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
         **{"licence": beside.licence or project.licence, "source": project.source},
+        **{"assumed": _untold(model)},
         **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes)},
     }
     classifier = tree.get("classifier")
@@ -171,7 +140,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
         view=beside.view or (("resize", 1.0, project.view[2]) if _small(model) else project.view),
         size=size,
         record=record,
-        report=report,
+        report=found,
     )
 
 
@@ -348,29 +317,23 @@ def _rule(name: str, project: projects.Project) -> str | None:
     return "state of the training" if re.fullmatch(projects.TRAINING, name) else None
 
 
-def _report(arrays, used: set[str], again: set[str], project: projects.Project, allow: Sequence[str], tree) -> Report:
-    rules, left = Counter({"fixed positions, which the network makes": len(again)} if again else {}), []
-    for name in {name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used - again:
+def _report(arrays, used: set[str], again: set[str], project: projects.Project, allow: Sequence[str], tree):
+    ignored = {"fixed positions, which the network makes": sorted(again)} if again else {}
+    left = []
+    for name in sorted({name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used - again):
         rule = _rule(name, project)
-        rules.update([rule] if rule else [])
-        left += [] if rule else [name]
-    allowed = sorted(name for name in left if any(re.fullmatch(pattern, name) for pattern in allow))
-    if unexpected := sorted(set(left) - set(allowed)):
-        more = f" and {len(unexpected) - 4} more" if len(unexpected) > 4 else ""
-        raise ValueError(
-            f"{len(unexpected)} of its arrays have no place in the network: {', '.join(unexpected[:4])}{more}; if they "
-            f"do not matter, let them pass: --allow {shlex.quote(_pattern(unexpected))}"
-        )
+        (left if rule is None else ignored.setdefault(rule, [])).append(name)
+    passed = report.allowed(left, allow)
     leaves = by_name(tree).values()
-    return Report(len(used), dict(sorted(rules.items())), tuple(allowed), sum(leaf.size for leaf in leaves))
+    rules = {rule: tuple(ignored[rule]) for rule in sorted(ignored)}
+    return report.Report(len(used), rules, passed, sum(leaf.size for leaf in leaves))
 
 
-def _pattern(names: Sequence[str]) -> str:
-    """A regular expression that matches each of these names as a whole."""
-    if len(names) == 1:
-        return re.escape(names[0])
-    starts = sorted({re.match(r"[^./]*[./]?", name)[0] for name in names})  # pyright: ignore[reportOptionalSubscript]
-    return "|".join(re.escape(start) + (".*" if start[-1:] in (".", "/") else "") for start in starts)
+def _untold(model: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {**models.defaults(model["name"]), **model}
+    if whole.get("stem") != "cifar":
+        whole.pop("stem_padding", None)
+    return {field: whole[field] for field in UNTOLD if field in whole}
 
 
 def _fits(model: Mapping[str, Any], field: str) -> bool:

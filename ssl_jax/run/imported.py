@@ -61,7 +61,7 @@ def write(found: Imported, workdir: str | os.PathLike[str]) -> Run:
     trees = {"encoder": (found.params, found.model_state)}
     if classifier is not None:
         trees["classifier"] = ({"dense0": classifier}, {})
-    return _write(config, plan, trees, found.record | {"report": found.report._asdict()}, workdir)
+    return _write(config, plan, trees, found.record | {"report": found.report.plain()}, workdir)
 
 
 def write_bert(found: bert.Imported, source: str, workdir: str | os.PathLike[str]) -> Run:
