@@ -171,7 +171,7 @@ REFUSED = {
     ),
     "another shape": (
         state(changed("layer2.0.conv2.weight", lambda a: a[:, :-1])),
-        r"layer2.0.conv2.weight is \[3, 3, 15, 16\] there and \[3, 3, 16, 16\]",
+        r"layer2.0.conv2.weight is \[16, 15, 3, 3\] there and \[16, 16, 3, 3\] in resnet18",
     ),
     "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1"),
     "two encoders": (twice(state()), r"2 encoders \(state_dict/first., state_dict/second.\).*--as"),
@@ -202,6 +202,18 @@ def test_what_is_refused_says_what_to_do(tmp_path, case):
         importing.read(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_shapes_are_said_in_the_order_of_the_file(tmp_path):
+    published = LAYOUTS["deit"]
+    arrays = pairs.write(published.family.pairs(published.model, "timm", classifier=True), network(published))
+    for name, shape in {"blocks.1.mlp.fc2.weight": (200, 768), "norm.bias": (5,)}.items():
+        path = tmp_path / f"{name}.pth"
+        path.write_bytes(weight_files.torch_zip({"model": arrays | {name: np.zeros(shape, np.float32)}}))
+        with pytest.raises(
+            ValueError, match=re.escape(f"{name} is {list(shape)} there and {list(arrays[name].shape)}")
+        ):
+            importing.read(path, **weight_files.STATISTICS)
 
 
 def test_what_has_no_place_may_be_let_pass(tmp_path):

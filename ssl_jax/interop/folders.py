@@ -136,11 +136,11 @@ def _processor(said: Mapping[str, Any], view: View | None, notes: list[str], bes
     crop = (_side(crop) or shortest or whole) if crops else None
     if said.get("do_resize") is False or resized is None:
         shortest = whole = None
-    resample: Any = said.get("resample")
+    resample = said.get("resample")
     if resample not in (None, *RESAMPLE):
         notes.append(f"preprocessor_config.json: resample={resample}, bicubic is used")
     interpolation = "bicubic" if resample is not None else view[2] if view else "bilinear"
-    interpolation = RESAMPLE.get(resample, interpolation)
+    interpolation = RESAMPLE.get(resample or 0, interpolation)
     if "ConvNext" in str(said.get("image_processor_type", said.get("feature_extractor_type"))) and shortest:
         share = said.get("crop_pct") or 224 / 256  # of images below 384 pixels; larger ones are seen whole
         view = ("resize_crop", share, interpolation) if shortest < 384 else ("resize", 1.0, interpolation)

@@ -120,7 +120,7 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     used, again = ({inner[name][0] for name in names} for names in (used, again))
     found = _report(arrays, used, again, project, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
-    _check(tree, encoder, size, {pair.ours: pair.theirs for pair in table})
+    _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, tree.get("classifier"))
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
@@ -354,7 +354,7 @@ def _checked(model: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
     return dict(fields)
 
 
-def _check(tree: Mapping[str, Tree], encoder: Any, size: int, theirs: Mapping[str, Sequence[str]]) -> None:
+def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str, pairs.Pair], shapes) -> None:
     """Refuse arrays of other shapes than the network's, and numbers that are not finite."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     spec = dict(jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False, axis=None), image))
@@ -363,12 +363,20 @@ def _check(tree: Mapping[str, Tree], encoder: Any, size: int, theirs: Mapping[st
     for name, leaf in here.items():
         shape = there[name].shape if name in there else None
         if shape != leaf.shape:
-            called = ", ".join(theirs.get(name, (name,)))
-            raise ValueError(f"{called} is {shape and list(shape)} there and {list(leaf.shape)} in {encoder.label}")
+            raise ValueError(_shapes(table.get(name), shapes, name, shape, leaf.shape) + f" in {encoder.label}")
     if left := there.keys() - here.keys():
         raise ValueError(f"{sorted(left)[0]} is no part of {encoder.label}; say --model.KEY=VALUE")
     for name, array in by_name(tree).items():
         wrong = int((~np.isfinite(array)).sum()) if jnp.issubdtype(array.dtype, jnp.inexact) else 0
         if wrong:
-            called = ", ".join(theirs.get(name, (name,)))
+            called = ", ".join(table[name].theirs if name in table else (name,))
             raise ValueError(f"{wrong} of the {array.size} numbers of {called} are not finite; use other weights")
+
+
+def _shapes(pair: pairs.Pair | None, shapes: Mapping[str, Sequence[int]], name: str, there: Any, here: Any) -> str:
+    """An array's shape in a file and in the network, in the file's order of axes where that can be told."""
+    if pair is None or pair.row is not None:
+        return f"{', '.join(pair.theirs) if pair else name} is {there and list(there)} there and {list(here)}"
+    wanted = pairs.write([pair], {pair.ours: np.zeros(here, np.int8)})
+    called = next((one for one in pair.theirs if tuple(shapes[one]) != wanted[one].shape), pair.theirs[0])
+    return f"{called} is {list(shapes[called])} there and {list(wanted[called].shape)}"
