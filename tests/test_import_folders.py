@@ -57,6 +57,13 @@ def test_what_a_preprocessor_says_and_is_not_followed_is_said():
         processor(size={"height": 224, "width": 448})
 
 
+@pytest.mark.parametrize("config", [{"pretrained_cfg": "a"}, {"pretrained_cfg": {"crop_pct": [1]}}, {"model_args": 3}])
+def test_values_that_cannot_be_are_refused_in_one_line(config):
+    with pytest.raises(ValueError, match=r"its config.json or .* holds what cannot be") as error:
+        folders.said({"config": config})
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_of_timm_is_followed(tmp_path):
     published = weight_files.VITS["timm folder"]
     table = published.family.pairs(published.model, published.library)

@@ -53,8 +53,17 @@ def said(metadata: Mapping[str, Any]) -> Said:
     """Of an archive's ``metadata``.
 
     Raises:
-      ValueError: a network that ours cannot compute.
+      ValueError: a network that ours cannot compute, or values that cannot be.
     """
+    try:
+        return _said(metadata)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"its config.json or preprocessor_config.json holds what cannot be ({error}); get the folder again"
+        ) from None
+
+
+def _said(metadata: Mapping[str, Any]) -> Said:
     config, images = metadata.get("config", {}), metadata.get("preprocessor", {})
     notes: list[str] = []
     fields = _of_timm(config, notes) if "pretrained_cfg" in config else _of_transformers(config)
