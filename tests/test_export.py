@@ -23,12 +23,12 @@ from experiments import export as command
 from ssl_jax import configs, models
 from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.experiment import make_method, make_modality, to_json
-from ssl_jax.interop import card, hub, licences, onnx, peers
+from ssl_jax.interop import card, hub, licences, onnx, peers, weights
 from ssl_jax.models.pool import max_pool
-from ssl_jax.run import checkpoint
+from ssl_jax.run import checkpoint, origins
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
-from ssl_jax.run.open import Run, variables_spec
+from ssl_jax.run.open import Run, open_weights, variables_spec
 from ssl_jax.types import Plan
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -458,10 +458,43 @@ def test_weights_under_a_restricted_licence_keep_it(tmp_path):
     assert "published under: CC BY-NC 4.0" in text
 
 
-def test_what_began_with_restricted_weights_keeps_their_licence(tmp_path, monkeypatch):
+def test_a_file_keeps_the_licence_of_its_weights(tmp_path):
+    run, path = opened(tmp_path / "run", CONVNET, size=8, imported=NC), tmp_path / "x.safetensors"
+    for licence, said in ((None, "say so, with --license cc-by-nc-4.0"), ("mit", "cannot be passed on under 'mit'")):
+        with pytest.raises(ValueError, match=said):
+            export(run, path, licence=licence)
+    assert not path.exists()
+    export(run, path, licence="cc-by-nc-4.0")
+    about = weights.about(path)
+    assert (about["licence"], about["origins"]) == ("cc-by-nc-4.0", [NC])
+    begun = opened(tmp_path / "begun", CONVNET, size=8, init_from=str(path))
+    kept = {"origins": origins.began_with(str(path))}  # as config.json of a run has it, whatever becomes of the file
+    again = open_weights(path)
+    for _ in range(2):
+        for one in (begun, again):
+            with pytest.raises(ValueError, match=r"were published under CC BY-NC 4\.0"):
+                export(one, tmp_path / "y.safetensors", licence="mit")
+        path.unlink(missing_ok=True)
+        begun = begun._replace(resolved=begun.resolved | kept)
+    export(begun, tmp_path / "y", format="flax", licence="cc-by-nc-4.0")
+    text = (tmp_path / "y" / "README.md").read_text()
+    assert "The run began with weights of deepmind/byol; their licence: CC BY-NC 4.0." in text
+
+
+def test_a_licence_that_was_given_to_a_file_is_kept(small, tmp_path):
+    export(small, tmp_path / "x.safetensors", licence="cc-by-nc-4.0")
+    began = origins.published(origins.began_with({"encoder": str(tmp_path / "x.safetensors")}))
+    assert list(began.values()) == ["cc-by-nc-4.0"]
+    export(small, tmp_path / "x.safetensors")
+    assert weights.about(tmp_path / "x.safetensors")["licence"] == "not stated"
+    assert origins.began_with(str(tmp_path / "x.safetensors")) == []
+    assert origins.began_with(str(tmp_path / "none.safetensors")) == []
+
+
+def test_what_began_with_restricted_weights_keeps_their_licence(tmp_path):
     source = tmp_path / "byol"
     source.mkdir()
-    monkeypatch.setattr(exporting, "read_run", lambda path: (ConfigDict({"init_from": None}), {"imported": NC}))
+    (source / "config.json").write_text(json.dumps({"config": {"init_from": None}, "resolved": {"imported": NC}}))
     run = opened(tmp_path / "run", CONVNET, size=8, init_from=str(source))
     with pytest.raises(ValueError, match="which this began with, were published under CC BY-NC"):
         export(run, tmp_path / "out", format="flax")
@@ -517,9 +550,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
     assert command.main([*words, "--format", "tflite"]) == 2
     assert "known: ssl_jax, timm" in capsys.readouterr().err
-    assert command.main([*words, "--license", "mit"]) == 2
-    assert "--license goes into the card" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
     assert command.main([*words, "--format", "flax", "--license", "mit"]) == 0
     assert "fingerprint" in capsys.readouterr().out
     assert (tmp_path / "out" / "flax_model.msgpack").exists()

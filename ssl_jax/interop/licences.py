@@ -16,6 +16,11 @@ def key(licence: str) -> str:
     return re.sub(r"[\s_]+", "-", re.sub(r"\(.*?\)", "", licence).strip().lower())
 
 
+def restricted(licence: str) -> bool:
+    """Whether a licence has to be said again by whoever passes the weights on."""
+    return bool(RESTRICTED.search(licence.replace("-", " ")))
+
+
 def chosen(asked: str | None, published: dict[str, str]) -> str:
     """The licence that goes with weights.
 
@@ -26,10 +31,9 @@ def chosen(asked: str | None, published: dict[str, str]) -> str:
     Raises:
       ValueError: a restricted one is not repeated.
     """
-    restricted = {
-        where: licence for where, licence in published.items() if RESTRICTED.search(licence.replace("-", " "))
-    }
-    for where, licence in restricted.items():
+    for where, licence in published.items():
+        if not restricted(licence):
+            continue
         if asked is None or key(asked) != key(licence):
             said = "say so" if asked is None else f"they cannot be passed on under {asked!r}"
             raise ValueError(f"{where} were published under {licence}: {said}, with --license {key(licence)}")

@@ -21,8 +21,8 @@ from ssl_jax.experiment import make_method, to_json
 from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, weights
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.methods import normalize
-from ssl_jax.run import checkpoint, provenance
-from ssl_jax.run.open import Run, open_run, read_run
+from ssl_jax.run import checkpoint, origins, provenance
+from ssl_jax.run.open import Run, open_run
 from ssl_jax.types import Tree
 
 OURS = "ssl_jax"
@@ -55,7 +55,8 @@ def export(
 
     Returns:
       {"version", "commit", "step", "config", "fingerprint"}, the last one ``checkpoint.fingerprint`` of {"params",
-      "model_state"}; "files" of a modality that has some, name -> text; "url" of what was sent.
+      "model_state"}; "files" of a modality that has some, name -> text; "licence" and "origins" of a file; "url" of
+      what was sent.
 
     Raises:
       ValueError: one line: no such run, or what the format cannot hold; nothing is left on disk.
@@ -76,15 +77,15 @@ def export(
     if files := {name: content.decode() for name, content in run.modality.files.items()}:
         about["files"] = files
     about["config"] = to_json(run.config)
+    came = origins.of_run(about["config"], run.resolved, run.workdir)
+    licence = licences.chosen(licence, origins.published(came))
     if format == OURS:
-        if licence is not None:
-            raise ValueError("--license goes into the card of a folder; say its --format, or leave it out")
+        about |= {"licence": licence, "origins": [{k: v for k, v in o.items() if k != "where"} for o in came]}
         return weights.write(path, params, model_state, about)
-    licence = licences.chosen(licence, _published(run))
     about["fingerprint"] = checkpoint.fingerprint({"params": params, "model_state": model_state})
     with _new_folder(path) as folder:
         words, notes = WRITERS[format](folder, run, licence=licence, swapped_stem=swapped_stem)
-        facts = _facts(run, format, Path(path).resolve().name, licence, about, words, notes)
+        facts = _facts(run, format, Path(path).resolve().name, licence, about, words, [*notes, *_began(came)])
         (folder / "README.md").write_text(card.text(facts))
         for name, content in run.modality.files.items():
             (folder / name).write_bytes(content)
@@ -109,24 +110,6 @@ def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise ValueError(f"--out {path} cannot be written ({error.strerror or error}); name another folder") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _published(run: Run) -> dict[str, str]:
-    """What a run's weights are or were started from -> the licence it was published under, as far as runs tell."""
-    found, seen = {}, set()
-
-    def look(resolved: Mapping[str, Any], init_from: Any, where: str) -> None:
-        if licence := (resolved.get("imported") or {}).get("licence"):
-            found[where] = licence
-        for source in init_from.values() if isinstance(init_from, Mapping) else [init_from]:
-            if isinstance(source, str) and source not in seen and os.path.isdir(os.path.expanduser(source)):
-                seen.add(source)
-                with contextlib.suppress(ValueError):  # no run any more
-                    config, record = read_run(source)
-                    look(record, to_json(config).get("init_from"), f"weights of {source}, which this began with,")
-
-    look(run.resolved, to_json(run.config).get("init_from"), f"the weights in {run.workdir}")
-    return found
 
 
 def _of_images(run: Run) -> None:
@@ -274,6 +257,14 @@ def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, A
         notes=[*notes, *said],
         words=words,
     )
+
+
+def _began(came: list[origins.Origin]) -> Iterator[str]:
+    """What a card says of the weights that a run began with."""
+    for origin in came:
+        if origin["where"].endswith("began with,"):
+            source, licence = origin.get("source") or "elsewhere", origin.get("licence") or "not known"
+            yield f"The run began with weights of {source}; their licence: {licence}."
 
 
 def _evaluation(run: Run) -> tuple[list[dict[str, Any]], list[str]]:
