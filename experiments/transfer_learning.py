@@ -40,7 +40,7 @@ from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import load_splits, to_json
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import command, processes, signals
-from ssl_jax.run.open import open_run
+from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import METRICS, read_metrics
 from ssl_jax.types import Config
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
         if not all(str(at) != "." for at in starts.values()) or len(starts) < len(options.start):
             raise ValueError("--start takes NAME=WORKDIR, each name once")
         known = earlier(options)
-        rows = [row for name, at in starts.items() for row in of_start(options, name, at)]
+        runs = {name: opened(at) for name, at in starts.items()}
+        rows = [row for name, run in runs.items() for row in of_start(options, name, run)]
     except ValueError as error:
         return command.refuse(error)
     except signals.Interrupted as stopped:
@@ -110,15 +111,27 @@ def earlier(options: Any) -> list[dict[str, Any]]:
     return found["rows"]
 
 
-def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]:
-    """A row of results for every mode and seed of one network."""
+def opened(workdir: Path) -> Run:
+    """A network of images; ValueError where it is another."""
     run = open_run(workdir)
+    if run.modality.vocab is not None or len(run.modality.input_shape) != 3:
+        raise ValueError(
+            f"{workdir} is a run on text or other data, and this compares networks of images; use ssl-jax evaluate "
+            f"--workdir {workdir} --evals finetune --eval.finetune.modes=extract,tune,scratch"
+        )
+    return run
+
+
+def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
+    """A row of results for every mode and seed of one network."""
     config: Config = ConfigDict(to_json(run.config))
     keep = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
     config.data.update({"source": options.source} | {key: None for key in keep if key in config.data})
     splits = load_splits(config)
     for note in splits.notes:
         print(note)
+    for part in splits:
+        run.modality.accepts(part)
     splits = source.Splits(*(source.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     known = source.join(splits.train, splits.val)
     batch, rate, others = RECIPES[options.recipe]

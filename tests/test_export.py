@@ -20,7 +20,9 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from experiments import export as command
+from experiments import transfer_learning
 from ssl_jax import configs, models
+from ssl_jax.data import recipes
 from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import card, hub, licences, onnx, peers, weights
@@ -29,7 +31,7 @@ from ssl_jax.run import checkpoint, origins
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
 from ssl_jax.run.open import Run, open_weights, variables_spec
-from ssl_jax.types import Plan
+from ssl_jax.types import Plan, Vocab
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CONVNET = {"name": "convnet", "widths": (4, 8)}
@@ -53,6 +55,22 @@ def opened(workdir, model, *, size=32, channels=3, classes=None, imported=None, 
     resolved = {"data": {"sizes": {"test": 7}, "fingerprints": {"test": "f00d"}}, "commit": "c0ffee"}
     resolved |= {} if imported is None else {"imported": imported}
     return Run(workdir, config, resolved, plan, recipe, modality, method, variables, 12, {})
+
+
+def of_text(workdir):
+    """A run whose encoder reads tokens."""
+    config = configs.load("bert_imdb_cpu")
+    with config.unlocked():
+        config.method = ConfigDict({"name": "imported"})
+        config.model = ConfigDict({"name": "text_transformer", "vocab": 9, "width": 8, "depth": 1, "heads": 2})
+        config.model.positions = 12
+        config.data.update({"source": "none", "document_length": 12, "global_batch_size": 2})
+    configs.give_recipe(config, "documents")
+    recipe = recipes.of(config.data)
+    plan = Plan(1, 1, 2, (12,), 2, vocab=Vocab(9))
+    modality, method = make_modality(config, plan=plan, recipe=recipe), make_method(config, plan)
+    variables = jax.tree_util.tree_map_with_path(random, variables_spec(method, modality, plan))
+    return Run(workdir, config, {"commit": "c0ffee"}, plan, recipe, modality, method, variables, 12, {})
 
 
 def random(path, leaf):
@@ -236,6 +254,34 @@ def test_flax(small, tmp_path):
     np.testing.assert_allclose(got, features(small, pixels), atol=1e-5)
 
 
+def test_text_goes_into_flax_and_one_file_alone(tmp_path):
+    run, out = of_text(tmp_path / "run"), tmp_path / "out"
+    for form in ("timm", "torchvision", "stablehlo", "onnx"):
+        with pytest.raises(ValueError, match=r"takes text, and the format is for images; --format flax holds it"):
+            exporting.WRITERS[form](tmp_path, run, licence="mit", swapped_stem=False)
+    export(run, out, format="flax")
+    about = json.loads((out / "module.json").read_text())
+    model = models.make(about["make"].pop("name"), **about["make"])
+    packed = flax.serialization.msgpack_restore((out / "flax_model.msgpack").read_bytes())
+    tokens = jnp.asarray([[3, 4, 5, 0], [1, 8, 0, 0]])
+    got, want = model.apply(packed, tokens, train=False), run.method.encode(run.variables, tokens)
+    np.testing.assert_allclose(got["features"], want["features"], atol=1e-6)
+    text = (out / "README.md").read_text()
+    assert head(text)["pipeline_tag"] == "feature-extraction"
+    assert "It takes arrays [b, 12]; of text the numbers of tokens in tokenizer.json" in text
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_the_transfer_table_is_of_images(tmp_path, monkeypatch, capsys):
+    run = of_text(tmp_path / "run")
+    monkeypatch.setattr(transfer_learning, "open_run", lambda workdir: run)
+    words = ["--source", "digits", "--out", str(tmp_path / "out"), "--start", f"bert={tmp_path / 'run'}"]
+    assert transfer_learning.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is a run on text or other data, and this compares networks of images" in said
+    assert said.count("\n") == 1
+
+
 ALONE = """
 import sys
 class Blocked:
@@ -368,7 +414,7 @@ def test_the_folder_is_there_whole_or_not_at_all(small, tmp_path, monkeypatch):
 
 def evaluated(run, digest):
     result = {
-        "metrics": {"test_knn_top1": 0.75, "test_odd": None},
+        "metrics": {"test_knn_top1": 0.75, "test_odd": None, "test_linear_l2": 1e-4},
         "intervals": {"test_knn_top1": [0.5, 0.875]},
         "evaluators": {},
         "provenance": {"checkpoint": digest, "evaluated_on": "folder:/home/me/pets", "sizes": {"test": 8}, "seed": 0},
@@ -455,7 +501,15 @@ def test_weights_under_a_restricted_licence_keep_it(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert head(text)["license"] == "cc-by-nc-4.0"
     assert "weights of byol" in text
-    assert "published under: CC BY-NC 4.0" in text
+    assert "published under: CC BY-NC 4.0." in text
+
+
+def test_a_plain_file_does_not_say_who_trained_it(tmp_path):
+    came = {"project": "torchvision", "source": "pytorch/vision", "sha256": None, "licence": None}
+    export(opened(tmp_path / "run", CONVNET, size=8, imported=came), tmp_path / "out", format="flax")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "weights in the form of torchvision." in text
+    assert "(pytorch/vision), published under: not known; who trained them it does not say." in text
 
 
 def test_a_file_keeps_the_licence_of_its_weights(tmp_path):

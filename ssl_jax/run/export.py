@@ -112,9 +112,17 @@ def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _takes_images(run: Run) -> bool:
+    return run.modality.vocab is None and len(run.modality.input_shape) == 3
+
+
 def _of_images(run: Run) -> None:
-    if run.modality.words is not None or len(run.modality.input_shape) != 3:
-        raise ValueError("this run's encoder takes text, and the format is for images; use --format flax or ssl_jax")
+    if not _takes_images(run):
+        what = "data that are no images" if run.modality.vocab is None else "text"
+        raise ValueError(
+            f"this run's encoder takes {what}, and the format is for images; --format flax holds it, and so does "
+            f"--format {OURS}, one file"
+        )
 
 
 def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -182,11 +190,12 @@ def _to_flax(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     model = to_json(run.config)["model"]
     about: dict[str, Any] = {"make": model, "call": "ssl_jax.models.make(**make).apply(variables, x, train=False)"}
     about |= {"input_shape": list(run.modality.input_shape), "features": "outputs['features']"}
-    if run.modality.words is None:
+    if _takes_images(run):
         mean, std = _statistics(run)
         about |= {"mean": mean, "std": std, "range": [0, 1]}
     flax.write(folder, params, model_state, about)
-    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items())}, []
+    inputs = "images" if _takes_images(run) else "inputs"
+    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items()), "inputs": inputs}, []
 
 
 def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
@@ -236,7 +245,7 @@ WRITERS = {
 
 def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, Any], words, notes) -> card.Facts:
     resolved = run.resolved
-    images = run.modality.words is None
+    images = _takes_images(run)
     mean, std = _statistics(run) if images else ((), ())
     evaluation, said = _evaluation(run)
     return card.Facts(
