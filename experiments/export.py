@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> int:
         print(f"the export failed: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: step {about['step']} of {options.workdir}, fingerprint {about['fingerprint']}")
+    for note in about.get("notes", []):
+        print(note)
     if "url" in about:
         print(about["url"])
     return 0

@@ -96,7 +96,7 @@ def evaluate(
     places = {name: root / name if len(runs) > 1 else root for name in runs}
     jobs = {
         name: _prepare(
-            run, places[name], evaluators, options, source, columns, data_dir, download, devices, say, splits
+            run, places[name], evaluators, options, source, data_dir, download, devices, say, splits, columns
         )
         for name, run in runs.items()
     }
@@ -136,7 +136,17 @@ def _say(say: Say, text: str) -> None:
 
 
 def _prepare(
-    run: Run, place: Path, asked, options: Options, source, columns, data_dir, download, devices, say: Say, splits=None
+    run: Run,
+    place: Path,
+    asked,
+    options: Options,
+    source,
+    data_dir,
+    download,
+    devices,
+    say: Say,
+    splits=None,
+    columns: Mapping[str, str] = NO_COLUMNS,
 ) -> Job:
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))

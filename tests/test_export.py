@@ -27,7 +27,7 @@ from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import card, hub, licences, onnx, peers, weights
 from ssl_jax.models.pool import max_pool
-from ssl_jax.run import checkpoint, origins
+from ssl_jax.run import checkpoint, embedding, origins
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
 from ssl_jax.run.open import Run, open_weights, variables_spec
@@ -322,12 +322,49 @@ def test_stablehlo_runs_without_this_package(small, tmp_path):
             np.testing.assert_allclose(got, features(small, images(small, count)), atol=1e-5)
 
 
-def test_what_encode_does_not_read_is_not_written(tmp_path):
+def test_what_is_not_read_is_not_written(small, tmp_path):
     pytest.importorskip("flatbuffers")
-    export(opened(tmp_path / "run", CONVNET, size=8, classes=3), tmp_path / "out", format="stablehlo")
+    params = {**small.variables.params, "projector": {"dense0": {"kernel": jnp.ones((8, 2))}}}
+    export(small._replace(variables=small.variables._replace(params=params)), tmp_path / "out", format="stablehlo")
     names = set(safetensors.numpy.load_file(tmp_path / "out" / "weights.safetensors"))
     assert names
-    assert not [name for name in names if "classifier" in name]
+    assert not [name for name in names if "projector" in name]
+
+
+def logits_by_hand(run, pixels):
+    layer = run.variables.params["classifier"]["dense0"]
+    return features(run, pixels) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+
+def test_a_classifier_goes_into_flax_and_stablehlo(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("flatbuffers")
+    run = opened(tmp_path / "run", CONVNET, size=8, classes=3)
+    pixels = images(run)
+    want = logits_by_hand(run, pixels)
+    export(run, tmp_path / "flax", format="flax")
+    packed = flax.serialization.msgpack_restore((tmp_path / "flax" / "flax_model.msgpack").read_bytes())
+    about = json.loads((tmp_path / "flax" / "module.json").read_text())
+    model = models.make(about["make"].pop("name"), **about["make"])
+    x = (pixels / np.float32(255) - np.float32(about["mean"])) / np.float32(about["std"])
+    outputs = model.apply(packed, jnp.asarray(x), train=False)
+    names = {"variables": packed, "outputs": jax.tree.map(np.asarray, outputs)}
+    exec(about["classifier"], names)
+    np.testing.assert_allclose(names["logits"], want, atol=1e-5)
+    assert about["classifier"] in (tmp_path / "flax" / "README.md").read_text()
+    export(run, tmp_path / "hlo", format="stablehlo")
+    program = jax.export.deserialize((tmp_path / "hlo" / "encode_uint8.stablehlo").read_bytes())
+    held = safetensors.numpy.load_file(tmp_path / "hlo" / "weights.safetensors")
+    np.testing.assert_allclose(program.call(held, pixels)["logits"], want, atol=1e-5)
+    np.testing.assert_allclose(embedding.embed(run, pixels, layer="logits")[0], want, atol=1e-5)
+    with pytest.raises(ValueError, match=r"none of this encoder's: .*logits"):
+        embedding.embed(run, pixels, layer="logit")
+    monkeypatch.setattr(onnx, "check", lambda: None)
+    monkeypatch.setattr(onnx, "write", lambda folder, encode, shape: 0.0)
+    monkeypatch.setattr(exporting, "open_run", lambda workdir: run)
+    words = ["--workdir", str(run.workdir), "--out", str(tmp_path / "onnx"), "--format", "onnx"]
+    assert command.main(words) == 0
+    assert "Its classifier was left out; --format stablehlo and flax hold it." in capsys.readouterr().out
+    assert "classifier was left out" in (tmp_path / "onnx" / "README.md").read_text()
 
 
 def test_without_flatbuffers_one_line_says_so(small, tmp_path, monkeypatch):

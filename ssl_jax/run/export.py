@@ -17,6 +17,7 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.evals.shared import results
+from ssl_jax.evals.shared.encode import with_logits
 from ssl_jax.experiment import make_method, to_json
 from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, weights
 from ssl_jax.interop.leaves import by_name
@@ -55,8 +56,8 @@ def export(
 
     Returns:
       {"version", "commit", "step", "config", "fingerprint"}, the last one ``checkpoint.fingerprint`` of {"params",
-      "model_state"}; "files" of a modality that has some, name -> text; "licence" and "origins" of a file; "url" of
-      what was sent.
+      "model_state"}; "files" of a modality that has some, name -> text; "licence" and "origins" of a file; "notes" of a
+      folder, lines that its card has; "url" of what was sent.
 
     Raises:
       ValueError: one line: no such run, or what the format cannot hold; nothing is left on disk.
@@ -79,7 +80,7 @@ def export(
     about["config"] = to_json(run.config)
     came = origins.of_run(about["config"], run.resolved, run.workdir)
     licence = licences.chosen(licence, origins.published(came))
-    if format == OURS:
+    if format == OURS:  # the trunk, which init_from takes
         about |= {"licence": licence, "origins": [{k: v for k, v in o.items() if k != "where"} for o in came]}
         return weights.write(path, params, model_state, about)
     about["fingerprint"] = checkpoint.fingerprint({"params": params, "model_state": model_state})
@@ -89,6 +90,7 @@ def export(
         (folder / "README.md").write_text(card.text(facts))
         for name, content in run.modality.files.items():
             (folder / name).write_bytes(content)
+    about["notes"] = notes
     if push_to is not None:
         message = f"{run.config.method.name}, step {run.step}"
         about["url"] = hub.push(Path(os.path.expanduser(path)), push_to, private=private, message=message)
@@ -144,6 +146,8 @@ def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem
     _compare(run)
     peers.write(folder, network, theirs, licence=stated, swapped_stem=swapped_stem)
     notes = ["The classifier came with it."] if classifier is not None else []
+    if classifier is None and "classify" in run.method.hooks:
+        notes.append("Its classifier was left out; --format stablehlo holds it.")
     if swapped_stem:
         notes.append(f"Before it is loaded, its stem is swapped: {peers.stem_of(model, shape[2])}.")
     strict = "" if classifier is not None else ", strict=False"
@@ -193,9 +197,18 @@ def _to_flax(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     if _takes_images(run):
         mean, std = _statistics(run)
         about |= {"mean": mean, "std": std, "range": [0, 1]}
-    flax.write(folder, params, model_state, about)
+    notes = []
+    if (classifier := _classifier(run)) is not None:
+        of_map = bool(run.config.method.get("of_map"))
+        about["classifier"] = flax.OF_MAP if of_map else flax.OF_FEATURES
+        notes.append(f"Its classifier came with it: {about['classifier']}.")
+    elif "classify" in run.method.hooks:
+        notes.append(
+            "Its classifier, which is no linear layer on the features, was left out; --format stablehlo holds it."
+        )
+    flax.write(folder, params, model_state, about, classifier)
     inputs = "images" if _takes_images(run) else "inputs"
-    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items()), "inputs": inputs}, []
+    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items()), "inputs": inputs}, notes
 
 
 def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
@@ -206,7 +219,7 @@ def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     def encode(given: Mapping[str, Any], images: Any) -> dict[str, Any]:
         leaves = [given[name] if name in given else jnp.zeros_like(leaf) for name, leaf in named.items()]  # unread ones
         variables = jax.tree.unflatten(structure, leaves)
-        return {k: a for k, a in run.method.encode(variables, images).items() if k != "projections"}
+        return {k: a for k, a in with_logits(run.method)(variables, images).items() if k != "projections"}
 
     host = {
         name: np.asarray(leaf) for name, leaf in named.items() if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -217,12 +230,15 @@ def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
         said = (str(error).splitlines() or [""])[0][:200]
         name = run.config.method.name
         raise ValueError(f"{name}'s encode cannot be written as StableHLO ({type(error).__name__}: {said})") from error
-    return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, []
+    notes = ['Its classifier came with it, the output "logits".'] if "classify" in run.method.hooks else []
+    return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, notes
 
 
 def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     _of_images(run)
     config, notes = run.config.copy_and_resolve_references(), []
+    if "classify" in run.method.hooks:
+        notes.append("Its classifier was left out; --format stablehlo and flax hold it.")
     if config.model.get("dtype"):
         notes.append(f"It computes in float32; the run did in {config.model.dtype}.")
         config.model.dtype = None
