@@ -25,7 +25,7 @@ from ssl_jax import configs, models
 from ssl_jax.data import recipes
 from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.experiment import make_method, make_modality, to_json
-from ssl_jax.interop import card, hub, licences, onnx, peers, weights
+from ssl_jax.interop import card, hub, importing, licences, onnx, peers, weights
 from ssl_jax.models.pool import max_pool
 from ssl_jax.run import checkpoint, embedding, origins
 from ssl_jax.run import export as exporting
@@ -252,6 +252,15 @@ def test_flax(small, tmp_path):
     x = (pixels / np.float32(255) - np.float32(about["mean"])) / np.float32(about["std"])
     got = model.apply(packed, jnp.asarray(x), train=False)["features"]
     np.testing.assert_allclose(got, features(small, pixels), atol=1e-5)
+
+
+def test_flax_is_not_read_back_and_the_line_says_what_is(small, tmp_path):
+    export(small, tmp_path / "out", format="flax")
+    for name in ("flax_model.msgpack", "flax_model.safetensors"):
+        for read in (weights.read, importing.read):
+            with pytest.raises(ValueError, match=r"`ssl-jax export RUN --out X.safetensors`") as error:
+                read(tmp_path / "out" / name)
+            assert "\n" not in str(error.value)
 
 
 def test_text_goes_into_flax_and_one_file_alone(tmp_path):
@@ -516,10 +525,18 @@ def test_numbers_of_another_checkpoint_are_left_out(small, tmp_path):
         ("apache-2.0", {"x": "CC BY-NC 4.0"}, "cannot be passed on under 'apache-2.0'"),
         ("mit", {"a": "MIT", "b": "DINOv3"}, "b were published under DINOv3"),
         (" ", {}, "names no licence"),
+        (
+            "gpl-nonsense",
+            {},
+            r"gpl-nonsense is no licence that is known; did you mean .*--license 'other:gpl-nonsense'",
+        ),
+        ("other:my terms", {}, "my terms"),
+        ("GPL-3.0-or-later", {}, "GPL-3.0-or-later"),
+        ("other:mit", {"x": "CC BY-NC 4.0"}, "cannot be passed on under 'mit'"),
     ],
 )
 def test_licences(asked, published, given):
-    if given in ("not stated", "mit", "MIT (relicensed 2023)", "CC-BY-NC-4.0"):
+    if given in ("not stated", "mit", "MIT (relicensed 2023)", "CC-BY-NC-4.0", "my terms", "GPL-3.0-or-later"):
         assert licences.chosen(asked, published) == given
     else:
         with pytest.raises(ValueError, match=given) as error:
