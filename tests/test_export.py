@@ -197,7 +197,8 @@ def test_grey_images_are_an_argument_of_timm(tmp_path):
         (VIT | {"swiglu": True}, "timm", "model.swiglu=True"),
         (VIT, "torchvision", "model.pool='mean': torchvision's ViT gives its class token"),
         ({"name": "resnet200"}, "torchvision", "torchvision has no resnet200"),
-        (CONVNET, "timm", "no network like model.name='convnet'"),
+        (CONVNET, "timm", "no network like model.name='convnet'.*resnet200, vit"),
+        (CONVNET, "torchvision", r"resnet152, vit\*, AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2"),
         ({"name": "mlp"}, "timm", "no network like model.name='mlp'"),
         ({"name": "lstm", "vocab": 9}, "timm", "no network like model.name='lstm'"),
         ({"name": "vgg11"}, "timm", "no network like model.name='vgg11'"),
@@ -289,6 +290,23 @@ def test_the_transfer_table_is_of_images(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "is a run on text or other data, and this compares networks of images" in said
     assert said.count("\n") == 1
+
+
+def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
+    def row(seed, curve, **changes):
+        found = {"start": "net", "mode": "tune", "seed": seed, "test_top1": 0.5 + 0.1 * seed, "test_examples": 10}
+        found |= {"val_top1": max(curve), "seconds": 2.0, "learning_rate": 0.001}
+        return found | {"curve": {"epoch": [float(i + 1) for i in range(len(curve))], "val_top1": curve}} | changes
+
+    rows = [row(0, [0.5, 0.75, 0.75, 0.25]), row(1, [0.25, 0.5, 0.5, 0.75])]
+    settings = {"source": "folder:pets", "recipe": "tutorial", "epochs": 4, "held_out": 0.2}
+    lines = list(transfer_learning.table(rows, settings))
+    assert lines[2] == "| net, tune | 55.0 ± 7.1 | 75.0 ± 0.0 | 50.0 ± 35.4 | 3, 4 | 0.001 | 2 |"
+    assert "recipe tutorial: batches of 8, epochs: 4, seeds: 0, 1." in lines[-1]
+    assert "20% of train drawn by the seed" in lines[-1]
+    for name, some in (("several.png", rows), ("one.png", [row(0, [0.5])])):
+        transfer_learning.draw(some, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 5000
 
 
 ALONE = """
