@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
     parser.add_run("run", help="folder of a run, or a file of `ssl-jax export`")
     parser.add_path("folder", help="of images of any sizes; those below it count, too")
     parser.add_path("--out", required=True, help="a file that ends in .npy or .parquet")
-    parser.add_argument("--layer", default="features", help='a stage of the encoder, "stage1"; default: features')
+    parser.add_argument(
+        "--layer", default="features", help='a stage, "stage1", or "logits" of a classifier; default: features'
+    )
     parser.add_argument("--batch_size", type=int, default=256, help="images that are computed at once; default: 256")
     try:
         given = parser.parse_args(arguments)

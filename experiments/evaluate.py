@@ -33,6 +33,7 @@ from ssl_jax.run.writer import plain_warnings
 
 DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
+COLUMNS = ("label_column", "image_column", "text_column", "second_column")
 WORDS = (
     "--workdir",
     "--evals",
@@ -40,6 +41,7 @@ WORDS = (
     "--out",
     "--source",
     "--data_dir",
+    "--data.label_column",
     "--download",
     "--devices",
     "--list",
@@ -58,6 +60,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--evals", help=said)
     parser.add_path("--outdir", "--out", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
+    for name in COLUMNS:
+        said = "of a table, where it is not that of the run's own data or has no usual name"
+        parser.add_argument(f"--data.{name}", f"--config.data.{name}", dest=name, metavar="NAME", help=said)
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the run found them")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch a dataset that is not there")
     parser.add_argument("--devices", type=int, help="default: those of the run")
@@ -92,6 +97,7 @@ def main(arguments: list[str]) -> int:
         from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
+    places |= {"columns": {name: column for name in COLUMNS if (column := getattr(given, name)) is not None}}
     places |= {"download": given.download, "devices": given.devices}
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on there is something to keep

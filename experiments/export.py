@@ -30,7 +30,9 @@ def main(arguments: list[str]) -> int:
     parser.add_run("workdir", help="folder of a run")
     parser.add_path("--out", required=True, help="a file that ends in .safetensors; with --format a new folder")
     parser.add_argument("--format", default=OURS, help=f"{', '.join(FORMATS)}; default: {OURS}")
-    parser.add_argument("--license", type=command.named, help="of the weights, e.g. apache-2.0; default: not stated")
+    parser.add_argument(
+        "--license", type=command.named, help="of the weights, as apache-2.0; default: what they came under"
+    )
     parser.add_argument("--swapped-stem", action="store_true", help="torchvision: whoever loads it swaps conv1")
     parser.add_argument("--push-to", type=command.named, metavar="OWNER/NAME", help="send the folder to the Hub")
     parser.add_argument("--private", action="store_true", help="of a repository that --push-to makes")
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> int:
         print(f"the export failed: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: step {about['step']} of {options.workdir}, fingerprint {about['fingerprint']}")
+    for note in about.get("notes", []):
+        print(note)
     if "url" in about:
         print(about["url"])
     return 0

@@ -40,7 +40,7 @@ from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import load_splits, to_json
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import command, processes, signals
-from ssl_jax.run.open import open_run
+from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine
 from ssl_jax.run.writer import METRICS, read_metrics
 from ssl_jax.types import Config
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
         if not all(str(at) != "." for at in starts.values()) or len(starts) < len(options.start):
             raise ValueError("--start takes NAME=WORKDIR, each name once")
         known = earlier(options)
-        rows = [row for name, at in starts.items() for row in of_start(options, name, at)]
+        runs = {name: opened(at) for name, at in starts.items()}
+        rows = [row for name, run in runs.items() for row in of_start(options, name, run)]
     except ValueError as error:
         return command.refuse(error)
     except signals.Interrupted as stopped:
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
     new = {KEY(row) for row in rows}
     rows = [row for row in known if KEY(row) not in new] + rows
     write_json(out / "transfer.json", {"settings": settings(options), "rows": rows, "machine": machine()})
-    text = "\n".join(table(rows))
+    text = "\n".join(table(rows, settings(options)))
     (out / "transfer.md").write_text(text + "\n")
     draw(rows, out / "curves.png")
     print(f"\n{text}")
@@ -110,15 +111,27 @@ def earlier(options: Any) -> list[dict[str, Any]]:
     return found["rows"]
 
 
-def of_start(options: Any, name: str, workdir: Path) -> Iterable[dict[str, Any]]:
-    """A row of results for every mode and seed of one network."""
+def opened(workdir: Path) -> Run:
+    """A network of images; ValueError where it is another."""
     run = open_run(workdir)
+    if run.modality.vocab is not None or len(run.modality.input_shape) != 3:
+        raise ValueError(
+            f"{workdir} is a run on text or other data, and this compares networks of images; use ssl-jax evaluate "
+            f"--workdir {workdir} --evals finetune --eval.finetune.modes=extract,tune,scratch"
+        )
+    return run
+
+
+def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
+    """A row of results for every mode and seed of one network."""
     config: Config = ConfigDict(to_json(run.config))
     keep = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
     config.data.update({"source": options.source} | {key: None for key in keep if key in config.data})
     splits = load_splits(config)
     for note in splits.notes:
         print(note)
+    for part in splits:
+        run.modality.accepts(part)
     splits = source.Splits(*(source.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     known = source.join(splits.train, splits.val)
     batch, rate, others = RECIPES[options.recipe]
@@ -157,13 +170,42 @@ def grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[s
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> Iterable[str]:
-    """Markdown: test accuracy in %, mean and standard deviation over seeds."""
-    yield f"| start | row | test top-1, % ({rows[0]['test_examples']} images) | validation, % | seconds |"
-    yield "|---|---|---|---|---|"
+def cells(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
+    """The table: accuracies in %, mean and standard deviation over seeds; which epoch was kept, and the last one."""
+    test = f"test top-1, % ({rows[0]['test_examples']} images)"
+    yield ["start, row", test, "validation, %", "at the last epoch, %", "epoch kept", "rate", "seconds"]
     for (start, mode), several in grouped(rows).items():
-        cells = [_spread([100 * row[key] for row in several]) for key in ("test_top1", "val_top1")]
-        yield f"| {start} | {mode} | {' | '.join(cells)} | {np.mean([row['seconds'] for row in several]):.0f} |"
+        yield [
+            f"{start}, {mode}",
+            _spread([100 * row["test_top1"] for row in several]),
+            _spread([100 * row["val_top1"] for row in several]),
+            _spread([100 * row["curve"]["val_top1"][-1] for row in several]),
+            ", ".join(f"{kept(row):g}" for row in several),
+            ", ".join(dict.fromkeys(f"{row['learning_rate']:g}" for row in several)),
+            f"{np.mean([row['seconds'] for row in several]):.0f}",
+        ]
+
+
+def kept(row: dict[str, Any]) -> float:
+    """The epoch whose weights were read on test: the last of those with the best validation accuracy."""
+    return max(zip(row["curve"]["val_top1"], row["curve"]["epoch"], strict=True))[1]
+
+
+def table(rows: list[dict[str, Any]], settings: Mapping[str, Any]) -> Iterable[str]:
+    """Markdown: :func:`cells`, and what the numbers are."""
+    lines = list(cells(rows))
+    for i, line in enumerate(lines):
+        yield f"| {' | '.join(line)} |"
+        if i == 0:
+            yield "|" + "---|" * len(line)
+    seeds = sorted({row["seed"] for row in rows})
+    batch = RECIPES[settings["recipe"]][0]
+    yield (
+        f"\n{settings['source']}, recipe {settings['recipe']}: batches of {batch}, epochs: {settings['epochs']}, "
+        f"seeds: {', '.join(map(str, seeds))}. The epoch with the best accuracy on validation, "
+        f"{settings['held_out']:.0%} of train drawn by the seed, is kept and read on test once. "
+        "Mean ± standard deviation over seeds (of the sample, n - 1); of one seed the value alone."
+    )
 
 
 def _spread(values: list[float]) -> str:
@@ -171,12 +213,12 @@ def _spread(values: list[float]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Validation accuracy by epoch, a panel for each network, mean and range over seeds of each row."""
+    """Validation accuracy by epoch, a panel for each network, mean and range over seeds of each row; and the table."""
     panels: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     for (start, mode), several in grouped(rows).items():
         drawn = [(row["curve"]["epoch"], row["curve"]["val_top1"]) for row in several]
         panels.setdefault(f"{start} val_top1", {})[mode] = drawn
-    curves.learning_curves(panels, path)
+    curves.learning_curves(panels, path, table=list(cells(rows)))
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def embed(
       images: uint8 or [0, 1] floats ``[n, h, w, c]`` or ``[n, h, w]``; a list of arrays ``[h, w, c]`` or ``[h, w]``;
         one path or a list of them; or a folder, whose images are taken in the order of :func:`ssl_jax.images_of`. To a
         run on text, a list of texts.
-      layer: "features", or the name of a stage.
+      layer: "features", the name of a stage, or "logits" of a network with a classifier (supervised, or imported so).
       batch_size: rows that are computed at once; the last batch is padded, so that one program is compiled.
       encoder: the module of a run that was given one from Python.
       unreadable: what is done where some of the files cannot be read: "refuse" names all of them, "nan" gives rows of

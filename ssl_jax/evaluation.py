@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ from ssl_jax.run.writer import lost, read_metrics
 Say = Callable[[str], None]
 Options = Mapping[str, Mapping[str, Any]]  # evaluator -> option -> value
 Job = Callable[[], dict[str, Found]]
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 
 
 def evaluate(
@@ -54,6 +56,7 @@ def evaluate(
     outdir: str | Path | None = None,
     source: str | None = None,
     splits: Splits | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
     data_dir: str | None = None,
     download: bool = False,
     devices: int | None = None,
@@ -69,6 +72,7 @@ def evaluate(
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
       splits: that dataset, or the run's own, where it lies in memory.
+      columns: of a table, in place of the run's ``data.label_column`` and the like: "label_column" -> name.
       data_dir: where TFDS datasets lie, if not where the run found them.
       download: let TFDS fetch a dataset that is not there.
       devices: default that of ``parallel.devices``.
@@ -91,7 +95,9 @@ def evaluate(
     root = Path(outdir) if outdir else opened[0].workdir / "evaluation"
     places = {name: root / name if len(runs) > 1 else root for name in runs}
     jobs = {
-        name: _prepare(run, places[name], evaluators, options, source, data_dir, download, devices, say, splits)
+        name: _prepare(
+            run, places[name], evaluators, options, source, data_dir, download, devices, say, splits, columns
+        )
         for name, run in runs.items()
     }
     with contextlib.ExitStack() as stack:
@@ -130,7 +136,17 @@ def _say(say: Say, text: str) -> None:
 
 
 def _prepare(
-    run: Run, place: Path, asked, options: Options, source, data_dir, download, devices, say: Say, splits=None
+    run: Run,
+    place: Path,
+    asked,
+    options: Options,
+    source,
+    data_dir,
+    download,
+    devices,
+    say: Say,
+    splits=None,
+    columns: Mapping[str, str] = NO_COLUMNS,
 ) -> Job:
     """Everything that can be refused about the evaluation of one run; returns the function that does it."""
     config: Config = ConfigDict(to_json(run.config))
@@ -139,6 +155,8 @@ def _prepare(
         # What the run said of its own data.
         own = ("train_split", "test_split", "num_examples", "unlabelled", "labelled")
         config.data.update({"source": source} | {key: None for key in own if key in config.data})
+    with config.unlocked():  # keys younger than some stored configs
+        config.data.update(columns)
     splits = load_splits(config) if splits is None else with_few_labels(config, splits)
     for note in splits.notes:
         say(note)

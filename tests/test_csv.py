@@ -89,6 +89,18 @@ def test_absolute_paths_other_columns_and_a_table_in_a_folder_of_its_own(load, t
     assert found(*splits) == {i: str(i % 4) if i % 4 < 3 else None for i in range(20)}
 
 
+def test_which_columns_may_be_the_label_is_said(load, tmp_path):
+    pictures(tmp_path, [f"{i}.png" for i in range(12)])
+    rows = [(f"{i}.png", "ab"[i % 2], "xyz"[i % 3]) for i in range(12)]
+    notes = load(f"csv:{table(tmp_path / 't.csv', ('image', 'colour', 'shape'), *rows)}").notes
+    assert "no column of labels (data.label_column=colour, shape?)" in notes[0]
+    splits = load(f"csv:{table(tmp_path / 't.csv', ('image', 'species', 'label'), *rows)}")
+    assert "the label from 'label' (not 'species': data.label_column)" in splits.notes[0]
+    splits = load(f"csv:{tmp_path / 't.csv'}", label_column="species")
+    assert splits.train.class_names == ("a", "b")
+    assert "the label from 'species'; not read: label" in splits.notes[0]
+
+
 def test_labels_as_numbers_names_none_and_one_of_several_columns(load, tmp_path):
     pictures(tmp_path, [f"{i}.png" for i in range(12)])
 

@@ -117,6 +117,25 @@ def test_unlabelled_data_are_refused(workdirs, tmp_path, capfd):
     assert "test_rankme" in json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
 
 
+@pytest.mark.parametrize("word", ["--data.label_column=shape", "--config.data.label_column=shape"])
+def test_the_column_of_labels_is_said(word, workdirs, tmp_path, capfd):
+    rows = ["id,colour,shape"]
+    for i in range(24):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i},{'xyz'[i % 3]},{'ab'[i % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    words = ["--workdir", str(workdirs / "simclr"), "--source", f"csv:{tmp_path / 't.csv'}", "--evals=knn"]
+    words += ["--eval.knn.k=1", "--out", str(tmp_path / "out")]
+    assert evaluate.main(words) == 2
+    assert "no column of labels (data.label_column=colour, shape?)" in capfd.readouterr().out
+    assert evaluate.main([*words, word]) == 2
+    said = capfd.readouterr()
+    assert "the label from 'shape'" in said.out
+    assert "these images are in colour and the encoder takes grey ones" in said.err  # data are read, and then this
+    assert evaluate.main([*words, "--data.label_colum=shape"]) == 2
+    assert "did you mean '--data.label_column'?" in capfd.readouterr().err
+
+
 def test_another_architecture_is_refused(workdirs, tmp_path, capfd):
     shutil.copytree(workdirs / "simclr", tmp_path / "run")
     path = tmp_path / "run" / "config.json"

@@ -20,16 +20,18 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from experiments import export as command
+from experiments import transfer_learning
 from ssl_jax import configs, models
+from ssl_jax.data import recipes
 from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.experiment import make_method, make_modality, to_json
-from ssl_jax.interop import card, hub, licences, onnx, peers
+from ssl_jax.interop import card, hub, importing, licences, onnx, peers, weights
 from ssl_jax.models.pool import max_pool
-from ssl_jax.run import checkpoint
+from ssl_jax.run import checkpoint, embedding, origins
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
-from ssl_jax.run.open import Run, variables_spec
-from ssl_jax.types import Plan
+from ssl_jax.run.open import Run, open_weights, variables_spec
+from ssl_jax.types import Plan, Vocab
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CONVNET = {"name": "convnet", "widths": (4, 8)}
@@ -53,6 +55,22 @@ def opened(workdir, model, *, size=32, channels=3, classes=None, imported=None, 
     resolved = {"data": {"sizes": {"test": 7}, "fingerprints": {"test": "f00d"}}, "commit": "c0ffee"}
     resolved |= {} if imported is None else {"imported": imported}
     return Run(workdir, config, resolved, plan, recipe, modality, method, variables, 12, {})
+
+
+def of_text(workdir):
+    """A run whose encoder reads tokens."""
+    config = configs.load("bert_imdb_cpu")
+    with config.unlocked():
+        config.method = ConfigDict({"name": "imported"})
+        config.model = ConfigDict({"name": "text_transformer", "vocab": 9, "width": 8, "depth": 1, "heads": 2})
+        config.model.positions = 12
+        config.data.update({"source": "none", "document_length": 12, "global_batch_size": 2})
+    configs.give_recipe(config, "documents")
+    recipe = recipes.of(config.data)
+    plan = Plan(1, 1, 2, (12,), 2, vocab=Vocab(9))
+    modality, method = make_modality(config, plan=plan, recipe=recipe), make_method(config, plan)
+    variables = jax.tree_util.tree_map_with_path(random, variables_spec(method, modality, plan))
+    return Run(workdir, config, {"commit": "c0ffee"}, plan, recipe, modality, method, variables, 12, {})
 
 
 def random(path, leaf):
@@ -179,7 +197,8 @@ def test_grey_images_are_an_argument_of_timm(tmp_path):
         (VIT | {"swiglu": True}, "timm", "model.swiglu=True"),
         (VIT, "torchvision", "model.pool='mean': torchvision's ViT gives its class token"),
         ({"name": "resnet200"}, "torchvision", "torchvision has no resnet200"),
-        (CONVNET, "timm", "no network like model.name='convnet'"),
+        (CONVNET, "timm", "no network like model.name='convnet'.*resnet200, vit"),
+        (CONVNET, "torchvision", r"resnet152, vit\*, AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2"),
         ({"name": "mlp"}, "timm", "no network like model.name='mlp'"),
         ({"name": "lstm", "vocab": 9}, "timm", "no network like model.name='lstm'"),
         ({"name": "vgg11"}, "timm", "no network like model.name='vgg11'"),
@@ -236,6 +255,60 @@ def test_flax(small, tmp_path):
     np.testing.assert_allclose(got, features(small, pixels), atol=1e-5)
 
 
+def test_flax_is_not_read_back_and_the_line_says_what_is(small, tmp_path):
+    export(small, tmp_path / "out", format="flax")
+    for name in ("flax_model.msgpack", "flax_model.safetensors"):
+        for read in (weights.read, importing.read):
+            with pytest.raises(ValueError, match=r"`ssl-jax export RUN --out X.safetensors`") as error:
+                read(tmp_path / "out" / name)
+            assert "\n" not in str(error.value)
+
+
+def test_text_goes_into_flax_and_one_file_alone(tmp_path):
+    run, out = of_text(tmp_path / "run"), tmp_path / "out"
+    for form in ("timm", "torchvision", "stablehlo", "onnx"):
+        with pytest.raises(ValueError, match=r"takes text, and the format is for images; --format flax holds it"):
+            exporting.WRITERS[form](tmp_path, run, licence="mit", swapped_stem=False)
+    export(run, out, format="flax")
+    about = json.loads((out / "module.json").read_text())
+    model = models.make(about["make"].pop("name"), **about["make"])
+    packed = flax.serialization.msgpack_restore((out / "flax_model.msgpack").read_bytes())
+    tokens = jnp.asarray([[3, 4, 5, 0], [1, 8, 0, 0]])
+    got, want = model.apply(packed, tokens, train=False), run.method.encode(run.variables, tokens)
+    np.testing.assert_allclose(got["features"], want["features"], atol=1e-6)
+    text = (out / "README.md").read_text()
+    assert head(text)["pipeline_tag"] == "feature-extraction"
+    assert "It takes arrays [b, 12]; of text the numbers of tokens in tokenizer.json" in text
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_the_transfer_table_is_of_images(tmp_path, monkeypatch, capsys):
+    run = of_text(tmp_path / "run")
+    monkeypatch.setattr(transfer_learning, "open_run", lambda workdir: run)
+    words = ["--source", "digits", "--out", str(tmp_path / "out"), "--start", f"bert={tmp_path / 'run'}"]
+    assert transfer_learning.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is a run on text or other data, and this compares networks of images" in said
+    assert said.count("\n") == 1
+
+
+def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
+    def row(seed, curve, **changes):
+        found = {"start": "net", "mode": "tune", "seed": seed, "test_top1": 0.5 + 0.1 * seed, "test_examples": 10}
+        found |= {"val_top1": max(curve), "seconds": 2.0, "learning_rate": 0.001}
+        return found | {"curve": {"epoch": [float(i + 1) for i in range(len(curve))], "val_top1": curve}} | changes
+
+    rows = [row(0, [0.5, 0.75, 0.75, 0.25]), row(1, [0.25, 0.5, 0.5, 0.75])]
+    settings = {"source": "folder:pets", "recipe": "tutorial", "epochs": 4, "held_out": 0.2}
+    lines = list(transfer_learning.table(rows, settings))
+    assert lines[2] == "| net, tune | 55.0 ± 7.1 | 75.0 ± 0.0 | 50.0 ± 35.4 | 3, 4 | 0.001 | 2 |"
+    assert "recipe tutorial: batches of 8, epochs: 4, seeds: 0, 1." in lines[-1]
+    assert "20% of train drawn by the seed" in lines[-1]
+    for name, some in (("several.png", rows), ("one.png", [row(0, [0.5])])):
+        transfer_learning.draw(some, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 5000
+
+
 ALONE = """
 import sys
 class Blocked:
@@ -276,12 +349,49 @@ def test_stablehlo_runs_without_this_package(small, tmp_path):
             np.testing.assert_allclose(got, features(small, images(small, count)), atol=1e-5)
 
 
-def test_what_encode_does_not_read_is_not_written(tmp_path):
+def test_what_is_not_read_is_not_written(small, tmp_path):
     pytest.importorskip("flatbuffers")
-    export(opened(tmp_path / "run", CONVNET, size=8, classes=3), tmp_path / "out", format="stablehlo")
+    params = {**small.variables.params, "projector": {"dense0": {"kernel": jnp.ones((8, 2))}}}
+    export(small._replace(variables=small.variables._replace(params=params)), tmp_path / "out", format="stablehlo")
     names = set(safetensors.numpy.load_file(tmp_path / "out" / "weights.safetensors"))
     assert names
-    assert not [name for name in names if "classifier" in name]
+    assert not [name for name in names if "projector" in name]
+
+
+def logits_by_hand(run, pixels):
+    layer = run.variables.params["classifier"]["dense0"]
+    return features(run, pixels) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+
+def test_a_classifier_goes_into_flax_and_stablehlo(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("flatbuffers")
+    run = opened(tmp_path / "run", CONVNET, size=8, classes=3)
+    pixels = images(run)
+    want = logits_by_hand(run, pixels)
+    export(run, tmp_path / "flax", format="flax")
+    packed = flax.serialization.msgpack_restore((tmp_path / "flax" / "flax_model.msgpack").read_bytes())
+    about = json.loads((tmp_path / "flax" / "module.json").read_text())
+    model = models.make(about["make"].pop("name"), **about["make"])
+    x = (pixels / np.float32(255) - np.float32(about["mean"])) / np.float32(about["std"])
+    outputs = model.apply(packed, jnp.asarray(x), train=False)
+    names = {"variables": packed, "outputs": jax.tree.map(np.asarray, outputs)}
+    exec(about["classifier"], names)
+    np.testing.assert_allclose(names["logits"], want, atol=1e-5)
+    assert about["classifier"] in (tmp_path / "flax" / "README.md").read_text()
+    export(run, tmp_path / "hlo", format="stablehlo")
+    program = jax.export.deserialize((tmp_path / "hlo" / "encode_uint8.stablehlo").read_bytes())
+    held = safetensors.numpy.load_file(tmp_path / "hlo" / "weights.safetensors")
+    np.testing.assert_allclose(program.call(held, pixels)["logits"], want, atol=1e-5)
+    np.testing.assert_allclose(embedding.embed(run, pixels, layer="logits")[0], want, atol=1e-5)
+    with pytest.raises(ValueError, match=r"none of this encoder's: .*logits"):
+        embedding.embed(run, pixels, layer="logit")
+    monkeypatch.setattr(onnx, "check", lambda: None)
+    monkeypatch.setattr(onnx, "write", lambda folder, encode, shape: 0.0)
+    monkeypatch.setattr(exporting, "open_run", lambda workdir: run)
+    words = ["--workdir", str(run.workdir), "--out", str(tmp_path / "onnx"), "--format", "onnx"]
+    assert command.main(words) == 0
+    assert "Its classifier was left out; --format stablehlo and flax hold it." in capsys.readouterr().out
+    assert "classifier was left out" in (tmp_path / "onnx" / "README.md").read_text()
 
 
 def test_without_flatbuffers_one_line_says_so(small, tmp_path, monkeypatch):
@@ -368,7 +478,7 @@ def test_the_folder_is_there_whole_or_not_at_all(small, tmp_path, monkeypatch):
 
 def evaluated(run, digest):
     result = {
-        "metrics": {"test_knn_top1": 0.75, "test_odd": None},
+        "metrics": {"test_knn_top1": 0.75, "test_odd": None, "test_linear_l2": 1e-4},
         "intervals": {"test_knn_top1": [0.5, 0.875]},
         "evaluators": {},
         "provenance": {"checkpoint": digest, "evaluated_on": "folder:/home/me/pets", "sizes": {"test": 8}, "seed": 0},
@@ -433,10 +543,18 @@ def test_numbers_of_another_checkpoint_are_left_out(small, tmp_path):
         ("apache-2.0", {"x": "CC BY-NC 4.0"}, "cannot be passed on under 'apache-2.0'"),
         ("mit", {"a": "MIT", "b": "DINOv3"}, "b were published under DINOv3"),
         (" ", {}, "names no licence"),
+        (
+            "gpl-nonsense",
+            {},
+            r"gpl-nonsense is no licence that is known; did you mean .*--license 'other:gpl-nonsense'",
+        ),
+        ("other:my terms", {}, "my terms"),
+        ("GPL-3.0-or-later", {}, "GPL-3.0-or-later"),
+        ("other:mit", {"x": "CC BY-NC 4.0"}, "cannot be passed on under 'mit'"),
     ],
 )
 def test_licences(asked, published, given):
-    if given in ("not stated", "mit", "MIT (relicensed 2023)", "CC-BY-NC-4.0"):
+    if given in ("not stated", "mit", "MIT (relicensed 2023)", "CC-BY-NC-4.0", "my terms", "GPL-3.0-or-later"):
         assert licences.chosen(asked, published) == given
     else:
         with pytest.raises(ValueError, match=given) as error:
@@ -455,13 +573,54 @@ def test_weights_under_a_restricted_licence_keep_it(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert head(text)["license"] == "cc-by-nc-4.0"
     assert "weights of byol" in text
-    assert "published under: CC BY-NC 4.0" in text
+    assert "published under: CC BY-NC 4.0." in text
 
 
-def test_what_began_with_restricted_weights_keeps_their_licence(tmp_path, monkeypatch):
+def test_a_plain_file_does_not_say_who_trained_it(tmp_path):
+    came = {"project": "torchvision", "source": "pytorch/vision", "sha256": None, "licence": None}
+    export(opened(tmp_path / "run", CONVNET, size=8, imported=came), tmp_path / "out", format="flax")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "weights in the form of torchvision." in text
+    assert "(pytorch/vision), published under: not known; who trained them it does not say." in text
+
+
+def test_a_file_keeps_the_licence_of_its_weights(tmp_path):
+    run, path = opened(tmp_path / "run", CONVNET, size=8, imported=NC), tmp_path / "x.safetensors"
+    for licence, said in ((None, "say so, with --license cc-by-nc-4.0"), ("mit", "cannot be passed on under 'mit'")):
+        with pytest.raises(ValueError, match=said):
+            export(run, path, licence=licence)
+    assert not path.exists()
+    export(run, path, licence="cc-by-nc-4.0")
+    about = weights.about(path)
+    assert (about["licence"], about["origins"]) == ("cc-by-nc-4.0", [NC])
+    begun = opened(tmp_path / "begun", CONVNET, size=8, init_from=str(path))
+    kept = {"origins": origins.began_with(str(path))}  # as config.json of a run has it, whatever becomes of the file
+    again = open_weights(path)
+    for _ in range(2):
+        for one in (begun, again):
+            with pytest.raises(ValueError, match=r"were published under CC BY-NC 4\.0"):
+                export(one, tmp_path / "y.safetensors", licence="mit")
+        path.unlink(missing_ok=True)
+        begun = begun._replace(resolved=begun.resolved | kept)
+    export(begun, tmp_path / "y", format="flax", licence="cc-by-nc-4.0")
+    text = (tmp_path / "y" / "README.md").read_text()
+    assert "The run began with weights of deepmind/byol; their licence: CC BY-NC 4.0." in text
+
+
+def test_a_licence_that_was_given_to_a_file_is_kept(small, tmp_path):
+    export(small, tmp_path / "x.safetensors", licence="cc-by-nc-4.0")
+    began = origins.published(origins.began_with({"encoder": str(tmp_path / "x.safetensors")}))
+    assert list(began.values()) == ["cc-by-nc-4.0"]
+    export(small, tmp_path / "x.safetensors")
+    assert weights.about(tmp_path / "x.safetensors")["licence"] == "not stated"
+    assert origins.began_with(str(tmp_path / "x.safetensors")) == []
+    assert origins.began_with(str(tmp_path / "none.safetensors")) == []
+
+
+def test_what_began_with_restricted_weights_keeps_their_licence(tmp_path):
     source = tmp_path / "byol"
     source.mkdir()
-    monkeypatch.setattr(exporting, "read_run", lambda path: (ConfigDict({"init_from": None}), {"imported": NC}))
+    (source / "config.json").write_text(json.dumps({"config": {"init_from": None}, "resolved": {"imported": NC}}))
     run = opened(tmp_path / "run", CONVNET, size=8, init_from=str(source))
     with pytest.raises(ValueError, match="which this began with, were published under CC BY-NC"):
         export(run, tmp_path / "out", format="flax")
@@ -517,9 +676,6 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
     assert command.main([*words, "--format", "tflite"]) == 2
     assert "known: ssl_jax, timm" in capsys.readouterr().err
-    assert command.main([*words, "--license", "mit"]) == 2
-    assert "--license goes into the card" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
     assert command.main([*words, "--format", "flax", "--license", "mit"]) == 0
     assert "fingerprint" in capsys.readouterr().out
     assert (tmp_path / "out" / "flax_model.msgpack").exists()

@@ -23,7 +23,8 @@ class Evaluator:
 
     Args:
       columns: of other classes, the logit of each class of the data in order, 310,309 for ants and bees by
-        ImageNet's thousand; all logits compete.
+        ImageNet's thousand. The greatest is sought among all logits of the network, not among these alone: a photo
+        that it takes for a third class is a miss.
     """
 
     def __init__(self, encode: Encode, *, train: Source, test: Source, columns: Sequence[int] | int | None = None):

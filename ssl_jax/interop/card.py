@@ -20,6 +20,11 @@ model.load_state_dict(load_file("FOLDER/model.safetensors"){strict})
 ```
 """
 
+# Libraries whose form the weights of many people have.
+LAYOUTS = ("torchvision", "timm", "transformers", "lightly", "solo_learn")
+
+CHOSEN = re.compile(r"_l2(_|$)")  # names under which evaluators report what they chose on validation, no measure
+
 SHARED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # by timm and torchvision
 
 HOW = {
@@ -43,7 +48,7 @@ import ssl_jax.models
 
 variables = flax.serialization.msgpack_restore(open("FOLDER/flax_model.msgpack", "rb").read())
 model = ssl_jax.models.make({make})
-outputs = model.apply(variables, images, train=False)         # outputs["features"]; images normalised as below
+outputs = model.apply(variables, {inputs}, train=False)         # outputs["features"]; {inputs} as below
 ```
 """,
     "stablehlo": """Without ssl_jax; any number of images, on a CPU, an NVIDIA GPU or a TPU:
@@ -74,7 +79,7 @@ class Facts(NamedTuple):
       format: a key of :data:`HOW`.
       name: of the model, as the folder is called.
       config: of the run.
-      shape, mean, std, view: of images, as ``peers.Network`` has them.
+      shape, mean, std, view: of images, as ``peers.Network`` has them; of other data the shape alone.
       licence: as :func:`licences.chosen` gave it.
       commit, version, step: of the run and of the package.
       data: "data" of the run's record: sizes and fingerprints.
@@ -115,7 +120,7 @@ def _head(facts: Facts) -> Iterator[str]:
     tags = ["ssl_jax", config["method"]["name"], config["model"]["name"], facts.format]
     tags += [] if config["method"]["name"] in ("supcon", "supervised", "imported") else ["self-supervised-learning"]
     yield f"tags: {json.dumps([plain(tag) for tag in dict.fromkeys(tags)])}"
-    yield "pipeline_tag: image-feature-extraction"
+    yield f"pipeline_tag: {_task(facts)}"
     if (source := config["data"]["source"]) and re.fullmatch(r"[a-z0-9_]+", source) and source != "none":
         yield f"datasets: {json.dumps([source])}"
     if facts.evaluation:
@@ -124,13 +129,19 @@ def _head(facts: Facts) -> Iterator[str]:
         yield "    results:"
         for result in facts.evaluation:
             on = json.dumps(plain(result["provenance"]["evaluated_on"]))
-            yield '      - task: {type: "image-feature-extraction"}'
+            yield f'      - task: {{type: "{_task(facts)}"}}'
             yield f"        dataset: {{type: {on}, name: {on}}}"
             yield "        metrics:"
             for name, value in _numbers(result).items():
+                if CHOSEN.search(name):
+                    continue
                 kind = "accuracy" if re.search(r"top\d+$", name) else name
                 yield f"          - {{type: {json.dumps(kind)}, name: {json.dumps(name)}, value: {json.dumps(value)}}}"
     yield "---"
+
+
+def _task(facts: Facts) -> str:
+    return "image-feature-extraction" if len(facts.shape) == 3 else "feature-extraction"
 
 
 def _licence(licence: str) -> Iterator[str]:
@@ -145,31 +156,24 @@ def _licence(licence: str) -> Iterator[str]:
 
 
 def _body(facts: Facts) -> Iterator[str]:
-    config, (height, width, channels) = facts.config, facts.shape
+    config = facts.config
     yield f"\n# {facts.name}\n"
     method, model = plain(config["method"]["name"]), plain(config["model"]["name"])
     if facts.imported is None:
         yield f"The encoder ({model}) of a run of {method} on {plain(config['data']['source'])}, step {facts.step}."
     else:
-        yield f"An encoder ({model}) that was not trained here: weights of {facts.imported.get('project')}."
+        form = "in the form of" if facts.imported.get("project") in LAYOUTS else "of"
+        yield f"An encoder ({model}) that was not trained here: weights {form} {facts.imported.get('project')}."
     yield from (f"\n{note}" for note in facts.notes)
     yield "\n## Use\n"
     yield HOW[facts.format].format(**facts.words).rstrip("\n")
-    if facts.format == "timm" and facts.words["architecture"] in SHARED and channels == 3:
+    if facts.format == "timm" and facts.words["architecture"] in SHARED and facts.shape[2] == 3:
         yield f"\n{TORCHVISION.format(**facts.words)}".rstrip("\n")
-    view = facts.view
-    yield (
-        f"\nImages are {height} x {width} pixels of {channels} channel(s) (evaluation: {view.kind}, "
-        f"{view.fraction:g}, {view.interpolation}), in [0, 1], with mean {_list(facts.mean)} and standard deviation "
-        f"{_list(facts.std)}."
-    )
+    yield f"\n{_inputs(facts)}"
     yield "\n## Licence\n"
     yield f"Of the weights: {facts.licence}."
     if facts.imported is not None:
-        yield (
-            f"They came from {facts.imported.get('source') or 'elsewhere'} (sha256 {facts.imported.get('sha256')}), "
-            f"published under: {facts.imported.get('licence') or 'not known'}."
-        )
+        yield _origin(facts.imported)
     yield "\n## Data\n"
     sizes = {split: size for split, size in facts.data.get("sizes", {}).items() if size}
     yield from [] if sizes else ["Not known."]
@@ -190,6 +194,27 @@ def _body(facts: Facts) -> Iterator[str]:
     yield "\n## Run\n"
     yield f"Commit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
     yield f"```json\n{json.dumps(plain(config), indent=1)}\n```"
+
+
+def _origin(imported: Mapping[str, Any]) -> str:
+    """Where the weights came from, as far as it is known: of a library's plain file not who trained them."""
+    project, source, digest = (imported.get(key) for key in ("project", "source", "sha256"))
+    said = f"They came from a file in the form of {project} ({source or 'no source known'}"
+    said += (f", sha256 {digest}" if digest else "") + ")"
+    who = "; who trained them it does not say" if project in LAYOUTS else ""
+    return f"{said}, published under: {imported.get('licence') or 'not known'}{who}."
+
+
+def _inputs(facts: Facts) -> str:
+    """What the encoder takes."""
+    if (view := facts.view) is None:
+        shape = ", ".join(map(str, facts.shape))
+        return f"It takes arrays [b, {shape}]; of text the numbers of tokens in tokenizer.json, with 0 for none."
+    height, width, channels = facts.shape
+    return (
+        f"Images are {height} x {width} pixels of {channels} channel(s) (evaluation: {view.kind}, {view.fraction:g}, "
+        f"{view.interpolation}), in [0, 1], with mean {_list(facts.mean)} and standard deviation {_list(facts.std)}."
+    )
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -18,10 +18,18 @@ from ssl_jax.types import Tree
 MSGPACK, SAFETENSORS, MODULE = "flax_model.msgpack", "flax_model.safetensors", "module.json"
 
 
-def write(folder: Path, params: Tree, model_state: Tree, about: Mapping[str, Any]) -> None:
-    """The same variables twice, ``{"params": ..., "batch_stats": ...}`` nested in MessagePack, and flat in safetensors
-    with "/" between names; and ``about`` as ``module.json``."""
-    variables = jax.tree.map(lambda leaf: np.array(leaf, order="C"), {"params": params, **model_state})
+# How logits come of outputs, features and the last stage, whose name ends in the greatest number.
+OF_FEATURES = "logits = outputs['features'] @ variables['classifier']['kernel'] + variables['classifier']['bias']"
+OF_MAP = "logits = mean over places of max(0, last stage @ variables['classifier']['kernel'] + its bias)"
+
+
+def write(
+    folder: Path, params: Tree, model_state: Tree, about: Mapping[str, Any], classifier: Tree | None = None
+) -> None:
+    """The same variables twice, ``{"params": ..., "batch_stats": ..., "classifier": ...}`` nested in MessagePack, and
+    flat in safetensors with "/" between names; and ``about`` as ``module.json``."""
+    trees = {"params": params, **model_state} | ({} if classifier is None else {"classifier": classifier})
+    variables = jax.tree.map(lambda leaf: np.array(leaf, order="C"), trees)
     (folder / MSGPACK).write_bytes(flax.serialization.msgpack_serialize(variables))
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(variables, sep="/")
     safetensors.numpy.save_file(flat, folder / SAFETENSORS, {"format": "flax"})

@@ -103,7 +103,10 @@ def _check_statistics(statistics: tuple[Sequence[float], Sequence[float]] | None
 def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     arrays = named(archive.tree)
     if any(name.startswith(("params/encoder/", "params/stem_")) for name in arrays):
-        raise ValueError("it is of ssl_jax; use it as it is, in `ssl-jax embed --workdir` and init_from")
+        raise ValueError(
+            "it is of ssl_jax: a file of `ssl-jax export RUN --out X.safetensors` is taken by embed and init_from as "
+            "it is; in place of one of --format flax write that one"
+        )
     chosen = _choose(arrays, asked, bool(archive.metadata.get("config")))
     project = projects.PROJECTS[chosen]
     inner, model, theirs, family = _trunk(arrays, project, chosen)

@@ -90,7 +90,9 @@ def architecture(network: Network, theirs: str, *, swapped_stem: bool = False) -
                 f"torchvision's {model['name']} takes 3 channels, and these images have {network.shape[2]}"
             )
         return model["name"], {}
-    known = f"{', '.join(RESNETS)} and vit*"
+    known = f"{', '.join(RESNETS)}, vit*"
+    if theirs == "torchvision":
+        known = f"{', '.join(RESNETS[:-1])}, vit*, AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2"
     raise ValueError(f"{theirs} has no network like model.name={model['name']!r}; this format holds {known}")
 
 

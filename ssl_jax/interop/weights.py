@@ -27,6 +27,7 @@ from ssl_jax.interop.plain import can_execute
 from ssl_jax.types import Tree
 
 EXECUTABLE = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".p", ".ckpt", ".bin", ".npy", ".joblib", ".dill", ".tar")
+IN_PLACE_OF_FLAX = "use the file of `ssl-jax export RUN --out X.safetensors`, without --format"
 RECORD, DIGEST = "ssl_jax", "ssl_jax_sha256"  # two keys, so that a flipped bit in one of their names is noticed
 
 
@@ -72,6 +73,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
     suffix = path.suffix.lower()
     if suffix in EXECUTABLE:
         raise ValueError(f"{path} is not opened: {can_execute(f'{suffix} files')}")
+    if suffix == ".msgpack":
+        raise ValueError(f"{path} is in Flax's form; {IN_PLACE_OF_FLAX}, or, of another library, `ssl-jax import` it")
     if suffix not in READERS:
         raise ValueError(f"{path} is no file of weights; known: {', '.join(READERS)}")
     try:
@@ -103,6 +106,8 @@ def files(path: str | os.PathLike[str]) -> dict[str, str]:
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
     """What names and numbers must be, wherever the file is from."""
     for name, array in arrays.items():
+        if name.startswith(("batch_stats/", "classifier/")):
+            raise ValueError(f"its array {name[:80]!r} is called as in --format flax; {IN_PLACE_OF_FLAX}")
         if not name.startswith(("params/", "model_state/")):
             raise ValueError(f"its array {name[:80]!r} is called neither params/... nor model_state/...; rename it")
         words = name.split("/")

@@ -12,6 +12,7 @@ import numpy as np
 from ssl_jax.data.images import decode, stand_ins
 from ssl_jax.data.images.opening import Unreadable, opened
 from ssl_jax.data.source import Decoding, Source, refuse_one
+from ssl_jax.evals.shared.encode import LOGITS, with_logits
 from ssl_jax.experiment import decoding
 from ssl_jax.online.progress import counted
 from ssl_jax.run.open import Run
@@ -27,7 +28,7 @@ def embed(
     Args:
       run: opened.
       images: see :func:`ssl_jax.embed`; no folder.
-      layer: "features", or the name of a stage.
+      layer: "features", the name of a stage, or "logits" of a network with a classifier.
       batch_size: rows that are computed at once.
       refuse: what cannot be read is an error, of one line that names all of it.
 
@@ -47,11 +48,12 @@ def embed(
         batches = _of_files(run, images, rows, broken, refuse)
     else:
         batches = _of_arrays(run, images, rows)
-    compiled = jax.jit(run.method.encode)
+    compiled = jax.jit(with_logits(run.method) if layer == LOGITS else run.method.encode)
     for places, batch in counted(batches, "embedding", len(images), run.modality.record, by=rows):
         out = compiled(run.variables, batch)
         if layer not in out:
-            raise ValueError(f"layer={layer!r} is none of this encoder's: {', '.join(out)}")
+            more = [LOGITS] if "classify" in run.method.hooks else []
+            raise ValueError(f"layer={layer!r} is none of this encoder's: {', '.join((*out, *more))}")
         made, there = np.asarray(out[layer], np.float32), places >= 0
         found = np.full((len(images), made.shape[1]), np.nan, np.float32) if found is None else found
         found[places[there]] = made[there]

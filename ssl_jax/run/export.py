@@ -17,12 +17,13 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.evals.shared import results
+from ssl_jax.evals.shared.encode import with_logits
 from ssl_jax.experiment import make_method, to_json
 from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, weights
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.methods import normalize
-from ssl_jax.run import checkpoint, provenance
-from ssl_jax.run.open import Run, open_run, read_run
+from ssl_jax.run import checkpoint, origins, provenance
+from ssl_jax.run.open import Run, open_run
 from ssl_jax.types import Tree
 
 OURS = "ssl_jax"
@@ -55,7 +56,8 @@ def export(
 
     Returns:
       {"version", "commit", "step", "config", "fingerprint"}, the last one ``checkpoint.fingerprint`` of {"params",
-      "model_state"}; "files" of a modality that has some, name -> text; "url" of what was sent.
+      "model_state"}; "files" of a modality that has some, name -> text; "licence" and "origins" of a file; "notes" of a
+      folder, lines that its card has; "url" of what was sent.
 
     Raises:
       ValueError: one line: no such run, or what the format cannot hold; nothing is left on disk.
@@ -76,18 +78,19 @@ def export(
     if files := {name: content.decode() for name, content in run.modality.files.items()}:
         about["files"] = files
     about["config"] = to_json(run.config)
-    if format == OURS:
-        if licence is not None:
-            raise ValueError("--license goes into the card of a folder; say its --format, or leave it out")
+    came = origins.of_run(about["config"], run.resolved, run.workdir)
+    licence = licences.chosen(licence, origins.published(came))
+    if format == OURS:  # the trunk, which init_from takes
+        about |= {"licence": licence, "origins": [{k: v for k, v in o.items() if k != "where"} for o in came]}
         return weights.write(path, params, model_state, about)
-    licence = licences.chosen(licence, _published(run))
     about["fingerprint"] = checkpoint.fingerprint({"params": params, "model_state": model_state})
     with _new_folder(path) as folder:
         words, notes = WRITERS[format](folder, run, licence=licence, swapped_stem=swapped_stem)
-        facts = _facts(run, format, Path(path).resolve().name, licence, about, words, notes)
+        facts = _facts(run, format, Path(path).resolve().name, licence, about, words, [*notes, *_began(came)])
         (folder / "README.md").write_text(card.text(facts))
         for name, content in run.modality.files.items():
             (folder / name).write_bytes(content)
+    about["notes"] = notes
     if push_to is not None:
         message = f"{run.config.method.name}, step {run.step}"
         about["url"] = hub.push(Path(os.path.expanduser(path)), push_to, private=private, message=message)
@@ -111,27 +114,17 @@ def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _published(run: Run) -> dict[str, str]:
-    """What a run's weights are or were started from -> the licence it was published under, as far as runs tell."""
-    found, seen = {}, set()
-
-    def look(resolved: Mapping[str, Any], init_from: Any, where: str) -> None:
-        if licence := (resolved.get("imported") or {}).get("licence"):
-            found[where] = licence
-        for source in init_from.values() if isinstance(init_from, Mapping) else [init_from]:
-            if isinstance(source, str) and source not in seen and os.path.isdir(os.path.expanduser(source)):
-                seen.add(source)
-                with contextlib.suppress(ValueError):  # no run any more
-                    config, record = read_run(source)
-                    look(record, to_json(config).get("init_from"), f"weights of {source}, which this began with,")
-
-    look(run.resolved, to_json(run.config).get("init_from"), f"the weights in {run.workdir}")
-    return found
+def _takes_images(run: Run) -> bool:
+    return run.modality.vocab is None and len(run.modality.input_shape) == 3
 
 
 def _of_images(run: Run) -> None:
-    if run.modality.words is not None or len(run.modality.input_shape) != 3:
-        raise ValueError("this run's encoder takes text, and the format is for images; use --format flax or ssl_jax")
+    if not _takes_images(run):
+        what = "data that are no images" if run.modality.vocab is None else "text"
+        raise ValueError(
+            f"this run's encoder takes {what}, and the format is for images; --format flax holds it, and so does "
+            f"--format {OURS}, one file"
+        )
 
 
 def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -153,6 +146,8 @@ def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem
     _compare(run)
     peers.write(folder, network, theirs, licence=stated, swapped_stem=swapped_stem)
     notes = ["The classifier came with it."] if classifier is not None else []
+    if classifier is None and "classify" in run.method.hooks:
+        notes.append("Its classifier was left out; --format stablehlo holds it.")
     if swapped_stem:
         notes.append(f"Before it is loaded, its stem is swapped: {peers.stem_of(model, shape[2])}.")
     strict = "" if classifier is not None else ", strict=False"
@@ -199,11 +194,21 @@ def _to_flax(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     model = to_json(run.config)["model"]
     about: dict[str, Any] = {"make": model, "call": "ssl_jax.models.make(**make).apply(variables, x, train=False)"}
     about |= {"input_shape": list(run.modality.input_shape), "features": "outputs['features']"}
-    if run.modality.words is None:
+    if _takes_images(run):
         mean, std = _statistics(run)
         about |= {"mean": mean, "std": std, "range": [0, 1]}
-    flax.write(folder, params, model_state, about)
-    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items())}, []
+    notes = []
+    if (classifier := _classifier(run)) is not None:
+        of_map = bool(run.config.method.get("of_map"))
+        about["classifier"] = flax.OF_MAP if of_map else flax.OF_FEATURES
+        notes.append(f"Its classifier came with it: {about['classifier']}.")
+    elif "classify" in run.method.hooks:
+        notes.append(
+            "Its classifier, which is no linear layer on the features, was left out; --format stablehlo holds it."
+        )
+    flax.write(folder, params, model_state, about, classifier)
+    inputs = "images" if _takes_images(run) else "inputs"
+    return {"make": ", ".join(f"{k}={v!r}" for k, v in model.items()), "inputs": inputs}, notes
 
 
 def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
@@ -214,7 +219,7 @@ def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     def encode(given: Mapping[str, Any], images: Any) -> dict[str, Any]:
         leaves = [given[name] if name in given else jnp.zeros_like(leaf) for name, leaf in named.items()]  # unread ones
         variables = jax.tree.unflatten(structure, leaves)
-        return {k: a for k, a in run.method.encode(variables, images).items() if k != "projections"}
+        return {k: a for k, a in with_logits(run.method)(variables, images).items() if k != "projections"}
 
     host = {
         name: np.asarray(leaf) for name, leaf in named.items() if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -225,12 +230,15 @@ def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
         said = (str(error).splitlines() or [""])[0][:200]
         name = run.config.method.name
         raise ValueError(f"{name}'s encode cannot be written as StableHLO ({type(error).__name__}: {said})") from error
-    return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, []
+    notes = ['Its classifier came with it, the output "logits".'] if "classify" in run.method.hooks else []
+    return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, notes
 
 
 def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     _of_images(run)
     config, notes = run.config.copy_and_resolve_references(), []
+    if "classify" in run.method.hooks:
+        notes.append("Its classifier was left out; --format stablehlo and flax hold it.")
     if config.model.get("dtype"):
         notes.append(f"It computes in float32; the run did in {config.model.dtype}.")
         config.model.dtype = None
@@ -253,7 +261,7 @@ WRITERS = {
 
 def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, Any], words, notes) -> card.Facts:
     resolved = run.resolved
-    images = run.modality.words is None
+    images = _takes_images(run)
     mean, std = _statistics(run) if images else ((), ())
     evaluation, said = _evaluation(run)
     return card.Facts(
@@ -274,6 +282,14 @@ def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, A
         notes=[*notes, *said],
         words=words,
     )
+
+
+def _began(came: list[origins.Origin]) -> Iterator[str]:
+    """What a card says of the weights that a run began with."""
+    for origin in came:
+        if origin["where"].endswith("began with,"):
+            source, licence = origin.get("source") or "elsewhere", origin.get("licence") or "not known"
+            yield f"The run began with weights of {source}; their licence: {licence}."
 
 
 def _evaluation(run: Run) -> tuple[list[dict[str, Any]], list[str]]:

@@ -23,7 +23,7 @@ from ssl_jax.experiment import make_method, make_modality, to_json
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import brief, is_imported
-from ssl_jax.run import checkpoint, folder
+from ssl_jax.run import checkpoint, folder, origins
 from ssl_jax.run.processes import without_tpu
 from ssl_jax.types import WHOLE, Array, Method, Plan, Tree, Variables, Vocab
 
@@ -207,7 +207,9 @@ def open_weights(path: str | Path, *, encoder: Any = None) -> Run:
             continue
         batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), modality.spec(2))
         variables = jax.jit(method.init)(jax.random.key(0), batch, given)
-        return Run(Path(path), config, {}, plan, recipe, modality, method, variables, about.get("step", 0), {})
+        came = [{"where": f"the weights in {path}"} | origin for origin in origins.of_file(about)]
+        resolved, step = {"origins": came}, about.get("step", 0)
+        return Run(Path(path), config, resolved, plan, recipe, modality, method, variables, step, {})
     raise refused
 
 

@@ -20,6 +20,7 @@ from ssl_jax.data import readers, recipes
 from ssl_jax.data.images.values import own_operations
 from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment, to_json
+from ssl_jax.run import origins
 
 _NO_MATTER = ("seed", "data.data_dir", "data.download")  # to what a config is
 
@@ -32,12 +33,14 @@ VERSIONED = (
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What a config became on this machine: plan, data, versions, hardware. Stored with the run."""
     files = {name: hashlib.sha256(content).hexdigest() for name, content in experiment.modality.files.items()}
+    begun = origins.began_with(to_json(experiment.config).get("init_from"))
     return {
         "plan": experiment.plan._asdict(),
         "data": identity(experiment.splits) | ({"files": files} if files else {}),
         "devices": parallel.device_count(experiment.config.parallel.devices),
         "own": own(experiment.config, experiment.recipe),
         "recipe": recipes.plain(experiment.recipe),
+        **({"origins": begun} if begun else {}),
         **machine(),
     }
 

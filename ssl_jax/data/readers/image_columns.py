@@ -122,7 +122,8 @@ def _labels(
             return _one_hot(classes, rows)
         column = [row.get(n) for n in names[:1] for _, row in rows]
         if len(names) != 1 or 2 * len({*map(str, column)}) > len(rows):
-            return [], none, "no column of labels"
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            return [], none, "no column of labels" + (f" (data.label_column={shown}?)" if names else "")
         name = names[0]
     labels = tables.whole([tables.label_of(file, number, row.get(name)) for number, row in rows])
     measures = [number for (number, _), of in zip(rows, labels, strict=True) if _is_fraction(of)]
@@ -131,7 +132,8 @@ def _labels(
         if asked is not None:
             raise ValueError(f"{file}: {said}; name another column with data.label_column, of: {', '.join(names)}")
         return [], none, said
-    return [name], labels, f"the label from {name!r}"
+    others = [other for other in _usual(names, LABELS) if other != name] if asked is None else []
+    return [name], labels, f"the label from {name!r}" + (f" (not {others[0]!r}: data.label_column)" if others else "")
 
 
 def _number(label: Any) -> float | None:

@@ -81,7 +81,10 @@ def curves(records: Iterable[Mapping[str, Any]], path: str | Path, title: str = 
 
 
 def learning_curves(
-    drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]], path: str | Path, title: str = ""
+    drawn: Mapping[str, Mapping[str, Sequence[tuple[Any, Any]]]],
+    path: str | Path,
+    title: str = "",
+    table: Sequence[Sequence[str]] = (),
 ) -> None:
     """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
 
@@ -90,6 +93,7 @@ def learning_curves(
         lines of their own.
       path: file to write.
       title: a line above all panels.
+      table: rows of cells below the panels, the first one of headings.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -103,9 +107,13 @@ def learning_curves(
     }
     columns = min(3, len(drawn))
     high = -(-len(drawn) // columns)
-    figure = canvas.blank(4.4 * columns, 3.1 * high + 0.22 * len(rows) + 0.2)
+    tall, below = 3.1 * high, 0.24 * len(table)
+    figure = canvas.blank(max(6.6 if table else 0, 4.4 * columns), tall + below + 0.22 * len(rows) + 0.2)
+    grid = figure.add_gridspec(high + bool(table), columns, height_ratios=[3.1] * high + [below] * bool(table))
+    if table:
+        _table(figure.add_subplot(grid[high, :]), table)
     for place, (score, panel) in enumerate(drawn.items()):
-        axes = figure.add_subplot(high, columns, place + 1)
+        axes = figure.add_subplot(grid[divmod(place, columns)])
         for name, seeds in panel.items():
             style: dict[str, Any] = {"color": colours[name], "linestyle": dashes[name], "linewidth": 1.6}
             if len(seeds) > 1 and len({tuple(epochs) for epochs, _ in seeds}) == 1:
@@ -116,12 +124,28 @@ def learning_curves(
                 axes.plot(epochs, values, marker="o" if len(epochs) <= 25 else "", markersize=3, **style)
         canvas.plain(axes, score.replace("_", " "), "epoch", "log scale" if score.endswith("perplexity") else "")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+        if axes.dataLim.x0 == axes.dataLim.x1:  # one epoch: whole ones about it
+            axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
+            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=(1, 2, 5, 10)))
         _scale(axes, score)
     handles = [Line2D([], [], color=colours[name], linestyle=dashes[name], linewidth=1.6) for name in rows]
     named = figure.legend(handles, rows, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
     for text, name in zip(named.get_texts(), rows, strict=True):
         canvas.say(text, name, width=100)
     canvas.save(figure, path, title=title)
+
+
+def _table(axes: Axes, rows: Sequence[Sequence[str]]) -> None:
+    """Cells as text, the first column to the left, others to the right."""
+    axes.set_axis_off()
+    wide = [max(len(row[i]) for row in rows) + 3 for i in range(len(rows[0]))]
+    ends = np.cumsum(wide) / sum(wide)
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            x, side = (0.0, "left") if j == 0 else (float(ends[j]), "right")
+            place = {"transform": axes.transAxes, "ha": side, "va": "center", "fontsize": 8}
+            text = axes.text(x, 1 - (i + 0.5) / len(rows), "", color=INK if i else FAINT, **place)
+            canvas.say(text, cell, width=60)
 
 
 def against_bands(drawn: Mapping[str, tuple[Any, ...]], path: str | Path, title: str = "") -> None:

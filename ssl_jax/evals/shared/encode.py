@@ -19,11 +19,22 @@ from ssl_jax.data.source import Source, sha256
 from ssl_jax.evals.shared import features, score
 from ssl_jax.interop.leaves import fingerprint
 from ssl_jax.online.progress import counted
-from ssl_jax.types import Method, Variables
+from ssl_jax.types import Array, Method, Variables
 
 BATCH, VIEWS_BATCH = 512, 64
 PIXELS = BATCH * 64 * 64  # of a batch on a CPU, whose memory and caches whole batches of large images do not suit
 LOGITS = "logits"  # a layer of methods that are classifiers themselves (the hook "classify")
+
+
+def with_logits(method: Method) -> Callable[[Variables, Array], dict[str, Array]]:
+    """``encode`` with one layer more, :data:`LOGITS`, of a method that is a classifier itself."""
+    classify = method.hooks.get("classify")
+
+    def encode(variables: Variables, inputs: Array) -> dict[str, Array]:
+        found = dict(method.encode(variables, inputs))
+        return found if classify is None else found | {LOGITS: classify(variables, inputs)}
+
+    return encode
 
 
 @dataclass(frozen=True)
