@@ -139,7 +139,7 @@ def evaluate(
     run, splits = opened(run, encoder), None
     for name in evals.called(() if evaluators is None else evals.named(evaluators)).values():
         evals.get(name)  # refused before data are looked for
-    if not run.resolved:
+    if "plan" not in run.resolved:
         raise ValueError(f"{run.workdir} is a file of weights; evaluate its run, or embed your images with it")
     if images is not None:
         if source is not None:
