@@ -64,7 +64,7 @@ def barlow_twins(
 
     c = mean(standardised(z1).T @ standardised(z2) / len(z1), axis)
     dim = len(c)
-    own = jnp.eye(dim, dtype=bool)
-    apart, beside = jnp.square(jnp.diagonal(c) - 1).sum(), jnp.square(jnp.where(own, 0, c)).sum()
+    others = 1 - jnp.eye(dim, dtype=dtype)
+    apart, beside = jnp.square(jnp.diagonal(c) - 1).sum(), jnp.square(others * c).sum()
     seen = {"diagonal": jnp.diagonal(c).mean(), "off_diagonal": jnp.sqrt(beside / max(dim * (dim - 1), 1))}
     return apart + off_diagonal * beside, lax.stop_gradient(seen)

@@ -73,13 +73,13 @@ def vicreg(
         raise ValueError(f"vicreg needs two rows or more for a covariance, got z1 {z1.shape}")
     dtype = compute_dtype(z1, z2)
     z1, z2 = z1.astype(dtype), z2.astype(dtype)
-    own = jnp.eye(dim, dtype=bool)
+    others = 1 - jnp.eye(dim, dtype=dtype)
 
     def spread(z):
         z = z - mean(z.mean(0, keepdims=True), axis)
         cov = mean(z.T @ z / len(z), axis) * (rows / (rows - 1))
         deviation = jnp.sqrt(jnp.diagonal(cov) + eps)
-        return deviation, jnp.square(jnp.where(own, 0, cov)).sum() / dim
+        return deviation, jnp.square(others * cov).sum() / dim
 
     (d1, c1), (d2, c2) = spread(z1), spread(z2)
     deviations = jnp.stack([d1, d2])
