@@ -62,9 +62,9 @@ def barlow_twins(
         z = z - mean(z.mean(0, keepdims=True), axis)
         return z * lax.rsqrt(mean(jnp.square(z).mean(0, keepdims=True), axis) + eps)
 
-    c = mean(standardised(z1).T @ standardised(z2) / len(z1), axis)
-    dim = len(c)
-    others = 1 - jnp.eye(dim, dtype=dtype)
-    apart, beside = jnp.square(jnp.diagonal(c) - 1).sum(), jnp.square(others * c).sum()
-    seen = {"diagonal": jnp.diagonal(c).mean(), "off_diagonal": jnp.sqrt(beside / max(dim * (dim - 1), 1))}
+    u1, u2 = standardised(z1), standardised(z2)
+    c = mean(u1.T @ u2 / len(z1), axis)
+    dim, agreement = len(c), mean((u1 * u2).mean(0), axis)  # the diagonal of c
+    apart, beside = jnp.square(agreement - 1).sum(), jnp.square((1 - jnp.eye(dim, dtype=dtype)) * c).sum()
+    seen = {"diagonal": agreement.mean(), "off_diagonal": jnp.sqrt(beside / max(dim * (dim - 1), 1))}
     return apart + off_diagonal * beside, lax.stop_gradient(seen)

@@ -78,7 +78,7 @@ def vicreg(
     def spread(z):
         z = z - mean(z.mean(0, keepdims=True), axis)
         cov = mean(z.T @ z / len(z), axis) * (rows / (rows - 1))
-        deviation = jnp.sqrt(jnp.diagonal(cov) + eps)
+        deviation = jnp.sqrt(mean(jnp.square(z).mean(0), axis) * (rows / (rows - 1)) + eps)
         return deviation, jnp.square(others * cov).sum() / dim
 
     (d1, c1), (d2, c2) = spread(z1), spread(z2)
