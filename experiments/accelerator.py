@@ -86,7 +86,10 @@ STEPS = {  # program -> seconds
 }
 PARTS = {
     "device": Part("device", "facts", 45),
-    **{f"parity_{group}": Part("parity", "compare", 120) for group in ("contrastive", "pretext", "predictive", "text")},
+    **{
+        f"parity_{group}": Part("parity", "compare", 120)
+        for group in ("contrastive", "pretext", "predictive", "modern", "text")
+    },
     **{f"step_{name}": Part("steps", "measure", seconds) for name, seconds in STEPS.items()},
     "torch_resnet18_cifar": Part("torch", "compare", 150, environment=SHARED),
     "torch_resnet50_224": Part("torch", "compare", 210, environment=SHARED),
