@@ -122,7 +122,7 @@ def test_a_folder_for_timm(resnet, tmp_path):
     assert (cfg["interpolation"], cfg["crop_pct"], cfg["crop_mode"]) == ("bicubic", 0.875, "center")
     assert (cfg["first_conv"], cfg["classifier"], cfg["license"]) == ("conv1", "fc", "apache-2.0")
     file = tmp_path / "out" / "model.safetensors"
-    assert header(file)["__metadata__"]["format"] == "pt"
+    assert header(file)["__metadata__"] == {"format": "pt", "license": "apache-2.0"}
     arrays = safetensors.numpy.load_file(file)
     assert len(arrays) == 120  # torchvision's 122 without fc
     params, state = resnet.method.trunk(resnet.variables)

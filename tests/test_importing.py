@@ -20,6 +20,10 @@ from ssl_jax.run import imported
 from ssl_jax.run.open import open_run
 
 LAYOUTS = weight_files.RESNETS | weight_files.VITS
+WHOSE = dict.fromkeys(("torchvision legacy", "torchvision safetensors", "torchvision vit"), "torchvision")
+WHOSE |= {"moco v1": "moco", "moco v2": "moco", "moco v3 vit": "moco_v3", "mae fine-tuned": "mae_finetuned"}
+WHOSE |= {"dino resnet": "dino", "dino backbone": "dino", "timm folder": "timm", "deit": "timm"}
+WHOSE |= {"transformers vit": "transformers"}  # of the others the project is called as the layout
 
 
 def network(published: weight_files.Published) -> dict:
@@ -68,6 +72,7 @@ def test_every_layout_comes_back_bit_for_bit(files, name):
     published = LAYOUTS[name]
     found = importing.read(path, **published.asked)
     assert found.model == published.model
+    assert found.project == WHOSE.get(name, name.replace(" ", "_").replace("-", "_"))
     trees = {"params": found.params, "model_state": found.model_state, "classifier": found.classifier}
     there, here = by_name({k: v for k, v in trees.items() if v}), by_name({k: v for k, v in tree.items() if v})
     assert there.keys() == here.keys()

@@ -64,7 +64,8 @@ def write(folder: Path, network: Network, theirs: str, *, licence: str | None, s
     """
     name, arguments = architecture(network, theirs, swapped_stem=swapped_stem)
     arrays = tensors(network, theirs)
-    safetensors.numpy.save_file(arrays, folder / WEIGHTS, {"format": "pt"})
+    about = {"format": "pt"} | ({} if licence is None else {"license": licence})
+    safetensors.numpy.save_file(arrays, folder / WEIGHTS, about)
     if theirs == "timm":
         write_json(folder / CONFIG, config(network, name, arguments, licence))
 

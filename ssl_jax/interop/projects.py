@@ -115,7 +115,7 @@ PROJECTS: dict[str, Project] = {
         ("teacher/backbone.",),
         has=(
             r"(teacher|student)/backbone\..*",
-            r"(student|teacher)/(backbone\.masked_embed|head\.mlp2?\..*|head\.last_layer2\..*)",
+            r"(student|teacher)/(backbone\.masked_embed|head\.(mlp2|last_layer2)\..*)",
         ),
         lacks=(r"dino_loss/.*", r"teacher/dino_head\..*"),
         ignored={
