@@ -92,9 +92,9 @@ def main(arguments: list[str]) -> int:
 
     # Imported now: asking for simulated devices must come before the first use of a device.
     with phase("loading the libraries"):
+        from ssl_jax.evals import Diverged
         from ssl_jax.evaluation import evaluate
         from ssl_jax.run.signals import Interrupted
-        from ssl_jax.train import NotFinite
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
     places |= {"columns": {name: column for name in COLUMNS if (column := getattr(given, name)) is not None}}
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
     except (KeyboardInterrupt, Interrupted) as stop:
         print("stopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
         return getattr(stop, "exit_code", 130)
-    except (NotFinite, OSError) as error:
+    except (Diverged, OSError) as error:
         print(f"the evaluation failed: {error}", file=sys.stderr)
         return 1
     return 0

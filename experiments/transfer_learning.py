@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import evaluation
 from ssl_jax.data import source
-from ssl_jax.evals import finetune
+from ssl_jax.evals import Diverged, best_fit, finetune
 from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import load_splits, to_json
 from ssl_jax.interop.files import write_json
@@ -78,6 +79,9 @@ def main(arguments: list[str]) -> int:
         rows = [row for name, run in runs.items() for row in of_start(options, name, run)]
     except ValueError as error:
         return command.refuse(error)
+    except Diverged as error:
+        print(f"{error}; or name a lower --learning_rate beside it", file=sys.stderr)
+        return 1
     except signals.Interrupted as stopped:
         print(f"{stopped}; the same command goes on", file=sys.stderr)
         return stopped.exit_code
@@ -141,13 +145,13 @@ def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
             place = Path(options.out) / name
             fit = evaluation.make_fit(run, config, place, lambda line: print(line, flush=True))
             fits = {}
-            for chosen in options.learning_rate or [rate]:
+            for one in options.learning_rate or [rate]:
                 changes = finetune.overrides(
-                    mode, epochs=options.epochs, batch_size=batch, learning_rate=chosen, seed=seed
+                    mode, epochs=options.epochs, batch_size=batch, learning_rate=one, seed=seed
                 )
-                fits[chosen] = fit(f"{mode}_seed{seed}", parts, changes | dict(others))
-            chosen = max(fits, key=lambda chosen: fits[chosen].val_top1)
-            fitted = fits[chosen]
+                fits[one] = partial(fit, f"{mode}_seed{seed}", parts, changes | dict(others))
+            chosen, fitted = best_fit(fits)
+            assert fitted.workdir is not None  # make_fit names it
             yield {
                 **{"start": name, "mode": mode, "seed": seed, "test_top1": float(fitted.hits.mean())},
                 **{"test_examples": len(fitted.hits), "val_examples": len(parts.val), "steps": fitted.steps},

@@ -363,7 +363,10 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         asked = [to_json(mine), recipes.plain(experiment.recipe)]
         parts = (json.dumps(asked, sort_keys=True), *(part.fingerprint for part in splits))
         place = folder / f"{name}_{sources.sha256(*parts)[:8]}"  # other settings are another run
-        summary = train.fit(experiment, place, test=False)
+        try:
+            summary = train.fit(experiment, place, test=False)
+        except train.NotFinite as error:
+            raise evals.Diverged(f"{name}: {error}") from None
         step, val_top1 = checkpoint.best(place, train.best_metric(experiment))
         best = open_run(place, step)
         found = measure.extractor(experiment, parallel.make_mesh(devices))(best.variables, [splits.test]).known()

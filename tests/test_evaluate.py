@@ -333,6 +333,19 @@ def test_permuted_labels_leave_chance(workdirs, tmp_path):
     assert max(scores.values()) < 0.17, scores  # 0.1 and four standard deviations of 359 coin tosses
 
 
+@pytest.mark.slow
+def test_fine_tuning_that_diverges_is_one_line(workdirs, tmp_path, capfd):
+    images(tmp_path / "x.npz", test=20)
+    common = ["--workdir", str(workdirs / "simclr"), "--source", f"npz:{tmp_path / 'x.npz'}", "--evals=finetune"]
+    common += ["--outdir", str(tmp_path / "out"), "--eval.finetune.epochs=4", "--eval.finetune.modes=tune"]
+    assert evaluate.main([*common, "--eval.finetune.learning_rate=1e38"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert sum("the evaluation failed: finetune_tune: step " in line and "not finite" in line for line in said) == 1
+    assert not any("Traceback" in line for line in said)
+    assert evaluate.main([*common, "--eval.finetune.learning_rate=(1e38, 0.1)"]) == 0
+    assert "learning rate 1e+38 is left out: finetune_tune: step " in capfd.readouterr().out
+
+
 def images(path, n=40, channels=1, classes=2, test=0, seed=0):
     """An npz of images whose brightness says their class."""
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 import ssl_jax
 from ssl_jax import configs, evaluation, experiment, models, optim
 from ssl_jax.data.source import from_arrays
-from ssl_jax.evals import Accuracy, Fitted, finetune
+from ssl_jax.evals import Accuracy, Diverged, Fitted, finetune
 from ssl_jax.evals.shared import protocols
 from ssl_jax.methods import supervised
 from ssl_jax.models.resnet import ResNet
@@ -338,6 +338,21 @@ def test_the_rate_is_chosen_on_validation_data():
 
     found, _ = evaluator(modes="tune", learning_rate=(0.1, 0.3, 0.9), fit=fit)
     assert dict(found.run(Variables({}, {}))) == {"finetune_tune_top1": 1.0}
+
+
+def test_a_rate_that_diverges_is_left_out_and_said(capsys):
+    def fit(name, splits, overrides):
+        if overrides["optim.learning_rate"] > 0.2:
+            raise Diverged(f"{name}: step 3 was not finite")
+        return Fitted(0.1, np.ones(len(splits.test), bool), 10, 1.0)
+
+    found, _ = evaluator(modes="tune", learning_rate=(0.9, 0.1, 0.3), fit=fit)
+    assert dict(found.run(Variables({}, {}))) == {"finetune_tune_top1": 1.0}
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"learning rate {r} is left out: finetune_tune: step 3 was not finite" for r in (0.9, 0.3)]
+    found, _ = evaluator(modes="tune", learning_rate=(0.9, 0.3), fit=fit)
+    with pytest.raises(Diverged, match="step 3"):
+        list(found.run(Variables({}, {})))
 
 
 def test_all_modes_see_one_split_that_leaves_out_what_has_no_label():

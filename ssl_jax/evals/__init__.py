@@ -11,7 +11,7 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -89,8 +89,33 @@ class Fit(Protocol):
           name: of the run, a folder below the evaluation's; run again, a finished one is read, not trained.
           splits: ``train`` is learned from, ``val`` chooses the checkpoint, ``test`` is read once.
           overrides: of the config, by dotted key: ``{"optim.learning_rate": 0.1, "method.frozen": "encoder"}``.
+
+        Raises:
+          Diverged: a step was not finite.
         """
         ...
+
+
+class Diverged(Exception):
+    """What ``fit`` raises where loss, gradients or statistics were not finite."""
+
+
+def best_fit(fits: Mapping[float, Callable[[], Fitted]]) -> tuple[float, Fitted]:
+    """The learning rate that is best on validation data, and what was fitted with it; one that diverges is left out.
+
+    Raises:
+      Diverged: all do.
+    """
+    found: dict[float, Fitted] = {}
+    for rate, fit in fits.items():
+        try:
+            found[rate] = fit()
+        except Diverged as error:
+            if not found and rate == list(fits)[-1]:
+                raise
+            print(f"learning rate {rate:g} is left out: {error}")
+    chosen = max(found, key=lambda rate: found[rate].val_top1)
+    return chosen, found[chosen]
 
 
 class Evaluator(Protocol):

@@ -7,6 +7,7 @@ mode gets the one that is best on held-out train data.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.source import Source, Splits, stratified_order
-from ssl_jax.evals import Accuracy, Encode, Fit
+from ssl_jax.evals import Accuracy, Encode, Fit, best_fit
 from ssl_jax.evals.shared import labels as check
 from ssl_jax.names import refuse_unknown
 from ssl_jax.types import Variables
@@ -164,6 +165,9 @@ class Evaluator:
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
         """``fit`` starts from the checkpoint that ``variables`` came from."""
         for mode, candidates in self.overrides.items():
-            fits = [self.fit(f"finetune_{mode}", self.splits, chosen) for chosen in candidates.values()]
-            best = max(fits, key=lambda fitted: fitted.val_top1)
+            fits = {
+                rate: functools.partial(self.fit, f"finetune_{mode}", self.splits, chosen)
+                for rate, chosen in candidates.items()
+            }
+            _, best = best_fit(fits)
             yield f"finetune_{mode}_top1", Accuracy(best.hits)

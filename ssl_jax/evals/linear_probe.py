@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from ssl_jax import parallel
 from ssl_jax.data.source import Source, stratified_order
-from ssl_jax.evals import Accuracy, Encode, Fit, finetune
+from ssl_jax.evals import Accuracy, Encode, Fit, best_fit, finetune
 from ssl_jax.evals.shared import labels as check
 from ssl_jax.evals.shared import protocols
 from ssl_jax.evals.shared.labels import labelled
@@ -399,8 +399,13 @@ class Evaluator:
 
     def run(self, variables: Variables, outdir: Path | None = None) -> Iterator[tuple[str, float]]:
         if self.fit is not None and self.protocol not in FITS:
-            runs = [self.fit(f"linear_{self.protocol}_{i}", self.splits, c) for i, c in enumerate(self.candidates)]
-            best = max(runs, key=lambda fitted: fitted.val_top1)
+            fits = {
+                float(chosen["optim.learning_rate"]): functools.partial(
+                    self.fit, f"linear_{self.protocol}_{i}", self.splits, chosen
+                )
+                for i, chosen in enumerate(self.candidates)
+            }
+            _, best = best_fit(fits)
             yield f"linear_{self.protocol}_top1", Accuracy(best.hits)
             return
         name, fit_path = FITS[self.protocol]
