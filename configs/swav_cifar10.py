@@ -16,7 +16,7 @@ from configs.common import base, cifar10
 def get_config():
     config = cifar10(base())
     config.method.update({"name": "swav", "prototypes": 3000, "hidden": 2048, "projector_dim": 128})
-    config.method.update({"queue_size": 3840, "queue_from": 50.0, "freeze_prototypes": 390})
+    config.method.update({"queue_size": 3840, "queue_from": 50.0, "freeze_prototypes": 2})
     config.model.update({"name": "resnet18", "stem": "cifar"})
     config.data.update({"global_batch_size": 256, "recipe": "symmetric_cifar"})
     config.optim.update({"name": "lars_byol", "learning_rate": 0.6, "weight_decay": 1e-6, "warmup_epochs": 10.0})

@@ -14,7 +14,7 @@ from configs.common import base, cifar10_cpu
 def get_config():
     config = cifar10_cpu(base())
     config.method.update({"name": "swav", "prototypes": 128, "hidden": 256, "projector_dim": 64})
-    config.method.update({"epsilon": 0.02, "freeze_prototypes": 100})  # at .05 the loss stays at log K
+    config.method.update({"epsilon": 0.02, "freeze_prototypes": 0.3})  # at .05 the loss stays at log K
     config.data.recipe = "swav_cifar"
     config.optim.warmup_epochs = 1.0
     config.train.epochs = 15

@@ -5,7 +5,7 @@
 Cost: not measured; the authors' took 3 minutes 40 an epoch on 64 V100. Not run here.
 Expected: 75.3 % linear after 800 epochs, 72.1 after 100 (facebookresearch/swav README). Published, not ours; statistics
 of BatchNorm are those of the whole batch, theirs of groups of 8 devices.
-At batch 256 the authors have method.queue_size=3840, freeze_prototypes=5005, optim.learning_rate=.6, no warmup: 74.3 %
+At batch 256 the authors have method.queue_size=3840, optim.learning_rate=.6, no warmup: 74.3 %
 after 400 epochs. Without small views: data.recipe=swav_two, 70.1 %.
 """
 
@@ -16,7 +16,7 @@ from configs.common import base, imagenet
 
 def get_config():
     config = imagenet(base())
-    config.method.update({"name": "swav", "prototypes": 3000, "freeze_prototypes": 313})
+    config.method.update({"name": "swav", "prototypes": 3000})
     config.model.update({"name": "resnet50", "dtype": "bfloat16"})
     config.data.update({"global_batch_size": 4096, "recipe": "swav"})
     config.optim.update({"name": "larc", "learning_rate": 0.3, "weight_decay": 1e-6, "warmup_epochs": 10.0})

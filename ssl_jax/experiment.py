@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from ssl_jax.names import brief, hint, is_imported, own, place, said_of
 from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
-from ssl_jax.types import Method, Plan, Probe, Variables
+from ssl_jax.types import Batch, Method, Plan, Probe, Variables
 
 
 class Parts(NamedTuple):
@@ -146,13 +146,13 @@ def build(
     parts = make_parts(config, plan)
     _check_given(config, parts.method)
     try:
-        _trace(parts.method, config, modality, plan)
+        seen = _trace(parts.method, config, modality, plan)
     except Exception as error:  # of ours: an argument that no check foresaw
         _own_fails(config, error)
         if isinstance(error, (TypeError, ZeroDivisionError, IndexError)):
             raise _cannot_be(config, error) from None
         raise
-    parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *said, *lowered, *feed.notes))
+    parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *seen, *said, *lowered, *feed.notes))
     return Experiment(config, plan, splits, modality, recipe, feed, **parts._asdict())
 
 
@@ -269,8 +269,12 @@ def _check_given(config: Config, method: Method) -> None:
         )
 
 
-def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> None:
-    """Run the loss on shapes alone, so that a recipe that does not suit the method is refused before compilation."""
+def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> tuple[str, ...]:
+    """Run the loss on shapes alone, so that a recipe that does not suit the method is refused before compilation.
+
+    Returns:
+      a note where there are views that the loss does not look at.
+    """
 
     def loss(variables, batch, key, step):
         return method.loss(variables, batch, key, step, None)[0]
@@ -278,7 +282,7 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> No
     batch = modality.spec(plan.global_batch_size)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
-    jax.eval_shape(loss, variables, batch, key, step)
+    looked = _looked_at(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":
         devices = parallel.device_count(config.parallel.devices)
 
@@ -291,6 +295,19 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> No
         variables = variables._replace(rows=jax.tree.map(split, variables.rows))
         over_devices = jax.vmap(mapped, (Variables(None, None, None, 0), 0, None, None), axis_name=parallel.DATA)
         jax.eval_shape(over_devices, variables, jax.tree.map(split, batch), key, step)
+    if looked == (made := len(batch.get("views", ()))):
+        return ()
+    return (f"method.name={config.method.name!r} looks at {looked} of the {made} views that the recipe makes",)
+
+
+def _looked_at(loss: Callable, variables: Variables, batch: Batch, *rest: Any) -> int:
+    """How many of a batch's views a loss looks at, by its trace."""
+    jaxpr = jax.make_jaxpr(loss)(variables, batch, *rest).jaxpr
+    first = len(jax.tree.leaves(variables))
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(batch)]
+    used = {id(var) for eqn in jaxpr.eqns for var in eqn.invars}
+    arguments = zip(names, jaxpr.invars[first : first + len(names)], strict=True)
+    return sum(id(var) in used for name, var in arguments if name.startswith("['views']"))
 
 
 def load_splits(config: Config) -> source.Splits:

@@ -303,8 +303,11 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
             told, signs = True, collapse.watched(*size)
             if not any(signs):
                 progress["collapsed"] = progress["collapsed"] or None  # nobody knows
+            own = experiment.method.hooks.get("collapse", lambda metrics: None)
             progress["suspicious"], warning = collapse.alarm(
-                progress["suspicious"], report, step=number, warmup_steps=experiment.warmup_steps, signs=signs
+                *(progress["suspicious"], report),
+                **{"step": number, "warmup_steps": experiment.warmup_steps, "signs": signs},
+                own=own({name.removeprefix("train_"): value for name, value in line.items()}),
             )
             if warning:
                 progress["collapsed"] = True

@@ -62,7 +62,7 @@ CASES = {
         "prototypes": 16,
         "hidden": 16,
         "projector_dim": 8,
-        "freeze_prototypes": 1,
+        "freeze_prototypes": 0.25,
         "queue_size": 128,
         "queue_from": 0,
     },
@@ -87,7 +87,7 @@ VARIANTS = {
         "latent_predictive",
         {"target": "pixels", "latent": "sparse", "hidden": 32, "latent_size": 4, "latent_updates": 5},
     ),
-    "swav-crops": ("swav", {"prototypes": 16, "hidden": 16, "projector_dim": 8, "freeze_prototypes": 2}),
+    "swav-crops": ("swav", {"prototypes": 16, "hidden": 16, "projector_dim": 8, "freeze_prototypes": 0.5}),
     "dino-crops": (
         "dino",
         {

@@ -102,6 +102,15 @@ def test_alarm_trips_on_the_second_collapsed_report_after_warmup():
     assert list(steps([(11, same), (12, same), (13, good), (14, same), (15, same), (16, same)])) == [12, 15]
 
 
+def test_a_sign_of_the_methods_own_counts_and_is_said():
+    good, history = report_of(np.random.default_rng(0).normal(size=(64, 16))), 0
+    found = []
+    for step in range(9, 14):
+        history, said = collapse.alarm(history, good, step=step, warmup_steps=10, own="z is near 0; raise it")
+        found.append(said)
+    assert found == [None, None, None, "step 12: the representation looks collapsed: z is near 0; raise it", None]
+
+
 @pytest.mark.parametrize(
     ("rows", "dim", "spread", "rank"),
     [

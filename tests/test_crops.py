@@ -114,11 +114,13 @@ def test_keys_that_cannot_be_are_refused(name, key, words):
 # ------------------------------------------------------------------------------------------------ what cannot be
 
 
-def test_a_view_larger_than_the_images_is_refused():
-    with pytest.raises(ValueError, match=r"view 2 of this recipe is of 96 pixels, more than data.image_size=32; set "):
+def test_a_view_of_its_own_size_that_is_not_smaller_is_refused():
+    with pytest.raises(
+        ValueError, match=r"view 2 of this recipe is of 96 pixels, not less than data.image_size=32; set "
+    ):
         build(runs.config(data__recipe="swav", data__image_size=32))
-    # As large as the images is as large as the global views are: nothing is wrong with it.
-    values.check_sizes(published.get("dino_cifar"), 16)
+    with pytest.raises(ValueError, match=r"view 2 of this recipe is of 16 pixels, not less than data.image_size=16"):
+        values.check_sizes(published.get("dino_cifar"), 16)  # it would be one of the global views
 
 
 def test_a_box_of_less_than_a_pixel_is_refused():

@@ -118,7 +118,7 @@ def test_wrong_arguments_are_refused(changes, words):
     ("encoder", "stage", "words"),
     [
         (None, "stage9", "method.stage='stage9' is no map of .*; it has stem, stage1, stage2"),
-        (models.make("mlp"), None, "method.stage=None is no map of mlp; take a ResNet"),
+        (models.make("mlp"), None, "method.name='deep_infomax' learns from the places of a map and mlp makes none"),
     ],
 )
 def test_an_encoder_without_that_map_is_refused_before_anything_is_compiled(encoder, stage, words):

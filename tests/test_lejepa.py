@@ -191,4 +191,7 @@ def test_without_sigreg_it_collapses_and_the_log_says_so():
     _, well, report = planted.train(method_of(), 60)
     assert dead["std_least"] < 0.1 < 0.4 < well["std_least"]
     assert dead["sigreg"] > 20 > well["sigreg"]  # .402 N is 25.7
+    said = method_of().hooks["collapse"]
+    assert "where one embedding for all images has 25.7 and normal ones 1.05" in said(dead)
+    assert said(well) is None
     assert report["proj_std_ratio"] > 0.5

@@ -227,7 +227,7 @@ def test_a_queue_is_used_when_it_is_full():
 
 
 def test_prototypes_have_length_one_and_are_frozen_at_first():
-    _, method = method_of(freeze_prototypes=2)
+    _, method = method_of(freeze_prototypes=1)  # of two steps
     batch = batch_of()
     variables = begin(method, batch)
     tx = method.wrap_tx(optim.make("sgd", learning_rate=0.5, weight_decay=0.1))
@@ -265,6 +265,10 @@ def test_what_is_dead_shows_in_the_first_step():
     ("arguments", "words"),
     [
         ({"queue_size": 12}, r"method.queue_size=12 is no multiple of data.global_batch_size=8; use 16, or 0"),
+        (
+            {"queue_size": 32, "queue_from": 8},
+            r"method.queue_size=32 filled from epoch queue_from=8 on is full after step 20 and the run has 20",
+        ),
         ({"queue_size": -8}, r"method.queue_size=-8 must be 0 or more"),
         ({"prototypes": 1}, r"method.prototypes=1 must be 2 or more"),
         ({"epsilon": 0.0}, r"method.temperature=0.1 and epsilon=0.0 must be positive"),

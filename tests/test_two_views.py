@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from numeric import numeric_gradient
 from sklearn.datasets import load_digits
 
-from ssl_jax import methods, models, optim, parallel, testing
+from ssl_jax import experiment, methods, models, optim, parallel, testing
 from ssl_jax.losses import barlow_twins, byol_regression, nt_xent, sup_con, vicreg
 from ssl_jax.methods import spread
 from ssl_jax.models.heads import MLP
@@ -194,6 +195,29 @@ def run_loss(method, variables, batch):
     return float(value), out
 
 
+@pytest.mark.parametrize("name", ["simsiam", "deep_infomax", *OTHERS])
+def test_each_draws_drop_path_for_its_vit(name):
+    """Other keys, other losses: traced with one, or a ViT with drop-path would refuse to run."""
+    encoder = models.make("vit", **contract.VIT)
+    method = methods.get(name)(encoder, plan=testing.plan_of(), **contract.CASES[name])
+    batch = contract.batch_of(0)
+    variables = jax.jit(method.init)(jax.random.key(1), batch)
+    loss = jax.jit(lambda key: method.loss(variables, batch, key, jnp.int32(0), None)[0])
+    assert float(loss(jax.random.key(0))) != float(loss(jax.random.key(1)))
+
+
+@pytest.mark.parametrize(("name", "notes"), [("deep_infomax", 1), ("vicreg", 0)])
+def test_views_that_nobody_looks_at_are_said(name, notes):
+    words = f"method.name='{name}' looks at 1 of the 2 views that the recipe makes"
+    built = experiment.build(runs.config(name, data__recipe="simclr_cifar", data__augment="device"))
+    assert built.notes.count(words) == notes
+
+
+def test_a_head_without_width_is_refused():
+    with pytest.raises(ValueError, match="a head of widths 8, 0: each must be 1 or more"):
+        jax.eval_shape(MLP((8, 0)).init, jax.random.key(0), jnp.ones((2, 4)), train=False)
+
+
 @pytest.mark.parametrize("name", ["simsiam", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def test_the_loss_is_that_of_the_projections_of_both_views(name):
     method, variables, batch = with_case(name)
@@ -368,7 +392,8 @@ def train(name, rate, *, batch=testing.batch_of, steps=60, **arguments):
         state, metrics = train_step(state, batch(step))
         if step % (steps // 2) == 0:
             report = collapse_report(metrics["moments"])
-            history, words = alarm(history, report, step=step, warmup_steps=0)
+            own = method.hooks.get("collapse", lambda metrics: None)
+            history, words = alarm(history, report, step=step, warmup_steps=0, own=own(metrics))
             said = said or words
     return said, {k: float(v) for k, v in metrics.items() if k != "moments"}
 
@@ -395,12 +420,14 @@ def test_barlow_twins_without_its_second_term_is_named():
 
 
 @pytest.mark.slow
-def test_vicreg_without_its_variance_shows_it():
-    """Directions of what is left may still differ: the alarm cannot see it, the two numbers can."""
+def test_vicreg_without_its_variance_is_named():
+    """By a number of its own: directions of what is left still differ."""
     small = {"projector_dim": 16, "projector_layers": 2}
     said, alive = train("vicreg", 0.01, **small)
     assert said is None
-    _, dead = train("vicreg", 0.01, **small, variance=0.0)
+    said, dead = train("vicreg", 0.01, **small, variance=0.0)
+    assert "looks collapsed: dimensions deviate by 0." in said
+    assert "raise method.variance" in said
     assert alive["variance"] < 0.4 < 0.8 < dead["variance"]
     assert dead["below_one"] == 1
 

@@ -73,7 +73,8 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         views = two_views(batch, mean, std)
-        (one, two), model_state = run_views(parts, variables.params, variables.model_state, views, axis=axis)
+        networks = (parts, variables.params, variables.model_state)
+        (one, two), model_state = run_views(*networks, views, axis=axis, key=key)
         value, seen = barlow_twins(one["projector"], two["projector"], off_diagonal=off_diagonal, axis=axis)
         outputs = {"features": one["encoder"]["features"], "projections": one["projector"]}
         return scale * value, LossOut(model_state=model_state, metrics=seen, outputs=outputs)

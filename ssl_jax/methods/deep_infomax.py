@@ -76,13 +76,17 @@ def make(
         scorers["of_map"] = ShortcutMLP(score_dim, dtype=dtype)
     discriminator = MLP((1000, 200, 1), hidden_norm=False, dtype=dtype)
 
-    def run(params, state, images, train, axis=None):
+    def run(params, state, images, train, axis=None, key=None):
         """What scorers and discriminator get, by their names, and the outputs of all parts with their state."""
-        out, state = run_parts(parts, params, state, images, train=train, axis=axis)
+        out, state = run_parts(parts, params, state, images, train=train, axis=axis, key=key)
         maps = {name: a for name, a in out["encoder"].items() if a.ndim == 4}
-        if not maps or (stage and stage not in maps):
-            known = f"it has {', '.join(maps)}" if maps else "take a ResNet, a ConvNet or a ViT as model.name"
-            raise ValueError(f"method.stage={stage!r} is no map of {encoder.label}; {known}")
+        if not maps:
+            raise ValueError(
+                f"method.name='deep_infomax' learns from the places of a map and {encoder.label} makes none; use a "
+                "ResNet, a ConvNet or a ViT as model.name"
+            )
+        if stage and stage not in maps:
+            raise ValueError(f"method.stage={stage!r} is no map of {encoder.label}; it has {', '.join(maps)}")
         places = maps[stage] if stage else models.deepest(maps)
         y = jax.nn.sigmoid(out["projector"]) if prior_weight else out["projector"]
         b, *_, channels = places.shape
@@ -101,7 +105,7 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         params, state = variables.params, variables.model_state
-        given, out, new_state = run(params, state, one_view(batch, mean, std), True, axis)
+        given, out, new_state = run(params, state, one_view(batch, mean, std), True, axis, key)
         u = {
             name: models.forward(module, params[name], {}, given[name], train=True, axis=axis)[0]
             for name, module in scorers.items()

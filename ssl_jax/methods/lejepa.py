@@ -67,6 +67,7 @@ def make(
         raise ValueError(
             f"method.slices={slices}, knots={knots}, t_max={t_max} compare nothing; the authors use 1024, 17 and 3"
         )
+    test = partial(epps_pulley, t_max=t_max, knots=knots)
     sizes = (projector_hidden, projector_hidden, projector_dim)
     parts = {"encoder": encoder, "projector": MLP(sizes, norm=encoder.norm, dtype=encoder.dtype)}
 
@@ -78,8 +79,7 @@ def make(
         out, model_state = run_sizes(parts, variables.params, variables.model_state, groups, counts, axis=axis, key=key)
         z = out["projector"].astype(compute_dtype(out["projector"])).reshape(-1, sum(counts), projector_dim)
         directions = random_directions(named_key(key, "directions"), projector_dim, slices, z.dtype)
-        test = partial(epps_pulley, t_max=t_max, knots=knots, axis=axis)
-        statistics = jax.vmap(test, in_axes=(1, None))(z, directions)
+        statistics = jax.vmap(partial(test, axis=axis), in_axes=(1, None))(z, directions)
         sigreg = statistics.mean()
         invariance = view_variance(z, centre=counts[0] if centre == "global" else None)
         first, second = parallel.mean((z.mean((0, 1)), jnp.square(z).mean((0, 1))), axis)
@@ -95,4 +95,15 @@ def make(
             outputs={"features": view_by_view(out["encoder"], sum(counts))[0], "projections": z[:, 0]},
         )
 
-    return Method(init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std))
+    def collapse(metrics):
+        """Embeddings that are nearly one, of which directions tell nothing."""
+        one = plan.global_batch_size * float(test(jnp.zeros((1, 1)), jnp.ones((1, 1)))[0])
+        if metrics["sigreg"] > 0.8 * one:
+            return (
+                f"sigreg is {metrics['sigreg']:.3g}, where one embedding for all images has {one:.3g} and normal ones "
+                "1.05; raise method.sigreg_weight"
+            )
+        return None
+
+    encode, hooks = make_encode(parts, mean, std), {"collapse": collapse}
+    return Method(init=init, loss=loss, trunk=online_trunk, encode=encode, hooks=hooks)

@@ -65,7 +65,8 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         views = two_views(batch, mean, std)
-        (one, two), model_state = run_views(parts, variables.params, variables.model_state, views, axis=axis)
+        networks = (parts, variables.params, variables.model_state)
+        (one, two), model_state = run_views(*networks, views, axis=axis, key=key)
         value = byol_regression(one["predictor"], two["projector"])  # 2 - 2 cos
         value += byol_regression(two["predictor"], one["projector"])
         features = one["encoder"]["features"]

@@ -81,7 +81,7 @@ def make(
     def loss(variables, batch, key, step, axis):
         images = side_by_side(two_views(batch, mean, std))
         out, model_state = run_parts(
-            parts, variables.params, variables.model_state, images, train=True, axis=axis, read=read
+            parts, variables.params, variables.model_state, images, train=True, axis=axis, read=read, key=key
         )
         z1, z2 = view_by_view(out["projector"], 2)
         value = scales[loss_scale] * sup_con(z1, z2, batch["label"], temperature=temperature, axis=axis)

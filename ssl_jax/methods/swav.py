@@ -47,7 +47,7 @@ def make(
     prototypes: int = 3000,
     hidden: int = 2048,
     projector_dim: int = 128,
-    freeze_prototypes: int = 313,
+    freeze_prototypes: float = 1,
     queue_size: int = 0,
     queue_from: float = 15,
 ) -> Method:
@@ -60,7 +60,7 @@ def make(
       prototypes: K.
       hidden: width of the projector's hidden layer.
       projector_dim: d of the projections ``[b, d]``.
-      freeze_prototypes: steps in which the prototypes stay as they are; the paper: 313 at batch 4096, 5005 at 256.
+      freeze_prototypes: epochs in which the prototypes stay as they are; the paper: one (313 steps of 4096 images).
       queue_size: earlier projections of each global view, a multiple of the batch; 0: none. The paper: 3840 at batch
         256.
       queue_from: epoch from which the queue is filled.
@@ -84,6 +84,11 @@ def make(
             f"use {max(1, round(queue_size / batch_size)) * batch_size}, or 0 for none"
         )
     per_row, first = queue_size // batch_size, round(queue_from * plan.steps_per_epoch)
+    if queue_size and first + per_row >= plan.total_steps:
+        raise ValueError(
+            f"method.queue_size={queue_size} filled from epoch queue_from={queue_from:g} on is full after step "
+            f"{first + per_row} and the run has {plan.total_steps}; lower queue_from, or use queue_size=0"
+        )
     head = MLP((hidden, projector_dim), norm=encoder.norm, dtype=encoder.dtype)
     parts = {"encoder": encoder, "projector": head}
 
@@ -143,7 +148,7 @@ def make(
         return path.startswith("prototypes/")
 
     def wrap_tx(tx):
-        frozen = {True: optim.Group(first=freeze_prototypes)}
+        frozen = {True: optim.Group(first=round(freeze_prototypes * plan.steps_per_epoch))}
         return optim.unit_rows(optim.by_group(tx, lambda path: is_prototype(path) or None, frozen), is_prototype)
 
     return Method(init, loss, online_trunk, make_encode(parts, mean, std), update_aux, wrap_tx)

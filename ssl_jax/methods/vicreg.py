@@ -71,10 +71,18 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         views = two_views(batch, mean, std)
-        (one, two), model_state = run_views(parts, variables.params, variables.model_state, views, axis=axis)
+        networks = (parts, variables.params, variables.model_state)
+        (one, two), model_state = run_views(*networks, views, axis=axis, key=key)
         z1, z2 = one["projector"], two["projector"]
         value, seen = vicreg(z1, z2, variance_of_views=variance_of_views, axis=axis, **weights)
         outputs = {"features": one["encoder"]["features"], "projections": z1}
         return value, LossOut(model_state=model_state, metrics=seen, outputs=outputs)
 
-    return Method(init=init, loss=loss, trunk=online_trunk, encode=make_encode(parts, mean, std))
+    def collapse(metrics):
+        """Deviations near 0, of which directions tell nothing."""
+        if metrics["variance"] > 0.8:
+            return f"dimensions deviate by {1 - metrics['variance']:.2g} where 1 is asked for; raise method.variance"
+        return None
+
+    encode, hooks = make_encode(parts, mean, std), {"collapse": collapse}
+    return Method(init=init, loss=loss, trunk=online_trunk, encode=encode, hooks=hooks)

@@ -75,6 +75,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None) -> Array:
+        if min(self.sizes) < 1:
+            raise ValueError(f"a head of widths {', '.join(map(str, self.sizes))}: each must be 1 or more")
         for i, size in enumerate(self.sizes):
             last = i == len(self.sizes) - 1
             x = nn.Dense(

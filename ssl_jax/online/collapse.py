@@ -96,6 +96,7 @@ def alarm(
     step: int,
     warmup_steps: int,
     signs: Watched = BOTH,
+    own: str | None = None,
     min_ratio: float = 0.2,
     min_rank: float = MIN_RANK,
 ) -> tuple[int, str | None]:
@@ -107,6 +108,7 @@ def alarm(
       step: the step that the report belongs to.
       warmup_steps: reports up to here never count: at initialisation projections are close together.
       signs: that count, from :func:`watched`.
+      own: what the method's own numbers show of a collapse, ``hooks["collapse"]``; a sign that counts, too.
       min_ratio: suspicious below this ``proj_std_ratio``.
       min_rank: suspicious below this ``effective_rank``.
 
@@ -115,11 +117,13 @@ def alarm(
     """
     ratio, rank = report["proj_std_ratio"], report["effective_rank"]
     suspicious = (signs.spread and ratio < min_ratio) or (signs.rank and rank < min_rank)
-    if step <= warmup_steps or not suspicious:
+    if step <= warmup_steps or not (suspicious or own):
         return 0, None
     history = int(history) + 1
     if history != 2:
         return history, None
+    if own:
+        return history, f"step {step}: the representation looks collapsed: {own}"
     said = [
         f"differ by {ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g})" if signs.spread else "",
         f"fill {rank:.1f} dimensions (alarm below {min_rank:g})" if signs.rank else "",
@@ -129,7 +133,8 @@ def alarm(
         f"{' and '.join(filter(None, said))}, so every image gets nearly the same vector and the loss value means "
         "nothing. Try: a smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms "
         "alone; for BYOL and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive "
-        "losses a higher temperature."
+        "losses a higher temperature; for DINO and iBOT a lower teacher temperature and a centre that moves; for SwAV "
+        "a lower epsilon."
     )
 
 

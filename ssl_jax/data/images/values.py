@@ -266,7 +266,7 @@ def checked(recipe: Recipe, path: str, *, own: bool = True) -> Recipe:
 
 
 def check_sizes(recipe: Recipe, image_size: int, shape: Sequence[int] | None = None) -> None:
-    """Refuse a view larger than the images of a run, and a box of less than a pixel.
+    """Refuse a view with a size of its own that is not smaller than the others, and a box of less than a pixel.
 
     Args:
       image_size: side of the images in pixels, which views have without a size.
@@ -277,11 +277,11 @@ def check_sizes(recipe: Recipe, image_size: int, shape: Sequence[int] | None = N
     """
     for part, views in (("", recipe.views), ("unlabelled.", recipe.unlabelled)):
         for i, view in enumerate(views):
-            if view.size is not None and view.size > image_size:
+            if view.size is not None and view.size >= image_size:
                 key = f"data.views.{part}{i}.size" if part else "data.views.local.size"
                 raise ValueError(
-                    f"view {part}{i} of this recipe is of {view.size} pixels, more than data.image_size={image_size}; "
-                    f"set {key}={max(1, image_size // 2)}, or use another recipe"
+                    f"view {part}{i} of this recipe is of {view.size} pixels, not less than "
+                    f"data.image_size={image_size}; set {key}={max(1, image_size // 2)}, or use another recipe"
                 )
             if shape is not None and view.crop is not None and view.crop.area[0] * shape[1] * shape[2] < 1:
                 raise ValueError(
