@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("weights", nargs="?", help="a file (.pth, .safetensors, .npz, ...) or a folder of Hugging Face")
     parser.add_path("--out", help="folder of the run that is made")
-    parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell")
+    parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell: --list")
     parser.add_argument(
         "--prefix",
         help="what begins the names of the network, as errors show them, in place of where files of the project have "
@@ -68,6 +68,11 @@ def main(arguments: list[str]) -> int:
         if (options.mean is None) != (options.std is None):
             raise ValueError("--mean and --std belong together; give both")
         if is_bert(options.weights):
+            given = [word.partition("=")[0] for word in arguments if word.startswith("--") and word[:5] != "--out"]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is of networks of images, and {options.weights} holds a BERT; leave it out"
+                )
             return of_bert(options.weights, options.out)
         found = importing.read(
             options.weights,

@@ -82,6 +82,8 @@ def test_one_network_at_an_unknown_place_is_named(file):
         of_file(file, arrays)
     with pytest.raises(ValueError, match=r"as files of moco have it; a network begins at --prefix visual\.$"):
         of_file(file, arrays, project="moco")
+    with pytest.raises(ValueError, match=r"as files of mae have it$"):  # nor where it was looked for
+        of_file(file, {"model": {"blocks.0.attn.qkv.weight": junk(3, 3)}}, project="mae")
     assert of_file(file, arrays, project="moco", prefix="visual.").report.ignored == {
         "outside of --prefix visual.": ("token_embedding.weight",)
     }
@@ -125,6 +127,10 @@ def test_a_students_file_says_that_the_teacher_is_missing(file):
     ):
         of_file(file, tree)
     assert of_file(file, tree, project="dino", prefix="student/backbone.").project == "dino"
+    with pytest.raises(
+        ValueError, match=r"networks \(student/backbone., teacher/backbone.\).*--prefix teacher/backbone\."
+    ):
+        of_file(file, tree | {"teacher": prefixed("backbone.", other(state(FLAT)))})
 
 
 def test_objects_beside_weights_are_not_blamed(file):
@@ -146,6 +152,11 @@ NOT_OURS = {
         "features.1.0.block.0.0.weight": (32, 1, 3, 3),
     },
     "a MobileNetV3": {"features.0.0.weight": (16, 3, 3, 3), "features.1.block.0.0.weight": (16, 1, 3, 3)},
+    "a Swin transformer": {"features.0.0.weight": (96, 3, 4, 4), "features.1.0.attn.logit_scale": (3, 1, 1)},
+    "a MaxViT": {
+        "stem.0.0.weight": (64, 3, 3, 3),
+        "blocks.0.layers.0.layers.MBconv.layers.conv_a.0.weight": (9, 9, 1, 1),
+    },
     "a ConvNeXt": {"features.0.0.weight": (96, 3, 4, 4), "features.1.0.layer_scale": (96, 1, 1)},
 }
 
@@ -154,7 +165,7 @@ NOT_OURS = {
 @pytest.mark.parametrize("asked", [{}, {"project": "torchvision"}])
 def test_a_known_network_that_is_none_of_ours_is_called_by_its_name(file, name, asked):
     tree = {where: np.zeros(shape, np.float32) for where, shape in NOT_OURS[name].items()}
-    with pytest.raises(ValueError, match=rf"{name}, by \S+, is not among the known networks: torchvision's ResNets"):
+    with pytest.raises(ValueError, match=rf"{name}, by \S+, is not among the known networks: ResNets, ViTs, "):
         of_file(file, tree, **asked)
 
 
@@ -191,3 +202,6 @@ def test_the_command_takes_a_prefix(tmp_path, capsys):
     assert "102 left aside: outside of --prefix b/" in said
     assert "2 left aside: classifier, which --no-classifier leaves out" in said
     assert "evals=classify" not in said
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert import_weights.main([str(tmp_path), "--out", str(out), "--prefix=b/"]) == 2
+    assert f"--prefix is of networks of images, and {tmp_path} holds a BERT" in capsys.readouterr().err

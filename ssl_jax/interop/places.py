@@ -39,7 +39,8 @@ OTHERS = {
     r"(features|blocks)\.1\.0\.block\.0\.0\.weight|blocks\.1\.0\.conv_pw\.weight": "an EfficientNet or MobileNet",
     r"features\.1\.block\.0\.0\.weight": "a MobileNetV3",
     r"features\.1\.0\.(layer_scale|block\.0\.weight)|stages\.0\.blocks\.0\.gamma": "a ConvNeXt",
-    r"(features\.1\.0|layers\.0\.blocks\.0)\.attn\.relative_position_bias_table": "a Swin transformer",
+    r"(features\.1\.0|layers\.0\.blocks\.0)\.attn\.(relative_position_bias_table|logit_scale)": "a Swin transformer",
+    r"blocks\.0\.layers\.0\.layers\.MBconv\..*": "a MaxViT",
 }
 
 # What arrays are called, and what holds the arrays of a network: an object in their place is in the place of weights.
@@ -100,7 +101,8 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
     project, refused = projects.PROJECTS[chosen], None
     if prefix is None:
         one_network([name for name in arrays if rule(name, project) is None])
-    for place in project.trunk if prefix is None else [re.escape(prefix)]:
+    places = project.trunk if prefix is None else [re.escape(prefix)]
+    for place in places:
         start = re.compile(place)
         inner = {
             name[match.end() :]: (name, array)
@@ -125,7 +127,7 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
         raise ValueError(f"{refused}{like}")
     if other := _other(name.removeprefix(prefix or "") for name in arrays if name.startswith(prefix or "")):
         raise ValueError(other)
-    where = _where(arrays)
+    where = _where(arrays, places)
     whose = like or where or (f"; say whose it is ({WHOSE})" if asked is None else "")
     if prefix is not None:
         raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
@@ -165,7 +167,8 @@ def one_network(names: Iterable[str]) -> None:
         return
     said = ", ".join(prefix or "without a prefix" for prefix in found)
     averaged = next((prefix for prefix in found if re.search(AVERAGED, prefix)), None)
-    example = f"as --prefix {shlex.quote(found[0])}"
+    teacher = next((prefix for prefix in found if "teacher" in prefix), found[0])
+    example = f"as --prefix {shlex.quote(teacher)}"
     if averaged is not None:
         example = f"--prefix {shlex.quote(averaged)} takes the averaged one"
     raise ValueError(f"it holds {len(found)} networks ({said}); say where the one that you want begins: {example}")
@@ -178,9 +181,9 @@ def networks(names: Iterable[str]) -> list[str]:
     return sorted(start for start in starts if f"{start}features." not in starts)  # a Sequential of a ResNet's children
 
 
-def _where(arrays: Mapping[str, Any]) -> str:
-    """A half-sentence of where networks lie."""
-    found = networks(arrays)
+def _where(arrays: Mapping[str, Any], tried: Iterable[str] = ()) -> str:
+    """A half-sentence of where networks lie besides places that were tried."""
+    found = [prefix for prefix in networks(arrays) if not any(re.fullmatch(place, prefix) for place in tried)]
     if not found:
         return ""
     shown = " or ".join(f"--prefix {shlex.quote(prefix)}" for prefix in found[:6])
@@ -197,8 +200,8 @@ def _other(names: Iterable[str]) -> str:
         known = re.compile(rf"(^|.*[./])({pattern})")
         if name := next((name for name in names if known.fullmatch(name)), None):
             return (
-                f"{what}, by {name}, is not among the known networks: torchvision's ResNets, AlexNet, VGG-11 and 16, "
-                "SqueezeNet, DenseNet-121, MobileNetV2, and ViTs"
+                f"{what}, by {name}, is not among the known networks: ResNets, ViTs, AlexNet, VGG-11 and 16, "
+                "SqueezeNet, DenseNet-121 and MobileNetV2"
             )
     return ""
 
