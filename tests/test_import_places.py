@@ -107,6 +107,7 @@ def test_a_dinov2_is_no_mae(file):
     for asked in ({}, {"project": "dinov2"}):
         assert of_file(file, {"model": arrays}, **asked).project == "dinov2"
     del arrays["mask_token"]
+    assert of_file(file, {"model": arrays}, **STATISTICS).project == "timm"  # whose DINOv2 has none
     assert of_file(file, {"model": arrays}, project="dinov2").model["layer_scale"] == 1e-5
 
 

@@ -301,7 +301,7 @@ def test_names_that_several_projects_use_are_asked_for(files, tmp_path):
         of_file(path, flat)
     with pytest.raises(ValueError, match="no classifier of ImageNet's 1000"):
         of_file(path, flat | {"fc.weight": np.zeros((10, 64), np.float32), "fc.bias": np.zeros(10, np.float32)})
-    for project in ("torchvision", "moco", "barlow_twins", "vicreg"):
+    for project in ("torchvision", "moco", "dino", "barlow_twins", "vicreg"):
         found = of_file(path, flat, project=project)
         assert (found.project, found.statistics) == (project, projects.IMAGENET)
     assert of_file(path, flat, **weight_files.STATISTICS).statistics == weight_files.STATISTICS["statistics"]

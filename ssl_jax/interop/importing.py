@@ -205,7 +205,7 @@ def _complete(model: Mapping[str, Any], family: str, chosen: str) -> dict[str, A
     model = {"pool": "cls" if model.get("cls_token") else "mean", **model}
     usual = vit.HEADS.get(model["width"])
     if "heads" in model and model["heads"] is None:
-        of_timm = f" ({usual} has timm's of that width)" if usual else ""
+        of_timm = f" (timm's of that width has {usual})" if usual else ""
         raise ValueError(
             f"{chosen} trains any ViT, and the heads of one of width {model['width']} leave no trace in its file; add "
             f"--model.heads={usual or 'N'}{of_timm}"
@@ -232,8 +232,8 @@ def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classe
     if asked is None and classes != 1000:
         raise ValueError(
             "its names are torchvision's, and it has no classifier of ImageNet's 1000 classes, so that how its images "
-            "are normalised is open; say whose it is (--as torchvision|moco|barlow_twins|vicreg), or add "
-            f"{places.NORMALISED}"
+            "are normalised is open; say whose it is (--as torchvision|moco|dino|barlow_twins|vicreg), "
+            f"or add {places.NORMALISED}"
         )
     return found
 
