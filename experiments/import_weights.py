@@ -29,10 +29,19 @@ MODEL = "--model."
 
 
 def main(arguments: list[str]) -> int:
-    parser = command.Parser("Turn weights of another library into a run.")
+    parser = command.Parser(
+        "Turn weights of another library into a run.",
+        epilog="--model.KEY=VALUE sets a field of the network that its file does not tell, as --model.heads=12.",
+    )
     parser.add_argument("weights", nargs="?", help="a file (.pth, .safetensors, .npz, ...) or a folder of Hugging Face")
     parser.add_path("--out", help="folder of the run that is made")
-    parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell")
+    parser.add_argument("--as", dest="project", help="whose weights they are, where the names do not tell: --list")
+    parser.add_argument(
+        "--prefix",
+        help="what begins the names of the network, as errors show them, in place of where files of the project have "
+        "it, as state_dict_ema/; whatever lies elsewhere is left aside",
+    )
+    parser.add_argument("--no-classifier", action="store_true", help="leave a classifier that lies there aside")
     parser.add_argument(
         "--allow",
         action="append",
@@ -41,7 +50,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--mean", type=_numbers, help="of the channels, in [0, 1]: 0.485,0.456,0.406")
     parser.add_argument("--std", type=_numbers, help="of the channels: 0.229,0.224,0.225")
-    parser.add_argument("--size", type=int, help="of images in pixels")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="of images in pixels; default: what a config.json beside it says, "
+        "else that of its positions, 32 for networks with the stem for small images, 224 for others",
+    )
     parser.add_argument("--list", action="store_true", help="show the projects that are known")
     options, rest = parser.parse_known_args(arguments)
     processes.without_tpu()
@@ -54,6 +68,11 @@ def main(arguments: list[str]) -> int:
         if (options.mean is None) != (options.std is None):
             raise ValueError("--mean and --std belong together; give both")
         if is_bert(options.weights):
+            given = [word.partition("=")[0] for word in arguments if word.startswith("--") and word[:5] != "--out"]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is of networks of images, and {options.weights} holds a BERT; leave it out"
+                )
             return of_bert(options.weights, options.out)
         found = importing.read(
             options.weights,
@@ -62,6 +81,8 @@ def main(arguments: list[str]) -> int:
             fields=dict(_field(word) for word in rest),
             statistics=None if options.mean is None else (options.mean, options.std),
             size=options.size,
+            prefix=options.prefix,
+            classifier=not options.no_classifier,
         )
         run = imported.write(found, options.out)
     except ValueError as error:

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -329,12 +330,12 @@ def test_keys_are_shown_with_meaning_type_and_value(capsys):
 
 
 def test_the_command_runs_the_scripts(capsys, monkeypatch):
-    def ends(*words):
+    def ends(*words, run=cli.main):
         monkeypatch.setattr(sys, "argv", ["ssl-jax", *words])
         before = signal.getsignal(signal.SIGINT)
         try:
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                run()
         finally:
             signal.signal(signal.SIGINT, before)
         return ended.value.code, *capsys.readouterr()
@@ -347,6 +348,11 @@ def test_the_command_runs_the_scripts(capsys, monkeypatch):
     assert ends("pretrian") == (2, "", f"error: ssl-jax 'pretrian' is no command; did you mean pretrain? known: "
                                 f"{', '.join(cli.COMMANDS)}\n")  # fmt: skip
     assert ends("--version") == (0, f"ssl_jax {ssl_jax.__version__}\n", "")
+    assert ends("--version", run=lambda: runpy.run_module("ssl_jax", run_name="__main__", alter_sys=True))[0] == 0
+    code, out, _ = ends("import", "--help")
+    assert code == 0
+    for flag in ("--prefix", "--no-classifier", "--model.KEY=VALUE", "stem for small images, 224 for others"):
+        assert flag in " ".join(out.split())
     code, out, _ = ends("pretrain", "--help")
     assert all(
         word in "".join(out.split()) for word in ("--help-config", "ssl_jax/methods", "ssl_jax/models", "recipes.py")

@@ -23,6 +23,10 @@ LAYOUTS = weight_files.RESNETS | weight_files.VITS
 WHOSE = dict.fromkeys(("torchvision legacy", "torchvision safetensors", "torchvision vit"), "torchvision")
 WHOSE |= {"moco v1": "moco", "moco v2": "moco", "moco v3 vit": "moco_v3", "mae fine-tuned": "mae_finetuned"}
 WHOSE |= {"dino resnet": "dino", "dino backbone": "dino", "timm folder": "timm", "deit": "timm"}
+WHOSE |= dict.fromkeys(("lightly dino", "lightly momentum", "lightly flat", "lightly vit"), "lightly")
+WHOSE |= dict.fromkeys(("solo-learn momentum", "solo-learn vit"), "solo_learn") | {"vissl trunk": "vissl"}
+WHOSE |= dict.fromkeys(("dinov2 model", "dinov2 training"), "dinov2")
+WHOSE |= {"ibot backbone": "ibot", "dino teacher": "dino"}
 WHOSE |= {"transformers vit": "transformers"}  # of the others the project is called as the layout
 
 
@@ -179,19 +183,19 @@ REFUSED = {
         r"layer2.0.conv2.weight is \[16, 15, 3, 3\] there and \[16, 16, 3, 3\] in resnet18",
     ),
     "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1"),
-    "two encoders": (twice(state()), r"2 encoders \(state_dict/first., state_dict/second.\).*--as"),
-    "nobody's names": ({"a": np.ones(3, np.float32)}, r"its 1 arrays \(a, ...\) are called as in no project.*--as"),
+    "two encoders": (twice(state()), r"2 networks \(state_dict/first., state_dict/second.\).*--prefix state_dict/f"),
+    "nobody's names": ({"a": np.ones(3, np.float32)}, r"its one array \(a\) is called as in no project.*--as"),
     "two trees": (
         {"model_a": state(), "model_b": state()},
-        r"it holds 2 encoders \(model_a/, model_b/\) .*--as",
+        r"it holds 2 networks \(model_a/, model_b/\); .*--prefix model_a/",
     ),
     "an object among the weights": (
         state(lambda a: a | {"layer3.0.bn1.weight": argparse.Namespace(lr=1)}),
         "layer3.0.bn1.weight is a argparse.Namespace and no array; write the arrays alone as .safetensors",
     ),
     "objects for weights": (
-        {"a": argparse.Namespace(lr=1), "b": argparse.Namespace(lr=1), "step": np.zeros(())},
-        "2 of its weights are objects and no arrays: a is a argparse.Namespace, b is a argparse.Namespace",
+        {"a.weight": argparse.Namespace(lr=1), "a.bias": argparse.Namespace(lr=1), "step": np.zeros(())},
+        "2 of its weights are objects and no arrays: a.weight is a argparse.Namespace, a.bias is a argparse.Namespace",
     ),
     "objects alone": (argparse.Namespace(lr=1), r"it holds objects or code \(1 x argparse.Namespace\) and no arrays"),
     "no arrays": ({"epoch": 3}, "no arrays"),
@@ -290,14 +294,14 @@ def of_file(path, tree, **asked):
 
 
 def test_names_that_several_projects_use_are_asked_for(files, tmp_path):
-    with pytest.raises(ValueError, match="--as dino, or --as timm --mean"):
+    with pytest.raises(ValueError, match="--as dino, --as ibot, or --as timm --mean"):
         importing.read(files["dino backbone"][0])
     flat, path = state(without("fc.weight", "fc.bias")), tmp_path / "flat.pth"
     with pytest.raises(ValueError, match=r"no classifier of ImageNet's 1000 classes, .*--as torchvision\|moco"):
         of_file(path, flat)
     with pytest.raises(ValueError, match="no classifier of ImageNet's 1000"):
         of_file(path, flat | {"fc.weight": np.zeros((10, 64), np.float32), "fc.bias": np.zeros(10, np.float32)})
-    for project in ("torchvision", "moco", "barlow_twins", "vicreg"):
+    for project in ("torchvision", "moco", "dino", "barlow_twins", "vicreg"):
         found = of_file(path, flat, project=project)
         assert (found.project, found.statistics) == (project, projects.IMAGENET)
     assert of_file(path, flat, **weight_files.STATISTICS).statistics == weight_files.STATISTICS["statistics"]

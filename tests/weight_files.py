@@ -6,98 +6,16 @@ import argparse
 import io
 import json
 import pickle
-import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
+from torch_writer import torch_legacy, torch_zip
 
 from ssl_jax.interop import resnet, vit
-
-STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "float64": "DoubleStorage"}
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-
-class Global(NamedTuple):
-    """A function of torch's, by name."""
-
-    module: str
-    name: str
-
-
-class Storage(NamedTuple):
-    key: str
-    array: np.ndarray
-
-
-class _Pickler(pickle._Pickler):
-    """Writes arrays as torch writes tensors."""
-
-    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
-
-    def __init__(self, file):
-        super().__init__(file, 2)
-        self.storages: list[np.ndarray] = []
-
-    def save_global_by_name(self, found: Global) -> None:
-        self.write(f"c{found.module}\n{found.name}\n".encode())
-        self.memoize(found)
-
-    dispatch[Global] = save_global_by_name
-
-    def reducer_override(self, found):
-        if not isinstance(found, np.ndarray):
-            return NotImplemented
-        array = np.ascontiguousarray(found).reshape(found.shape)
-        self.storages.append(array)
-        strides = tuple(step // array.itemsize for step in array.strides)
-        storage = Storage(str(len(self.storages) - 1), array)
-        return Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, array.shape, strides, False, OrderedDict())
-
-    def persistent_id(self, found):
-        if not isinstance(found, Storage):
-            return None
-        kind = Global("torch", STORAGES[found.array.dtype.name])
-        return ("storage", kind, found.key, "cuda:0", found.array.size)
-
-    def save_reduce(self, func, args, *rest, **named):
-        if isinstance(func, Global):
-            self.save(func)
-            self.save(args)
-            self.write(pickle.REDUCE)
-        else:
-            super().save_reduce(func, args, *rest, **named)
-
-
-def torch_zip(tree: Any) -> bytes:
-    """As torch.save writes since 1.6."""
-    file, out = io.BytesIO(), io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(tree)
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("archive/data.pkl", file.getvalue())
-        archive.writestr("archive/byteorder", sys.byteorder)
-        for key, array in enumerate(pickler.storages):
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-        archive.writestr("archive/version", "3\n")
-    return out.getvalue()
-
-
-def torch_legacy(tree: Any) -> bytes:
-    """As torch.save wrote before 1.6."""
-    out = io.BytesIO()
-    for value in (MAGIC, PROTOCOL, {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {}}):
-        pickle.dump(value, out, 2)
-    pickler = _Pickler(out)
-    pickler.dump(tree)
-    pickle.dump([str(key) for key in range(len(pickler.storages))], out, 2)
-    for array in pickler.storages:
-        out.write(array.size.to_bytes(8, "little") + array.tobytes())
-    return out.getvalue()
 
 
 def of_safetensors(tree: Mapping[str, np.ndarray]) -> bytes:
@@ -168,6 +86,11 @@ def training(state_dict: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A checkpoint of a run of torch's."""
     optimizer = {"state": {0: {"momentum_buffer": junk(3, 3)}}, "param_groups": [{"lr": 0.03, "params": [0]}]}
     return {"epoch": 200, "arch": "resnet18", "state_dict": state_dict, "optimizer": optimizer} | more
+
+
+def other(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of the other network of a pair: the same names, other numbers."""
+    return {name: 2 * array for name, array in arrays.items()}
 
 
 R18 = {"name": "resnet18", "stem": "imagenet", "width": 0.125}
@@ -285,6 +208,46 @@ RESNETS: dict[str, Published] = {
         lambda a: training(prefixed("backbone.", a) | mlp("projection_head.layers.", 0, 3)),
         asked=STATISTICS,
     ),
+    "solo-learn momentum": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: training(
+            prefixed("encoder.", a)
+            | prefixed("momentum_encoder.", other(a))
+            | mlp("projector.", 0, 2)
+            | mlp("momentum_projector.", 0, 2)
+        ),
+        asked=STATISTICS,
+    ),
+    "lightly dino": Published(
+        resnet,
+        "children",
+        R18,
+        lambda a: training(prefixed("student_backbone.", other(a)) | prefixed("teacher_backbone.", a)),
+        asked=STATISTICS,
+    ),
+    "lightly momentum": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: training(
+            prefixed("backbone.", a)
+            | prefixed("backbone_momentum.", other(a))
+            | mlp("projection_head.layers.", 0)
+            | mlp("projection_head_momentum.layers.", 0)
+        ),
+        asked=STATISTICS,
+    ),
+    "lightly flat": Published(
+        resnet, "children", R18, lambda a: prefixed("backbone.", a), asked=STATISTICS | {"project": "lightly"}
+    ),
+    "vissl trunk": Published(
+        resnet,
+        "torchvision",
+        R18,
+        lambda a: {"model_state_dict": prefixed("trunk._feature_blocks.", a) | mlp("heads.0.clf.", 0)},
+    ),
     "vissl": Published(
         resnet,
         "torchvision",
@@ -356,6 +319,61 @@ VITS: dict[str, Published] = {
         "dinov2",
         SCALED | {"positions_rule": "dinov2", "registers": 4},
         lambda a: a | {"mask_token": junk(1, 192)},
+    ),
+    "dinov2 model": Published(
+        vit,
+        "dinov2",
+        SCALED | {"positions_rule": "dinov2"},
+        lambda a: {"model": a | {"mask_token": junk(1, 192)}, "iteration": 3},
+    ),
+    "dinov2 training": Published(
+        vit,
+        "dinov2_chunks:2",
+        SCALED | {"positions_rule": "dinov2"},
+        lambda a: {
+            "model": prefixed("student.backbone.", other(a) | {"mask_token": junk(1, 192)})
+            | prefixed("teacher.backbone.", a | {"mask_token": junk(1, 192)})
+            | mlp("teacher.dino_head.mlp.", 0)
+            | mlp("student.ibot_head.mlp.", 0)
+            | {"dino_loss.center": junk(1, 10), "ibot_patch_loss.center": junk(1, 1, 10)},
+            "optimizer": {"state": {0: {"exp_avg": junk(2, 2)}}},
+            "iteration": 10,
+        },
+    ),
+    "ibot backbone": Published(
+        vit,
+        "timm",
+        CLS | {"positions_rule": "dino"},
+        lambda a: {"state_dict": a | {"masked_embed": junk(1, 192)}},
+        asked={"project": "ibot"},
+    ),
+    "dino teacher": Published(
+        vit, "timm", CLS | {"positions_rule": "dino"}, lambda a: {"state_dict": a}, asked={"project": "dino"}
+    ),
+    "solo-learn vit": Published(
+        vit,
+        "timm",
+        TIMM,
+        lambda a: training(
+            prefixed("backbone.", a)
+            | prefixed("momentum_backbone.", other(a))
+            | mlp("head.mlp.", 0)
+            | mlp("momentum_head.mlp.", 0)
+            | mlp("classifier.", 0),
+            hyper_parameters=argparse.Namespace(method="dino"),
+        ),
+        asked=STATISTICS | {"fields": {"heads": 3}},
+    ),
+    "lightly vit": Published(
+        vit,
+        "timm",
+        TIMM | {"heads": 6},
+        lambda a: training(
+            prefixed("backbone.vit.", a)
+            | prefixed("student_backbone.vit.", other(a))
+            | mlp("projection_head.layers.", 0)
+        ),
+        asked=STATISTICS | {"fields": {"heads": 6}},
     ),
     "mae": Published(
         vit, "timm", FIXED, lambda a: {"model": fixed(FIXED, a) | DECODER, "epoch": 800, "args": argparse.Namespace()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, pairs, projects, report, resnet, vit
-from ssl_jax.interop.constructors import SAVE, Placeholder
+from ssl_jax.interop import archives, classic, folders, pairs, places, projects, report, vit
+from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
-# What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
-OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
-NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
 # Fields of which names and shapes tell nothing: they come from the project, or are as torchvision and timm have them.
 UNTOLD = ("padding", "stem_padding", "pool_padding", "stride_first", "shortcut", "heads", "positions", "positions_rule")
 UNTOLD += ("gelu", "eps", "pool")
-FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
+CLASSIFIER = "classifier, which --no-classifier leaves out"
 
 
 class Imported(NamedTuple):
@@ -65,6 +61,8 @@ def read(
     fields: Mapping[str, Any] | None = None,
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     size: int | None = None,
+    prefix: str | None = None,
+    classifier: bool = True,
 ) -> Imported:
     """The network in a file (or in a folder of Hugging Face's).
 
@@ -74,6 +72,9 @@ def read(
       fields: of ``config.model``, over what was found.
       statistics: (mean, std) of the channels; None: those of the project.
       size: of images in pixels; None: that of the project.
+      prefix: what begins the names of the network, as errors show them ("state_dict_ema/"), in place of where files of
+        the project have it; whatever lies elsewhere is left aside.
+      classifier: whether a classifier that lies there comes along.
 
     Raises:
       ValueError: one line that begins with the path: what the file is instead, what fits no network, what is missing or
@@ -83,7 +84,8 @@ def read(
     _check_statistics(statistics)
     try:
         archive = archives.read(path)
-        return _network(archive, Path(path), project, allow, dict(fields or {}), statistics, size)
+        prefix = None if prefix is None else projects.clean(prefix)
+        return _network(archive, Path(path), project, prefix, allow, dict(fields or {}), statistics, size, classifier)
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
@@ -100,34 +102,36 @@ def _check_statistics(statistics: tuple[Sequence[float], Sequence[float]] | None
             )
 
 
-def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
+def _network(archive, path, asked, prefix, allow, fields, statistics, size, with_classifier) -> Imported:
     arrays = named(archive.tree)
     if any(name.startswith(("params/encoder/", "params/stem_")) for name in arrays):
         raise ValueError(
             "it is of ssl_jax: a file of `ssl-jax export RUN --out X.safetensors` is taken by embed and init_from as "
             "it is; in place of one of --format flax write that one"
         )
-    chosen = _choose(arrays, asked, bool(archive.metadata.get("config")))
+    chosen = places.choose(arrays, asked, prefix, bool(archive.metadata.get("config")))
     project = projects.PROJECTS[chosen]
-    inner, model, theirs, family = _trunk(arrays, project, chosen)
+    inner, model, theirs, family = places.trunk(arrays, chosen, asked, prefix)
     beside, shapes = folders.said(archive.metadata), {name: array.shape for name, (_, array) in inner.items()}
     said = {**project.fields.get(family, {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
-    model = _complete(model, family)
+    model = _complete(model, family, chosen)
     size = size or beside.size or _size(model, shapes)
     flat = {name: array for name, (_, array) in inner.items()}
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
-    table = _table(FAMILIES[family], model, theirs, shapes)
+    table, classes, last = _table(places.FAMILIES[family], model, theirs, shapes, with_classifier)
     tree, used = pairs.read(table, flat)
-    used, again = ({inner[name][0] for name in names} for names in (used, again))
-    found = _report(arrays, used, again, project, allow, tree)
+    used, again, last = ({inner[name][0] for name in names} for names in (used, again, last))
+    aside = {"fixed positions, which the network makes": again, CLASSIFIER: last}
+    found = _report(arrays, used, aside, project, prefix, allow, tree)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
-    statistics = statistics or beside.statistics or _statistics(chosen, asked, model, tree.get("classifier"))
+    statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes)
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
         **{"licence": beside.licence or project.licence, "source": project.source},
+        **({} if prefix is None else {"prefix": prefix}),
         **{"assumed": _untold(model)},
         **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes)},
     }
@@ -160,7 +164,7 @@ def named(tree: Any) -> dict[str, Any]:
                 walk(inner, f"{name}/{key}" if name else str(key))
         elif isinstance(node, (list, tuple)):
             for i, inner in enumerate(node):
-                walk(inner, f"{name}/{i}")
+                walk(inner, f"{name}/{i}" if name else str(i))
         elif isinstance(node, (np.ndarray, Placeholder)):
             cleaned = projects.clean(name)
             if cleaned in found:
@@ -174,128 +178,62 @@ def named(tree: Any) -> dict[str, Any]:
     return found
 
 
-def _choose(arrays: Mapping[str, Any], asked: str | None, described: bool) -> str:
-    """The project of a file; ``described``: a config.json lies beside it."""
-    if asked is not None:
-        if asked not in projects.PROJECTS:
-            known = ", ".join(projects.PROJECTS)
-            raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
-        return asked
-    if found := projects.found(arrays):
-        if found[0] == "timm" and not described and not any(re.search(OF_TIMM, name) for name in arrays):
-            raise ValueError(
-                "its names are those of DINO's encoder and of a timm ViT without classifier, which nothing in it tells "
-                f"apart; say whose it is: --as dino, or --as timm {NORMALISED}"
-            )
-        return found[0]
-    _refuse_several(arrays)
-    if objects := _objects(arrays.items()):
-        raise ValueError(f"{objects}; {SAVE}")
-    shown = ", ".join(list(arrays)[:4])
-    raise ValueError(
-        f"its {len(arrays)} arrays ({shown}, ...) are called as in no project that is known; say whose it is "
-        f"(--as {'|'.join(projects.PROJECTS)})"
-    )
-
-
-def _refuse_several(arrays: Mapping[str, Any]) -> None:
-    several = sorted({name.rsplit("layer1.", 1)[0] for name in arrays if "layer1.0.conv1.weight" in name})
-    several += sorted({name.rsplit("blocks.", 1)[0] for name in arrays if name.endswith("blocks.0.attn.qkv.weight")})
-    if len(several) > 1:
-        said = ", ".join(where or "without a prefix" for where in several)
-        raise ValueError(
-            f"it holds {len(several)} encoders ({said}) and the names are of no project that is known; "
-            f"say whose it is (--as {'|'.join(projects.PROJECTS)}), or write the one you want as its own file"
-        )
-
-
-def _objects(named: Iterable[tuple[str, Any]]) -> str:
-    """What stands where arrays are expected and was not built, in words; "" where nothing does."""
-    found = [f"{name} is a {leaf.name}" for name, leaf in named if isinstance(leaf, Placeholder)]
-    if len(found) < 2:
-        return f"{found[0]} and no array" if found else ""
-    return (
-        f"{len(found)} of its weights are objects and no arrays: {', '.join(found[:3])}{', ...' if found[3:] else ''}"
-    )
-
-
-def _trunk(arrays, project: projects.Project, chosen: str):
-    """(names of the network -> (name in the file, array), config.model, whose names, family)."""
-    refused = None
-    for prefix in project.trunk:
-        start = re.compile(prefix)
-        inner = {
-            name[match.end() :]: (name, array)
-            for name, array in arrays.items()
-            if (match := start.match(name)) and _rule(name, project) is None
-        }
-        shapes = {name: array.shape for name, (_, array) in inner.items() if not isinstance(array, Placeholder)}
-        objects, before = _objects(inner.values()), refused
-        for family, module in FAMILIES.items():
-            try:
-                recognised = module.recognise(shapes)
-            except ValueError as error:
-                refused = refused or error
-                continue
-            if recognised is not None and not objects:
-                return inner, recognised, module.library(shapes), family
-        if objects and before is None:
-            raise ValueError(f"{objects}; write the arrays alone as .safetensors")
-    likely = [name for name in projects.found(arrays) if name != chosen]
-    like = f"; its names look like those of {likely[0]}: --as {likely[0]}" if likely else ""
-    if refused is not None:
-        raise ValueError(f"{refused}{like}")
-    if not like:
-        _refuse_several(arrays)
-    whose = like or f"; say whose it is (--as {'|'.join(projects.PROJECTS)})"
-    raise ValueError(
-        f"below {' or '.join(repr(p) for p in project.trunk)} lies no ResNet, ViT or other network that is known, as "
-        f"files of {chosen} have it{whose}"
-    )
-
-
-def _table(family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[str, Any]) -> list[pairs.Pair]:
-    """The names of a network, with those of its classifier where that came with it."""
+def _table(
+    family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[str, Any], with_classifier: bool
+) -> tuple[list[pairs.Pair], int | None, set[str]]:
+    """(names of a network, with those of its classifier where that came with it; its classes; names left out)."""
+    trunk = family.pairs(model, theirs)
     try:
         whole = family.pairs(model, theirs, classifier=True)
     except ValueError:  # these names have none
-        return family.pairs(model, theirs)
-    last = {name for pair in whole if pair.ours.startswith("classifier/") for name in pair.theirs}
-    return whole if last <= shapes.keys() else family.pairs(model, theirs)
+        return trunk, None, set()
+    last = {pair.ours: pair.theirs[0] for pair in whole if pair.ours.startswith("classifier/")}
+    if not shapes.keys() >= {*last.values()}:
+        return trunk, None, set()
+    classes = max(shapes[last["classifier/bias"]], default=None)
+    return (whole, classes, set()) if with_classifier else (trunk, classes, {*last.values()})
 
 
 def _learned(model: Mapping[str, Any]) -> bool:
     return str(model.get("positions", "learned")).startswith("learned")
 
 
-def _complete(model: Mapping[str, Any], family: str) -> dict[str, Any]:
+def _complete(model: Mapping[str, Any], family: str, chosen: str) -> dict[str, Any]:
     """A ViT with its heads, and with what its features are: the class token where there is one."""
     if family != "vit":
         return dict(model)
     model = {"pool": "cls" if model.get("cls_token") else "mean", **model}
-    if "heads" not in model:
-        if model["width"] not in vit.HEADS:
+    usual = vit.HEADS.get(model["width"])
+    if "heads" in model and model["heads"] is None:
+        of_timm = f" (timm's of that width has {usual})" if usual else ""
+        raise ValueError(
+            f"{chosen} trains any ViT, and the heads of one of width {model['width']} leave no trace in its file; add "
+            f"--model.heads={usual or 'N'}{of_timm}"
+        )
+    if model.get("heads") is None:
+        if usual is None:
             raise ValueError(f"the heads of a ViT of width {model['width']} leave no trace in it; add --model.heads=N")
-        model["heads"] = vit.HEADS[model["width"]]
+        model["heads"] = usual
     return model
 
 
-def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classifier: Tree | None) -> Any:
+def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classes: int | None) -> Any:
     """(mean, std) of a project; torchvision's only of a network with ImageNet's classes, or of whoever says so."""
     found = projects.PROJECTS[chosen].statistics
     if found is None:
-        raise ValueError(f"files of {chosen} do not say how images are to be normalised; add {NORMALISED}")
+        raise ValueError(f"files of {chosen} do not say how images are to be normalised; add {places.NORMALISED}")
     if chosen != "torchvision":
         return found
     if _small(model):
         raise ValueError(
             "its stem for small images is of no network of torchvision's; say whose it is (--as solo_learn), or add "
-            f"{NORMALISED}, and --model.stem_padding=2 if its stem pads by 2"
+            f"{places.NORMALISED}, and --model.stem_padding=2 if its stem pads by 2"
         )
-    if asked is None and (classifier is None or classifier["bias"].shape != (1000,)):
+    if asked is None and classes != 1000:
         raise ValueError(
             "its names are torchvision's, and it has no classifier of ImageNet's 1000 classes, so that how its images "
-            f"are normalised is open; say whose it is (--as torchvision|moco|barlow_twins|vicreg), or add {NORMALISED}"
+            "are normalised is open; say whose it is (--as torchvision|moco|dino|barlow_twins|vicreg), "
+            f"or add {places.NORMALISED}"
         )
     return found
 
@@ -313,18 +251,12 @@ def _size(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> in
     return 32 if _small(model) else 224
 
 
-def _rule(name: str, project: projects.Project) -> str | None:
-    for pattern, what in project.ignored.items():
-        if re.fullmatch(pattern, name):
-            return what
-    return "state of the training" if re.fullmatch(projects.TRAINING, name) else None
-
-
-def _report(arrays, used: set[str], again: set[str], project: projects.Project, allow: Sequence[str], tree):
-    ignored = {"fixed positions, which the network makes": sorted(again)} if again else {}
+def _report(arrays, used: set[str], aside: Mapping[str, set[str]], project, prefix, allow: Sequence[str], tree):
+    ignored = {why: sorted(names) for why, names in aside.items() if names}
     left = []
-    for name in sorted({name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - used - again):
-        rule = _rule(name, project)
+    known = used.union(*aside.values())
+    for name in sorted({name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - known):
+        rule = places.rule(name, project, prefix)
         (left if rule is None else ignored.setdefault(rule, [])).append(name)
     passed = report.allowed(left, allow)
     leaves = by_name(tree).values()
@@ -373,7 +305,10 @@ def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str
         wrong = int((~np.isfinite(array)).sum()) if jnp.issubdtype(array.dtype, jnp.inexact) else 0
         if wrong:
             called = ", ".join(table[name].theirs if name in table else (name,))
-            raise ValueError(f"{wrong} of the {array.size} numbers of {called} are not finite; use other weights")
+            do = "use other weights"
+            if name.startswith("classifier/"):
+                do = "leave its classifier out: --no-classifier"
+            raise ValueError(f"{wrong} of the {array.size} numbers of {called} are not finite; {do}")
 
 
 def _shapes(pair: pairs.Pair | None, shapes: Mapping[str, Sequence[int]], name: str, there: Any, here: Any) -> str:

@@ -17,7 +17,7 @@ CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 NC = "CC BY-NC 4.0"
 
 WRAPPERS = re.compile(r"(?<![^/.])(module|_orig_mod|_fsdp_wrapped_module)\.")
-COUNTERS = re.compile(r"(^|[./])num_batches_tracked$")
+COUNTERS = re.compile(r"(^|[./])(num_batches_tracked|n_averaged)$")
 TRAINING = (
     r"(^|.*/)(optimizer|opt|optimizers|optimizer_states|scaler|lr_schedulers"
     r"|loops|callbacks|amp|ibot_loss|dino_loss)/.*"
@@ -31,7 +31,7 @@ class Project(NamedTuple):
       trunk: regular expressions of what begins the names of the network, of which one does; its own names follow.
       has, lacks: regular expressions of names, each of which must occur, none of which may.
       ignored: regular expression of a name (whole) -> what it is, of what lies beside the network.
-      fields: of ``config.model``, by kind of network: what shapes cannot tell.
+      fields: of ``config.model``, by kind of network: what shapes cannot tell; None: only its user knows.
       statistics: (mean, std) of the channels; None: nobody can know from the file.
       view: of evaluation, ``data/images/recipes.py`` Eval.
       licence: of the weights as published, None: not known to us.
@@ -71,7 +71,7 @@ PROJECTS: dict[str, Project] = {
     ),
     "moco_v3": Project(
         ("state_dict/base_encoder.",),
-        has=(r"state_dict/momentum_encoder\..*",),
+        has=(r"state_dict/base_encoder\..*", r"state_dict/momentum_encoder\..*"),
         ignored={
             r"state_dict/base_encoder\.(fc|head)\..*": HEADS,
             r"state_dict/predictor\..*": HEADS,
@@ -112,7 +112,7 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/vicreg",
     ),
     "ibot": Project(
-        ("teacher/backbone.",),
+        ("teacher/backbone.", "state_dict/", ""),
         has=(
             r"(teacher|student)/backbone\..*",
             r"(student|teacher)/(backbone\.masked_embed|head\.(mlp2|last_layer2)\..*)",
@@ -121,7 +121,7 @@ PROJECTS: dict[str, Project] = {
         ignored={
             r"teacher/head\..*": HEADS,
             r"student/.*": MOMENTUM,
-            r"teacher/backbone\.masked_embed": "token of hidden patches",
+            r"(teacher/backbone\.|state_dict/)?masked_embed": "token of hidden patches",
         },
         fields={"vit": {"positions_rule": "dino", "pool": "cls"}},
         view=("resize_crop", 0.875, "bicubic"),
@@ -129,7 +129,7 @@ PROJECTS: dict[str, Project] = {
         source="bytedance/ibot",
     ),
     "dino": Project(
-        ("teacher/backbone.", ""),
+        ("teacher/backbone.", "state_dict/", ""),
         has=(r"teacher/head\.last_layer\..*", r"student/.*"),
         lacks=(r"(teacher|student)/backbone\.masked_embed",),
         ignored={r"teacher/head\..*": HEADS, r"student/.*": MOMENTUM},
@@ -139,16 +139,16 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/dino",
     ),
     "dinov2": Project(
-        ("teacher/backbone.", ""),
-        has=(
-            r"(teacher/backbone\.)?mask_token",
-            r"(teacher/backbone\.)?blocks\.(\d+\.)?0\.ls1\.gamma",
-            r"(teacher/backbone\.)?pos_embed",
+        ("teacher/backbone.", "model/teacher.backbone.", "model/", ""),
+        has=tuple(
+            rf"((model/teacher\.|teacher/)backbone\.|model/)?{name}"
+            for name in ("mask_token", r"blocks\.(\d+\.)?0\.ls1\.gamma", "pos_embed")
         ),
         ignored={
-            r"teacher/(dino_head|ibot_head)\..*": HEADS,
-            r"(student|model)/.*": MOMENTUM,
-            r"(teacher/backbone\.)?mask_token": "token of hidden patches",
+            r"(model/teacher\.|teacher/)(dino_head|ibot_head)\..*": HEADS,
+            r"(model/student\.|student/).*": MOMENTUM,
+            r"model/(dino_loss|ibot_patch_loss)\..*": "state of the training",
+            r"((model/teacher\.|teacher/)backbone\.|model/)?mask_token": "token of hidden patches",
         },
         fields={"vit": {"positions_rule": "dinov2", "pool": "cls"}},
         view=("resize_crop", 0.875, "bicubic"),
@@ -158,7 +158,7 @@ PROJECTS: dict[str, Project] = {
     "mae": Project(
         ("model/",),
         has=(r"model/patch_embed\.proj\.weight", r"model/pos_embed", r"model/(decoder_embed\.weight|cls_token)"),
-        lacks=(r"model/backbone\..*", r"model/head\.weight"),
+        lacks=(r"model/backbone\..*", r"model/head\.weight", r"model/blocks\..*\.ls1\.gamma"),
         ignored={r"model/decoder_.*": "decoder", r"model/mask_token": "token of hidden patches"},
         fields={"vit": {"positions": "sincos", "pool": "cls"}},
         view=("resize_crop", 0.875, "bicubic"),
@@ -215,29 +215,46 @@ PROJECTS: dict[str, Project] = {
         source="google-research/simclr",
     ),
     "vissl": Project(
-        ("classy_state_dict/base_model/model/trunk/_feature_blocks.",),
-        has=(r"classy_state_dict/base_model/model/trunk/_feature_blocks\..*",),
+        (
+            "classy_state_dict/base_model/model/trunk/_feature_blocks.",
+            "model_state_dict/trunk._feature_blocks.",
+            "trunk._feature_blocks.",
+        ),
+        has=(r"(classy_state_dict/base_model/model/trunk/|(model_state_dict/)?trunk\.)_feature_blocks\..*",),
         ignored={
-            r"classy_state_dict/(?!base_model/model/trunk/_feature_blocks\.).*": "heads and state of the training"
+            r"classy_state_dict/(?!base_model/model/trunk/_feature_blocks\.).*": "heads and state of the training",
+            r"(model_state_dict/)?heads\..*": HEADS,
         },
         licence="MIT",
         source="facebookresearch/vissl",
     ),
     "lightly": Project(
-        ("state_dict/backbone.",),
-        has=(r"state_dict/backbone\.0\.weight", r"state_dict/backbone\.4\.0\..*"),
-        ignored={r"state_dict/(?!backbone\.).*": "heads, losses and other networks of the run"},
+        tuple(rf"(state_dict/)?{which}\.(vit\.)?" for which in ("teacher_backbone", "backbone")),
+        has=(
+            r"state_dict/(teacher_)?backbone\.(0\.weight|conv1\.weight|(vit\.)?(patch_embed\.proj|conv_proj)\.weight)",
+            r"state_dict/((teacher_)?backbone\.4\.0\..*|\w*(projection|prediction)_head\w*\..*|student_\w+\..*)",
+        ),
+        ignored={
+            r"state_dict/(?!(teacher_)?backbone\.).*": "heads, losses and other networks of the run",
+            r"\w*(projection|prediction)_head\w*\..*": HEADS,
+            r"(state_dict/)?(student_\w+|backbone_momentum)\..*": MOMENTUM,
+            r"(state_dict/)?backbone\.(mask_token|vit\.mask_token)": "token of hidden patches",
+        },
+        fields={"vit": {"heads": None, "positions_rule": "timm"}},
         statistics=None,
         source="lightly-ai/lightly",
     ),
     "solo_learn": Project(
-        ("state_dict/backbone.", "state_dict/encoder.", ""),
+        ("state_dict/backbone.", "state_dict/encoder.", "backbone.", ""),
         has=(
-            r"state_dict/(backbone|encoder)\.conv1\.weight",
-            r"state_dict/(classifier|projector|momentum_backbone)\..*",
+            r"state_dict/(backbone|encoder)\.(conv1|patch_embed\.proj)\.weight",
+            r"state_dict/(classifier|projector|momentum_(backbone|encoder|head))\..*",
         ),
         ignored={r"state_dict/(?!(backbone|encoder)\.).*": "heads and the other network of the run"},
-        fields={"resnet": {"stem_padding": 2}},  # of the stem for small images alone
+        fields={
+            "resnet": {"stem_padding": 2},  # of the stem for small images alone
+            "vit": {"heads": None, "positions_rule": "timm"},
+        },
         statistics=None,
         licence="MIT",
         source="vturrisi/solo-learn",

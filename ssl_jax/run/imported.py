@@ -81,7 +81,10 @@ def _write(config, plan: Plan, trees, record: dict[str, Any], place: Any, files:
     workdir = folder.check(place, "--out")
     if workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"--out {workdir} is not empty; name a folder that is not there yet")
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {workdir} cannot be made ({error.strerror}); name another folder") from None
     for name, content in files.items():
         (workdir / name).write_bytes(content)
     recipe = recipes.of(config.data)

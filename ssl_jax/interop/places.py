@@ -1,0 +1,219 @@
+"""Where in a file of weights a network lies, and whose it is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ssl_jax.interop import classic, projects, resnet, vit
+from ssl_jax.interop.constructors import SAVE, Placeholder
+from ssl_jax.names import hint
+
+# What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
+OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
+NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
+FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
+WHOSE = f"--as {'|'.join(projects.PROJECTS)}"
+# Names that are no project's own: whoever publishes a plain network has them.
+PLAIN = ("torchvision", "timm", "transformers")
+
+# One array of each network by every library's names; what stands before it is where the network begins.
+FIRST = re.compile(
+    r"(layer1\.0\.conv1\.weight|[24]\.0\.conv1\.weight"
+    r"|blocks\.0\.(0\.)?attn\.qkv\.weight|encoder\.layers\.encoder_layer_0\.ln_1\.weight"
+    r"|encoder\.layer\.0\.layernorm_before\.weight|encoder\.layer\.0\.norm1\.weight|embedder\.embedder\.convolution\.weight"
+    r"|Transformer/encoderblock(_0)?/LayerNorm_0/scale|features\.(conv)?0\.(0\.)?weight"
+    r"|res_net\d+/~/initial_conv/w|conv2d/kernel)$"
+)
+AVERAGED = r"(^|[._/])ema($|[._/])"
+
+# Regular expressions of names -> networks of other libraries that are often published and are none of ours.
+OTHERS = {
+    r"Conv2d_1a_3x3\.conv\.weight": "Inception v3",
+    r"inception3a\..*": "GoogLeNet",
+    r"stage2\.0\.branch1\..*": "a ShuffleNet",
+    r"layers\.8\.0\.layers\.0\.weight": "an MNASNet",
+    r"trunk_output\.block1\..*": "a RegNet",
+    r"(features|blocks)\.1\.0\.block\.0\.0\.weight|blocks\.1\.0\.conv_pw\.weight": "an EfficientNet or MobileNet",
+    r"features\.1\.block\.0\.0\.weight": "a MobileNetV3",
+    r"features\.1\.0\.(layer_scale|block\.0\.weight)|stages\.0\.blocks\.0\.gamma": "a ConvNeXt",
+    r"(features\.1\.0|layers\.0\.blocks\.0)\.attn\.(relative_position_bias_table|logit_scale)": "a Swin transformer",
+    r"blocks\.0\.layers\.0\.layers\.MBconv\..*": "a MaxViT",
+}
+
+# What arrays are called, and what holds the arrays of a network: an object in their place is in the place of weights.
+ARRAYS = r"weight|bias|running_(mean|var)|kernel|scale|gamma|beta|offset|average|w|b|\w+_(token|embed|embedding)"
+NETWORKS = r"(model|state_dict|net|network|encoder|backbone|module|student|teacher)(_\w+)?"
+
+
+def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, described: bool) -> str:
+    """The project of a file.
+
+    Args:
+      arrays: by name, as :func:`~ssl_jax.interop.importing.named` gives them.
+      asked: the project that the user says, or None.
+      prefix: what the user says that begins the names of the network, or None.
+      described: whether a config.json lies beside it.
+
+    Raises:
+      ValueError: nothing tells, with what to say.
+    """
+    if prefix is not None and not any(name.startswith(prefix) for name in arrays):
+        raise ValueError(f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays)}")
+    if asked is not None:
+        if asked not in projects.PROJECTS:
+            known = ", ".join(projects.PROJECTS)
+            raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
+        return asked
+    found, names = projects.found(arrays), set(arrays)
+    if prefix is not None and (not found or found[0] in PLAIN):
+        names = {name.removeprefix(prefix) for name in arrays if name.startswith(prefix)}
+        found = projects.found(names)
+    if found:
+        if found[0] == "timm" and not described and not any(re.search(OF_TIMM, name) for name in names):
+            raise ValueError(
+                "its names are those of DINO's and iBOT's encoders and of a timm ViT without classifier, which nothing "
+                f"in it tells apart; say whose it is: --as dino, --as ibot, or --as timm {NORMALISED}"
+            )
+        return found[0]
+    if prefix is None:
+        one_network(arrays)
+    if objects := in_place_of_arrays(arrays.items()):
+        raise ValueError(f"{objects}; {SAVE}")
+    if "" in arrays:
+        raise ValueError("it is one array, no network; give the file of a whole network's weights")
+    if other := _other(arrays):
+        raise ValueError(other)
+    whole = [name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)]
+    shown = f"{', '.join(whole[:4])}{', ...' if len(whole) > 4 else ''}"
+    many = f"its {len(whole)} arrays ({shown}) are" if len(whole) > 1 else f"its one array ({shown}) is"
+    raise ValueError(f"{many} called as in no project that is known{_where(arrays)}; say whose it is ({WHOSE})")
+
+
+def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str | None):
+    """(names of the network -> (name in the file, array), config.model, whose names, family).
+
+    Raises:
+      ValueError: no network lies there, or several do, or one that ours cannot hold.
+    """
+    project, refused = projects.PROJECTS[chosen], None
+    if prefix is None:
+        one_network([name for name in arrays if rule(name, project) is None])
+    places = project.trunk if prefix is None else [re.escape(prefix)]
+    for place in places:
+        start = re.compile(place)
+        inner = {
+            name[match.end() :]: (name, array)
+            for name, array in arrays.items()
+            if (match := start.match(name)) and rule(name, project, prefix) is None
+        }
+        shapes = {name: array.shape for name, (_, array) in inner.items() if not isinstance(array, Placeholder)}
+        objects, before = in_place_of_arrays(inner.values()), refused
+        for family, module in FAMILIES.items():
+            try:
+                recognised = module.recognise(shapes)
+            except ValueError as error:
+                refused = refused or error
+                continue
+            if recognised is not None and not objects:
+                return inner, recognised, module.library(shapes), family
+        if objects and before is None:
+            raise ValueError(f"{objects}; write the arrays alone as .safetensors")
+    likely = [name for name in projects.found(arrays) if name != chosen]
+    like = f"; its names look like those of {likely[0]}: --as {likely[0]}" if likely and prefix is None else ""
+    if refused is not None:
+        raise ValueError(f"{refused}{like}")
+    if other := _other(name.removeprefix(prefix or "") for name in arrays if name.startswith(prefix or "")):
+        raise ValueError(other)
+    where = _where(arrays, places)
+    whose = like or where or (f"; say whose it is ({WHOSE})" if asked is None else "")
+    if prefix is not None:
+        raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
+    raise ValueError(
+        f"below {' or '.join(repr(p) for p in project.trunk)} lies no ResNet, ViT or other network that is known, as "
+        f"files of {chosen} have it{whose}"
+    )
+
+
+def rule(name: str, project: projects.Project, prefix: str | None = None) -> str | None:
+    """What an array that is no part of the network is, by the rules of its project; None: no rule knows it.
+
+    Below a prefix of the user's the rules hold as they do at the project's own places, and all else is left aside.
+    """
+    if prefix is None:
+        names = [name]
+    elif not name.startswith(prefix):
+        return f"outside of --prefix {prefix}"
+    else:
+        names = [place + name.removeprefix(prefix) for place in project.trunk if not re.search(r"[()?\\|]", place)]
+        names.append(name.removeprefix(prefix))
+    for called in names:
+        for pattern, what in project.ignored.items():
+            if re.fullmatch(pattern, called):
+                return what
+    return "state of the training" if any(re.fullmatch(projects.TRAINING, called) for called in names) else None
+
+
+def one_network(names: Iterable[str]) -> None:
+    """Refuse a file with several networks of which no rule says which to take.
+
+    Raises:
+      ValueError: names where they begin.
+    """
+    found = networks(names)
+    if len(found) < 2:
+        return
+    said = ", ".join(prefix or "without a prefix" for prefix in found)
+    averaged = next((prefix for prefix in found if re.search(AVERAGED, prefix)), None)
+    teacher = next((prefix for prefix in found if "teacher" in prefix), found[0])
+    example = f"as --prefix {shlex.quote(teacher)}"
+    if averaged is not None:
+        example = f"--prefix {shlex.quote(averaged)} takes the averaged one"
+    raise ValueError(f"it holds {len(found)} networks ({said}); say where the one that you want begins: {example}")
+
+
+def networks(names: Iterable[str]) -> list[str]:
+    """What begins the names of each network in a file, sorted."""
+    starts = {name[: match.start()] for name in names if (match := FIRST.search(name))}
+    starts = {start for start in starts if start[-1:] in ("", ".", "/")}
+    return sorted(start for start in starts if f"{start}features." not in starts)  # a Sequential of a ResNet's children
+
+
+def _where(arrays: Mapping[str, Any], tried: Iterable[str] = ()) -> str:
+    """A half-sentence of where networks lie besides places that were tried."""
+    found = [prefix for prefix in networks(arrays) if not any(re.fullmatch(place, prefix) for place in tried)]
+    if not found:
+        return ""
+    shown = " or ".join(f"--prefix {shlex.quote(prefix)}" for prefix in found[:6])
+    teacher = any(name.startswith("teacher/") for name in arrays)
+    if not teacher and any(prefix.startswith("student/") for prefix in found):
+        shown += ", the student's (its teacher, whose features DINO's and iBOT's are, is not in the file)"
+    return f"; a network begins at {shown}"
+
+
+def _other(names: Iterable[str]) -> str:
+    """What the network is, where it is a well-known one that is none of ours; "" where nothing tells."""
+    names = list(names)
+    for pattern, what in OTHERS.items():
+        known = re.compile(rf"(^|.*[./])({pattern})")
+        if name := next((name for name in names if known.fullmatch(name)), None):
+            return (
+                f"{what}, by {name}, is not among the known networks: ResNets, ViTs, AlexNet, VGG-11 and 16, "
+                "SqueezeNet, DenseNet-121 and MobileNetV2"
+            )
+    return ""
+
+
+def in_place_of_arrays(named: Iterable[tuple[str, Any]]) -> str:
+    """What stands where arrays are expected and was not built, in words; "" where nothing does."""
+    expected = re.compile(rf"(^|.*[./])({ARRAYS}|{NETWORKS})")
+    found = [
+        f"{name} is a {leaf.name}" for name, leaf in named if isinstance(leaf, Placeholder) and expected.fullmatch(name)
+    ]
+    if len(found) < 2:
+        return f"{found[0]} and no array" if found else ""
+    return (
+        f"{len(found)} of its weights are objects and no arrays: {', '.join(found[:3])}{', ...' if found[3:] else ''}"
+    )
