@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, pairs, projects, report, resnet, vit
+from ssl_jax.interop import archives, classic, folders, huggingface, pairs, projects, report, resnet, vit
 from ssl_jax.interop.constructors import SAVE, Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
@@ -85,7 +85,7 @@ def read(
         archive = archives.read(path)
         return _network(archive, Path(path), project, allow, dict(fields or {}), statistics, size)
     except ValueError as error:
-        said = str(error)
+        said = f"{error}{archives.folder_beside(path, str(error))}"
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
 
 
@@ -108,9 +108,10 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
             "it is; in place of one of --format flax write that one"
         )
     chosen = _choose(arrays, asked, bool(archive.metadata.get("config")))
-    project = projects.PROJECTS[chosen]
+    project, beside = projects.PROJECTS[chosen], folders.said(archive.metadata)
     inner, model, theirs, family = _trunk(arrays, project, chosen)
-    beside, shapes = folders.said(archive.metadata), {name: array.shape for name, (_, array) in inner.items()}
+    huggingface.check(archive.metadata.get("config", {}), family, model)
+    shapes = {name: array.shape for name, (_, array) in inner.items()}
     said = {**project.fields.get(family, {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
     model = _complete(model, family)
@@ -119,9 +120,10 @@ def _network(archive, path, asked, allow, fields, statistics, size) -> Imported:
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
     table = _table(FAMILIES[family], model, theirs, shapes)
+    flat, converted = archives.as_float32(flat, {name for pair in table for name in pair.theirs})
     tree, used = pairs.read(table, flat)
     used, again = ({inner[name][0] for name in names} for names in (used, again))
-    found = _report(arrays, used, again, project, allow, tree)
+    found = _report(arrays, used, again, project, allow, tree)._replace(converted=converted)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, tree.get("classifier"))
