@@ -114,8 +114,10 @@ def as_float32(
         if dtype == np.float32:
             continue
         if dtype.kind in "biuc":
-            what = "complex, of which half would be lost" if dtype.kind == "c" else "whole numbers (quantised?)"
-            raise ValueError(f"{name} is {dtype}: {what}; give weights in float32")
+            what = (
+                "whose imaginary part would be lost" if dtype.kind == "c" else "whole numbers, as of quantised weights"
+            )
+            raise ValueError(f"{name} is {dtype}, {what}; give the weights in float32")
         with np.errstate(over="ignore"):  # what becomes infinite is refused with all that is not finite
             found[name] = arrays[name].astype(np.float32)
         converted[dtype.name] = converted.get(dtype.name, 0) + 1

@@ -84,7 +84,7 @@ def check(config: Mapping[str, Any], family: str, model: Mapping[str, Any]) -> N
     """Refuse arrays that are not the network that a config.json describes.
 
     Args:
-      config: of transformers, or of timm, of which the activation alone is compared.
+      config: of transformers or timm.
       family, model: what the arrays were recognised as.
 
     Raises:
@@ -101,6 +101,9 @@ def check(config: Mapping[str, Any], family: str, model: Mapping[str, Any]) -> N
             f"its config.json says {called}={short(said)}, which ours does not compute; known: {', '.join(wanted)}"
         )
     if timm:
+        for key, is_there in (_timm(model) if family == "vit" else {}).items():
+            if key in arguments and _plain(arguments[key]) != is_there:
+                _differs(f"model_args.{key}", arguments[key], f"of {is_there}")
         return
     kind = KINDS.get(config.get("model_type", ""))
     if kind and kind.family != family:
@@ -109,6 +112,12 @@ def check(config: Mapping[str, Any], family: str, model: Mapping[str, Any]) -> N
     for key, is_there in there.items():
         if key in config and _plain(config[key]) != is_there:
             _differs(key, config[key], f"of {is_there}")
+
+
+def _timm(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of timm's arguments."""
+    there = {"embed_dim": model["width"], "depth": model["depth"], "patch_size": model["patch_size"]}
+    return there | {"reg_tokens": model.get("registers", 0), "class_token": bool(model.get("cls_token"))}
 
 
 def _vit(config: Mapping[str, Any], model: Mapping[str, Any], kind: Kind | None) -> dict[str, Any]:
