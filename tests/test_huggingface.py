@@ -222,10 +222,10 @@ def test_a_file_beside_a_config_is_told_and_the_folder_is_named_where_something_
     with pytest.raises(ValueError, match=r"--mean .*; or give its folder, .*, whose config.json says more") as error:
         importing.read(file)
     assert f"give its folder, {file.parent}," in str(error.value)
-    found = importing.read(file, **weight_files.STATISTICS)
+    found = importing.read(file, statistics=weight_files.STATISTICS["statistics"])
     assert found.record["notes"] == ["config.json beside the file, which is read where the folder is given"]
     (file.parent / "config.json").unlink()
-    assert importing.read(file, **weight_files.STATISTICS).record["notes"] == []
+    assert importing.read(file, statistics=weight_files.STATISTICS["statistics"]).record["notes"] == []
     with pytest.raises(ValueError, match="--mean") as error:
         importing.read(file)
     assert "give its folder" not in str(error.value)

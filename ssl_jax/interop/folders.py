@@ -102,7 +102,7 @@ def _of_timm(config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     pool = arguments.get("global_pool", config.get("global_pool"))
     if pool and pool not in POOLS:
         notes.append(f"config.json: global_pool={pool}")
-    found = {"pool": POOLS.get(pool)} if pool in POOLS else {}
+    found: dict[str, Any] = {"pool": POOLS[pool]} if pool in POOLS else {}
     if arguments.get("num_heads") is not None:
         found["heads"] = huggingface.whole(arguments, "num_heads")
     if arguments.get("eps") is not None:
