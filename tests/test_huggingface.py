@@ -241,6 +241,7 @@ def test_shards_that_are_not_there_or_damaged_are_named(folder):
     index = {array: name for name, part in shards.items() for array in part}
     (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert importing.read(place).report.matched == len(flat)
+    refused(place / names[0], f"it is one of several shards: give their folder, {place}$")
     (place / names[4]).write_bytes((place / names[4]).read_bytes()[:200])
     refused(place, f"its shard {names[4]}: ")
     (place / names[2]).unlink()

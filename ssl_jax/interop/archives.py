@@ -88,8 +88,14 @@ def read(path: str | os.PathLike[str]) -> Archive:
 
 
 def folder_beside(path: str | os.PathLike[str], asked: str) -> str:
-    """What to add to a line that asks for what a config.json says, where the file given lies beside one; else ""."""
+    """What to add to a line that refuses a file of a folder of Hugging Face's: where the rest lies; else "".
+
+    Args:
+      asked: the line; a config.json beside the file is named where it asks for what that says.
+    """
     path = Path(os.path.expanduser(path))
+    if SHARD.fullmatch(path.name) and path.is_file():
+        return f"; it is one of several shards: give their folder, {path.parent}"
     if not re.search(r"--(as|mean|model)\b", asked) or not path.is_file() or not _described(path):
         return ""
     return f"; or give its folder, {path.parent}, whose config.json says more"
