@@ -87,6 +87,16 @@ def test_what_is_written_whole_is_followed_without_a_word(folder, kind):
     assert found.report.converted == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [("vit", "vit."), ("dinov2", "dinov2."), ("registers", "dinov2_with_registers."), ("resnet", "resnet.")],
+)
+def test_with_a_classifier_a_network_has_the_prefix_of_its_kind(folder, kind, prefix):
+    place, named = folder(kind), {prefix + name: array for name, array in arrays(kind).items()}
+    (place / "model.safetensors").write_bytes(weight_files.of_safetensors(named))
+    assert importing.read(place).report.matched == len(named)
+
+
 def test_a_field_that_is_not_said_is_as_transformers_has_it(folder):
     assert importing.read(folder("vit", without="layer_norm_eps")).model["eps"] == 1e-12
     assert importing.read(folder("dinov2", without="layer_norm_eps")).model["eps"] == 1e-6
