@@ -136,6 +136,13 @@ def test_an_untrained_model_is_as_good_as_a_guess_and_its_score_is_the_same_in_a
         (lambda: bert.make(encoder(), plan=PLAN, max_masked=0), "method.max_masked=0 must be 1 or more"),
         (lambda: interop.sizes(CONFIG | {"hidden_act": "relu"}), "hidden_act='relu', and 'gelu' is"),
         (lambda: interop.sizes({}), "says no vocab_size"),
+        (lambda: interop.sizes([]), "is no JSON of names and values"),
+        (lambda: interop.sizes({k: v for k, v in CONFIG.items() if k != "intermediate_size"}), "no intermediate_size"),
+        (lambda: interop.sizes(CONFIG | {"layer_norm_eps": "abc"}), "layer_norm_eps='abc', which is no number more"),
+        (lambda: interop.sizes(CONFIG | {"hidden_dropout_prob": None}), "hidden_dropout_prob=None, which is no number"),
+        (lambda: interop.sizes(CONFIG | {"num_hidden_layers": 2.5}), "num_hidden_layers=2.5, which is no whole number"),
+        (lambda: interop.sizes(CONFIG | {"is_decoder": True}), "is_decoder=True, and ours has False alone"),
+        (lambda: interop.sizes(CONFIG | {"pad_token_id": 1}), "pad_token_id=1, and 0 is"),
         (lambda: interop.read("/nowhere"), "/nowhere/config.json cannot be read"),
         (lambda: interop.convert({}, 2), "has no array bert.embeddings.LayerNorm.weight"),
     ],
@@ -244,18 +251,23 @@ def test_a_run_learns_is_opened_and_evaluated_on_documents(tmp_path):
         build(config)
 
 
-def test_a_folder_becomes_a_run_that_reads_text(oracle, tmp_path):
-    """The command import, and what the run makes of a text against the network called by hand."""
+def model_folder(folder, arrays, **said):
+    """A folder as Hugging Face writes it."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(35))]
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(words[:5])
-    folder = tmp_path / "model"
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **CONFIG}))
-    safetensors.numpy.save_file(weights(oracle), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **CONFIG, **said}))
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    return folder
+
+
+def test_a_folder_becomes_a_run_that_reads_text(oracle, tmp_path):
+    """The command import, and what the run makes of a text against the network called by hand."""
+    folder = model_folder(tmp_path / "model", weights(oracle))
     assert import_weights.main([str(folder), "--out", str(tmp_path / "run")]) == 0
     found = ssl_jax.embed(tmp_path / "run", ["w3 w7", "w1"])
     ids = np.zeros((2, CONFIG["max_position_embeddings"]), np.int32)
@@ -264,3 +276,25 @@ def test_a_folder_becomes_a_run_that_reads_text(oracle, tmp_path):
     params, _ = interop.convert(weights(oracle), 2)
     plain = network.apply({"params": params["encoder"]}, jnp.asarray(ids), train=False, axis=None)["features"]
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_what_of_a_folder_is_not_followed_is_told(oracle, tmp_path):
+    half = {name: a.astype(np.float16) for name, a in weights(oracle).items()}
+    found = interop.read(model_folder(tmp_path / "half", half, attention_probs_dropout_prob=0.3, odd=1))
+    assert found.notes == (
+        "not followed: config.json: odd=1",
+        f"{len(half)} arrays were float16, are float32 now",
+        "not followed: config.json: attention_probs_dropout_prob=0.3, 0.1 is used",
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found.params)} == {"float32"}
+    brain = {name: a.astype(jnp.bfloat16) for name, a in weights(oracle).items()}
+    notes = interop.read(model_folder(tmp_path / "brain", brain)).notes
+    assert notes == (f"{len(brain)} arrays were bfloat16, are float32 now",)
+    untied = weights(oracle)
+    untied["cls.predictions.decoder.weight"] = untied["cls.predictions.decoder.weight"] + 1
+    found = interop.read(model_folder(tmp_path / "untied", untied, tie_word_embeddings=False))
+    assert found.params.keys() == {"encoder", "next"}
+    assert "cls.predictions.decoder.weight" in found.notes[0]
+    wrong = {name: a.astype(np.int8) for name, a in weights(oracle).items()}
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'int8'}: .* is int8, whole numbers"):
+        interop.read(model_folder(tmp_path / "int8", wrong))

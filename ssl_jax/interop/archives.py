@@ -13,7 +13,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from ssl_jax.interop.plain import RATIO, UNPACKED, Unreadable
 
 WHOLE = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "model.weights.h5", "tf_model.h5")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
 CONFIG = 16 << 20  # bytes of a config.json or of the index of shards
 HDF5, TABLE = b"\x89HDF\r\n\x1a\n", bytes.fromhex("57fb808b247547db")  # the last of TensorFlow's .index
 OTHERS = {  # how files begin that are often taken for weights
@@ -52,8 +53,9 @@ class Archive(NamedTuple):
       kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint", "onnx".
       sha256: of the file, in hex; of several, over the sorted lines "NAME SHA256".
       passed_over: name of what was not built ("argparse.Namespace") -> how often.
-      metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "safetensors": its
-        ``__metadata__``; "h5": attributes that are text.
+      metadata: "config", "preprocessor": a folder's config.json and preprocessor_config.json; "beside": the name of a
+        config.json that lies beside a file and was not read; "safetensors": its ``__metadata__``; "h5": attributes
+        that are text.
     """
 
     tree: Any
@@ -71,7 +73,9 @@ def read(path: str | os.PathLike[str]) -> Archive:
     """
     path = Path(os.path.expanduser(path))
     try:
-        return _read(path)
+        found = _read(path)
+        beside = {"beside": "config.json"} if path.is_file() and _described(path) else {}
+        return found._replace(metadata={**found.metadata, **beside})
     except Unreadable as error:
         raise ValueError(f"{path}: {error}") from None
     except OSError as error:
@@ -81,6 +85,49 @@ def read(path: str | os.PathLike[str]) -> Archive:
     except Exception as error:  # whatever the parsers make of broken bytes
         said = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(f"{path}: damaged ({type(error).__name__}: {said}); get it again") from None
+
+
+def folder_beside(path: str | os.PathLike[str], asked: str) -> str:
+    """What to add to a line that refuses a file of a folder of Hugging Face's: where the rest lies; else "".
+
+    Args:
+      asked: the line; a config.json beside the file is named where it asks for what that says.
+    """
+    path = Path(os.path.expanduser(path))
+    if SHARD.fullmatch(path.name) and path.is_file():
+        return f"; it is one of several shards: give their folder, {path.parent}"
+    if not re.search(r"--(as|mean|model)\b", asked) or not path.is_file() or not _described(path):
+        return ""
+    return f"; or give its folder, {path.parent}, whose config.json says more"
+
+
+def _described(path: Path) -> bool:
+    """Whether a file is one of a folder as Hugging Face writes them."""
+    return (path.name in WHOLE or bool(SHARD.fullmatch(path.name))) and (path.parent / "config.json").is_file()
+
+
+def as_float32(
+    arrays: Mapping[str, np.ndarray], names: Collection[str]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(the arrays, those of ``names`` as float32; dtype -> how many of these were of it).
+
+    Raises:
+      ValueError: complex or whole numbers, which no weights of ours are.
+    """
+    found, converted = dict(arrays), {}
+    for name in sorted(names & arrays.keys()):
+        dtype = arrays[name].dtype
+        if dtype == np.float32:
+            continue
+        if dtype.kind in "biuc":
+            what = (
+                "whose imaginary part would be lost" if dtype.kind == "c" else "whole numbers, as of quantised weights"
+            )
+            raise ValueError(f"{name} is {dtype}, {what}; give the weights in float32")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused with all that is not finite
+            found[name] = arrays[name].astype(np.float32)
+        converted[dtype.name] = converted.get(dtype.name, 0) + 1
+    return found, converted
 
 
 def _read(path: Path) -> Archive:
@@ -192,10 +239,18 @@ def _shards(path: Path, weight_map: Any, metadata: dict[str, Any]) -> Archive:
         raise Unreadable("its index of shards has no weight_map; get the folder again")
     tree: dict[str, Any] = {}
     digests, kinds, passed = {}, [], {}
-    for name in sorted(set(weight_map.values())):
+    names = sorted(set(weight_map.values()))
+    for name in names:
         if Path(name).name != name or name in (".", ".."):
             raise Unreadable(f"its index names the shard {name[:80]!a}, which is no file beside it; get it again")
-        found = _file(path / name)
+    if missing := [name[:80] for name in names if not (path / name).exists()]:
+        shown = f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}"
+        raise Unreadable(f"{len(missing)} of its {len(names)} shards not in the folder: {shown}; get the whole folder")
+    for name in names:
+        try:
+            found = _file(path / name)
+        except Unreadable as error:
+            raise Unreadable(f"its shard {name[:80]}: {error}") from None
         wanted = {array for array, shard in weight_map.items() if shard == name}
         if not isinstance(found.tree, dict) or set(found.tree) != wanted:
             raise Unreadable(f"{name[:80]!a} does not hold the arrays that the index says; get the folder again")

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ssl_jax import models
 from ssl_jax.data.text import tokens
+from ssl_jax.interop import archives, huggingface, plain
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.types import Tree
 
@@ -35,7 +34,10 @@ SIZES = {  # of config.json -> of TextTransformer
     "layer_norm_eps": "eps",
     "hidden_dropout_prob": "dropout",
 }
-FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+WHOLE = set(SIZES.values()) - {"eps", "dropout"}
+FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": 0}
+# Followed, or of heads and tokens that the tokenizer says; what is FIXED and what only training needs aside.
+KNOWN = {*SIZES, *FIXED, "intermediate_size", "bos_token_id", "eos_token_id", "tie_word_embeddings"}
 STEM = {"word_embeddings": "embedding", "position_embeddings": "positions", "token_type_embeddings": "segments"}
 HEADS = {
     "words": {"dense": "cls.predictions.transform.dense", "norm": "cls.predictions.transform.LayerNorm"},
@@ -71,27 +73,43 @@ def read(folder: str | os.PathLike[str], *, pool: str = "mean", **fields: Any) -
     """
     folder = Path(os.path.expanduser(folder))
     try:
-        config = json.loads((folder / "config.json").read_text())
-        arrays = safetensors.numpy.load((folder / "model.safetensors").read_bytes())
+        config = json.loads((folder / "config.json").read_bytes())
+        arrays, _ = plain.read_safetensors((folder / "model.safetensors").read_bytes())
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read ({error.strerror}); give the folder of a model") from None
-    except (json.JSONDecodeError, safetensors.SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder} holds no whole model ({str(error).splitlines()[0]}); get it again") from None
-    encoder = models.make("text_transformer", **(sizes(config, str(folder)) | {"pool": pool} | fields))
+    except (ValueError, RecursionError) as error:  # damaged JSON, or arrays
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{folder} holds no whole model ({said}); get it again") from None
+    try:
+        encoder = models.make("text_transformer", **(sizes(config, str(folder)) | {"pool": pool} | fields))
+        weights = {name for name in arrays if name.endswith((".weight", ".bias"))}
+        arrays, converted = archives.as_float32(arrays, weights)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
     params, notes = convert(arrays, encoder.depth, str(folder))
     _check(params["encoder"], encoder, str(folder))
+    notes = (*notes, *(f"not followed: {note}" for note in huggingface.unknown(config, KNOWN)))
+    notes += tuple(f"{count} arrays were {dtype}, are float32 now" for dtype, count in converted.items())
+    attention = config.get("attention_probs_dropout_prob", encoder.dropout)
+    if attention != encoder.dropout:
+        notes += (f"not followed: config.json: attention_probs_dropout_prob={attention}, {encoder.dropout} is used",)
     return Imported(encoder, jax.tree.map(jnp.asarray, params), tokens.read(folder / "tokenizer.json"), notes)
 
 
-def sizes(config: Mapping[str, Any], where: str = "config.json") -> dict[str, Any]:
+def sizes(config: Any, where: str = "config.json") -> dict[str, Any]:
     """Fields of ``TextTransformer`` by a ``config.json``; ValueError where it is another architecture."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where} is no JSON of names and values; give the config.json of a BERT")
     for key, want in FIXED.items():
         if config.get(key, want) != want:
             raise ValueError(f"{where} is no BERT that is known: {key}={config[key]!r}, and {want!r} is")
-    if missing := [key for key in SIZES if key not in config]:
+    if missing := [key for key in (*SIZES, "intermediate_size") if key not in config]:
         raise ValueError(f"{where} says no {', '.join(missing)}; give the config.json of a BERT")
-    found = {ours: config[theirs] for theirs, ours in SIZES.items()}
-    return found | {"mlp_ratio": config["intermediate_size"] / config["hidden_size"]}
+    huggingface.refuse_fixed(config)
+    found: dict[str, Any] = {ours: huggingface.whole(config, theirs) for theirs, ours in SIZES.items() if ours in WHOLE}
+    found["eps"] = huggingface.number(config, "layer_norm_eps", most=1.0)
+    found["dropout"] = huggingface.number(config, "hidden_dropout_prob", least=0.0, most=1.0)
+    return found | {"mlp_ratio": huggingface.whole(config, "intermediate_size") / found["width"]}
 
 
 def convert(arrays: Mapping[str, np.ndarray], depth: int, where: str = "the file") -> tuple[dict[str, Tree], tuple]:
@@ -131,7 +149,10 @@ def convert(arrays: Mapping[str, np.ndarray], depth: int, where: str = "the file
     found: dict[str, Tree] = {"encoder": encoder}
     if "cls.seq_relationship.weight" in left:
         found["next"] = {ours: dense(theirs) for ours, theirs in HEADS["next"].items()}
-    if "cls.predictions.transform.dense.weight" in left:
+    tied = left.get("cls.predictions.decoder.weight")
+    if "cls.predictions.transform.dense.weight" in left and (
+        tied is None or np.array_equal(tied, encoder["stem_embedding"])
+    ):  # ours is the embedding again; another decoder is said to be left aside
         names = HEADS["words"]
         found["words"] = {"dense": dense(names["dense"]), "norm": norm(names["norm"])}
         found["decoder"] = {"bias": take("cls.predictions.bias")}

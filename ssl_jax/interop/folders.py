@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ssl_jax.interop import huggingface
 from ssl_jax.interop.projects import UNIT
 
 View = tuple[str, float, str]
-GELU = {"gelu": "exact", "gelu_python": "exact", "gelu_tanh": "tanh", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+PREPROCESSOR = "preprocessor_config.json"
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 POOLS = {"token": "cls", "avg": "mean"}
 # Keys that say nothing of what a network computes, or what its arrays say too.
@@ -27,6 +28,18 @@ PRETRAINED |= {"input_size", "test_input_size", "min_input_size", "fixed_input_s
 PRETRAINED |= {"test_crop_pct", "crop_mode", "mean", "std", "num_classes", "pool_size", "test_pool_size", "first_conv"}
 PRETRAINED |= {"classifier", "license", "description", "origin_url", "paper_name", "paper_ids", "label_offset"}
 PRETRAINED |= {"label_names", "label_descriptions", "state_dict"}
+# Of a preprocessor: followed, or of no consequence for images of three channels that are read here.
+IMAGES = {"do_normalize", "image_mean", "image_std", "do_rescale", "rescale_factor", "do_resize", "size", "resample"}
+IMAGES |= {
+    "do_center_crop",
+    "crop_size",
+    "crop_pct",
+    "image_processor_type",
+    "feature_extractor_type",
+    "do_convert_rgb",
+}
+IMAGES |= {"processor_class", "_valid_processor_keys", "default_to_square", "data_format", "input_data_format"}
+IMAGES |= {"return_tensors", "device", "disable_grouping", "auto_map", "size_divisor"}
 
 
 class Said(NamedTuple):
@@ -66,12 +79,14 @@ def said(metadata: Mapping[str, Any]) -> Said:
 def _said(metadata: Mapping[str, Any]) -> Said:
     config, images = metadata.get("config", {}), metadata.get("preprocessor", {})
     notes: list[str] = []
-    fields = _of_timm(config, notes) if "pretrained_cfg" in config else _of_transformers(config)
+    fields = _of_timm(config, notes) if "pretrained_cfg" in config else huggingface.fields(config, notes)
     pretrained = config.get("pretrained_cfg", {})
     statistics, size, view = _timm_images(config, pretrained, notes)
     if images:
         statistics, size, view = _processor(images, view, notes, (statistics, size))
     size = size or _side(config.get("image_size"))
+    if "beside" in metadata:
+        notes.append(f"{metadata['beside']} beside the file, which is read where the folder is given")
     return Said(fields, statistics, size, view, pretrained.get("license"), tuple(notes))
 
 
@@ -85,24 +100,14 @@ def _of_timm(config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     ]
     notes += [f"config.json: model_args.{key}={value}" for key, value in arguments.items() if key not in ARRAYS]
     pool = arguments.get("global_pool", config.get("global_pool"))
-    found = {"heads": arguments.get("num_heads"), "eps": arguments.get("eps"), "pool": POOLS.get(pool)}
     if pool and pool not in POOLS:
         notes.append(f"config.json: global_pool={pool}")
-    return {k: v for k, v in found.items() if v is not None} | _gelu("model_args.act_layer", arguments.get("act_layer"))
-
-
-def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = {"eps": config.get("layer_norm_eps"), "heads": config.get("num_attention_heads")}
-    found["stride_first"] = config.get("downsample_in_bottleneck") or None
-    return {k: v for k, v in found.items() if v is not None} | _gelu("hidden_act", config.get("hidden_act"))
-
-
-def _gelu(key: str, value: Any) -> dict[str, str]:
-    if value in (None, "relu"):
-        return {}
-    if value not in GELU:
-        raise ValueError(f"its config.json says {key}={value!r}, which ours does not compute; known: {', '.join(GELU)}")
-    return {"gelu": GELU[value]}
+    found: dict[str, Any] = {"pool": POOLS[pool]} if pool in POOLS else {}
+    if arguments.get("num_heads") is not None:
+        found["heads"] = huggingface.whole(arguments, "num_heads")
+    if arguments.get("eps") is not None:
+        found["eps"] = huggingface.number(arguments, "eps", most=1.0)
+    return found | huggingface.activation(arguments.get("act_layer"))
 
 
 def _timm_images(config: Mapping[str, Any], pretrained: Mapping[str, Any], notes: list[str]):
@@ -118,8 +123,9 @@ def _timm_images(config: Mapping[str, Any], pretrained: Mapping[str, Any], notes
         if mode not in ("center", "squash") or (mode == "squash" and crop < 1):
             notes.append(f"config.json: pretrained_cfg.crop_mode={mode} with crop_pct={crop:g}")
         interpolation = pretrained.get("interpolation") or "bilinear"
-        view = (kind, 1.0 if kind == "resize" else float(crop), _known(interpolation, "interpolation", notes))
-    return (None if mean is None or std is None else (tuple(mean), tuple(std))), size, view
+        share = 1.0 if kind == "resize" else _share(crop, "config.json")
+        view = (kind, share, _known(interpolation, "interpolation", notes))
+    return (None if mean is None or std is None else _channels(pretrained, "mean", "std", "config.json")), size, view
 
 
 def _known(interpolation: str, key: str, notes: list[str]) -> str:
@@ -132,12 +138,21 @@ def _known(interpolation: str, key: str, notes: list[str]) -> str:
 def _processor(said: Mapping[str, Any], view: View | None, notes: list[str], beside: tuple[Any, Any]):
     """(statistics, size, view) of transformers' preprocessor_config.json, over what config.json says."""
     statistics, size = beside
+    said = {key: value for key, value in said.items() if value is not None}
     if said.get("do_normalize") is False:
         statistics = UNIT
     elif "image_mean" in said and "image_std" in said:
-        statistics = (tuple(said["image_mean"]), tuple(said["image_std"]))
-    if said.get("do_rescale") is False or not math.isclose(said.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
-        notes.append(f"preprocessor_config.json: rescale_factor={said.get('rescale_factor')}, 1/255 is used")
+        statistics = _channels(said, "image_mean", "image_std", PREPROCESSOR)
+    factor = huggingface.number(said, "rescale_factor", default=1 / 255, where=PREPROCESSOR)
+    if said.get("do_rescale") is False:
+        notes.append(f"{PREPROCESSOR}: do_rescale=False, pixels are made to lie in [0, 1]")
+    elif not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        notes.append(f"{PREPROCESSOR}: rescale_factor={factor}, 1/255 is used")
+    notes += [
+        f"{PREPROCESSOR}: {str(key)[:60]}={huggingface.short(value)}"
+        for key, value in said.items()
+        if key not in IMAGES and value is not False
+    ]
     resized, crop = said.get("size"), said.get("crop_size")
     crops = said.get("do_center_crop", crop is not None)
     shortest = resized.get("shortest_edge") if isinstance(resized, Mapping) else (resized if crops else None)
@@ -147,20 +162,39 @@ def _processor(said: Mapping[str, Any], view: View | None, notes: list[str], bes
         shortest = whole = None
     resample = said.get("resample")
     if resample not in (None, *RESAMPLE):
-        notes.append(f"preprocessor_config.json: resample={resample}, bicubic is used")
+        notes.append(f"{PREPROCESSOR}: resample={resample}, bicubic is used")
     interpolation = "bicubic" if resample is not None else view[2] if view else "bilinear"
     interpolation = RESAMPLE.get(resample or 0, interpolation)
     if "ConvNext" in str(said.get("image_processor_type", said.get("feature_extractor_type"))) and shortest:
-        share = said.get("crop_pct") or 224 / 256  # of images below 384 pixels; larger ones are seen whole
+        # The share is of images below 384 pixels; larger ones are seen whole.
+        share = _share(said.get("crop_pct", 224 / 256), PREPROCESSOR)
         view = ("resize_crop", share, interpolation) if shortest < 384 else ("resize", 1.0, interpolation)
         return statistics, shortest, view
     if crop and whole:
-        notes.append(f"preprocessor_config.json: size={resized} and a crop to {crop}; the shorter side is resized")
+        notes.append(f"{PREPROCESSOR}: size={resized} and a crop to {crop}; the shorter side is resized")
     if edge := shortest or (whole if crop else None):
         return statistics, crop or edge, ("resize_crop", min(1.0, (crop or edge) / edge), interpolation)
     if whole:
         return statistics, whole, ("resize", 1.0, interpolation)
     return statistics, crop or size, view
+
+
+def _channels(said: Mapping[str, Any], mean: str, std: str, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of three channels, where pixels lie in [0, 1]."""
+    for key, above in ((mean, True), (std, False)):
+        numbers = said[key]
+        finite = isinstance(numbers, list) and len(numbers) == 3
+        finite = finite and all(type(x) in (int, float) and 0 <= x <= 1 and (above or x > 0) for x in numbers)
+        if not finite:
+            wanted = f"three numbers, each {'at least' if above else 'more than'} 0 and at most 1"
+            raise ValueError(
+                f"its {where} says {key}={huggingface.short(numbers)}, which is not {wanted}; get the folder again"
+            )
+    return tuple(said[mean]), tuple(said[std])
+
+
+def _share(crop: Any, where: str) -> float:
+    return float(huggingface.number({"crop_pct": crop}, "crop_pct", where=where))
 
 
 def _side(size: Any) -> int | None:
@@ -170,4 +204,10 @@ def _side(size: Any) -> int | None:
     sides = size if isinstance(size, (list, tuple)) else [size]
     if len({*sides}) > 1:
         raise ValueError(f"its images are {sides} pixels and not square; add --size N")
-    return sides[0] if sides and isinstance(sides[0], int) else None
+    if not sides or sides[0] is None:
+        return None
+    if type(sides[0]) is not int or sides[0] < 1:
+        raise ValueError(
+            f"its images are of {huggingface.short(sides[0])} pixels, which is no size; get the folder again"
+        )
+    return sides[0]

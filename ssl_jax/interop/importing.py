@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, pairs, places, projects, report, vit
+from ssl_jax.interop import archives, classic, folders, huggingface, pairs, places, projects, report, vit
 from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import hint
@@ -87,7 +87,7 @@ def read(
         prefix = None if prefix is None else projects.clean(prefix)
         return _network(archive, Path(path), project, prefix, allow, dict(fields or {}), statistics, size, classifier)
     except ValueError as error:
-        said = str(error)
+        said = f"{error}{archives.folder_beside(path, str(error))}"
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
 
 
@@ -110,9 +110,10 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
             "it is; in place of one of --format flax write that one"
         )
     chosen = places.choose(arrays, asked, prefix, bool(archive.metadata.get("config")))
-    project = projects.PROJECTS[chosen]
+    project, beside = projects.PROJECTS[chosen], folders.said(archive.metadata)
     inner, model, theirs, family = places.trunk(arrays, chosen, asked, prefix)
-    beside, shapes = folders.said(archive.metadata), {name: array.shape for name, (_, array) in inner.items()}
+    huggingface.check(archive.metadata.get("config", {}), family, model)
+    shapes = {name: array.shape for name, (_, array) in inner.items()}
     said = {**project.fields.get(family, {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
     model = _complete(model, family, chosen)
@@ -121,10 +122,11 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
     table, classes, last = _table(places.FAMILIES[family], model, theirs, shapes, with_classifier)
+    flat, converted = archives.as_float32(flat, {name for pair in table for name in pair.theirs})
     tree, used = pairs.read(table, flat)
     used, again, last = ({inner[name][0] for name in names} for names in (used, again, last))
     aside = {"fixed positions, which the network makes": again, CLASSIFIER: last}
-    found = _report(arrays, used, aside, project, prefix, allow, tree)
+    found = _report(arrays, used, aside, project, prefix, allow, tree)._replace(converted=converted)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes)

@@ -279,7 +279,7 @@ PROJECTS: dict[str, Project] = {
         source="google-research/big_vision",
     ),
     "transformers": Project(
-        (r"((model|vit|dinov2|resnet|base_model|backbone)\.)?",),
+        (r"((model|vit|ijepa|dinov2|dinov2_with_registers|resnet|base_model|backbone)\.)?",),
         has=(r"(\w+\.)?(embeddings\.(cls_token|patch_embeddings.*)|embedder\.embedder\..*)",),
         ignored={
             r"(\w+\.)?embeddings\.mask_token": "token of hidden patches",

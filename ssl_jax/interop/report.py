@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 NAMES = 36  # of a rule that are written down
@@ -18,15 +19,20 @@ class Report(NamedTuple):
       ignored: rule -> names that it left aside.
       allowed: names that no rule knows and the user let pass.
       numbers: in the network.
+      converted: dtype -> how many of those in the network were of it, and are float32 now.
     """
 
     matched: int
     ignored: Mapping[str, tuple[str, ...]]
     allowed: tuple[str, ...]
     numbers: int
+    converted: Mapping[str, int] = MappingProxyType({})
 
     def lines(self) -> Iterator[str]:
         yield f"{self.matched} arrays of {self.numbers:,} numbers are in the network"
+        for dtype, count in self.converted.items():
+            was, now = ("array was", "is") if count == 1 else ("arrays were", "are")
+            yield f"{count} {was} {dtype}, {now} float32 now"
         for rule, names in self.ignored.items():
             yield f"{len(names)} left aside: {rule}"
         if self.allowed:
@@ -36,6 +42,7 @@ class Report(NamedTuple):
         """For ``config.json``; none is missing, as a file that lacks one is refused."""
         ignored = {rule: {"count": len(names), "names": list(names[:NAMES])} for rule, names in self.ignored.items()}
         matched = {"matched": self.matched, "numbers": self.numbers, "ignored": ignored}
+        matched |= {"converted": dict(self.converted)}
         return matched | {"missing": [], "unexpected": list(self.allowed)}
 
 

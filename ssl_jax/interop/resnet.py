@@ -181,6 +181,11 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
     if best is None:
         return None
     who, model, table = best
+    if who == "transformers" and model.get("project_first"):
+        raise ValueError(
+            f"a {model['name']} of transformers with a shortcut in its first stage, which then strides there "
+            "(downsample_in_first_stage); ours has no stride there"
+        )
     if missing := lacking(table, shapes):
         raise Missing(
             f"nearest to a {model['name']} of {len(table)} arrays, of which it lacks {missing}; it is cut, or of "

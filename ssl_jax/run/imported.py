@@ -73,6 +73,7 @@ def write_bert(found: bert.Imported, source: str, workdir: str | os.PathLike[str
     configs.give_recipe(config, "documents_enclosed")
     plan = Plan(1, 1, 2, (config.data.document_length,), 2, vocab=tokens.vocab(found.tokenizer))
     record = {"file": source, "project": "transformers", "licence": None, "source": "huggingface/transformers"}
+    record |= {"notes": list(found.notes)}
     files = {tokens.FILE: found.tokenizer.to_str(pretty=True).encode()}
     return _write(config, plan, {"encoder": (found.params["encoder"], {})}, record, workdir, files)
 
