@@ -18,6 +18,8 @@ from ssl_jax import methods
 from ssl_jax.data.source import Splits, from_arrays
 from ssl_jax.experiment import build
 
+# Of DINO's four steps two have the last layer frozen, two do not.
+SMALL = {"moco": ["method.queue_size=64"], "dino": ["method.freeze_last_layer=0.5", "method.out_dim=64"]}
 MACHINE = {"commit": "c" * 40, "cpu": "x", "cores": 2, "versions": {"jax": "0.10"}, "peers": {"torch": "2.13.0"}}
 
 
@@ -50,6 +52,9 @@ def test_the_table_says_whether_sides_differ_beyond_the_seeds():
     text = duel_table.markdown([row], far)
     assert "| **no** |" in text
     assert "**1e-03**" in text
+    assert row["first_steps"] == 1e-3
+    far[0]["first_steps"]["centre"] = 2e-3
+    assert duel_table.table(far)[0]["first_steps"] == 2e-3
     (row,) = duel_table.table(near[:1])
     assert "one seed" in duel_table.markdown([row], near[:1])
 
@@ -70,6 +75,10 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
     assert duel.main(out) == 2
     assert "pip install '.[peers]'" in capsys.readouterr().err
     monkeypatch.setattr(lightlies, "available", lambda: None)
+    for change in ("layers=2", "head_bn=True", "warmup_teacher_epochs=3"):
+        assert duel.main([*out, "--methods", "dino", f"--config.method.{change}"]) == 2
+        assert f"method.{change}: the duel's dino has" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
     (tmp_path / "simclr_0.json").write_text(json.dumps({"config": {}}))
     assert duel.main([*out, "--methods", "simclr", "--seeds", "1"]) == 2
     assert "is of another config" in capsys.readouterr().err
@@ -92,9 +101,11 @@ def test_first_steps_are_the_same_and_pairs_run(name):
         for n in (64, 32, 32)
     ]
     changes = ["data.global_batch_size=16", "train.epochs=1", "eval.knn_k=5", "parallel.devices=1"]
-    changes += ["model.widths=(8,16)", "model.stem_width=8", *(["method.queue_size=64"] if name == "moco" else [])]
+    changes += ["model.widths=(8,16)", "model.stem_width=8", *SMALL.get(name, [])]
     found = duel_pair.pair(build(duel.config_of(name, 0, changes), Splits(*parts)))
     assert found["first_steps"].pop("steps") == 4
+    of_averages = {"byol": {"target"}, "moco": {"target"}, "dino": {"target", "centre"}}.get(name, set())
+    assert found["first_steps"].keys() == {"loss", "gradients", "losses", "weights"} | of_averages
     assert max(found["first_steps"].values()) < 1e-9
     losses = [found["losses"][side][:2] for side in duel_table.SIDES]  # later ones are of rounding that grew
     np.testing.assert_allclose(*losses, rtol=1e-4)

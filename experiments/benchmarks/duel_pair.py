@@ -47,7 +47,7 @@ def pair(experiment: Experiment) -> dict[str, Any]:
         return float(metrics["loss"]), clocks() - before
 
     def one_of_theirs(number: int, both: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
-        return step_of(peer, optimizer, experiment, number, pixels(config, both))
+        return step_of(peer, optimizer, experiment, number, pixels(config, both))[:2]
 
     encode = jax.jit(experiment.method.encode)
 
@@ -115,7 +115,10 @@ def views(experiment: Experiment, mesh: Any) -> Iterator[Sequence[np.ndarray]]:
 
 
 def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-    """How far apart float64 leaves them: the first loss, its gradients (of the largest), then losses and weights."""
+    """How far apart float64 leaves them: the first loss, its gradients (of the largest), then losses and weights.
+
+    Weights are those of the slow copy, too, and a centre is compared where a method has one.
+    """
     config, method = experiment.config, experiment.method
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         state = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, began)
@@ -125,17 +128,23 @@ def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Seque
         for number, both in enumerate(ready):
             wide = tuple(view.astype(np.float64) for view in both)
             batch = {"views": wide, "index": np.zeros(len(wide[0]), np.int32)}
-            value, of_theirs = step_of(peer, optimizer, experiment, number, pixels(config, wide))[0], peer.weights
+            value, _, grads = step_of(peer, optimizer, experiment, number, pixels(config, wide))
             if number == 0:
                 mine = lightlies.flat(jax.device_get(slope(state, batch)[2]))
-                grads = {path: lightlies.ours(of_theirs[path].grad) for path in mine}
-                found["gradients"] = apart(mine, grads)
+                found["gradients"] = apart(mine, {path: lightlies.ours(grads[path]) for path in mine})
             state, metrics = step(state, batch)
             difference = abs(float(metrics["loss"]) - value) / abs(value)
             found.setdefault("loss", difference)
             found["losses"] = max(difference, found.get("losses", 0.0))
-        mine = lightlies.flat(jax.device_get(state.params))
-        found["weights"] = apart(mine, {path: lightlies.ours(peer.weights[path]) for path in mine})
+        last, aux = jax.device_get((state.params, state.aux or {}))
+        compared = {"weights": (last, peer.weights)}
+        if peer.target is not None:
+            compared["target"] = (aux["target"], peer.target_weights())
+        if (centre := peer.centre()) is not None:
+            compared["centre"] = ({"centre": aux["centre"]}, {"centre": centre})
+        for name, (tree, others) in compared.items():
+            mine = lightlies.flat(tree)
+            found[name] = apart(mine, {path: lightlies.ours(others[path]) for path in mine})
     return found
 
 
@@ -149,21 +158,24 @@ def theirs(experiment: Experiment, began: Variables, *, double: bool = False) ->
     import torch  # pyright: ignore[reportMissingImports]
 
     config, o = experiment.config, experiment.config.optim
-    peer = lightlies.make(config.method.name, encoder_of(config), jax.device_get(began), config.method, double=double)
+    method, encoder = config.method, encoder_of(config)
+    peer = lightlies.make(method.name, encoder, jax.device_get(began), method, experiment.plan, double=double)
     learning = [parameter for parameter in peer.parts.parameters() if parameter.requires_grad]
     return peer, torch.optim.SGD(learning, lr=0.0, momentum=o.momentum, weight_decay=o.weight_decay)
 
 
 def step_of(peer: lightlies.Peer, optimizer: Any, experiment: Experiment, number: int, given: Sequence[Any]):
-    """(loss, seconds) of a step of lightly's side on views that lie ready."""
+    """(loss, seconds, gradients by our paths) of a step of lightly's side on views that lie ready."""
     optimizer.param_groups[0]["lr"] = float(np.asarray(experiment.schedule(number)))
     before = clocks()
     optimizer.zero_grad(set_to_none=True)
     loss = peer.loss(*given)
     loss.backward()
+    grads = {path: parameter.grad for path, parameter in peer.weights.items()}
+    peer.before(number)
     optimizer.step()
-    peer.after()
-    return float(loss.detach()), clocks() - before
+    peer.after(number)
+    return float(loss.detach()), clocks() - before, grads
 
 
 def pixels(config: configs.Config, both: Sequence[np.ndarray]) -> list[Any]:

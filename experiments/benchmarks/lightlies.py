@@ -1,7 +1,8 @@
 """lightly's training of a method in PyTorch, from our initial weights: networks, losses, averages, queue are lightly's.
 
-Heads are lightly's ``ProjectionHead`` with the layers of ours, for its ready-made ones differ in biases. A loss that
-is ours times a constant, plus one, is put on our scale, so that one learning rate means one thing.
+Heads are lightly's ``ProjectionHead`` with the layers of ours, for its ready-made ones differ in biases; DINO's is its
+``DINOProjectionHead``. A loss that is ours times a constant, plus one, is put on our scale, so that one learning rate
+means one thing.
 """
 
 # pyright: reportMissingImports=false
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.models.convnet import ConvNet
-from ssl_jax.types import Variables
+from ssl_jax.types import Plan, Variables
 
 
 class Peer(NamedTuple):
@@ -26,14 +27,29 @@ class Peer(NamedTuple):
     Attributes:
       parts: networks by our names, ``"encoder"`` among them.
       weights: our path, ``"encoder/stem_conv/kernel"`` -> the parameter.
+      trunk: the encoder that is the product.
       loss: of the two views, normalised ``[b, c, h, w]``.
-      after: what follows the optimizer.
+      before: what comes between the gradient and the optimizer, by step.
+      after: what follows the optimizer, by step.
+      target: the slow copy of ``parts``, or None.
+      centre: of the teacher's logits, after the last step; None where there is none.
     """
 
     parts: Any
     weights: dict[str, Any]
+    trunk: Any
     loss: Callable[[Any, Any], Any]
-    after: Callable[[], None] = lambda: None
+    before: Callable[[int], None] = lambda step: None
+    after: Callable[[int], None] = lambda step: None
+    target: Any = None
+    centre: Callable[[], Any] = lambda: None
+
+    def target_weights(self) -> dict[str, Any]:
+        """``weights`` of the target."""
+        names = {id(parameter): name for name, parameter in self.parts.named_parameters()}
+        copies = {} if self.target is None else dict(self.target.named_parameters())
+        found = {path: copies.get(names[id(parameter)]) for path, parameter in self.weights.items()}
+        return {path: parameter for path, parameter in found.items() if parameter is not None}
 
 
 def available() -> str | None:
@@ -48,7 +64,9 @@ def available() -> str | None:
     return None
 
 
-def make(name: str, encoder: Any, variables: Variables, arguments: Mapping[str, Any], *, double=False) -> Peer:
+def make(
+    name: str, encoder: Any, variables: Variables, arguments: Mapping[str, Any], plan: Plan, *, double=False
+) -> Peer:
     """The peer of a method; ``arguments`` are those of our ``make``.
 
     Args:
@@ -63,10 +81,14 @@ def make(name: str, encoder: Any, variables: Variables, arguments: Mapping[str, 
     from torch import nn
 
     parts, weights = nn.ModuleDict(), {}
+    if name == "dino":
+        parts["projector"] = _dino_head(variables.params, arguments["norm_last_layer"])
     for part, params in variables.params.items():
-        stats = variables.model_state[part].get("batch_stats", {})
-        parts[part] = _convnet(encoder, params) if part == "encoder" else _head(params, stats)
-        weights |= _fill(parts[part], part, params)
+        module = "projector" if part == "last_layer" else part
+        if module not in parts:
+            stats = variables.model_state[part].get("batch_stats", {})
+            parts[part] = _convnet(encoder, params) if part == "encoder" else _head(params, stats)
+        weights |= _fill(parts[module], part, params)
     if double:
         parts.double()
     kept = {id(parameter) for parameter in weights.values()}
@@ -75,15 +97,25 @@ def make(name: str, encoder: Any, variables: Variables, arguments: Mapping[str, 
     aux = copy.deepcopy(variables.aux)
     if aux and "queue" in aux:
         aux["queue"] = torch.from_numpy(np.array(aux["queue"])).to(torch.float64 if double else torch.float32)
-    loss, after = METHODS[name](parts, arguments, aux)
-    return Peer(parts, weights, loss, after)
+    return Peer(parts, weights, **({"trunk": parts["encoder"]} | METHODS[name](parts, arguments, aux, plan)))
+
+
+def check(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what lightly has not, or what is not written here.
+
+    Raises:
+      ValueError: an argument that only our side would follow.
+    """
+    for key, value in ALONE.get(name, {}).items():
+        if arguments.get(key, value) != value:
+            raise ValueError(f"method.{key}={arguments[key]}: the duel's {name} has {value} on lightly's side; use it")
 
 
 def encode(peer: Peer, images: np.ndarray, mean, std, rows: int = 512) -> np.ndarray:
     """Features ``[n, d]`` of images ``[n, h, w, c]`` in [0, 1], in inference mode."""
     import torch
 
-    encoder = peer.parts["encoder"].eval()
+    encoder = peer.trunk.eval()
     with torch.no_grad():
         found = [encoder(tensor(images[i : i + rows], mean, std)).numpy() for i in range(0, len(images), rows)]
     encoder.train()
@@ -142,6 +174,17 @@ def _head(params: Any, stats: Any) -> Any:
     return ProjectionHead(blocks)
 
 
+def _dino_head(params: Any, norm_last_layer: bool) -> Any:
+    """lightly's DINOProjectionHead; ``projector`` and ``last_layer`` of ours are both in it."""
+    from lightly.models.modules.heads import DINOProjectionHead
+
+    sizes = (*params["projector"]["dense0"]["kernel"].shape, *params["last_layer"]["v"].shape)
+    head = DINOProjectionHead(*sizes, norm_last_layer=norm_last_layer)
+    # Every pass makes it anew; until the first it is no leaf of the graph, and deepcopy refuses it.
+    head.last_layer.weight = head.last_layer.weight.detach()
+    return head
+
+
 def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
     """Give a network our weights; what they are in it, by our paths."""
     import torch
@@ -149,6 +192,8 @@ def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
 
     if part == "encoder":
         named = {name.replace("__", "/"): layer for name, layer in module.named_children()}
+    elif part == "last_layer":
+        named = {"": module.last_layer}
     else:
         linear = [layer for layer in module.layers if isinstance(layer, nn.Linear)]
         named = {f"dense{i}": layer for i, layer in enumerate(linear)}
@@ -160,8 +205,8 @@ def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
     found = {}
     for path, value in flat(params).items():
         at, _, word = path.rpartition("/")
-        parameter = named[at].bias if word == "bias" else named[at].weight
-        value = np.asarray(value)
+        parameter = getattr(named[at], {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(word, "weight"))
+        value = np.asarray(value)[None] if word == "g" else np.asarray(value)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.array(value, order="C")))
@@ -193,11 +238,7 @@ def _through(parts: Any, view: Any, *names: str) -> Any:
     return view
 
 
-def _nothing() -> None:
-    pass
-
-
-def _simclr(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _simclr(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     """Both views in one pass, as in lightly's ImageNet benchmark."""
     import torch
     from lightly.loss import NTXentLoss
@@ -207,10 +248,10 @@ def _simclr(parts: Any, arguments: Mapping[str, Any], aux: Any):
     def loss(one, two):
         return criterion(*_through(parts, torch.cat([one, two]), "encoder", "projector").chunk(2))
 
-    return loss, _nothing
+    return {"loss": loss}
 
 
-def _byol(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _byol(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     import torch
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.utils import update_momentum
@@ -225,14 +266,14 @@ def _byol(parts: Any, arguments: Mapping[str, Any], aux: Any):
             wanted = [_through(target, view, *names) for view in (one, two)]
         return 4 + 2 * (criterion(predicted[0], wanted[1]) + criterion(predicted[1], wanted[0]))
 
-    def after():
+    def after(step):
         for name in names:
             update_momentum(parts[name], target[name], m=arguments["tau"])
 
-    return loss, after
+    return {"loss": loss, "after": after, "target": target}
 
 
-def _moco(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _moco(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     import torch
     from lightly.loss import NTXentLoss
     from lightly.models.utils import batch_shuffle, batch_unshuffle, update_momentum
@@ -249,14 +290,14 @@ def _moco(parts: Any, arguments: Mapping[str, Any], aux: Any):
             key = batch_unshuffle(_through(target, shuffled, *names), order)
         return criterion(query, key)
 
-    def after():
+    def after(step):
         for name in names:
             update_momentum(parts[name], target[name], m=arguments["momentum"])
 
-    return loss, after
+    return {"loss": loss, "after": after, "target": target}
 
 
-def _simsiam(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _simsiam(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     from lightly.loss import NegativeCosineSimilarity
 
     criterion = NegativeCosineSimilarity()
@@ -266,10 +307,10 @@ def _simsiam(parts: Any, arguments: Mapping[str, Any], aux: Any):
         p = [parts["predictor"](each) for each in z]
         return 0.5 * (criterion(p[0], z[1].detach()) + criterion(p[1], z[0].detach()))
 
-    return loss, _nothing
+    return {"loss": loss}
 
 
-def _barlow_twins(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _barlow_twins(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     from lightly.loss import BarlowTwinsLoss
 
     criterion = BarlowTwinsLoss(lambda_param=arguments["off_diagonal"])
@@ -278,10 +319,10 @@ def _barlow_twins(parts: Any, arguments: Mapping[str, Any], aux: Any):
         z = [_through(parts, view, "encoder", "projector") for view in (one, two)]
         return arguments["scale"] * criterion(*z)
 
-    return loss, _nothing
+    return {"loss": loss}
 
 
-def _vicreg(parts: Any, arguments: Mapping[str, Any], aux: Any):
+def _vicreg(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
     from lightly.loss import VICRegLoss
 
     criterion = VICRegLoss()
@@ -289,7 +330,54 @@ def _vicreg(parts: Any, arguments: Mapping[str, Any], aux: Any):
     def loss(one, two):
         return criterion(*(_through(parts, view, "encoder", "projector") for view in (one, two)))
 
-    return loss, _nothing
+    return {"loss": loss}
+
+
+def _dino(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
+    """Two global views and no small ones, in one pass of student and of teacher; both have BatchNorm in train mode.
+
+    That is as in lightly's ImageNet benchmark (benchmarks/imagenet/resnet50/dino.py), as is that the teacher is
+    measured. Otherwise than there, and as in the paper's code and ours: the teacher moves after the optimizer (there
+    before it, so that it lags by a step and never has the last), tau reaches 1 after the last step (there at it), and
+    the last layer's gradients are taken away once they are there (there before, and what backward makes stays: nothing
+    is frozen); a gradient that is None has no decay and no moment either.
+    lightly's parts do as ours do: the centre moves after the loss, with the mean over rows and views; the loss is
+    the mean over rows and pairs of different views. Both take lengths below 1e-12 as 1e-12 at the bottleneck, ours at
+    the prototypes, too. Its temperature of the teacher is a float32 even in float64; its length of prototypes, 1, is a
+    weight that does not learn and that the teacher averages.
+    """
+    import torch
+    from lightly.loss import DINOLoss
+    from lightly.models.utils import update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+
+    names = ("encoder", "projector")
+    target = _target(parts, names)
+    head = parts["projector"]
+    # Updates in place of epochs, as ours has parts of epochs, too.
+    head.freeze_last_layer = round(arguments["freeze_last_layer"] * plan.steps_per_epoch)
+    criterion = DINOLoss(
+        arguments["out_dim"],
+        teacher_temp=arguments["teacher_temperature"],
+        student_temp=arguments["temperature"],
+        center_momentum=arguments["centre_momentum"],
+    ).to(head.last_layer.weight_v.dtype)
+
+    def loss(one, two):
+        both = torch.cat([one, two])
+        with torch.no_grad():
+            wanted = _through(target, both, *names).chunk(2)
+        return criterion(wanted, _through(parts, both, *names).chunk(2))
+
+    def after(step):
+        tau = cosine_schedule(step, plan.total_steps + 1, arguments["tau"], 1.0)
+        for name in names:
+            update_momentum(parts[name], target[name], m=tau)
+
+    return {
+        **{"loss": loss, "before": head.cancel_last_layer_gradients, "after": after, "target": target},
+        **{"trunk": target["encoder"], "centre": lambda: criterion.center.flatten()},
+    }
 
 
 def _target(parts: Any, names: tuple[str, ...]) -> Any:
@@ -298,6 +386,8 @@ def _target(parts: Any, names: tuple[str, ...]) -> Any:
     return nn.ModuleDict({name: copy.deepcopy(parts[name]).requires_grad_(False) for name in names})
 
 
+# Arguments that have but one value here. With BatchNorm lightly's head has no biases, where ours has.
+ALONE = {"dino": {"layers": 3, "head_bn": False, "warmup_teacher_epochs": 0}}
 METHODS: dict[str, Any] = {
     "simclr": _simclr,
     "byol": _byol,
@@ -305,4 +395,5 @@ METHODS: dict[str, Any] = {
     "simsiam": _simsiam,
     "barlow_twins": _barlow_twins,
     "vicreg": _vicreg,
+    "dino": _dino,
 }
