@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     (out / "duel.md").write_text(markdown(rows, pairs))
     curves.learning_curves(drawn(pairs), out / "duel.png", f"ssl_jax and lightly, {len(pairs)} pairs of runs")
     print(markdown(rows, pairs))
-    return int(any(row["first_steps"] > SAME for row in rows))
+    return int(any(not row["first_steps"] <= SAME for row in rows))
 
 
 def config_of(name: str, seed: int, changes: Sequence[str] = ()) -> configs.Config:
