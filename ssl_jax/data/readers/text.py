@@ -226,7 +226,7 @@ class Lines:
     """Reads files as text, and counts the lines that are none, and the documents without a word."""
 
     def __init__(self) -> None:
-        self.read_lines, self.bad, self.first, self.empty = 0, 0, "", 0
+        self.read_lines, self.bad, self.first, self.what, self.empty = 0, 0, "", "", 0
 
     def read(self, path: Path) -> str:
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -253,6 +253,9 @@ class Lines:
                 kept.append(line.decode("utf-8"))
             except UnicodeError:
                 self.bad += 1
+                self.what = self.what or (
+                    "a NUL byte, which no text holds" if b"\0" in line else "bytes that are no UTF-8 text"
+                )
                 self.first = self.first or f"{path}, line {number}"
         return "\n".join(kept)
 
@@ -263,7 +266,6 @@ class Lines:
         total = self.read_lines + self.bad
         if self.bad > MAX_UNREADABLE * total:
             raise ValueError(
-                f"{self.first}: bytes that are no UTF-8 text, as in {self.bad} of {total} lines of {root}; "
-                "save it as UTF-8"
+                f"{self.first}: {self.what}, as in {self.bad} of {total} lines of {root}; save it as UTF-8"
             )
         return [f"{root}: {self.bad} of {total:,} lines are no UTF-8 text and left out (the first: {self.first})"]
