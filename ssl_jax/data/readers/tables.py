@@ -1,8 +1,8 @@
 """Tables: their rows in ``.csv``, ``.tsv`` and ``.jsonl``, which columns hold what, and their labels.
 
 The first line names the columns, each once. A row of CSV may go over several lines within quotes, and a quote out of
-place is refused with its line. Where all lines of a TSV have as many tabs, a line is a row, and a lone quote is part of a text.
-Those of text are read here (:func:`read_table`), those that name images in :mod:`image_tables`.
+place is refused with its line. Where all lines of a TSV have as many tabs, a line is a row, and a lone quote is part
+of a text. Those of text are read here (:func:`read_table`), those that name images in :mod:`image_tables`.
 """
 
 from __future__ import annotations
