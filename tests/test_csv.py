@@ -142,10 +142,12 @@ def test_tables_of_splits_beside_each_other(load, tmp_path):
     said = "\n".join(splits.notes)
     assert "train.csv: test/ is not used: no label is known of its 20 images" in said
     assert "train.csv: the test split is cut from train/" in said
+    assert (splits.test.cut_from, len(splits.test)) == (20, 4)
     assert "train.csv: sample_submission.csv beside it not read" in said
     table(tmp_path / "test.csv", ("image_id", "label"), *((i, "ba"[i % 2]) for i in range(20)))
     splits = load(f"csv:{train}")
     assert [len(part) for part in splits] == [18, 2, 20]
+    assert splits.test.cut_from is None
     assert {value // 50 for value in found(splits.test)} == {2}
     assert found(splits.test)[101] == "a"
     table(tmp_path / "test.csv", ("image_id", "label"), *((i, "ac"[i % 2]) for i in range(20)))

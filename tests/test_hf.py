@@ -201,9 +201,11 @@ def test_a_test_without_labels_is_not_used_and_other_splits_are_said(hf, load, t
     said = "\n".join(splits.notes)
     assert "test is not used: no label is known of its 10 examples" in said
     assert "the test split is cut from train" in said
+    assert (splits.test.cut_from, len(splits.test)) == (10, 2)
     assert "extra, test not used" in said
     splits = load(f"hf:{tmp_path}/x", train_split="extra", test_split="train")
     assert [len(part) for part in splits] == [9, 1, 10]
+    assert splits.test.cut_from is None
     with pytest.raises(
         ValueError, match=r"data.train_split='trian' is not a folder in hf:.*; it has extra, test, train"
     ):

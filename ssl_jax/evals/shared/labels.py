@@ -41,7 +41,7 @@ def of_data(train: Source, test: Source) -> dict[str, str]:
     found = {}
     if (n := test.cut_from) is not None:
         found["test split"] = (
-            f"cut from train: {len(test):,} of {n:,} examples ({len(test) / n:.0%}), the same every time"
+            f"cut from train: {len(test):,} of {n:,} examples ({len(test) / n:.0%}), the same ones in every run"
         )
     without = {
         name: f"{np.sum(part.labels < 0):,} of {len(part):,} of {name}"
