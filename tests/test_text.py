@@ -210,6 +210,10 @@ REFUSED = {
         "text,label,text\na,1,b\n",
         "the columns 1 and 3 are both called 'text'; give each a name of its own",
     ),
+    "nul.csv": (
+        b"text,label\na\0,1\n",
+        r"nul\.csv, line 2: a NUL byte, .* in 1 of 3 lines .*save it as UTF-8 without any",
+    ),
     "share.jsonl": ('{"text": "a", "label": 0.5}\n', "line 1: the label 0.5 is neither"),
     "empty.jsonl": ('{"text": "a"}\n{"title": "b"}\n', "line 2: there is no text in the column 'text'"),
 }

@@ -165,10 +165,10 @@ def _refuse_empty(name: str, path: Path) -> None:
     """
     for state in sorted([*path.glob("state.json"), *path.glob("*/state.json")]):
         if json.loads(state.read_text("utf-8")).get("_data_files") == []:
-            what = "" if state.parent == path else f": the split {state.parent.name!r}"
-            raise ValueError(
-                f"hf:{name}{what} holds no example; write it again with save_to_disk, with some or not at all"
-            )
+            if state.parent == path:
+                raise ValueError(f"hf:{name} holds no example; name a dataset that does")
+            split = state.parent.name
+            raise ValueError(f"hf:{name}: the split {split!r} holds no example; write the dataset again without it")
 
 
 def _named(name: str, config: str | None, path: str, download: bool) -> Any:
