@@ -34,6 +34,9 @@ from ssl_jax.run.writer import plain_warnings
 DEFAULT = ",".join(evals.DEFAULT)
 FEATURES = ("max_dim",)
 COLUMNS = ("label_column", "image_column", "text_column", "second_column")
+DOWNLOAD = """fetch a dataset that is not there: of tfds:NAME TFDS fetches and prepares it, below --data_dir or else in
+its own folder; of hf:USER/NAME Hugging Face's datasets does, from the Hub into its cache (HF_HOME); nothing else is
+fetched"""
 WORDS = (
     "--workdir",
     "--evals",
@@ -56,7 +59,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_path("--workdir", nargs="+", default=[], help="folders of finished runs; several are compared")
     said = "evaluators, comma-separated, your own by its file (./centroid.py) or dotted path; default: those of "
-    said += f"{DEFAULT} that suit the data"
+    said += f"{DEFAULT} that suit the data, and score and classify where the network has them"
     parser.add_argument("--evals", help=said)
     parser.add_path("--outdir", "--out", help="where everything goes; default: <workdir>/evaluation")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
@@ -64,7 +67,7 @@ def main(arguments: list[str]) -> int:
         said = "of a table, where it is not that of the run's own data or has no usual name"
         parser.add_argument(f"--data.{name}", f"--config.data.{name}", dest=name, metavar="NAME", help=said)
     parser.add_path("--data_dir", help="where TFDS datasets lie, if not where the run found them")
-    parser.add_argument("--download", action="store_true", help="let TFDS fetch a dataset that is not there")
+    parser.add_argument("--download", action="store_true", help=DOWNLOAD)
     parser.add_argument("--devices", type=int, help="default: those of the run")
     parser.add_argument("--list", action="store_true", help="show the evaluators and their options")
     try:
@@ -74,7 +77,7 @@ def main(arguments: list[str]) -> int:
         names = None if given.evals is None else [name for name in given.evals.split(",") if name]
         if names == []:
             raise ValueError(f"--evals names no evaluator; known: {', '.join(evals.names())}")
-        options = read_options(rest, evals.called(names or evals.DEFAULT))
+        options = read_options(rest, evals.called(names or (*evals.DEFAULT, "classify")))
         if given.outdir:
             given.outdir = folder.check(given.outdir, "--outdir")
         if not given.workdir:

@@ -32,6 +32,7 @@ from ssl_jax.data.text import recipes as text
 from ssl_jax.evals import Fitted, suite
 from ssl_jax.evals.shared import canvas, captions, comparison, curves, names, pictures, report, results, text_pages
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
+from ssl_jax.evals.shared.labels import of_data
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
 from ssl_jax.interop.files import write_json
@@ -67,14 +68,14 @@ def evaluate(
     Args:
       workdirs: of the runs, or what ``open_run`` gave.
       evaluators: one or several by name, in the order in which they are to speak; None: those of ``evals.DEFAULT``
-        that suit the data, and of the others is said why they do not.
+        that suit the data, and of the others is said why they do not; "score" and "classify" where the network can.
       options: of the evaluators; ``options["features"]`` may hold ``max_dim`` of the stages.
       outdir: where everything goes; default ``<workdir>/evaluation`` of a single run.
       source: another dataset than the run's own, as in ``data.source``.
       splits: that dataset, or the run's own, where it lies in memory.
       columns: of a table, in place of the run's ``data.label_column`` and the like: "label_column" -> name.
       data_dir: where TFDS datasets lie, if not where the run found them.
-      download: let TFDS fetch a dataset that is not there.
+      download: fetch a dataset that is not there, see :func:`ssl_jax.data.readers.load`.
       devices: default that of ``parallel.devices``.
 
     Returns:
@@ -176,6 +177,9 @@ def _prepare(
     except ValueError as error:
         raise ValueError(f"{run.workdir} cannot be evaluated on {brief(config.data.source)}: {error}") from None
     known = functools.reduce(sources.join, few_labels.bank(splits, config.data.get("labelled")))
+    notes |= (told := of_data(known, splits.test))
+    for name, what in told.items():
+        say(f"{name}: {what}")
     if jax.process_count() > 1:
         config.parallel.devices = None  # all there are
     else:  # as many as the run had, or as there are here
@@ -189,8 +193,11 @@ def _prepare(
         raise ValueError(f"eval.features.max_dim={max_dim} must be a positive whole number; the classic one is 9600")
     plain = Encode(run.method, run.modality, mesh, max_dim, config.seed)
     encode = CachedEncode(plain, run.variables, run.recipe, place / "features", say)
-    evaluators, settings, left_out = {}, {}, {}
-    called = evals.called((*evals.DEFAULT, *["score"] * plain.has_score) if asked is None else asked)
+    evaluators, settings, left_out, refused = {}, {}, {}, {}
+    # Of data that are not its own a classifier that was imported may know the classes, that of a run does not.
+    classifies = "classify" in run.method.hooks and (own or run.config.method.name == "imported")
+    usual = (*evals.DEFAULT, *["score"] * plain.has_score, *["classify"] * (classifies or "classify" in options))
+    called = evals.called(usual if asked is None else asked)
     for name, part in called.items():
         given = {**measure.settings(run.config, name, known), **options.get(name, {})}
         settings[name] = _plain(evals.options(part) | given)
@@ -205,15 +212,23 @@ def _prepare(
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
         except ValueError as error:
             if asked is not None or name in options:
-                raise
+                refused[name] = str(error)
+                continue
             left_out[name] = str(error)
             say(f"{name} left out: {error}")
         except Exception as error:
             if not is_imported(part):
                 raise
             raise ValueError(evals.fails(part, error)) from error
+    if refused:
+        others = ",".join(called[name] for name in evaluators)
+        would = f"; --evals {others} would run" if others and asked is not None else ""
+        raise ValueError("; ".join(refused.values()) + would)
     if not evaluators:
         raise ValueError(f"nothing can be measured on {brief(config.data.source)}: {'; '.join(left_out.values())}")
+    if "classify" in evaluators and not own and settings["classify"]["columns"] is None:
+        notes["classify"] = "the classes of the data are taken for those of the network, in their order"
+        say(f"classify: {notes['classify']}")
     if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
         may = ", and what is called test may have been trained on" if learned is None else ""

@@ -142,10 +142,12 @@ def test_tables_of_splits_beside_each_other(load, tmp_path):
     said = "\n".join(splits.notes)
     assert "train.csv: test/ is not used: no label is known of its 20 images" in said
     assert "train.csv: the test split is cut from train/" in said
+    assert (splits.test.cut_from, len(splits.test)) == (20, 4)
     assert "train.csv: sample_submission.csv beside it not read" in said
     table(tmp_path / "test.csv", ("image_id", "label"), *((i, "ba"[i % 2]) for i in range(20)))
     splits = load(f"csv:{train}")
     assert [len(part) for part in splits] == [18, 2, 20]
+    assert splits.test.cut_from is None
     assert {value // 50 for value in found(splits.test)} == {2}
     assert found(splits.test)[101] == "a"
     table(tmp_path / "test.csv", ("image_id", "label"), *((i, "ac"[i % 2]) for i in range(20)))
@@ -234,6 +236,13 @@ REFUSED = {
     ),
     "hole.csv": ("image,label\na.png,1\n,2\n", "line 3: there is no image in the column 'image'; remove the row"),
     "ragged.csv": ("image,label\na.png,1,2\n", "line 2: another number of fields than the 2"),
+    "twice.csv": (
+        "image,label,size,label\na.png,1,2,3\n",
+        "the columns 2 and 4 are both called 'label'; give each a name",
+    ),
+    "twice.tsv": ("image\tlabel\tlabel\na.png\t1\t3\n", "the columns 2 and 3 are both called 'label'"),
+    "nul.csv": (b"image,label\na.png,c\0at\n", r"nul.csv, line 2: a NUL byte, which no text holds, as in 1 of 3 lines"),
+    "latin.csv": (b"image,label\na.png,caf\xe9\n", r"latin.csv, line 2: bytes that are no UTF-8 text, as in 1 of 3"),
     "quote.csv": ('image,label\n"a.png,1\n', "line 2 has a stray quote"),
     "packed.csv": (b"\x1f\x8b\x08\x00rest", "is compressed; unpack it"),
     "two.csv": ("image,label\na.png,1\n./a.png,2\n", "line 3: ./a.png has the label 2, and 1 in line 2"),
@@ -249,6 +258,15 @@ def test_what_cannot_be_read_is_refused(load, tmp_path, name):
     with pytest.raises(ValueError, match=match) as refused:
         load(f"csv:{tmp_path / name}")
     assert "\n" not in str(refused.value)
+
+
+def test_columns_without_a_name_may_be_several(load, tmp_path):
+    """As a separator at the end of every line makes them."""
+    pictures(tmp_path, [f"{i}.png" for i in range(20)])
+    splits = load(
+        f"csv:{table(tmp_path / 't.csv', ('image', 'label', '', ''), *((i, i % 2, '', '') for i in range(20)))}"
+    )
+    assert found(*splits) == {i: str(i % 2) for i in range(20)}
 
 
 def test_what_is_asked_wrongly_is_refused(load, tmp_path):

@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments import evaluate
@@ -20,7 +22,7 @@ from ssl_jax.data.images import published
 from ssl_jax.evals.shared import captions
 from ssl_jax.evaluation import _of_itself, _prepare, plain_recipe
 from ssl_jax.run import checkpoint, folder, processes
-from ssl_jax.run.open import open_run
+from ssl_jax.run.open import Run, open_run
 
 EVALS = "knn,linear_probe,low_label,geometry"
 OPTIONS = ["--eval.knn.k=5,1", "--eval.geometry.max_examples=60", "--eval.geometry.views=2", "--eval.low_label.draws=2"]
@@ -87,6 +89,8 @@ REFUSED = {
     "unknown mode": (["--evals=finetune", "--eval.finetune.modes=tuned"], "tuned"),
     "no targets": (["--evals=transfer"], "eval.transfer.sources is empty"),
     "unknown source": (["--source=digit"], "digits"),
+    "one of several": (["--evals=knn,score,geometry"], "leave it out; --evals knn,geometry would run"),
+    "a classifier that is not there": (["--eval.classify.columns=3,1"], "has no classifier of its own"),
     "missing target": (["--evals=transfer", "--eval.transfer.sources=npz:EMPTY/x.npz"], "is not there"),
 }
 
@@ -168,6 +172,9 @@ def test_whole_evaluation(workdirs, pictures, capsys):
     assert found["provenance"]["checkpoint"] == checkpoint.fingerprint(open_run(workdir).variables)
     assert found["provenance"]["sizes"] == {"train": 160 + 144, "test": 359}
     assert set(found["evaluators"]) == set(EVALS.split(","))
+    cut = "cut from train: 359 of 1,797 examples (20%), the same ones in every run"
+    assert found["notes"] == {"test split": cut}
+    assert f"test split: {cut}" in said
     assert "MB in" in said
     page = (workdir / "evaluation" / "report.html").read_text()
     assert "data:image/png;base64," in page
@@ -440,11 +447,47 @@ def own_pictures(place):
     return len(list(place.glob("pictures/*.png"))) + len(list(place.glob("knn/*.png")))
 
 
-def prepare(run, source, asked=None):
-    """(what is said, the job) of a default run."""
+def prepare(run, source, asked=None, options=None):
+    """(which evaluators are left out and why, the job) of a default run."""
     said = []
-    job = _prepare(open_run(run), run / "evaluation", asked, {}, source, None, False, None, said.append)
-    return [line for line in said if "left out" in line], job  # beside what the source has to say
+    run = run if isinstance(run, Run) else open_run(run)
+    job = _prepare(run, run.workdir / "evaluation", asked, options or {}, source, None, False, None, said.append)
+    return [line for line in said if " left out: " in line], job  # beside what the source has to say
+
+
+def test_a_classifier_is_among_the_default_ones_where_it_suits_the_data(workdirs, tmp_path):
+    run = open_run(workdirs / "simclr")
+
+    def classifier(logits, method="supervised"):
+        hooks = {"classify": lambda variables, inputs: jnp.zeros((len(inputs), logits))}
+        config = ConfigDict(run.config.to_dict() | {"method": {"name": method}})
+        return run._replace(method=run.method._replace(hooks=hooks), config=config)
+
+    assert prepare(classifier(10), None)[0] == []
+    (line,) = prepare(classifier(1000), None)[0]
+    assert line.startswith("classify left out: classify: the network tells 1000 classes apart and the data have 10")
+    with pytest.raises(ValueError, match=r"^classify: .*310,309\); --evals knn,geometry would run$"):
+        prepare(classifier(1000), None, ["knn", "classify", "geometry"])
+    with pytest.raises(ValueError, match=r"eval.classify.columns=\(1, 2\) must name another logit[^;]*$"):
+        prepare(classifier(1000), None, options={"classify": {"columns": (1, 2)}})
+    # Of data that it was not trained on, one that was imported may be meant.
+    other = images(tmp_path / "x.npz", 40)
+    left = [[line.split(" ")[0] for line in prepare(classifier(7, m), other)[0]] for m in ("supervised", "imported")]
+    assert left == [["projection"], ["projection", "classify"]]
+
+
+def test_examples_without_a_label_are_counted_and_it_is_said_what_becomes_of_them(workdirs, tmp_path):
+    spec = images(tmp_path / "x.npz", 40, test=20)
+    with np.load(tmp_path / "x.npz") as held:
+        arrays = dict(held)
+    arrays["train_labels"][::4] = -1
+    arrays["test_labels"][:3] = -1
+    np.savez(tmp_path / "x.npz", **arrays)
+    said, run = [], open_run(workdirs / "simclr")
+    _prepare(run, tmp_path, ["knn"], {"knn": {"k": 3}}, spec, None, False, None, said.append)
+    kept = "left out of what needs labels, and part of what needs none"
+    assert f"examples without a label: 10 of 40 of train and 3 of 20 of test: {kept}" in said
+    assert not any("test split" in line for line in said)  # it is the data's own
 
 
 def test_what_does_not_suit_the_data_is_left_out_of_a_default_run(workdirs, tmp_path):

@@ -201,9 +201,11 @@ def test_a_test_without_labels_is_not_used_and_other_splits_are_said(hf, load, t
     said = "\n".join(splits.notes)
     assert "test is not used: no label is known of its 10 examples" in said
     assert "the test split is cut from train" in said
+    assert (splits.test.cut_from, len(splits.test)) == (10, 2)
     assert "extra, test not used" in said
     splits = load(f"hf:{tmp_path}/x", train_split="extra", test_split="train")
     assert [len(part) for part in splits] == [9, 1, 10]
+    assert splits.test.cut_from is None
     with pytest.raises(
         ValueError, match=r"data.train_split='trian' is not a folder in hf:.*; it has extra, test, train"
     ):
@@ -251,12 +253,25 @@ def test_which_columns_are_meant(hf, load, tmp_path):
         ({"image_column": "rihgt"}, named),
         ({"image_column": "n"}, r"the column 'n' \(data.image_column\) holds no image; it has"),
         ({"text_column": "left"}, r"the column 'left' \(data.text_column\) holds no text"),
-        ({"image_column": "left", "label_column": "n"}, r"the column 'n' \(data.label_column\) is List, no classes"),
+        (
+            {"image_column": "left", "label_column": "n"},
+            r"the column 'n' \(data.label_column\) is List\(.*int32.*\), no cl",
+        ),
         ({"second_column": "n"}, r"data.second_column='n' means nothing to 'hf:"),
         ({"image_column": "left", "text_column": "n"}, r"data.image_column='left' and data.text_column='n': name one"),
     ):
         with pytest.raises(ValueError, match=match):
             load(spec, **asked)
+
+
+def test_a_column_of_lists_is_no_label_and_is_named(hf, load, tmp_path):
+    features = hf.Features({"image": hf.Image(), "label": hf.List(hf.Value("int64"))})
+    rows = {"image": [{"bytes": picture(), "path": None} for _ in range(20)], "label": [[i % 2] for i in range(20)]}
+    hf.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "x"))
+    (_, said, of_test) = load(f"hf:{tmp_path}/x").notes
+    why = "the column 'label' is List(Value('int64')): a label is one class, one whole number or one name"
+    assert said == f"no training example has a label ({why}): what needs labels is not measured"
+    assert of_test == said.replace("training", "test")
 
 
 def test_what_is_no_image_and_no_text_is_refused(hf, load, tmp_path, monkeypatch):
@@ -279,6 +294,14 @@ def test_what_is_no_image_and_no_text_is_refused(hf, load, tmp_path, monkeypatch
         patch.setattr(hf, "load_from_disk", lambda path: none)
         with pytest.raises(ValueError, match="the split 'train' holds no example"):
             load(f"hf:{tmp_path}/x/")
+    empty = hf.Dataset.from_dict({"text": ["a"]}).select([])
+    for data, what in (
+        (empty, ""),
+        (hf.DatasetDict(train=hf.Dataset.from_dict({"text": ["a"]}), test=empty), ": the split 'test'"),
+    ):
+        data.save_to_disk(str(tmp_path / f"none{what[-5:-1]}"))
+        with pytest.raises(ValueError, match=rf"^hf:.*/none{what[-5:-1]}{what} holds no example; "):
+            load(f"hf:{tmp_path}/none{what[-5:-1]}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"hf:.*empty cannot be read: "):
         load(f"hf:{tmp_path}/empty")

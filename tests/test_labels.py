@@ -26,6 +26,20 @@ class Pixels:
         return {"features": source.columns["image"].reshape(-1, 4) / np.float32(255), "label": source.labels}
 
 
+def test_what_is_known_of_the_data():
+    train, test = source([0, 1, 1, -1]), source([0, -1, 1])
+    kept = "left out of what needs labels, and part of what needs none"
+    assert labels.of_data(train, test) == {"examples without a label": f"1 of 4 of train and 1 of 3 of test: {kept}"}
+    whole = source([0, 1] * 1000)
+    assert labels.of_data(whole, whole) == {}
+    _, splits = readers.of_arrays(whole.columns["image"], whole.labels)
+    said = "cut from train: 400 of 2,000 examples (20%), the same ones in every run"
+    assert labels.of_data(splits.train, splits.test) == {"test split": said}
+    assert labels.of_data(test, splits.train.take(np.arange(3))) == {
+        "examples without a label": f"1 of 3 of train: {kept}"
+    }
+
+
 def test_forty_classes_of_one_image_are_not_measured_and_it_is_said():
     train, test = source(np.arange(30)), source(np.arange(32, 40))
     for evaluator in (knn, linear_probe):

@@ -198,7 +198,7 @@ def test_number_labels_keep_their_numbers_as_names(tmp_path):
 REFUSED = {
     "nothing.txt": ("\n \n", "holds no text"),
     "latin.txt": (b"caf\xe9\n" * 3, r"latin\.txt, line 1: bytes that are no UTF-8 text, as in 3 of"),
-    "wide.txt": ("a\nb".encode("utf-16-le"), "line 1: bytes that are no UTF-8 text, as in 2 of"),
+    "wide.txt": ("a\nb".encode("utf-16-le"), "line 1: a NUL byte, which no text holds, as in 2 of"),
     "columns.csv": ("title,stars\na,1\n", r"no column 'text'; name it with data.text_column, of: title, stars"),
     "ragged.csv": ("text,label\na,b,c\n", "line 2: another number of fields than the 2"),
     "broken.jsonl": ('{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
@@ -206,6 +206,14 @@ REFUSED = {
     "packed.jsonl": (b"\x1f\x8b\x08\x00rest", r"packed\.jsonl is compressed; unpack it"),
     "semicolons.csv": ("text;label\na;1\n", "names one column, 'text;label'; it has ';' between its fields; save it"),
     "tabs.csv": ("text\tlabel\na, b\t1\n", "than the 1 of the first line.*name the file .tsv"),
+    "twice.csv": (
+        "text,label,text\na,1,b\n",
+        "the columns 1 and 3 are both called 'text'; give each a name of its own",
+    ),
+    "nul.csv": (
+        b"text,label\na\0,1\n",
+        r"nul\.csv, line 2: a NUL byte, .* in 1 of 3 lines .*save it as UTF-8 without any",
+    ),
     "share.jsonl": ('{"text": "a", "label": 0.5}\n', "line 1: the label 0.5 is neither"),
     "empty.jsonl": ('{"text": "a"}\n{"title": "b"}\n', "line 2: there is no text in the column 'text'"),
 }

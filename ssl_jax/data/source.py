@@ -70,6 +70,7 @@ class Source:
       why_unlabelled: why no label is known, where none is; part of a sentence.
       by_content: whether the fingerprint is of what the files hold; else of their names, sizes and times.
       before: the fingerprint as runs have it that were made when it was of less, where it was another.
+      cut_from: of a test part that the dataset did not bring itself, how many examples it was cut from.
       digests: bytes ``[n]`` (objects) that are alike where examples hold the same, where a reader knows them.
     """
 
@@ -85,6 +86,7 @@ class Source:
     by_content: bool = True
     before: str | None = None
     digests: np.ndarray | None = None
+    cut_from: int | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -211,7 +213,9 @@ def split(
     """
     copies: list[str] = []
     if test is None:
+        whole = len(train)
         test, train = _cut(train, TEST_FRACTION, seed, f"{spec}: the test split", stratified)
+        test = dataclasses.replace(test, cut_from=whole)
         copies += overlap.copies(train, test, f"{spec}: the test split")
     if val is None:
         val, train = _cut(train, val_fraction, seed + 1, f"{spec}: the validation split", stratified)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,10 +149,26 @@ def _opened(name: str, path: Path, cache_dir: Path, download: bool) -> Parts:
     except Exception as error:  # it raises many kinds of them
         if isinstance(error, ValueError) and str(error).startswith("hf:"):
             raise
+        if isinstance(error, IndexError):
+            _refuse_empty(name, path)
         raise ValueError(f"hf:{name} cannot be read: {said_of(error)}") from error
     if not isinstance(found, dict):
         found = {str(found.split or "train"): found}
     return {str(split): part for split, part in found.items()}
+
+
+def _refuse_empty(name: str, path: Path) -> None:
+    """Refuse a folder of ``save_to_disk`` with a split of no example, of which there is no file, only its description.
+
+    Raises:
+      ValueError: names the split.
+    """
+    for state in sorted([*path.glob("state.json"), *path.glob("*/state.json")]):
+        if json.loads(state.read_text("utf-8")).get("_data_files") == []:
+            if state.parent == path:
+                raise ValueError(f"hf:{name} holds no example; name a dataset that does")
+            split = state.parent.name
+            raise ValueError(f"hf:{name}: the split {split!r} holds no example; write the dataset again without it")
 
 
 def _named(name: str, config: str | None, path: str, download: bool) -> Any:

@@ -13,17 +13,22 @@ from ssl_jax.names import hint
 
 IMAGES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
 LABELS = (*image_columns.LABELS, "fine_label")
+A_LABEL = "a label is one class, one whole number or one name"
 
 Features = Mapping[str, Any]
 
 
 class Columns(NamedTuple):
-    """The columns that are read, ``data`` being of ``kind`` "image" or "text", and what is to be said of the others."""
+    """The columns that are read, ``data`` being of ``kind`` "image" or "text", and what is to be said of the others.
+
+    ``why``: there is no column of labels, where there is none.
+    """
 
     kind: str
     data: str
     label: str | None
     notes: tuple[str, ...]
+    why: str
 
 
 class Labels(NamedTuple):
@@ -74,15 +79,15 @@ def choose(where: str, features: Features, asked: Mapping[str, str | None]) -> C
     for role, name, right in (("image", image, ("image", "bytes")), ("text", text, ("text",))):
         if name is not None and kinds[name] not in right:
             raise ValueError(f"{where}: the column {name!r} (data.{role}_column) holds no {role}; it has {shown}")
-    label, notes = _label(where, features, kinds, asked["label"])
+    label, why = _label(where, features, kinds, asked["label"])
     data = image or text
     if data is None:
         data = _found(where, kinds, label, shown)
     left = ", ".join(f"{name} ({of})" for name, of in kinds.items() if name not in (data, label))
     said = f"{where}: the {'text' if kinds[data] == 'text' else 'image'} from {data!r}, "
     said += f"the label from {label!r}" if label else "no column of labels"
-    notes = (f"{said}; not read: {left}" if left else said, *notes)
-    return Columns("text" if kinds[data] == "text" else "image", data, label, notes)
+    notes = (f"{said}; not read: {left}" if left else said,)
+    return Columns("text" if kinds[data] == "text" else "image", data, label, notes, why)
 
 
 def _found(where: str, kinds: Mapping[str, str], label: str | None, shown: str) -> str:
@@ -100,20 +105,29 @@ def _found(where: str, kinds: Mapping[str, str], label: str | None, shown: str) 
     return (known or several)[0]
 
 
-def _label(
-    where: str, features: Features, kinds: Mapping[str, str], asked: str | None
-) -> tuple[str | None, tuple[str, ...]]:
+def _label(where: str, features: Features, kinds: Mapping[str, str], asked: str | None) -> tuple[str | None, str]:
+    """The column of the label, or None and why there is none."""
     right = ("class", "integer", "text")
     if asked is not None:
         if kinds[asked] not in right:
-            raise ValueError(f"{where}: the column {asked!r} (data.label_column) is {kinds[asked]}, no classes")
-        return asked, ()
+            said = f"is {_written(features[asked])}, no classes: {A_LABEL}"
+            raise ValueError(f"{where}: the column {asked!r} (data.label_column) {said}")
+        return asked, ""
     usual = [name for word in LABELS for name in features if name.lower().replace("_", "") == word.replace("_", "")]
     classes = [name for name in features if kinds[name] == "class"]
     found = [*(name for name in usual if name in classes), *classes, *(name for name in usual if kinds[name] in right)]
     odd = [name for name in usual if kinds[name] not in right]
-    notes = (f"{where}: {odd[0]!r} is {kinds[odd[0]]}, no label",) if odd and not found else ()
-    return next(iter(found), None), notes
+    if found:
+        return found[0], ""
+    if odd:
+        return None, f"the column {odd[0]!r} is {_written(features[odd[0]])}: {A_LABEL}"
+    return None, f"no column is of classes or called label (there: {', '.join(features)})"
+
+
+def _written(feature: Any) -> str:
+    """The type of a column as datasets writes it, of one line."""
+    text = " ".join(str(feature).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def refuse_others(where: str, name: str, part: Any, train: Any, columns: Columns) -> None:
@@ -134,7 +148,7 @@ def labels(where: str, parts: Sequence[Any], columns: Columns) -> Labels:
     """The labels of splits, whose classes are numbered alike."""
     none = [np.full(len(part), -1, np.int64) for part in parts]
     if columns.label is None:
-        return Labels(none, None, f"no column is of classes or called label (there: {', '.join(parts[0].features)})")
+        return Labels(none, None, columns.why)
     feature = parts[0].features[columns.label]
     given = [part[columns.label][:] if columns.label in part.features else [None] * len(part) for part in parts]
     if kind(feature) == "class":

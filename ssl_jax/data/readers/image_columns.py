@@ -53,6 +53,7 @@ def read(file: Path, image_column: str | None, label_column: str | None, around:
     separator = max(SEPARATORS, key=first.count)
     rows = tables.rows_of(file, text, separator)
     names = list(dict.fromkeys(name for _, row in rows for name in row))
+    said_of_lines = lines.said(file)
     if not rows:
         raise ValueError(f"{file} has no row; its first line names the columns, and each further one an image")
     if file.suffix.lower() != ".jsonl" and (data := [name for name in names if suffix(name.strip()) in SUFFIXES]):
@@ -68,7 +69,7 @@ def read(file: Path, image_column: str | None, label_column: str | None, around:
     label, labels, said = _labels(file, others, rows, label_column, strict)
     left = [name for name in others if name not in label]
     said += f"; not read: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}" if left else ""
-    notes = [f"{file.name}: the image from {image!r}, {said}", *lines.said(file)]
+    notes = [f"{file.name}: the image from {image!r}, {said}", *said_of_lines]
     splits = ["" if split is None else _split_of(split, row.get(split)) for _, row in rows]
     found = [Row(number, value, of, s) for (number, value), of, s in zip(values, labels, splits, strict=True)]
     if 0 < (without := sum(of is None for of in labels)) < len(labels):

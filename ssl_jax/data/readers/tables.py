@@ -1,8 +1,8 @@
 """Tables: their rows in ``.csv``, ``.tsv`` and ``.jsonl``, which columns hold what, and their labels.
 
-The first line names the columns. A row of CSV may go over several lines within quotes, and a quote out of place is
-refused with its line. Where all lines of a TSV have as many tabs, a line is a row, and a lone quote is part of a text.
-Those of text are read here (:func:`read_table`), those that name images in :mod:`image_tables`.
+The first line names the columns, each once. A row of CSV may go over several lines within quotes, and a quote out of
+place is refused with its line. Where all lines of a TSV have as many tabs, a line is a row, and a lone quote is part
+of a text. Those of text are read here (:func:`read_table`), those that name images in :mod:`image_tables`.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def column(path: Path | str, names: Sequence[str], asked: str | None, usual: Seq
 def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     tabs = path.suffix.lower() == ".tsv" and separator in (None, "\t")
     if tabs and len({line.count("\t") for line in text.split("\n") if line}) == 1:
-        yield from _lines_of_tabs(text)
+        yield from _lines_of_tabs(path, text)
         return
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or ("\t" if tabs else ","), strict=True)
@@ -173,7 +173,7 @@ def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[in
     try:
         for row in reader:
             if names is None and row:
-                names = row
+                names = _each_once(path, row)
             elif row and names is not None:
                 if len(row) != len(names):
                     raise ValueError(
@@ -188,13 +188,29 @@ def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[in
         raise ValueError(f"{path}: the first line names one column, {names[0]!r}; {said}")
 
 
-def _lines_of_tabs(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _each_once(path: Path, names: list[str]) -> list[str]:
+    """The names of columns; those without a name, as a separator at the end of each line makes them, may be several.
+
+    Raises:
+      ValueError: two have the same name.
+    """
+    again = next((name for i, name in enumerate(names) if name.strip() and name in names[:i]), None)
+    if again is not None:
+        of = [i for i, name in enumerate(names, 1) if name == again]
+        raise ValueError(
+            f"{path}: the columns {', '.join(map(str, of[:-1]))} and {of[-1]} are both called {again!r}; give each a "
+            "name of its own, or remove one"
+        )
+    return names
+
+
+def _lines_of_tabs(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a table of tabs in which every line is one: a quote at one end of a field is part of what is said."""
     names: list[str] | None = None
     for number, line in enumerate(text.split("\n"), 1):
         fields = [f[1:-1].replace('""', '"') if QUOTED.fullmatch(f) else f for f in line.split("\t")]
         if line and names is None:
-            names = fields
+            names = _each_once(path, fields)
         elif line and names is not None:
             yield number, dict(zip(names, fields, strict=True))
 

@@ -192,10 +192,11 @@ def _below(path: Path, columns: Columns, lines: Lines) -> Iterator[tuple[Found, 
 
 def _file(path: Path, columns: Columns, lines: Lines, *, whole: bool) -> Found:
     """The documents of a file; of text ``whole`` is one."""
-    suffix = path.suffix.lower()
-    if suffix in TABLES:
-        return read_table(path, lines.read(path), columns)
     text = lines.read(path)
+    if path.suffix.lower() in TABLES:
+        if lines.bad and "\n" not in text.strip():  # no row is left to say anything of
+            lines.said(path)
+        return read_table(path, text, columns)
     if whole:
         return Found([text], [None])
     documents, how = split_documents(text)
@@ -226,7 +227,7 @@ class Lines:
     """Reads files as text, and counts the lines that are none, and the documents without a word."""
 
     def __init__(self) -> None:
-        self.read_lines, self.bad, self.first, self.empty = 0, 0, "", 0
+        self.read_lines, self.bad, self.first, self.what, self.empty = 0, 0, "", "", 0
 
     def read(self, path: Path) -> str:
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -253,6 +254,9 @@ class Lines:
                 kept.append(line.decode("utf-8"))
             except UnicodeError:
                 self.bad += 1
+                self.what = self.what or (
+                    "a NUL byte, which no text holds" if b"\0" in line else "bytes that are no UTF-8 text"
+                )
                 self.first = self.first or f"{path}, line {number}"
         return "\n".join(kept)
 
@@ -263,7 +267,7 @@ class Lines:
         total = self.read_lines + self.bad
         if self.bad > MAX_UNREADABLE * total:
             raise ValueError(
-                f"{self.first}: bytes that are no UTF-8 text, as in {self.bad} of {total} lines of {root}; "
-                "save it as UTF-8"
+                f"{self.first}: {self.what}, as in {self.bad} of {total} lines of {root}; "
+                f"save it as UTF-8{' without any' * self.what.startswith('a NUL')}"
             )
         return [f"{root}: {self.bad} of {total:,} lines are no UTF-8 text and left out (the first: {self.first})"]

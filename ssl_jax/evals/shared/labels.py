@@ -36,6 +36,24 @@ def check(name: str, train: Source, test: Source) -> tuple[np.ndarray, np.ndarra
     return labels
 
 
+def of_data(train: Source, test: Source) -> dict[str, str]:
+    """What must be known of the examples to read a number: whence those of test are, and how many have no label."""
+    found = {}
+    if (n := test.cut_from) is not None:
+        found["test split"] = (
+            f"cut from train: {len(test):,} of {n:,} examples ({len(test) / n:.0%}), the same ones in every run"
+        )
+    without = {
+        name: f"{np.sum(part.labels < 0):,} of {len(part):,} of {name}"
+        for name, part in (("train", train), ("test", test))
+        if part.labels is not None and (part.labels < 0).any()
+    }
+    if without:
+        said = "left out of what needs labels, and part of what needs none"
+        found["examples without a label"] = f"{' and '.join(without.values())}: {said}"
+    return found
+
+
 def unseen(train, test) -> tuple[int, int]:
     """(how many labelled test examples are of classes without a labelled train example, how many there are)."""
     train, test = np.asarray(train), np.asarray(test)
