@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from scipy.linalg import sqrtm
 from scipy.special import i0
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
+from ssl_jax import experiment
 from ssl_jax.data import source
 from ssl_jax.evals import geometry
 
@@ -313,3 +315,10 @@ def test_ranks_of_few_images_have_a_note(tmp_path):
     assert set(evaluator.notes) == {"rankme", "effective_rank", "lidar"}
     assert evaluator.notes["rankme"].startswith("5 examples in ")
     assert "at most 4" in evaluator.notes["effective_rank"]
+
+
+@pytest.mark.parametrize(("recipe", "random"), [("none", False), ("digits", True)])
+def test_views_of_a_recipe_without_anything_random_are_none(recipe, random):
+    """Of them alignment would be 0 and an energy tell all pairs apart."""
+    built = experiment.build(runs.config("supervised", data__recipe=recipe))
+    assert (built.modality.views is not None) == random

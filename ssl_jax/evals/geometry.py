@@ -260,7 +260,7 @@ class Evaluator:
         if self.encode.has_views:
             several = self.encode(variables, self.subset, layers=self.layers, views=self.views)
         else:
-            self.left_out |= dict.fromkeys(OF_VIEWS, "random views of these data are not known")
+            self.left_out |= dict.fromkeys(OF_VIEWS, "the run's recipe makes no random views that are known")
         for layer in self.layers:
             h, views = whole[layer], None if several is None else several[layer]
             with phase(f"layer {layer}"):

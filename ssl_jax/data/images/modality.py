@@ -59,8 +59,10 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
     def inputs(source: Source, **split: Any) -> Iterator[dict[str, np.ndarray]]:
         return _named(stream.eval_batches(fitting(source), image_size=size, recipe_eval=recipe.evaluate, **split))
 
+    large = [view for view in recipe.views if view.size is None] or recipe.views[:1]  # one size for all
+    drawn = any(view.crop is not None or view.ops for view in large)
+
     def views(source: Source, *, count: int, seed: int, **split: Any) -> Iterator[dict[str, np.ndarray]]:
-        large = [view for view in recipe.views if view.size is None] or recipe.views[:1]  # one size for all
         asked = [large[v % len(large)] for v in range(count)]
         return _named(stream.view_batches(fitting(source), views=asked, image_size=size, seed=seed, **split))
 
@@ -92,7 +94,8 @@ def make(recipe: Recipe, data: Config, channels: int) -> Modality:
         feed=make_feed,
         inputs=inputs,
         prepare=prepare,
-        views=None if values.own_operations(recipe) else views,  # which the host makes
+        # The host makes them, and a recipe without anything random, as of imported networks, has none.
+        views=views if drawn and not values.own_operations(recipe) else None,
         raw=raw,
         sent=sent,
         accepts=lambda source: (fitting(source), None)[1],
