@@ -90,6 +90,10 @@ def test_grey_images_are_an_argument_of_timm(tmp_path):
     about = peers.config(network(run), name, arguments, None)
     assert about["model_args"] == {"in_chans": 1}
     assert (about["pretrained_cfg"]["input_size"], about["pretrained_cfg"]["mean"]) == ([1, 32, 32], [0.5])
+    run = opened(tmp_path, VIT, channels=1)
+    kernel = np.asarray(run.method.trunk(run.variables)[0]["stem_patches"]["kernel"])
+    got = peers.tensors(network(run), "timm")["patch_embed.proj.weight"]
+    np.testing.assert_array_equal(got[:, 0], kernel.reshape(8, 8, 16).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -112,10 +116,12 @@ def test_grey_images_are_an_argument_of_timm(tmp_path):
         (VIT, "torchvision", "model.pool='mean': torchvision's ViT gives its class token"),
         ({"name": "resnet200"}, "torchvision", "torchvision has no resnet200"),
         (CONVNET, "timm", "no network like model.name='convnet'.*resnet200, vit"),
-        (CONVNET, "torchvision", r"resnet152, vit\*, AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2"),
+        (CONVNET, "torchvision", r"resnet152, vit\*, AlexNet, SqueezeNet, VGG, DenseNet-121 and MobileNetV2"),
         ({"name": "mlp"}, "timm", "no network like model.name='mlp'"),
         ({"name": "lstm", "vocab": 9}, "timm", "no network like model.name='lstm'"),
-        ({"name": "vgg11"}, "timm", "no network like model.name='vgg11'"),
+        ({"name": "alexnet"}, "timm", "timm has no alexnet; use --format torchvision"),
+        ({"name": "squeezenet1_1"}, "timm", "timm has no squeezenet1_1; use --format torchvision"),
+        ({"name": "vgg11", "hidden": 64}, "timm", "model.hidden=64: a vgg11 of timm has 4096"),
         ({"name": "own/net.py:Net"}, "timm", "an encoder of your own"),
     ],
 )

@@ -1,5 +1,5 @@
-"""AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2 of torchvision: which one a file's arrays are, and their names
-beside ours."""
+"""AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2 of torchvision and timm: which one a file's arrays are, and
+their names beside ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax import models
-from ssl_jax.interop.pairs import Pair
+from ssl_jax.interop.pairs import Pair, lacking
 from ssl_jax.models import alexnet, mobilenet, squeezenet, vgg
 from ssl_jax.types import Array
 
@@ -20,6 +20,7 @@ Table = list[Pair]
 
 CLASSIFIERS = {"alexnet": "classifier.6", "vgg": "classifier.6", "densenet": "classifier"}
 CLASSIFIERS |= {"squeezenet": "classifier.1", "mobilenet": "classifier.1"}
+OF_TIMM = {"vgg": "head.fc", "densenet": "classifier", "mobilenet": "classifier"}
 
 
 def _kernel(ours: str, theirs: str, layout: str = "conv", *, bias: bool = False) -> Table:
@@ -41,6 +42,7 @@ def _alexnet(encoder: models.AlexNet, theirs: str) -> Table:
 
 
 def _wide_layers(cells: int, *numbers: int) -> Table:
+    """Two layers on a flattened map."""
     first, second = (f"classifier.{number}" for number in numbers)
     layout = f"rows{cells}"
     return _kernel("stage5_dense", first, layout, bias=True) + _kernel("stage6_dense", second, "dense", bias=True)
@@ -56,7 +58,17 @@ def _vgg(encoder: models.VGG, theirs: str) -> Table:
                 found += _norm(f"{block}/norm{i}", f"features.{number + 1}")
             number += 3 if encoder.batch_norm else 2  # with its ReLU
         number += 1  # the pool
-    return [*found, *_wide_layers(vgg.CELLS, 0, 3)]
+    return [*found, *(_wide_convolutions(encoder.hidden) if theirs == "timm" else _wide_layers(vgg.CELLS, 0, 3))]
+
+
+def _wide_convolutions(hidden: int) -> Table:
+    """timm's two layers, which are convolutions over the whole map and over one place."""
+    shape = hidden, vgg.WIDTHS[-1], vgg.CELLS, vgg.CELLS
+    return [
+        Pair("params/stage5_dense/kernel", ("pre_logits.fc1.weight",), f"rows{vgg.CELLS}", shape),
+        Pair("params/stage5_dense/bias", ("pre_logits.fc1.bias",)),
+        *_kernel("stage6_dense", "pre_logits.fc2", "1x1", bias=True),
+    ]
 
 
 def _squeezenet(encoder: models.SqueezeNet, theirs: str) -> Table:
@@ -86,6 +98,8 @@ def _densenet(encoder: models.DenseNet, theirs: str) -> Table:
 
 
 def _mobilenet(encoder: models.MobileNetV2, theirs: str) -> Table:
+    if theirs == "timm":
+        return _mobilenet_of_timm()
     found = _kernel("stem_conv", "features.0.0") + _norm("stem_norm", "features.0.1")
     number = 0
     for k, blocks in enumerate(mobilenet.BLOCKS, 1):
@@ -104,6 +118,21 @@ def _mobilenet(encoder: models.MobileNetV2, theirs: str) -> Table:
     return found + _kernel(f"stage{k}_conv", f"{last}.0") + _norm(f"stage{k}_norm", f"{last}.1")
 
 
+def _mobilenet_of_timm() -> Table:
+    """The same in the words of EfficientNets: a group of blocks for each width, a convolution called by its kind."""
+    found, group, number, before = _kernel("stem_conv", "conv_stem") + _norm("stem_norm", "bn1"), -1, 0, 0
+    for k, blocks in enumerate(mobilenet.BLOCKS, 1):
+        for i, (width, _) in enumerate(blocks):
+            group, number = (group, number + 1) if width == before else (group + 1, 0)
+            before = width
+            words = {1: "pw", 2: "dw", 3: "pwl"} if k > 1 else {2: "dw", 3: "pw"}  # the first block does not expand
+            for place, (n, word) in enumerate(words.items(), 1):
+                found += _kernel(f"stage{k}_block{i}/conv{n}", f"blocks.{group}.{number}.conv_{word}")
+                found += _norm(f"stage{k}_block{i}/norm{n}", f"blocks.{group}.{number}.bn{place}")
+    last = len(mobilenet.BLOCKS)
+    return found + _kernel(f"stage{last}_conv", "conv_head") + _norm(f"stage{last}_norm", "bn2")
+
+
 TABLES: dict[str, Callable[..., Table]] = {
     "alexnet": _alexnet,
     "vgg": _vgg,
@@ -112,7 +141,11 @@ TABLES: dict[str, Callable[..., Table]] = {
     "mobilenet": _mobilenet,
 }
 LIBRARIES = {
-    family: ("torchvision", "old") if family in ("densenet", "mobilenet") else ("torchvision",) for family in TABLES
+    "alexnet": ("torchvision",),
+    "vgg": ("torchvision", "timm"),
+    "squeezenet": ("torchvision",),
+    "densenet": ("torchvision", "timm", "old"),
+    "mobilenet": ("torchvision", "timm", "old"),
 }
 
 
@@ -127,8 +160,8 @@ def pairs(model: Mapping[str, Any], theirs: str = "torchvision", *, classifier: 
 
     Args:
       model: ``config.model``.
-      theirs: "torchvision", or "old" for files that earlier versions of DenseNet ("norm.1") and MobileNetV2 (a block as
-        one ``Sequential``) have left.
+      theirs: "torchvision", "timm" (of VGG, DenseNet and MobileNetV2), or "old" for files that earlier versions of
+        DenseNet ("norm.1") and MobileNetV2 (a block as one ``Sequential``) have left.
       classifier: with the last layer, ours "classifier/kernel" ``[dim, classes]`` and "classifier/bias"; how logits are
         made of it is :func:`logits`.
 
@@ -143,9 +176,8 @@ def pairs(model: Mapping[str, Any], theirs: str = "torchvision", *, classifier: 
     fields = dict(model)
     found = TABLES[kind](models.make(fields.pop("name"), **fields), theirs)
     if classifier:
-        layout = "1x1" if kind == "squeezenet" else "dense"
-        found.append(Pair("classifier/kernel", (f"{CLASSIFIERS[kind]}.weight",), layout))
-        found.append(Pair("classifier/bias", (f"{CLASSIFIERS[kind]}.bias",)))
+        layout, name = "1x1" if kind == "squeezenet" else "dense", (OF_TIMM if theirs == "timm" else CLASSIFIERS)[kind]
+        found += [Pair("classifier/kernel", (f"{name}.weight",), layout), Pair("classifier/bias", (f"{name}.bias",))]
     return found
 
 
@@ -183,7 +215,9 @@ def recognise(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def library(shapes: Shapes) -> str:
-    """Whose names the arrays of a recognised network have: "torchvision" or "old"."""
+    """Whose names the arrays of a recognised network have: "torchvision", "timm" or "old"."""
+    if "pre_logits.fc1.weight" in shapes or "conv_stem.weight" in shapes:
+        return "timm"
     old = r"features\.denseblock1\.denselayer1\.norm\.1\.weight|features\.1\.conv\.0\.weight"
     return "old" if any(re.fullmatch(old, name) for name in shapes) else "torchvision"
 
@@ -202,6 +236,8 @@ def _find_densenet(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def _find_mobilenet(shapes: Shapes) -> dict[str, Any] | None:
+    if "conv_stem.weight" in shapes and not lacking(_mobilenet_of_timm(), shapes):
+        return {"name": "mobilenet_v2"}
     if not any(re.fullmatch(r"features\.1\.conv\.0(\.0)?\.weight", name) for name in shapes):
         return None
     width, last = (_rows(shapes, f"features.{n}.0.weight") for n in (0, 18))
@@ -244,7 +280,7 @@ def _find_vgg(shapes: Shapes) -> dict[str, Any] | None:
     model = {"name": f"vgg{convs + 3}{'_bn' if 'features.1.running_mean' in shapes else ''}"}
     if model["name"] not in models.ENCODERS or stem[0] != vgg.WIDTHS[0]:
         raise ValueError(f"{model['name']} of {stem[0]} channels at first; known: vgg11 and vgg16, plain or _bn, of 64")
-    return model | _hidden(shapes, "classifier.0.weight")
+    return model | _hidden(shapes, "pre_logits.fc1.weight" if library(shapes) == "timm" else "classifier.0.weight")
 
 
 def _count(shapes: Shapes, pattern: str, *, ndim: int = 4, last: tuple[int, ...] = ()) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from math import isqrt
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -18,7 +17,7 @@ class Pair(NamedTuple):
     Attributes:
       ours: its path, "params/stem_conv/kernel", "model_state/batch_stats/stem_norm/mean", "classifier/kernel".
       theirs: its name there; several where ours holds them side by side, along the last axis.
-      layout: how one becomes the other, a key of :data:`LAYOUTS`.
+      layout: how one becomes the other, as :func:`layout` takes it.
       shape: of one of theirs, where ours does not tell (heads of an attention).
       row: which one it is of those that theirs stacks on a first axis (blocks under ``nn.scan``); None: it is all.
     """
@@ -30,17 +29,23 @@ class Pair(NamedTuple):
     row: int | None = None
 
 
+Way = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]  # theirs to ours, ours to theirs
+
+
 def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)
 
 
-def _patches(array: np.ndarray) -> np.ndarray:
-    """[size size 3, out] of pixels row by row to [out, 3, size, size]."""
-    size = isqrt(len(array) // 3)
-    return array.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
+def _patches(size: int) -> Way:
+    """A convolution of patches: [out, c, size, size] there, [size size c, out] here, pixels row by row."""
+
+    def theirs(a: np.ndarray) -> np.ndarray:
+        return a.reshape(size, size, -1, a.shape[-1]).transpose(3, 2, 0, 1)
+
+    return lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)), theirs
 
 
-def _rows(cells: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+def _rows(cells: int) -> Way:
     """A layer on a flattened map of ``cells`` x ``cells`` places: [out, c h w] there, [h w c, out] here."""
 
     def ours(a: np.ndarray) -> np.ndarray:
@@ -52,19 +57,23 @@ def _rows(cells: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.
     return ours, theirs
 
 
-# name -> (theirs to ours, ours to theirs); axes of torch: [out, in, h, w] and [out, in].
-LAYOUTS = {
+# Axes of torch: [out, in, h, w] and [out, in].
+LAYOUTS: dict[str, Way] = {
     "same": (lambda a: a, lambda a: a),
     "dense": (lambda a: a.T, lambda a: a.T),
     "conv": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
     "flat": (_flat, _flat),  # one that theirs holds with axes of length 1
     "1x1": (lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None]),  # a convolution there, a dense layer here
-    "patches": (lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)), _patches),
     "rows": (lambda a: a.reshape(-1, a.shape[-1]), lambda a: a),  # several axes before the last; the way back by shape
     "columns": (lambda a: a.reshape(len(a), -1), lambda a: a),  # several behind the first
     "rows6": _rows(6),
     "rows7": _rows(7),
 }
+
+
+def layout(name: str) -> Way:
+    """One of :data:`LAYOUTS`, or "patchesN" of a convolution that cuts images into patches of N x N pixels."""
+    return _patches(int(name.removeprefix("patches"))) if name.startswith("patches") else LAYOUTS[name]
 
 
 class Missing(ValueError):
@@ -90,7 +99,7 @@ def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[
     found = {}
     for pair in pairs:
         parts = [np.asarray(arrays[name]) for name in pair.theirs]
-        parts = [LAYOUTS[pair.layout][0](part if pair.row is None else part[pair.row]) for part in parts]
+        parts = [layout(pair.layout)[0](part if pair.row is None else part[pair.row]) for part in parts]
         found[pair.ours] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
     tree = flax.traverse_util.unflatten_dict(found, "/")
     return tree, {name for pair in pairs for name in pair.theirs}
@@ -103,7 +112,7 @@ def write(pairs: Iterable[Pair], tree: Mapping[str, Any]) -> dict[str, np.ndarra
     for pair in pairs:
         parts = np.split(np.asarray(arrays[pair.ours]), len(pair.theirs), axis=-1)
         for name, part in zip(pair.theirs, parts, strict=True):
-            part = LAYOUTS[pair.layout][1](part)
+            part = layout(pair.layout)[1](part)
             part = np.ascontiguousarray(part if pair.shape is None else part.reshape(pair.shape))
             if pair.row is None:
                 found[name] = part

@@ -22,6 +22,7 @@ import safetensors.numpy
 from ssl_jax import models
 from ssl_jax.interop import classic, pairs, resnet, vit
 from ssl_jax.interop.files import write_json
+from ssl_jax.models import vgg
 from ssl_jax.models.positions import resized, sincos_positions
 from ssl_jax.types import Tree
 
@@ -30,7 +31,11 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet
 
 # Fields that say how a network is made and trained; what it computes of given weights is the same.
 MAKING = ("conv_init", "stem_init", "zero_init_residual", "patch_init", "depth_scaled_init", "drop_path")
-MAKING += ("frozen_stages", "remat", "dtype")
+MAKING += ("frozen_stages", "remat", "dtype", "dropout")
+TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
+# Beginning of timm's name -> its first convolution and its classifier.
+ENDS = {"densenet": ("features.conv0", "classifier"), "vgg": ("features.0", "head.fc")}
+ENDS |= {"mobilenetv": ("conv_stem", "classifier"), "resnet": ("conv1", "fc"), "vit": ("patch_embed.proj", "head")}
 CROPS = {"resize_crop": "center", "centre_crop": "center", "resize": "squash"}
 
 
@@ -84,17 +89,30 @@ def architecture(network: Network, theirs: str, *, swapped_stem: bool = False) -
         return _resnet(fields, network, theirs, swapped_stem)
     if "patch_size" in fields:
         return _vit(fields, network, theirs)
-    if theirs == "torchvision" and classic.family(model["name"]) in classic.TABLES:
-        _as_there(fields, theirs)
-        if network.shape[2] != 3:
-            raise ValueError(
-                f"torchvision's {model['name']} takes 3 channels, and these images have {network.shape[2]}"
-            )
-        return model["name"], {}
-    known = f"{', '.join(RESNETS)}, vit*"
-    if theirs == "torchvision":
-        known = f"{', '.join(RESNETS[:-1])}, vit*, AlexNet, VGG, SqueezeNet, DenseNet-121 and MobileNetV2"
+    if classic.family(model["name"]) in classic.TABLES:
+        return _classic(fields, network, theirs)
+    known = f"{', '.join(RESNETS if theirs == 'timm' else RESNETS[:-1])}, vit*, "
+    known += f"{'' if theirs == 'timm' else 'AlexNet, SqueezeNet, '}VGG, DenseNet-121 and MobileNetV2"
     raise ValueError(f"{theirs} has no network like model.name={model['name']!r}; this format holds {known}")
+
+
+def _classic(fields: Mapping[str, Any], network: Network, theirs: str) -> tuple[str, dict[str, Any]]:
+    name, (height, width, channels) = fields["name"], network.shape
+    family = classic.family(name)
+    if theirs not in classic.LIBRARIES[family]:
+        raise ValueError(f"timm has no {name}; use --format torchvision, flax, stablehlo or onnx")
+    _as_there(fields, theirs)
+    if theirs == "torchvision":
+        if channels != 3:
+            raise ValueError(f"torchvision's {name} takes 3 channels, and these images have {channels}")
+        return name, {}
+    if family == "vgg" and max(height, width) >= 32 * (vgg.CELLS + 1):
+        raise ValueError(
+            f"timm's {name} does not pool the map of images of {height} x {width} pixels to {vgg.CELLS} x {vgg.CELLS} "
+            "before its wide layers; use --format torchvision, or data.image_size below 256"
+        )
+    name = TIMM_NAMES.get(name, name)
+    return name, {} if channels == 3 else {"in_chans": channels}
 
 
 def _fields(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +234,7 @@ def tensors(network: Network, theirs: str) -> dict[str, np.ndarray]:
         module, network = vit, with_table(network, theirs)
     tree = {"params": network.params, "model_state": network.model_state}
     tree |= {} if network.classifier is None else {"classifier": network.classifier}
-    names = theirs if module is vit else "torchvision"  # which timm's ResNets have, too
+    names = "torchvision" if module is resnet else theirs  # timm's ResNets have the same
     table = module.pairs(network.model, names, classifier=network.classifier is not None)
     try:
         arrays = pairs.write(table, tree)
@@ -234,6 +252,7 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
     classes = 0 if network.classifier is None else int(np.shape(network.classifier["bias"])[-1])
     view = network.view
     of_vit = "patch_size" in arguments
+    first, last = next(ends for start, ends in ENDS.items() if name.startswith(start))
     pretrained = {
         "tag": "ssl_jax",
         "custom_load": False,
@@ -246,11 +265,15 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
         "std": _of_channels(network.std, channels),
         "num_classes": classes,
         "pool_size": None if of_vit else [-(-height // 32), -(-width // 32)],
-        "first_conv": "patch_embed.proj" if of_vit else "conv1",
-        "classifier": "head" if of_vit else "fc",
+        "first_conv": first,
+        "classifier": last,
         "license": licence,
     }
-    found = {"architecture": name, "num_classes": classes, "num_features": encoder.dim}
+    found = {
+        "architecture": name,
+        "num_classes": classes,
+        "num_features": vgg.WIDTHS[-1] if name.startswith("vgg") else encoder.dim,
+    }
     found |= {"global_pool": arguments.get("global_pool", "avg"), "pretrained_cfg": pretrained}
     return found | ({"model_args": arguments} if arguments else {})
 

@@ -192,7 +192,7 @@ def pairs(model: Mapping[str, Any], theirs: str = "timm", *, classifier: bool = 
             raise ValueError(f"ViTs by the names of {theirs!r} have no {field}; use those of 'timm' or 'dinov2'")
         return getattr(names, field)
 
-    stem: dict[str, Any] = {"layout": "rows", "shape": (size, size, 3, width)} if flax else {"layout": "patches"}
+    stem: dict[str, Any] = {"layout": "rows", "shape": (size, size, 3, width)} if flax else {"layout": f"patches{size}"}
     dense("params/stem_patches", names.patches, **stem)
     if encoder.cls_token:
         found.append(Pair("params/stem_cls", (names.cls,), "flat", (1, 1, width)))
