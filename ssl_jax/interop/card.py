@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ssl_jax.interop import licences
 
-LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "flax": "flax", "stablehlo": "jax", "onnx": "onnx"}
+LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "transformers": "transformers", "flax": "flax"}
+LIBRARIES |= {"stablehlo": "jax", "onnx": "onnx"}
 
 TORCHVISION = """```python
 import torchvision
@@ -19,6 +20,11 @@ model = torchvision.models.{architecture}({arguments})
 model.load_state_dict(load_file("FOLDER/model.safetensors"){strict})
 ```
 """
+
+UNEXPECTED = (
+    "transformers.AutoModel leaves the classifier out and reports {classifier}.* as UNEXPECTED, which does no harm; "
+    "AutoModelForImageClassification loads it, too."
+)
 
 # Libraries whose form the weights of many people have.
 LAYOUTS = ("torchvision", "timm", "transformers", "lightly", "solo_learn")
@@ -42,6 +48,14 @@ features = AutoModel.from_pretrained("FOLDER")(images).pooler_output
 ```
 """,
     "torchvision": TORCHVISION,
+    "transformers": """```python
+from transformers import AutoImageProcessor, AutoModel
+
+images = AutoImageProcessor.from_pretrained("FOLDER")(pictures, return_tensors="pt")
+outputs = AutoModel.from_pretrained("FOLDER"{arguments})(**images)      # {architecture}
+features = {features}
+```
+""",
     "flax": """```python
 import flax.serialization
 import ssl_jax.models

@@ -11,7 +11,7 @@ Layout of the folder: timm's ``push_to_hf_hub``, which transformers reads by its
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def architecture(network: Network, theirs: str, *, swapped_stem: bool = False) -
     model = network.model
     if model["name"] not in models.ENCODERS:
         raise ValueError(f"model.name={model['name']!r} is an encoder of your own, which {theirs} does not have")
-    fields = _fields(model)
+    fields = fields_of(model)
     if model["name"] in RESNETS:
         return _resnet(fields, network, theirs, swapped_stem)
     if "patch_size" in fields:
@@ -97,11 +97,11 @@ def architecture(network: Network, theirs: str, *, swapped_stem: bool = False) -
 
 
 def _classic(fields: Mapping[str, Any], network: Network, theirs: str) -> tuple[str, dict[str, Any]]:
-    name, (height, width, channels) = fields["name"], network.shape
-    family = classic.family(name)
+    name: str = fields["name"]
+    family, (height, width, channels) = classic.family(name), network.shape
     if theirs not in classic.LIBRARIES[family]:
         raise ValueError(f"timm has no {name}; use --format torchvision, flax, stablehlo or onnx")
-    _as_there(fields, theirs)
+    as_there(fields, theirs)
     if theirs == "torchvision":
         if channels != 3:
             raise ValueError(f"torchvision's {name} takes 3 channels, and these images have {channels}")
@@ -111,17 +111,16 @@ def _classic(fields: Mapping[str, Any], network: Network, theirs: str) -> tuple[
             f"timm's {name} does not pool the map of images of {height} x {width} pixels to {vgg.CELLS} x {vgg.CELLS} "
             "before its wide layers; use --format torchvision, or data.image_size below 256"
         )
-    name = TIMM_NAMES.get(name, name)
-    return name, {} if channels == 3 else {"in_chans": channels}
+    return TIMM_NAMES.get(name) or name, {} if channels == 3 else {"in_chans": channels}
 
 
-def _fields(model: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
     """Of the module that ``config.model`` makes, with its name there."""
     encoder: Any = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     return {f.name: getattr(encoder, f.name) for f in dataclasses.fields(encoder)} | {"name": model["name"]}
 
 
-def _as_there(fields: Mapping[str, Any], theirs: str, *held: str) -> None:
+def as_there(fields: Mapping[str, Any], theirs: str, *held: str) -> None:
     """Refuse fields that are neither held by the format nor as in our default, which is the other library's network."""
     for field, value in models.defaults(fields["name"]).items():
         if field not in (*MAKING, *held) and fields[field] != value:
@@ -134,7 +133,7 @@ def _as_there(fields: Mapping[str, Any], theirs: str, *held: str) -> None:
 def _resnet(fields, network: Network, theirs: str, swapped_stem: bool) -> tuple[str, dict[str, Any]]:
     name, channels = fields["name"], network.shape[2]
     small = fields["stem"] == "cifar"
-    _as_there(fields, theirs, "stem", *(["stem_padding"] if small else []))
+    as_there(fields, theirs, "stem", *(["stem_padding"] if small else []))
     if theirs == "torchvision" and name == "resnet200":
         raise ValueError("torchvision has no resnet200; use --format timm")
     swap = small or (theirs == "torchvision" and channels != 3)
@@ -163,7 +162,7 @@ TIMM_VIT = ("registers", "layer_scale", "gelu", "swiglu", "norm_after_pool")
 
 def _vit(fields, network: Network, theirs: str) -> tuple[str, dict[str, Any]]:
     height, width, channels = network.shape
-    _as_there(fields, theirs, *VIT, *POSITIONS, *(TIMM_VIT if theirs == "timm" else ()))
+    as_there(fields, theirs, *VIT, *POSITIONS, *(TIMM_VIT if theirs == "timm" else ()))
     swiglu, pool = bool(fields["swiglu"]), fields["pool"]
     hidden = round(fields["mlp_ratio"] * fields["width"]) * (2 if swiglu else 1)
     ratio = hidden / fields["width"]
@@ -205,7 +204,7 @@ def with_table(network: Network, theirs: str) -> Network:
 
     For timm the class token has no row, its own is added to it; torchvision's has one, which may be zero.
     """
-    fields = _fields(network.model)
+    fields = fields_of(network.model)
     params, width, kind = dict(network.params), fields["width"], fields["positions"]
     grid = network.shape[0] // fields["patch_size"], network.shape[1] // fields["patch_size"]
     of_cls = np.zeros((1, width), np.float32)
@@ -235,7 +234,15 @@ def tensors(network: Network, theirs: str) -> dict[str, np.ndarray]:
     tree = {"params": network.params, "model_state": network.model_state}
     tree |= {} if network.classifier is None else {"classifier": network.classifier}
     names = "torchvision" if module is resnet else theirs  # timm's ResNets have the same
-    table = module.pairs(network.model, names, classifier=network.classifier is not None)
+    return named(module.pairs(network.model, names, classifier=network.classifier is not None), tree, theirs)
+
+
+def named(table: Iterable[pairs.Pair], tree: Mapping[str, Any], theirs: str) -> dict[str, np.ndarray]:
+    """The arrays of {"params", "model_state", "classifier"} by the names of a table, with BatchNorm's counters.
+
+    Raises:
+      ValueError: one line, the network has others.
+    """
     try:
         arrays = pairs.write(table, tree)
     except KeyError as error:
@@ -252,7 +259,7 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
     classes = 0 if network.classifier is None else int(np.shape(network.classifier["bias"])[-1])
     view = network.view
     of_vit = "patch_size" in arguments
-    first, last = next(ends for start, ends in ENDS.items() if name.startswith(start))
+    first, last = ends(name)
     pretrained = {
         "tag": "ssl_jax",
         "custom_load": False,
@@ -261,8 +268,8 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
         "interpolation": view.interpolation,
         "crop_pct": 1.0 if view.kind == "resize" else view.fraction,
         "crop_mode": CROPS[view.kind],
-        "mean": _of_channels(network.mean, channels),
-        "std": _of_channels(network.std, channels),
+        "mean": of_channels(network.mean, channels),
+        "std": of_channels(network.std, channels),
         "num_classes": classes,
         "pool_size": None if of_vit else [-(-height // 32), -(-width // 32)],
         "first_conv": first,
@@ -278,5 +285,10 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
     return found | ({"model_args": arguments} if arguments else {})
 
 
-def _of_channels(numbers: Sequence[float], channels: int) -> list[float]:
+def ends(name: str) -> tuple[str, str]:
+    """What timm calls the first convolution and the classifier of its network of that name."""
+    return next(found for start, found in ENDS.items() if name.startswith(start))
+
+
+def of_channels(numbers: Sequence[float], channels: int) -> list[float]:
     return [float(x) for x in (numbers if len(numbers) == channels else list(numbers) * channels)]

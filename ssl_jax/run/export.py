@@ -19,7 +19,7 @@ from ssl_jax import models
 from ssl_jax.evals.shared import results
 from ssl_jax.evals.shared.encode import with_logits
 from ssl_jax.experiment import make_method, to_json
-from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, weights
+from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, transformers, weights
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.methods import normalize
 from ssl_jax.run import checkpoint, origins, provenance
@@ -27,7 +27,7 @@ from ssl_jax.run.open import Run, open_run
 from ssl_jax.types import Tree
 
 OURS = "ssl_jax"
-FORMATS = (OURS, "timm", "torchvision", "flax", "stablehlo", "onnx")
+FORMATS = (OURS, "timm", "torchvision", "transformers", "flax", "stablehlo", "onnx")
 SAME = 1e-5  # of the largest feature: what the network alone may differ from ``encode`` by
 
 
@@ -49,7 +49,7 @@ def export(
         ``init_from`` read and which replaces one of that name; else a folder that is not there yet. Both are there
         whole or not at all.
       format: "ssl_jax"; "timm", which transformers, torchvision and the Hub load, too; "torchvision", its names alone;
-        "flax"; "stablehlo"; "onnx".
+        "transformers", its own ViTs and ResNets; "flax"; "stablehlo"; "onnx".
       licence: of the weights; must repeat a restricted one that they came with.
       swapped_stem: with "torchvision", of a network with the cifar stem: whoever loads it swaps conv1.
       push_to: OWNER/NAME of a repository of the Hub that the folder is sent to, made if there is none (``private``).
@@ -133,28 +133,51 @@ def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem: bool):
-    _of_images(run)
-    params, model_state = run.method.trunk(run.variables)
-    model = to_json(run.config)["model"]
-    mean, std = _statistics(run)
-    classifier = _classifier(run) if theirs in ("timm", "torchvision") else None
-    view = run.recipe.evaluate
-    shape = tuple(run.modality.input_shape)
-    stated = None if licence == licences.NOT_STATED else licences.key(licence)
-    network = peers.Network(model, params, model_state, classifier, shape, mean, std, view)
+    network = _network(run)
     name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
     _compare(run)
-    peers.write(folder, network, theirs, licence=stated, swapped_stem=swapped_stem)
-    notes = ["The classifier came with it."] if classifier is not None else []
-    if classifier is None and "classify" in run.method.hooks:
-        notes.append("Its classifier was left out; --format stablehlo holds it.")
+    peers.write(folder, network, theirs, licence=_stated(licence), swapped_stem=swapped_stem)
+    classifier, notes = network.classifier, _of_classifier(run, network)
     if swapped_stem:
-        notes.append(f"Before it is loaded, its stem is swapped: {peers.stem_of(model, shape[2])}.")
+        stem = peers.stem_of(network.model, network.shape[2])
+        notes.append(f"Before it is loaded, its stem is swapped: {stem}.")
     strict = "" if classifier is not None else ", strict=False"
     arguments = arguments if theirs == "torchvision" else {}
     arguments = arguments | ({} if classifier is None else {"num_classes": np.shape(classifier["bias"])[-1]})
     said = ", ".join(f"{k}={v}" for k, v in arguments.items())
+    if theirs == "timm" and classifier is not None:
+        notes.append(card.UNEXPECTED.format(classifier=peers.ends(name)[1]))
     return {"architecture": name, "arguments": said, "strict": strict}, notes
+
+
+def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
+    network = _network(run)
+    form = transformers.form(network)
+    _compare(run)
+    transformers.write(folder, network, form, licence=_stated(licence))
+    notes = _of_classifier(run, network)
+    if network.classifier is not None:
+        notes.append(card.UNEXPECTED.format(classifier="classifier"))
+    bare = form.config["model_type"] == "vit" and network.classifier is not None
+    said = {"architecture": form.config["architectures"][0], "arguments": ", add_pooling_layer=False" if bare else ""}
+    return said | {"features": form.features}, notes
+
+
+def _network(run: Run) -> peers.Network:
+    _of_images(run)
+    params, model_state = run.method.trunk(run.variables)
+    model, shape = to_json(run.config)["model"], tuple(run.modality.input_shape)
+    return peers.Network(model, params, model_state, _classifier(run), shape, *_statistics(run), run.recipe.evaluate)
+
+
+def _stated(licence: str) -> str | None:
+    return None if licence == licences.NOT_STATED else licences.key(licence)
+
+
+def _of_classifier(run: Run, network: peers.Network) -> list[str]:
+    if network.classifier is not None:
+        return ["The classifier came with it."]
+    return ["Its classifier was left out; --format stablehlo holds it."] if "classify" in run.method.hooks else []
 
 
 def _classifier(run: Run) -> Tree | None:
@@ -253,6 +276,7 @@ def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
 WRITERS = {
     "timm": partial(_to_peers, theirs="timm"),
     "torchvision": partial(_to_peers, theirs="torchvision"),
+    "transformers": _to_transformers,
     "flax": _to_flax,
     "stablehlo": _to_stablehlo,
     "onnx": _to_onnx,
