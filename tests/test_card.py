@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from exported_runs import CONVNET, NC, head, opened
+from exported_runs import CONVNET, IMAGENET, NC, head, opened
 
 from ssl_jax.interop import hub, licences, weights
 from ssl_jax.run import checkpoint, origins
@@ -119,6 +119,25 @@ def test_a_plain_file_does_not_say_who_trained_it(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert "weights in the form of torchvision." in text
     assert "(pytorch/vision), published under: not known; who trained them it does not say." in text
+
+
+def test_an_imported_network_s_card_says_nothing_of_training(tmp_path):
+    came = NC | {"file": "/home/me/byol.pkl", "kind": "pickle", "assumed": {"padding": "same"}}
+    texts = []
+    for name, record in (("came", came), ("ours", None)):
+        run = opened(tmp_path / name, CONVNET, size=8, imported=record)
+        export(run, tmp_path / f"{name}_out", format="flax", licence=NC["licence"])
+        texts.append((tmp_path / f"{name}_out" / "README.md").read_text())
+    came, ours = texts
+    said = json.loads(came.split("```json")[1].split("```")[0])
+    assert said["model"] == {"name": "convnet", "widths": [4, 8]}
+    assert (said["data"]["image_size"], said["data"]["mean"], said["data"]["std"]) == (8, *map(list, IMAGENET))
+    assert (said["data"]["evaluate"]["kind"], said["data"]["evaluate"]["interpolation"]) == ("resize_crop", "bicubic")
+    assert (said["imported"]["file"], said["imported"]["sha256"]) == ("byol.pkl", "ab12")
+    assert said["imported"]["assumed"] == {"padding": "same"}
+    for word in ("optim", "steps", "seed", "/home"):
+        assert word not in came
+    assert "optim" in ours
 
 
 def test_a_file_keeps_the_licence_of_its_weights(tmp_path):

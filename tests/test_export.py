@@ -20,6 +20,7 @@ from exported_runs import CONVNET, features, head, header, images, of_text, open
 from experiments import export as command
 from experiments import transfer_learning
 from ssl_jax import models
+from ssl_jax.evals.shared.encode import with_logits
 from ssl_jax.interop import card, importing, onnx, weights
 from ssl_jax.models.pool import max_pool
 from ssl_jax.run import embedding
@@ -192,12 +193,18 @@ def test_a_classifier_goes_into_flax_and_stablehlo(tmp_path, capsys, monkeypatch
     with pytest.raises(ValueError, match=r"none of this encoder's: .*logits"):
         embedding.embed(run, pixels, layer="logit")
     monkeypatch.setattr(onnx, "check", lambda: None)
-    monkeypatch.setattr(onnx, "write", lambda folder, encode, shape: 0.0)
     monkeypatch.setattr(exporting, "open_run", lambda workdir: run)
+    written = {}
+    converter(monkeypatch, lambda x: {k: np.asarray(a) for k, a in with_logits(run.method)(run.variables, x).items()})
+    monkeypatch.setattr(sys.modules["jax2onnx"], "to_onnx", spied(sys.modules["jax2onnx"].to_onnx, written))
     words = ["--workdir", str(run.workdir), "--out", str(tmp_path / "onnx"), "--format", "onnx"]
     assert command.main(words) == 0
-    assert "Its classifier was left out; --format stablehlo and flax hold it." in capsys.readouterr().out
-    assert "classifier was left out" in (tmp_path / "onnx" / "README.md").read_text()
+    assert written["output_names"] == ["features", "logits"]
+    features_there, logits_there = written["fn"](jnp.asarray(run.modality.prepare(pixels)))
+    np.testing.assert_allclose(features_there, features(run, pixels), atol=1e-5)
+    np.testing.assert_allclose(logits_there, want, atol=1e-5)
+    assert 'Its classifier came with it, the output "logits".' in capsys.readouterr().out
+    assert 'features, logits, = session.run(["features", "logits"]' in (tmp_path / "onnx" / "README.md").read_text()
 
 
 def test_without_flatbuffers_one_line_says_so(small, tmp_path, monkeypatch):
@@ -239,6 +246,14 @@ def test_a_pool_of_a_symbols_images_has_the_same_bits(padding):
     np.testing.assert_array_equal(program.call(x), max_pool(x, padding))
 
 
+def spied(function, seen):
+    def called(fn, inputs, **options):
+        seen.update(options, fn=fn)
+        return function(fn, inputs, **options)
+
+    return called
+
+
 def converter(monkeypatch, run):
     """jax2onnx and onnxruntime as far as they are called here; the runtime computes ``run``."""
 
@@ -250,22 +265,25 @@ def converter(monkeypatch, run):
             assert os.path.exists(path)
 
         def run(self, names, feeds):
-            return [run(feeds["images"])]
+            return [run(feeds["images"])[name] for name in names]
 
     monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
     monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
 
 
-def test_onnx_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    encode = jax.jit(lambda x: x.sum((1, 2)))
-    for off, allowed in ((0.0, True), (5e-4, True), (1.5e-3, False), (np.nan, False)):  # features reach 10 or more
-        converter(monkeypatch, lambda x, off=off: np.asarray(encode(x)) + np.float32(off))
+@pytest.mark.parametrize("wrong", ["features", "logits"])
+def test_onnx_that_computes_something_else_is_refused(wrong, tmp_path, monkeypatch):
+    encode = jax.jit(lambda x: {"features": x.sum((1, 2)), "logits": 2 * x.sum((1, 2))})
+    names = ("features", "logits")
+    for off, allowed in ((0.0, True), (5e-4, True), (3e-3, False), (np.nan, False)):  # outputs reach 10 or more
+        plus = {name: np.float32(off if name == wrong else 0) for name in names}
+        converter(monkeypatch, lambda x, plus=plus: {k: np.asarray(a) + plus[k] for k, a in encode(x).items()})
         if allowed:
-            assert onnx.write(tmp_path, encode, (5, 5, 3)) <= 1e-3
+            assert onnx.write(tmp_path, encode, (5, 5, 3), names) <= 3e-3
             (tmp_path / "model.onnx").unlink()
         else:
-            with pytest.raises(ValueError, match="onnxruntime computes other features"):
-                onnx.write(tmp_path, encode, (5, 5, 3))
+            with pytest.raises(ValueError, match=f"onnxruntime computes other {wrong}"):
+                onnx.write(tmp_path, encode, (5, 5, 3), names)
         assert not list(tmp_path.iterdir())
 
 
@@ -300,7 +318,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("model", "size"), ENCODERS, ids=lambda x: x["name"] if isinstance(x, dict) else "")
 def test_onnx_of_every_kind_of_encoder(model, size, tmp_path):
     pytest.importorskip("jax2onnx")
-    pytest.importorskip("onnxruntime")
-    run = opened(tmp_path / "run", model, size=size)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = opened(tmp_path / "run", model, size=size, classes=3)
     export(run, tmp_path / "out", format="onnx")
-    assert (tmp_path / "out" / "model.onnx").exists()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["features", "logits"]
+    pixels = jnp.asarray(run.modality.prepare(images(run)))
+    got = session.run(["logits"], {"images": np.asarray(pixels)})[0]
+    np.testing.assert_allclose(got, run.method.hooks["classify"](run.variables, pixels), atol=1e-3)

@@ -29,6 +29,9 @@ UNEXPECTED = (
 # Libraries whose form the weights of many people have.
 LAYOUTS = ("torchvision", "timm", "transformers", "lightly", "solo_learn")
 
+# Of the record of an import.
+CAME = ("project", "source", "file", "kind", "sha256", "licence", "assumed")
+
 CHOSEN = re.compile(r"_l2(_|$)")  # names under which evaluators report what they chose on validation, no measure
 
 SHARED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # by timm and torchvision
@@ -80,7 +83,7 @@ features = program.call(weights, images)["features"]                    # uint8 
 import onnxruntime
 
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-(features,) = session.run(["features"], {{"images": images}})            # float32 in [0, 1], {shape}; normalised inside
+{outputs}= session.run({names}, {{"images": images}})  # float32 in [0, 1], {shape}; normalised inside
 ```
 """,
 }
@@ -205,8 +208,13 @@ def _body(facts: Facts) -> Iterator[str]:
             low_high = result.get("intervals", {}).get(name)
             yield f"| {name} | {value:.4g} | {'' if low_high is None else ' to '.join(f'{x:.4g}' for x in low_high)} |"
         yield ""
-    yield "\n## Run\n"
-    yield f"Commit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
+    if facts.imported is None:
+        yield f"\n## Run\n\nCommit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
+    else:  # nothing else of the config was ever used
+        yield f"\n## Import\n\nCommit {facts.commit or 'not known'}, ssl_jax {facts.version}.\n"
+        view = {} if facts.view is None else {"image_size": facts.shape[0], "mean": facts.mean, "std": facts.std}
+        view |= {} if facts.view is None else {"evaluate": facts.view._asdict()}
+        config = {"model": config["model"], "data": view, "imported": {k: facts.imported.get(k) for k in CAME}}
     yield f"```json\n{json.dumps(plain(config), indent=1)}\n```"
 
 

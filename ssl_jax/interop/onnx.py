@@ -7,7 +7,7 @@ itself where the number of images is open. What else it may get wrong, the compa
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -17,7 +17,8 @@ import numpy as np
 from ssl_jax import parallel
 from ssl_jax.types import Array
 
-TOLERANCE = 1e-4  # of the largest feature, or absolute where that is below 1
+Encode = Callable[[Array], Mapping[str, Array]]  # images in [0, 1] -> outputs
+TOLERANCE = 1e-4  # of the largest number of an output, or absolute where that is below 1
 BATCHES = (1, 3)  # that are compared
 FILE = "model.onnx"
 
@@ -32,11 +33,14 @@ def check() -> None:
             )
 
 
-def write(folder: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]) -> float:
-    """``model.onnx``: "images" ``[B, h, w, c]``, float32 in [0, 1], to "features" ``[B, d]``; B is open.
+def write(folder: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequence[str] = ("features",)) -> float:
+    """``model.onnx``: "images" ``[B, h, w, c]``, float32 in [0, 1], to outputs ``[B, d]`` by name; B is open.
+
+    Args:
+      outputs: which of those that ``encode`` gives.
 
     Returns:
-      The largest difference that was found between onnxruntime's features and ours.
+      The largest difference that was found between onnxruntime's outputs and ours.
 
     Raises:
       ValueError: it cannot be converted, or computes something else; no file is left.
@@ -47,15 +51,15 @@ def write(folder: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]
     try:
         with parallel.compiling_for("cpu"):
             to_onnx(
-                encode,
+                lambda images: _chosen(encode(images), outputs),
                 [("B", *shape)],
                 model_name="encode",
                 return_mode="file",
                 output_path=str(path),
                 input_names=["images"],
-                output_names=["features"],
+                output_names=list(outputs),
             )
-        return compare(path, encode, shape)
+        return compare(path, encode, shape, outputs)
     except Exception as error:  # whatever a converter and a runtime make of a network
         path.unlink(missing_ok=True)
         said = (str(error).splitlines() or [""])[0]
@@ -64,11 +68,11 @@ def write(folder: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]
         raise ValueError(f"this network cannot be written as ONNX ({type(error).__name__}: {said[:200]})") from error
 
 
-def compare(path: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]) -> float:
-    """The largest difference of features on random images.
+def compare(path: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequence[str] = ("features",)) -> float:
+    """The largest difference of outputs on random images.
 
     Raises:
-      ValueError: it is above :data:`TOLERANCE`.
+      ValueError: that of one of them is above :data:`TOLERANCE`.
     """
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
@@ -76,15 +80,20 @@ def compare(path: Path, encode: Callable[[Array], Array], shape: tuple[int, ...]
     worst, rng = 0.0, np.random.default_rng(0)
     for b in BATCHES:
         images = rng.random((b, *shape), np.float32)
-        want = np.asarray(jax.jit(encode)(jnp.asarray(images)), np.float64)
-        got = np.asarray(session.run(["features"], {"images": images})[0], np.float64)
-        if got.shape != want.shape:
-            raise ValueError(f"onnxruntime gives features {list(got.shape)}, and here they are {list(want.shape)}")
-        difference, scale = float(np.abs(got - want).max()), max(1.0, float(np.abs(want).max()))
-        if not difference <= TOLERANCE * scale:
-            raise ValueError(
-                f"onnxruntime computes other features of {b} images, by {difference:.2g} where they reach {scale:.2g} "
-                f"(allowed: {TOLERANCE * scale:.1g}); nothing was written"
-            )
-        worst = max(worst, difference)
+        wanted = jax.jit(lambda x: _chosen(encode(x), outputs))(jnp.asarray(images))
+        for name, want, got in zip(outputs, wanted, session.run(list(outputs), {"images": images}), strict=True):
+            want, got = (np.asarray(a, np.float64) for a in (want, got))
+            if got.shape != want.shape:
+                raise ValueError(f"onnxruntime gives {name} {list(got.shape)}, and here they are {list(want.shape)}")
+            difference, scale = float(np.abs(got - want).max()), max(1.0, float(np.abs(want).max()))
+            if not difference <= TOLERANCE * scale:
+                raise ValueError(
+                    f"onnxruntime computes other {name} of {b} images, by {difference:.2g} where they reach "
+                    f"{scale:.2g} (allowed: {TOLERANCE * scale:.1g}); nothing was written"
+                )
+            worst = max(worst, difference)
     return worst
+
+
+def _chosen(outputs: Mapping[str, Array], names: Sequence[str]) -> tuple[Array, ...]:
+    return tuple(outputs[name] for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.evals.shared import results
-from ssl_jax.evals.shared.encode import with_logits
+from ssl_jax.evals.shared.encode import LOGITS, with_logits
 from ssl_jax.experiment import make_method, to_json
 from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, transformers, weights
 from ssl_jax.interop.leaves import by_name
@@ -253,24 +254,26 @@ def _to_stablehlo(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
         said = (str(error).splitlines() or [""])[0][:200]
         name = run.config.method.name
         raise ValueError(f"{name}'s encode cannot be written as StableHLO ({type(error).__name__}: {said})") from error
-    notes = ['Its classifier came with it, the output "logits".'] if "classify" in run.method.hooks else []
+    notes = [f'Its classifier came with it, the output "{LOGITS}".'] if "classify" in run.method.hooks else []
     return {"shape": f"[b, {', '.join(map(str, run.modality.input_shape))}]"}, notes
 
 
 def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     _of_images(run)
     config, notes = run.config.copy_and_resolve_references(), []
+    outputs = ["features"]
     if "classify" in run.method.hooks:
-        notes.append("Its classifier was left out; --format stablehlo and flax hold it.")
+        outputs.append(LOGITS)
+        notes.append(f'Its classifier came with it, the output "{LOGITS}".')
     if config.model.get("dtype"):
         notes.append(f"It computes in float32; the run did in {config.model.dtype}.")
         config.model.dtype = None
-    method = make_method(config, run.plan)
-    worst = onnx.write(
-        folder, lambda images: method.encode(run.variables, images)["features"], tuple(run.modality.input_shape)
-    )
-    notes.append(f"Features of onnxruntime differ from the run's own by {worst:.1g} at most, on random images.")
-    return {"shape": f"[B, {', '.join(map(str, run.modality.input_shape))}]"}, notes
+    encode = partial(with_logits(make_method(config, run.plan)), run.variables)
+    worst = onnx.write(folder, encode, tuple(run.modality.input_shape), outputs)
+    what = " and ".join(outputs).capitalize()
+    notes.append(f"{what} of onnxruntime differ from the run's own by {worst:.1g} at most, on random images.")
+    shape = f"[B, {', '.join(map(str, run.modality.input_shape))}]"
+    return {"shape": shape, "outputs": "".join(f"{name}, " for name in outputs), "names": json.dumps(outputs)}, notes
 
 
 WRITERS = {
