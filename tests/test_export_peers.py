@@ -8,14 +8,18 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from exported_runs import CONVNET, IMAGENET, features, header, images, network, opened
 
+from ssl_jax import models
 from ssl_jax.data.images.recipes import Eval
-from ssl_jax.interop import peers
+from ssl_jax.interop import classic, pairs, peers
 from ssl_jax.run import checkpoint
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
@@ -49,6 +53,45 @@ def test_a_folder_for_timm(resnet, tmp_path):
     counter = arrays["layer4.1.bn2.num_batches_tracked"]
     assert (counter.dtype, counter.shape) == (np.int64, ())
     assert said["fingerprint"] == checkpoint.fingerprint({"params": params, "model_state": state})
+
+
+TIMM_NAMES = pathlib.Path(__file__).parent / "oracles" / "timm_names.npz"
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "densenet121", "mobilenet_v2"])
+def test_timms_own_names_of_the_classic_networks(name):
+    encoder = models.make(name)
+    spec = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
+    zeros: Any = jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), dict(spec))
+    classifier = {"kernel": np.zeros((encoder.dim, 3)), "bias": np.zeros(3)}
+    state = {"batch_stats": zeros["batch_stats"]} if "batch_stats" in zeros else {}
+    asked = peers.Network({"name": name}, zeros["params"], state, classifier, (224, 224, 3), *IMAGENET, Eval())
+    there, arguments = peers.architecture(asked, "timm")
+    said = peers.config(asked, there, arguments, None)
+    shapes = {key: array.shape for key, array in peers.tensors(asked, "timm").items()}
+    with np.load(TIMM_NAMES) as names:
+        assert sorted(f"{key} {'x'.join(map(str, shape))}" for key, shape in shapes.items()) == sorted(names[there])
+    ends = (said["pretrained_cfg"][key] for key in ("first_conv", "classifier"))
+    assert {f"{end}.weight" for end in ends} <= set(shapes)
+    assert said["num_features"] == (512 if name.startswith("vgg") else encoder.dim)
+    assert classic.recognise(shapes) == {"name": name}
+
+
+def test_a_wide_layer_of_timm_is_a_convolution():
+    kernel = np.arange(49 * 512 * 2, dtype=np.float32).reshape(7, 7, 512, 2)
+    (pair,) = (p for p in classic.pairs({"name": "vgg11", "hidden": 2}, "timm") if "fc1.weight" in p.theirs[0])
+    arrays = pairs.write([pair], {"params": {"stage5_dense": {"kernel": kernel.reshape(-1, 2)}}})
+    np.testing.assert_array_equal(arrays["pre_logits.fc1.weight"], np.einsum("hwio->oihw", kernel))
+    back, _ = pairs.read([pair], arrays)
+    np.testing.assert_array_equal(back["params"]["stage5_dense"]["kernel"], kernel.reshape(-1, 2))
+
+
+def test_timm_does_not_pool_a_larger_map_of_vgg():
+    for size, theirs in ((255, "timm"), (256, "torchvision")):
+        asked = peers.Network({"name": "vgg11"}, {}, {}, None, (size, size, 3), (0.0,), (1.0,), Eval())
+        assert peers.architecture(asked, theirs)[0] == "vgg11"
+    with pytest.raises(ValueError, match=r"does not pool the map of images of 256 x 256 pixels to 7 x 7"):
+        peers.architecture(asked, "timm")
 
 
 def test_a_classifier_goes_along(resnet, tmp_path):
@@ -148,13 +191,23 @@ def test_other_norms_are_refused(resnet):
 
 CLS = VIT | {"cls_token": True, "pool": "cls"}
 PEER_MODELS = [
-    {"name": "resnet18"},
-    {"name": "resnet50"},
-    VIT,
-    CLS | {"positions": "moco_v3"},
-    CLS | {"positions": "learned", "positions_grid": 5, "positions_rule": "dinov2", "registers": 3, "layer_scale": 0.1},
-    CLS | {"swiglu": True, "positions": "learned", "layer_scale": 0.1},
-    VIT | {"cls_token": True, "positions": "learned_patches", "gelu": "tanh", "norm_after_pool": True},
+    ({"name": "resnet18"}, 64, None),
+    ({"name": "resnet18"}, 64, 3),
+    ({"name": "resnet50"}, 64, None),
+    (VIT, 64, None),
+    (CLS | {"positions": "moco_v3"}, 64, 3),
+    (
+        CLS
+        | {"positions": "learned", "positions_grid": 5, "positions_rule": "dinov2", "registers": 3, "layer_scale": 0.1},
+        64,
+        None,
+    ),
+    (CLS | {"swiglu": True, "positions": "learned", "layer_scale": 0.1}, 64, None),
+    (VIT | {"cls_token": True, "positions": "learned_patches", "gelu": "tanh", "norm_after_pool": True}, 64, None),
+    ({"name": "densenet121"}, 64, 3),
+    ({"name": "mobilenet_v2"}, 64, 3),
+    ({"name": "vgg11"}, 64, 3),
+    ({"name": "vgg16_bn"}, 255, None),
 ]
 PEERS = """
 import json, os, sys
@@ -167,9 +220,16 @@ from safetensors.torch import load_file
 out, images = sys.argv[1], torch.from_numpy(numpy.load(sys.argv[2]))
 name = json.load(open(out + "/config.json"))["architecture"]
 with torch.no_grad():
-    found = {"timm": timm.create_model("local-dir:" + out, pretrained=True).eval()(images)}
-    found["transformers"] = transformers.AutoModel.from_pretrained(out).eval()(images).pooler_output
-    if name.startswith("resnet"):
+    net = timm.create_model("local-dir:" + out, pretrained=True).eval()
+    found = {"timm_logits" if net.num_classes else "timm": net(images)}
+    net, said = transformers.AutoModel.from_pretrained(out, output_loading_info=True)
+    assert not said["missing_keys"] and bool(said["unexpected_keys"]) == ("timm_logits" in found), said
+    found["transformers"] = net.eval()(images).pooler_output
+    if "timm_logits" in found:
+        net, said = transformers.AutoModelForImageClassification.from_pretrained(out, output_loading_info=True)
+        assert not said["missing_keys"] and not said["unexpected_keys"], said
+        found["transformers_logits"] = net.eval()(images).logits
+    if name.startswith("resnet") and "timm" in found:
         net = getattr(torchvision.models, name)()
         missing, unexpected = net.load_state_dict(load_file(out + "/model.safetensors"), strict=False)
         assert set(missing) == {"fc.weight", "fc.bias"} and not unexpected, (missing, unexpected)
@@ -180,13 +240,13 @@ numpy.savez(sys.argv[2] + ".npz", **{k: a.numpy() for k, a in found.items()})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", PEER_MODELS, ids=lambda model: "-".join(map(str, model.values())))
-def test_peers_compute_the_same(model, tmp_path):
+@pytest.mark.parametrize(("model", "size", "classes"), PEER_MODELS, ids=str)
+def test_peers_compute_the_same(model, size, classes, tmp_path):
     """timm, torchvision and transformers, in a process of their own: their warnings are theirs."""
     for package in ("timm", "torchvision", "transformers"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    run = opened(tmp_path / "run", model, size=64)
+    run = opened(tmp_path / "run", model, size=size, classes=classes)
     export(run, tmp_path / "out", format="timm")
     pixels = images(run)
     mean, std = (np.float32(numbers) for numbers in IMAGENET)
@@ -195,9 +255,12 @@ def test_peers_compute_the_same(model, tmp_path):
     arguments = [str(tmp_path / "out"), str(tmp_path / "x.npy"), benchmarks]
     done = subprocess.run([sys.executable, "-c", PEERS, *arguments], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
-    want = features(run, pixels)
+    inputs = run.modality.prepare(pixels)
+    want = {False: features(run, pixels)}
+    want |= {} if classes is None else {True: np.asarray(run.method.hooks["classify"](run.variables, inputs))}
     with np.load(tmp_path / "x.npy.npz") as found:
-        of_resnet = {"torchvision"} if model["name"].startswith("resnet") else set()
-        assert set(found) == {"timm", "transformers"} | of_resnet
-        for got in found.values():
-            np.testing.assert_allclose(got, want, atol=1e-4 * max(1, np.abs(want).max()))
+        plain = {"timm"} | ({"torchvision"} if model["name"].startswith("resnet") else set())
+        assert set(found) == {"transformers"} | (plain if classes is None else {"timm_logits", "transformers_logits"})
+        for name, got in found.items():
+            wanted = want[name.endswith("_logits")]
+            np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1, np.abs(wanted).max()))
