@@ -4,7 +4,8 @@
     ssl-jax export runs/simclr_folder --out simclr --format timm --license apache-2.0
 
 ``--config.init_from=simclr_digits.safetensors`` starts another run from the file; nothing in it is executed. --format:
-timm (also transformers, torchvision and the Hub), torchvision, flax, stablehlo, onnx.
+timm (also torchvision, the Hub, and transformers beside timm), torchvision, transformers (its own networks), flax,
+stablehlo, onnx.
 Exit codes: 0 done, 1 it failed, 2 refused.
 """
 

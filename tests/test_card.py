@@ -134,6 +134,7 @@ def test_an_imported_network_s_card_says_nothing_of_training(tmp_path):
     assert (said["data"]["image_size"], said["data"]["mean"], said["data"]["std"]) == (8, *map(list, IMAGENET))
     assert (said["data"]["evaluate"]["kind"], said["data"]["evaluate"]["interpolation"]) == ("resize_crop", "bicubic")
     assert (said["imported"]["file"], said["imported"]["sha256"]) == ("byol.pkl", "ab12")
+    assert said["imported"]["source"] == "deepmind/byol"
     assert said["imported"]["assumed"] == {"padding": "same"}
     for word in ("optim", "steps", "seed", "/home"):
         assert word not in came

@@ -210,12 +210,19 @@ def _body(facts: Facts) -> Iterator[str]:
         yield ""
     if facts.imported is None:
         yield f"\n## Run\n\nCommit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
-    else:  # nothing else of the config was ever used
+        said = plain(config)
+    else:
         yield f"\n## Import\n\nCommit {facts.commit or 'not known'}, ssl_jax {facts.version}.\n"
-        view = {} if facts.view is None else {"image_size": facts.shape[0], "mean": facts.mean, "std": facts.std}
-        view |= {} if facts.view is None else {"evaluate": facts.view._asdict()}
-        config = {"model": config["model"], "data": view, "imported": {k: facts.imported.get(k) for k in CAME}}
-    yield f"```json\n{json.dumps(plain(config), indent=1)}\n```"
+        said = _came(facts, facts.imported)
+    yield f"```json\n{json.dumps(said, indent=1)}\n```"
+
+
+def _came(facts: Facts, imported: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is to say of a network that was imported: the rest of its config was never used."""
+    images = {"image_size": facts.shape[0], "mean": facts.mean, "std": facts.std}
+    images = {} if facts.view is None else {"data": images | {"evaluate": facts.view._asdict()}}
+    record = {key: imported.get(key) for key in CAME} | {"file": plain(imported.get("file"))}
+    return {"model": facts.config["model"], **images, "imported": record}
 
 
 def _origin(imported: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ def export(
       path: with ``format="ssl_jax"`` a ``.safetensors`` file, which :func:`ssl_jax.run.open.open_weights` and
         ``init_from`` read and which replaces one of that name; else a folder that is not there yet. Both are there
         whole or not at all.
-      format: "ssl_jax"; "timm", which transformers, torchvision and the Hub load, too; "torchvision", its names alone;
-        "transformers", its own ViTs and ResNets; "flax"; "stablehlo"; "onnx".
+      format: "ssl_jax"; "timm", which torchvision, the Hub and transformers beside timm load, too; "torchvision", its
+        names alone; "transformers", its own ViTs and ResNets; "flax"; "stablehlo"; "onnx".
       licence: of the weights; must repeat a restricted one that they came with.
       swapped_stem: with "torchvision", of a network with the cifar stem: whoever loads it swaps conv1.
       push_to: OWNER/NAME of a repository of the Hub that the folder is sent to, made if there is none (``private``).
@@ -156,12 +156,18 @@ def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool
     form = transformers.form(network)
     _compare(run)
     transformers.write(folder, network, form, licence=_stated(licence))
-    notes = _of_classifier(run, network)
+    notes, of_vit = _of_classifier(run, network), form.config["model_type"] == "vit"
     if network.classifier is not None:
         notes.append(card.UNEXPECTED.format(classifier="classifier"))
-    bare = form.config["model_type"] == "vit" and network.classifier is not None
-    said = {"architecture": form.config["architectures"][0], "arguments": ", add_pooling_layer=False" if bare else ""}
-    return said | {"features": form.features}, notes
+    elif of_vit:
+        notes.append("The layer that ViTModel has behind the class token (pooler) is the identity.")
+    bare = of_vit and network.classifier is not None
+    name = f"{transformers.CLASSES[form.config['model_type']]}Model"
+    return {
+        "architecture": name,
+        "arguments": ", add_pooling_layer=False" if bare else "",
+        "features": form.features,
+    }, notes
 
 
 def _network(run: Run) -> peers.Network:
