@@ -19,7 +19,7 @@ from exported_runs import CONVNET, IMAGENET, features, header, images, network, 
 
 from ssl_jax import models
 from ssl_jax.data.images.recipes import Eval
-from ssl_jax.interop import classic, pairs, peers
+from ssl_jax.interop import classic, pairs, peers, projects
 from ssl_jax.run import checkpoint
 from ssl_jax.run import export as exporting
 from ssl_jax.run.export import export
@@ -75,6 +75,7 @@ def test_timms_own_names_of_the_classic_networks(name):
     assert {f"{end}.weight" for end in ends} <= set(shapes)
     assert said["num_features"] == (512 if name.startswith("vgg") else encoder.dim)
     assert classic.recognise(shapes) == {"name": name}
+    assert projects.found(shapes) == ["torchvision"]
 
 
 def test_a_wide_layer_of_timm_is_a_convolution():

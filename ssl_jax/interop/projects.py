@@ -292,7 +292,9 @@ PROJECTS: dict[str, Project] = {
     ),
     "torchvision": Project(
         ("state_dict/", "model_state_dict/", "model/", ""),
-        has=(r"(\w+/)?(conv1\.weight|layer1\.0\.conv1\.weight|features\.0\..*|features\.conv0\..*|conv_proj\.weight)",),
+        has=(
+            r"(\w+/)?(conv1\.weight|layer1\.0\.conv1\.weight|features\.(0|conv0)\..*|conv_proj\.weight|conv_stem\.weight)",
+        ),
         lacks=(r"(\w+/)?(backbone\..*|queue|prototypes\..*)",),
         source="pytorch/vision, or a project that publishes its networks (Barlow Twins, VICReg, timm)",
     ),
