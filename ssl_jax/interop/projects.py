@@ -292,9 +292,7 @@ PROJECTS: dict[str, Project] = {
     ),
     "torchvision": Project(
         ("state_dict/", "model_state_dict/", "model/", ""),
-        has=(
-            r"(\w+/)?(conv1\.weight|layer1\.0\.conv1\.weight|features\.(0|conv0)\..*|conv_proj\.weight|conv_stem\.weight)",
-        ),
+        has=(r"(\w+/)?((conv1|layer1\.0\.conv1|conv_proj|conv_stem)\.weight|features\.(0|conv0)\..*)",),
         lacks=(r"(\w+/)?(backbone\..*|queue|prototypes\..*)",),
         source="pytorch/vision, or a project that publishes its networks (Barlow Twins, VICReg, timm)",
     ),
