@@ -87,11 +87,19 @@ KEYS: dict[str, tuple[Any, str]] = {
     "optim.momentum": (0.9, "of adamw: b1"),
     "optim.b2": (float, "of adamw; null: 0.999"),
     "optim.nesterov": (False, "of sgd"),
+    "optim.eta": (float, "trust coefficient of lars_simclr, lars_byol and larc; null: .001"),
+    "optim.clip_rate": (False, "of larc: no parameter's own rate is above the rate, as in solo-learn's LARS"),
     "optim.weight_decay": (1e-4, "decoupled in adamw, else part of the gradient"),
     "optim.weight_decay_end": (float, "reached at the end along half a cosine; null: constant"),
     "optim.decay_bias_and_norm": (bool, "null: the optimizer's convention (sgd, larc: true, others: false)"),
     "optim.clip_norm": (float, "of the whole gradient; null: it is not clipped"),
     "optim.clip_each": (float, "of the gradient of every parameter by itself, as DINO has it; null: not clipped"),
+    "optim.layer_decay": (
+        float,
+        "factor of the rate from one stage of the encoder to the one below (block of a ViT; DINOv2: .9), the rest has "
+        "the rate itself; null: 1",
+    ),
+    "optim.patch_rate": (float, "a further factor of the rate of a ViT's patch embedding (DINOv2: .2); null: 1"),
     "optim.average_after": (
         int,
         "checks on validation that are not better than all those before the last so many, after which the mean of the "
@@ -154,6 +162,18 @@ def cifar10(config: Config) -> Config:
     config.data.update({"source": "tfds:cifar10", "image_size": 32})
     config.data.update({"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)})
     config.train.update({"log_every": 50, "eval_every": 880, "checkpoint_every": 880})
+    return config
+
+
+def solo_cifar10(config: Config, learning_rate: float, weight_decay: float) -> Config:
+    """CIFAR-10 as solo-learn trains ResNet-18 on it: 1000 epochs at batch 256 with its LARS, rates from 3e-5 on."""
+    config = cifar10(config)
+    config.model.update({"name": "resnet18", "stem": "cifar"})
+    config.data.update({"global_batch_size": 256, "recipe": "byol_cifar"})
+    config.optim.update({"name": "larc", "eta": 0.02, "clip_rate": True, "decay_bias_and_norm": False})
+    config.optim.update({"learning_rate": learning_rate, "weight_decay": weight_decay})
+    config.optim.update({"warmup_epochs": 10.0, "start": 3e-5 / learning_rate})
+    config.train.epochs = 1000
     return config
 
 

@@ -48,7 +48,7 @@ AT_LEAST_ZERO = (
 )
 POSITIVE_IF_SET = (
     *("train.steps", "train.epochs", "train.keep_checkpoints", "data.num_examples", "optim.clip_norm"),
-    *("optim.clip_each", "optim.average_after"),
+    *("optim.clip_each", "optim.average_after", "optim.eta", "optim.patch_rate"),
     *("eval.max_bank", "eval.max_queries", "parallel.devices"),
 )
 COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models
@@ -404,6 +404,10 @@ def check(config: Config) -> None:
     for key in ("optim.start", "optim.end"):  # keys younger than some stored configs
         _refuse(flat, key, not 0 <= (flat.get(key) or 0) <= 1, "is a share of the peak and must be in [0, 1]")
     _refuse(flat, "optim.momentum", flat["optim.momentum"] >= 1, "must be below 1")
+    if (decay := flat.get("optim.layer_decay")) is not None:
+        _refuse(flat, "optim.layer_decay", not 0 < decay <= 1, "must be in (0, 1]; null is one rate for all")
+        own = "layer_decay" in methods.arguments(config.method.name)
+        _refuse(flat, "optim.layer_decay", own, f"is method.layer_decay of {config.method.name}; set it to null")
     for key in ("parallel.heartbeat_timeout", "parallel.fsdp"):  # keys younger than some stored configs
         _refuse(flat, key, flat.get(key, 1) < 1, "must be positive")
     fsdp = flat.get("parallel.fsdp", 1)

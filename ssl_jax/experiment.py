@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
 from ssl_jax.online.progress import phase
 from ssl_jax.types import Batch, Method, Plan, Probe, Variables
+
+PATCHES = "stem_patches"  # what a ViT calls its patch embedding
 
 
 class Parts(NamedTuple):
@@ -161,7 +164,7 @@ def make_parts(config: Config, plan: Plan) -> Parts:
     schedule, warmup_steps, notes = make_schedule(config, plan)
     return Parts(
         method=make_method(config, plan),
-        tx=make_tx(config, schedule, plan.total_steps),
+        tx=make_tx(config, schedule, plan.total_steps, rate_of=_rate_of(config, plan)),
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
@@ -281,6 +284,7 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> tu
 
     batch = modality.spec(plan.global_batch_size)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
+    _check_rates(config, variables.params)
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     looked = _looked_at(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":
@@ -358,10 +362,10 @@ def _plan_without_data(config: Config) -> Plan:
 
 def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Method:
     """The method of a config around its encoder; ``sizes`` are those of the views of an image, where it has views."""
-    arguments = {part: {k: v for k, v in config[part].items() if k != "name"} for part in ("model", "method")}
+    arguments = {k: v for k, v in config.method.items() if k != "name"}
     make = methods.get(config.method.name)
     if methods.takes_images(make):
-        arguments["method"] |= {"mean": tuple(config.data.mean), "std": tuple(config.data.std)}
+        arguments |= {"mean": tuple(config.data.mean), "std": tuple(config.data.std)}
         if plan.vocab is not None and config.method.name not in methods.OF_TEXT_TOO:
             raise ValueError(
                 f"method.name={config.method.name!r} is for images and data.recipe={recipes.called(config.data)!r} "
@@ -375,16 +379,14 @@ def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Met
         )
     encoder = None
     try:
-        if of_tokens and plan.vocab is not None:
-            arguments["model"].setdefault("vocab", plan.vocab.size)
-        encoder = models.make(config.model.name, **arguments["model"])
+        encoder = _encoder(config, plan)
         if is_imported(config.model.name) or models.is_given(config.model.name):
             dtype = np.float32 if plan.vocab is None else np.int32
             inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
             models.check_encoder(encoder, config.model.name, inputs)
         models.check_input(encoder, plan.input_shape)
         models.check_sizes(encoder, plan.input_shape, sizes)
-        method = make(encoder, plan=plan, **arguments["method"])
+        method = make(encoder, plan=plan, **arguments)
     except Exception as error:  # of ours: a value of a type that its argument cannot be
         if not isinstance(error, TypeError):
             _own_fails(config, error)
@@ -404,6 +406,14 @@ def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Met
             "make(encoder, plan=, ...) it must give one (ssl_jax/types.py)"
         )
     return method
+
+
+def _encoder(config: Config, plan: Plan) -> Any:
+    """The encoder of a config; one that reads tokens has a row for each word of the plan's."""
+    arguments = {k: v for k, v in config.model.items() if k != "name"}
+    if "vocab" in models.arguments(config.model.name) and plan.vocab is not None:
+        arguments.setdefault("vocab", plan.vocab.size)
+    return models.make(config.model.name, **arguments)
 
 
 def _own_fails(config: Config, error: Exception) -> None:
@@ -455,13 +465,57 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     return schedules[o.schedule](), warmup, tuple(notes)
 
 
-def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> optim.Optimizer:
-    """The optimizer of a config; ``total_steps`` matters where weight decay changes."""
+def _rate_of(config: Config, plan: Plan) -> Callable[[str], float] | None:
+    """Factor of the learning rate of a parameter by its path, where ``optim`` has one."""
+    decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")  # younger than some configs
+    if decay is None and patch_rate is None:
+        return None
+    stages = _encoder(config, plan).stages
+
+    def rate_of(path: str) -> float:
+        part, _, name = path.partition("/")
+        if part != "encoder":
+            return 1.0
+        below = stages + 1 - models.depth(name, stages=stages)
+        return (decay or 1.0) ** below * ((patch_rate or 1.0) if name.startswith(PATCHES) else 1.0)
+
+    return rate_of
+
+
+def _check_rates(config: Config, params: Any) -> None:
+    """Refuse rates by depth or of patches of an encoder that has neither."""
+    names = [str(name) for name in params["encoder"]]
+    decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")
+    if decay is not None and not any(models.depth(name, stages=sys.maxsize) < sys.maxsize for name in names):
+        raise ValueError(
+            f"optim.layer_decay={decay} takes an encoder whose parts are called stem_* and stageK_*, and "
+            f"{config.model.name} has {', '.join(names[:3])}; set it to null"
+        )
+    if patch_rate is not None and not any(name.startswith(PATCHES) for name in names):
+        raise ValueError(
+            f"optim.patch_rate={patch_rate} is of a ViT's patch embedding, which {config.model.name} does not have; "
+            "set it to null"
+        )
+
+
+def make_tx(
+    config: Config,
+    schedule: optax.Schedule,
+    total_steps: int = 1,
+    *,
+    rate_of: Callable[[str], float] | None = None,
+) -> optim.Optimizer:
+    """The optimizer of a config.
+
+    Args:
+      total_steps: matters where weight decay changes.
+      rate_of: factor of the learning rate by the path of a parameter; None: none has one.
+    """
     o = config.optim
     arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}
     arguments["peak"] = optim.peak_rate(o.learning_rate, config.data.global_batch_size, o.scale)
-    # Runs from before these keys existed have no nesterov, weight_decay_end and clip_each in their stored config.
-    arguments["clip_each"] = o.get("clip_each")
+    # Runs from before these keys existed have no nesterov, weight_decay_end, clip_each, ... in their stored config.
+    arguments |= {"clip_each": o.get("clip_each"), "eta": o.get("eta"), "clip_rate": o.get("clip_rate") or False}
     decay, end = o.weight_decay, o.get("weight_decay_end")
     if (b2 := o.get("b2")) is not None:
         if o.name != "adamw" or not 0 <= b2 < 1:
@@ -470,7 +524,8 @@ def make_tx(config: Config, schedule: optax.Schedule, total_steps: int = 1) -> o
             )
         arguments["b2"] = b2
     arguments |= {"weight_decay": decay if end is None else optim.cosine(decay, end, total_steps)}
-    return optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
+    tx = optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
+    return tx if rate_of is None else optim.at_rates(tx, rate_of)
 
 
 def to_json(config: Config) -> dict[str, Any]:

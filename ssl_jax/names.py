@@ -53,6 +53,10 @@ SYNONYMS = {
     **dict.fromkeys(
         ("clip", "clipgrad", "gradclip", "gradientclip", "maxgradnorm", "gradclipnorm"), ("optim.clip_norm",)
     ),
+    **dict.fromkeys(("trustcoefficient", "trustcoef", "trust"), ("optim.eta",)),
+    **dict.fromkeys(("cliplr", "clipratio"), ("optim.clip_rate",)),
+    **dict.fromkeys(("lrdecay", "layerwisedecay", "llrd", "layerwiselrdecay"), ("optim.layer_decay",)),
+    **dict.fromkeys(("patchembedlrmult", "patchlr"), ("optim.patch_rate",)),
     **dict.fromkeys(("beta1", "b1"), ("optim.momentum",)),
     **dict.fromkeys(("beta2", "betas"), ("optim.b2",)),
     **dict.fromkeys(("bs", "batch", "batchsize", "localbatchsize"), ("data.global_batch_size",)),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from ssl_jax import configs, experiment, models, optim
 from ssl_jax.models.vit import ViT
@@ -153,6 +154,72 @@ def test_layer_decay_of_a_vit():
         np.testing.assert_allclose(update, -want[name], rtol=1e-6)
         seen.add(name)
     assert seen == set(want)
+
+
+VIT = {"name": "vit", "patch_size": 4, "width": 8, "depth": 2, "heads": 2, "cls_token": True, "pool": "cls"}
+
+
+def parts_of(method, model=None, **keys):
+    config = config_of(name="sgd", momentum=0.0, weight_decay=0.1, learning_rate=0.2, scale="none", **keys)
+    config.method, config.model = ConfigDict(method), ConfigDict(model or VIT)
+    configs.check(config)
+    plan = Plan(40, 10, 1280, (8, 8, 1), 128, num_classes=3)
+    parts = experiment.make_parts(config, plan)
+    batch = {"views": (jnp.zeros((2, 8, 8, 1)),) * 2, "label": jnp.zeros(2, jnp.int32)}
+    params = jax.eval_shape(parts.method.init, jax.random.key(0), batch).params
+    experiment._check_rates(config, params)
+    return parts, jax.tree.map(lambda a: jnp.ones(a.shape), params)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "simsiam", "projector_dim": 8, "predictor_hidden": 8},
+        {"name": "dino", "out_dim": 16, "hidden": 8, "bottleneck": 8},
+    ],
+)
+def test_rates_by_depth_reach_every_method(method):
+    """Also where it makes the optimizer again for a part of its own: SimSiam's predictor, DINO's frozen last layer."""
+    keys = {"schedule": "constant", "warmup_epochs": 0.0, "layer_decay": 0.5, "patch_rate": 0.2}
+    parts, params = parts_of(method, **keys)
+    plain, _ = parts_of(method, schedule="constant", warmup_epochs=0.0)
+
+    def updates(made):
+        tx = made.method.wrap_tx(made.tx)
+        return jax.jit(lambda params: tx.update(params, tx.init(params), params)[0])(params)
+
+    seen = set()
+
+    def check(path, found, without):
+        part, _, name = path.partition("/")
+        word = name.split("_")[0] if part == "encoder" else part
+        factor = {"stem": 0.5**3, "stage1": 0.5**2, "stage2": 0.5}.get(word, 1.0)
+        factor *= 0.2 if name.startswith("stem_patches") else 1.0
+        np.testing.assert_allclose(found, factor * np.asarray(without), rtol=1e-6, err_msg=path)
+        seen.add(word)
+
+    optim.by_path(check)(updates(parts), updates(plain))
+    assert {"stem", "stage1", "stage2", "projector"} < seen
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "keys", "words"),
+    [
+        ("simclr", None, {"layer_decay": 1.5}, r"config.optim.layer_decay=1.5 must be in \(0, 1\]"),
+        ("supervised", None, {"layer_decay": 0.5}, "config.optim.layer_decay=0.5 is method.layer_decay of supervised"),
+        ("simclr", None, {"patch_rate": 0.0}, "config.optim.patch_rate=0.0 must be positive"),
+        ("simclr", {"name": "convnet"}, {"patch_rate": 0.2}, "optim.patch_rate=0.2 is of a ViT's patch embedding"),
+    ],
+)
+def test_rates_that_nothing_has_are_refused(method, model, keys, words):
+    with pytest.raises(ValueError, match=words):
+        parts_of({"name": method}, model, **keys)
+
+
+def test_rates_by_depth_take_parts_with_names():
+    config = config_of(layer_decay=0.5)
+    with pytest.raises(ValueError, match=r"takes an encoder whose parts are called stem_\* and .* has Dense_0; set it"):
+        experiment._check_rates(config, {"encoder": {"Dense_0": {}}})
 
 
 # Clipping

@@ -170,6 +170,27 @@ def test_larc_is_its_formula(x64, rate, everything):
     assert difference(*(tree["conv"]["kernel"] - start for tree in (got, other))) > 1e-3  # a sum of norms
 
 
+@pytest.mark.parametrize("rate", [*RATES, "warmup"])
+def test_larc_clips_the_rate_as_solo_learns_lars_does(x64, rate):
+    """vturrisi/solo-learn, LARS.step with clip_lr and exclude_bias_n_norm: q / lr, at most 1; no decay of biases."""
+    at, schedule = (lambda t: 0.01 * t, lambda t: 0.01 * t) if rate == "warmup" else (RATES[rate], SCHEDULES[rate])
+    factors = []
+
+    def step(w, g, v, t, is_weight):
+        if is_weight:
+            norm = np.linalg.norm(w)
+            q = 0.02 * norm / (np.linalg.norm(g) + DECAY * norm + 1e-8)
+            factors.append(min(q / at(t), 1) if at(t) else 1)
+            g = factors[-1] * (g + DECAY * w)
+        v = MOMENTUM * v + g
+        return w - at(t) * v, v
+
+    keys = {"eta": 0.02, "clip_rate": True, "decay_bias_and_norm": False}
+    close(run(optim.make("larc", learning_rate=schedule, weight_decay=DECAY, **keys)), by_hand(step))
+    assert (max(factors) == 1) == (rate == "warmup")  # there some rates are clipped and some are not
+    assert min(factors) < 1
+
+
 def test_larc_takes_a_plain_step_where_a_norm_is_zero(x64):
     kernel = np.ones((4, 3))
     params = {"zero": {"kernel": 0 * kernel}, "one": {"kernel": kernel}}
@@ -266,6 +287,11 @@ def test_make_refuses_what_it_cannot_do():
         optim.make("adamw", learning_rate=1.0, nesterov=True)
     with pytest.raises(ValueError, match=r"clip_norm=0.0 is not positive"):
         optim.make("sgd", learning_rate=1.0, clip_norm=0.0)
+    with pytest.raises(ValueError, match=r"clip_rate=True.*'lars_byol'"):
+        optim.make("lars_byol", learning_rate=1.0, clip_rate=True)
+    for name, eta in {"sgd": 0.02, "larc": 0.0}.items():
+        with pytest.raises(ValueError, match=rf"eta={eta} is a positive number of lars_simclr.*'{name}'"):
+            optim.make(name, learning_rate=1.0, eta=eta)
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)

@@ -1,6 +1,6 @@
 """Optimizers, schedules, and groups of parameters that learn otherwise."""
 
-from ssl_jax.optim.by_group import Group, by_depth, by_group, by_path, from_update, unit_rows
+from ssl_jax.optim.by_group import Group, at_rates, by_depth, by_group, by_path, from_update, unit_rows
 from ssl_jax.optim.optimizers import (
     OPTIMIZERS,
     Optimizer,
@@ -34,6 +34,7 @@ __all__ = [
     "Group",
     "Optimizer",
     "adamw",
+    "at_rates",
     "by_depth",
     "by_group",
     "by_path",

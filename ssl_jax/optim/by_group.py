@@ -92,17 +92,30 @@ def by_group(
             raise ValueError(f"{path} is of group {name!r}, which is none of {', '.join(map(str, groups))}")
         return name
 
-    found = tx
+    found: optax.GradientTransformation = tx
     if set(label_of.values()) != {"from0"}:
         found = optax.partition(learners, by_path(lambda path, _: label_of[group_of(path)]))
         if isinstance(tx, Optimizer) and tx.clip is not None:
             learns = by_path(lambda path, _: label_of[group_of(path)] != "never")
             found = optax.chain(optax.masked(tx.clip, learns), found)
     if set(factor_of.values()) != {1.0}:
-        scaled = by_path(lambda path, update: update * factor_of[group_of(path)])
-        # Last, so that adaptive optimizers and weight decay feel it.
-        found = optax.chain(found, optax.stateless(lambda updates, params: scaled(updates)))
+        found = optax.chain(found, _scaled(lambda path: factor_of[group_of(path)]))
     return found
+
+
+def at_rates(tx: Optimizer, factor_of: Callable[[str], float]) -> Optimizer:
+    """``tx`` with a factor of the learning rate for each parameter's path, also where it is made again for a group."""
+
+    def build(rate, decay):
+        return optax.chain(tx.build(rate, decay), _scaled(factor_of))
+
+    return Optimizer(build, rate=tx.rate, decay=tx.decay, peak=tx.peak, clip=tx.clip)
+
+
+def _scaled(factor_of: Callable[[str], float]) -> optax.GradientTransformation:
+    """Updates times a factor of their path: last of a chain, so that adaptive optimizers and weight decay feel it."""
+    scaled = by_path(lambda path, update: update * factor_of(path))
+    return optax.stateless(lambda updates, params: scaled(updates))
 
 
 def _own(tx: optax.GradientTransformation, group: Group) -> optax.GradientTransformation | None:

@@ -1,13 +1,14 @@
 """Optimizers as the papers mean them, learning-rate and EMA schedules, masks by parameter path.
 
-"LARS" names three optimizers. The first two are equal while the learning rate is constant and part when it varies; the
-third has another ratio (a sum of norms, an epsilon) and leaves no parameter out.
+"LARS" names four optimizers. The first two are equal while the learning rate is constant and part when it varies; the
+others have another ratio (a sum of norms, an epsilon), by default on every parameter.
 
 | | used by | update |
 |---|---|---|
 | ``lars_simclr`` | SimCLR v1/v2, TensorFlow classic | ``v = m v + lr q g;  w -= v`` (lr inside the momentum) |
 | ``lars_byol`` | BYOL, MoCo v3, Barlow Twins, VICReg, MAE probe | ``v = m v + q g;  w -= lr v`` (lr outside) |
-| ``larc`` | linear probe of SimSiam, SwAV; apex, timm, lightly | as ``lars_byol`` but for q, and on every parameter |
+| ``larc`` | SwAV, linear probe of SimSiam; apex, timm, lightly | as ``lars_byol`` but for q, and on every parameter |
+| ``larc(clip_rate=True)`` | solo-learn's LARS, apex's default | ``lr q`` is at most lr, ``v`` as of SGD |
 
 Weight decay of ``adamw`` is decoupled, that of the others coupled (added to the gradient, before ratio and momentum);
 like the rate it may be a schedule. ``optax.MultiSteps`` is not offered: EMA, queue and statistics would advance with
@@ -213,15 +214,22 @@ def larc(
     momentum: float = 0.9,
     eta: float = 1e-3,
     eps: float = 1e-8,
+    clip_rate: bool = False,
     mask: Mask = None,
 ) -> optax.GradientTransformation:
-    """SGD with LARC, which adapts the rate of every parameter, biases and norms too, and does not clip it.
+    """SGD with LARC, which adapts the rate of every parameter, biases and norms too.
 
     ::
 
         q = eta |w| / (|g| + wd |w| + eps);   g = q (g + wd w);   v = m v + g;   w -= lr v
 
-    ``g`` stays as it is, without weight decay, where ``|w|`` or ``|g|`` is 0.
+    ``g`` stays as it is, without weight decay, where ``|w|`` or ``|g|`` is 0. With ``clip_rate``
+
+    ::
+
+        g = min(q / lr, 1) (g + wd w)
+
+    so that a parameter's rate is q, and lr where that is less.
 
     Args:
       learning_rate: float or schedule.
@@ -229,28 +237,31 @@ def larc(
       momentum: m.
       eta: trust coefficient.
       eps: added to the denominator.
+      clip_rate: apex's ``clip``. solo-learn's LARS has it, with eta=.02 and ``mask=not_bias_or_norm``.
       mask: True where weight decay and the ratio apply.
 
     Returns:
       An optax.GradientTransformation.
 
-    Reference: NVIDIA apex, parallel/LARC.py, with ``clip=False``; the linear evaluation of Chen and He, "Exploring
-    Simple Siamese Representation Learning", 2021, appendix A.
+    Reference: NVIDIA apex, parallel/LARC.py; without ``clip_rate`` the linear evaluation of Chen and He, "Exploring
+    Simple Siamese Representation Learning", 2021, appendix A; with it vturrisi/solo-learn, solo/utils/lars.py.
     """
+    varies = callable(weight_decay) or (clip_rate and callable(learning_rate))
 
-    def adapt(g, w, decay):
+    def adapt(g, w, decay, rate):
         w_norm, g_norm = jnp.sqrt(jnp.sum(w * w)), jnp.sqrt(jnp.sum(g * g))
         q = eta * w_norm / (g_norm + decay * w_norm + eps)
+        if clip_rate:
+            q = jnp.minimum(q / jnp.maximum(rate, 1e-30), 1.0)  # at a rate of 0, too
         return jnp.where((w_norm > 0) & (g_norm > 0), q * (g + decay * w), g)
 
     def init(params):
-        return optax.ScaleByScheduleState(jnp.int32(0)) if callable(weight_decay) else optax.EmptyState()
+        return optax.ScaleByScheduleState(jnp.int32(0)) if varies else optax.EmptyState()
 
     def update(updates, state, params=None):
-        decay = weight_decay
-        if callable(weight_decay):
-            decay, state = weight_decay(state.count), optax.ScaleByScheduleState(state.count + 1)
-        return jax.tree.map(lambda g, w: adapt(g, w, decay), updates, params), state
+        decay, rate = (a(state.count) if callable(a) and varies else a for a in (weight_decay, learning_rate))
+        state = optax.ScaleByScheduleState(state.count + 1) if varies else state
+        return jax.tree.map(lambda g, w: adapt(g, w, decay, rate), updates, params), state
 
     adapted = optax.GradientTransformation(init, update)
     return optax.chain(
@@ -314,7 +325,8 @@ def make(
     clip_each: float | None = None,
     peak: float | None = None,
     nesterov: bool = False,
-    eta: float = 1e-3,
+    eta: float | None = None,
+    clip_rate: bool = False,
     b2: float = 0.999,
     decay_bias_and_norm: bool | None = None,
 ) -> Optimizer:
@@ -329,7 +341,8 @@ def make(
       clip_each: if given, every parameter's gradient is first scaled down to this norm, one by one.
       peak: highest value of the schedule, for groups that learn at it (:class:`ssl_jax.optim.Group`).
       nesterov: sgd only.
-      eta: trust coefficient, lars and larc only.
+      eta: trust coefficient, lars and larc only; None: .001.
+      clip_rate: larc only: no parameter's rate is above the rate.
       b2: adamw only.
       decay_bias_and_norm: whether weight decay (and the ratio of lars and larc) reaches biases and the scales of norms;
         None is the optimizer's own convention: True for sgd and larc, False for adamw and lars.
@@ -338,13 +351,19 @@ def make(
       An optax.GradientTransformation that :func:`ssl_jax.optim.by_group` can make again for groups of parameters.
 
     Raises:
-      ValueError: an unknown name, a norm that is not positive, both norms, or nesterov with another optimizer than sgd.
+      ValueError: an unknown name, a norm or eta that is not positive, both norms, or an argument of another optimizer.
     """
     if name not in OPTIMIZERS:
         meant = hint(name, OPTIMIZERS, cutoff=0.0)
         raise ValueError(f"unknown optimizer {name!r}; {meant}known: {', '.join(OPTIMIZERS)}")
     if nesterov and name != "sgd":
         raise ValueError(f"nesterov=True works with optimizer 'sgd' only, not {name!r}; set nesterov=False")
+    if clip_rate and name != "larc":
+        raise ValueError(f"clip_rate=True works with optimizer 'larc' only, not {name!r}; set clip_rate=False")
+    if eta is not None and (not eta > 0 or name in ("sgd", "adamw")):
+        raise ValueError(
+            f"eta={eta} is a positive number of lars_simclr, lars_byol and larc, not {name!r}; leave it out"
+        )
     for what, norm in {"clip_norm": clip_norm, "clip_each": clip_each}.items():
         if norm is not None and not norm > 0:
             raise ValueError(f"{what}={norm} is not positive; use a positive norm, or None for no clipping")
@@ -353,12 +372,13 @@ def make(
     if decay_bias_and_norm is None:
         decay_bias_and_norm = name in ("sgd", "larc")
     mask = None if decay_bias_and_norm else not_bias_or_norm
+    eta = 1e-3 if eta is None else eta
     makers = {
         "sgd": partial(sgd, momentum=momentum, nesterov=nesterov),
         "adamw": partial(adamw, b1=momentum, b2=b2),
         "lars_simclr": partial(lars_simclr, momentum=momentum, eta=eta),
         "lars_byol": partial(lars_byol, momentum=momentum, eta=eta),
-        "larc": partial(larc, momentum=momentum, eta=eta),
+        "larc": partial(larc, momentum=momentum, eta=eta, clip_rate=clip_rate),
     }
     clip = None
     if clip_norm is not None:
