@@ -4,8 +4,14 @@
 
 Cost: not measured; not run here.
 Expected: 77.9 % linear, 75.2 % kNN, of the teacher (bytedance/ibot README). Published, not ours.
-DINOv2's loss is method.teacher=sinkhorn, shared_head=False, koleo=0.1, out_dim=65536, with recipe dino_v2; its
-optimizer has rates by depth, too.
+DINOv2 (facebookresearch/dinov2) is this config with
+- its default, ViT-L/16 on ImageNet-1k: method.koleo=0.1 koleo_group=64 (a device's images) out_dim=65536 tau=0.992
+  mask_choice=stratified block_least=4 block_most=0.5, data.recipe=dino_v2 global_batch_size=2048, optim.layer_decay=0.9
+  patch_rate=0.2 scale=sqrt learning_rate=1.25e-4 (.004 at batch 1024) end=1.8e-4, model.name=vit_l layer_scale=1e-5
+  drop_path=0.3; 100 of its epochs of 1250 steps, 2 of ours: train.epochs=200 and twice all that counts in epochs;
+- of ViT-L/14 and g/14 besides: method.teacher=sinkhorn shared_head=False out_dim=131072 bottleneck=384
+  patch_bottleneck=256 tau=0.994, optim.layer_decay=null learning_rate=6.25e-6 weight_decay_end=0.2, 500 of its epochs.
+Its gradient is clipped network by network, here that of each parameter, and its drop-path is the same in all blocks.
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ VARIANTS = {
         "ibot",
         {
             **{"tau": 0.9, "out_dim": 16, "hidden": 16, "bottleneck": 8, "shared_head": False, "teacher": "sinkhorn"},
-            **{"koleo": 0.1, "norm_last_layer": True},
+            **{"koleo": 0.1, "koleo_group": 4, "norm_last_layer": True, "patch_out_dim": 8, "patch_bottleneck": 6},
+            **{"head_bn": True, "patch_temperature": 0.05, "mask_choice": "stratified", "block_most": 0.5},
         },
     ),
     "simclr-v1": ("simclr", {"projector_layers": 2, "loss_scale": "official"}),

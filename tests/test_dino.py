@@ -54,9 +54,9 @@ def softmax(x):
 class ByHand:
     """The networks of variables on views one by one."""
 
-    def __init__(self, encoder, head=""):
+    def __init__(self, encoder, head="", out_dim=16, bottleneck=8):
         self.encoder, self.names = encoder, (head + "projector", head + "last_layer")
-        parts = models.heads.dino_head(16, hidden=12, bottleneck=8, learned_scale=True)
+        parts = models.heads.dino_head(out_dim, hidden=12, bottleneck=bottleneck, learned_scale=True)
         self.head = dict(zip(self.names, parts.values(), strict=True))
 
     def __call__(self, params, view, patches=False, **inputs):
@@ -105,8 +105,11 @@ def test_dinos_loss_is_that_of_every_pair_of_views():
 def test_ibots_patches_are_guessed_where_they_are_hidden(shared):
     batch, encoder = batch_of(), models.make("vit", **VIT)
     arguments = {"shared_head": shared, "patch_weight": 3.0, "mask_chance": 0.8, "warmup_teacher_epochs": 0}
+    own = {"patch_out_dim": 10, "patch_bottleneck": 6}
+    arguments |= {} if shared else {"patch_temperature": 0.05, **own}
     method = method_of("ibot", encoder, **arguments)
-    patches = ByHand(encoder, "" if shared else "patch_")
+    patches = ByHand(encoder) if shared else ByHand(encoder, "patch_", *own.values())
+    hot = 0.07 if shared else 0.05
     variables = started(method, batch)
     params = variables.params
     params["encoder"]["stem_mask"] = jnp.ones(16)
@@ -120,7 +123,7 @@ def test_ibots_patches_are_guessed_where_they_are_hidden(shared):
     every = [patches(variables.aux["target"], view, patches=True) for view in batch["views"][:2]]
     for view, t, m in zip(batch["views"][:2], every, per_view, strict=True):
         s = patches(params, view, patches=True, masked=jnp.asarray(m))
-        ce = -(softmax((t - centre) / 0.07) * np.log(softmax(s / 0.1))).sum(-1)
+        ce = -(softmax((t - centre) / hot) * np.log(softmax(s / 0.1))).sum(-1)
         losses.append(((ce * m).sum(1) / np.maximum(m.sum(1), 1)).mean())
     assert float(out.metrics["patch_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     whole = float(out.metrics["cls_loss"]) + 3 * np.mean(losses)
@@ -128,6 +131,53 @@ def test_ibots_patches_are_guessed_where_they_are_hidden(shared):
     np.testing.assert_allclose(out.carry["patch_centre"], np.mean(every, (0, 1, 2)), atol=1e-5)
     assert float(out.metrics["masked"]) == pytest.approx(masked.mean())
     assert ("patch_projector" in params) is not shared
+    metrics = {name: float(out.metrics[name]) for name in ("teacher_temperature", "patch_teacher_temperature")}
+    assert metrics == pytest.approx({"teacher_temperature": 0.07, "patch_teacher_temperature": hot})
+
+
+def test_dinov2s_masks_and_neighbours_reach_the_loss():
+    batch = batch_of()
+    how = {"mask_choice": "stratified", "block_least": 2, "block_most": 0.25, "mask_ratio": (0.4, 0.6)}
+    method = method_of("ibot", koleo=0.1, koleo_group=3, **how)
+    variables = started(method, batch)
+    _, out = run_loss(method, variables, batch)
+    key = jax.random.key(2)
+    shares = masks.stratified_shares(parallel.named_key(key, "shares"), 12, low=0.4, high=0.6, chance=0.5)
+    masked = masks.block_masks(parallel.named_key(key, "masks"), shares, (4, 4), least=2, most=4)
+    assert float(out.metrics["masked"]) == pytest.approx(np.asarray(masked).mean())
+    assert np.asarray(masked).any(1).sum() == 6
+    near = {
+        group: float(
+            run_loss(method_of("ibot", koleo=0.1, koleo_group=group, **how), variables, batch)[1].metrics["koleo"]
+        )
+        for group in (None, 6)
+    }
+    assert near[None] == pytest.approx(near[6])
+    assert abs(float(out.metrics["koleo"]) - near[6]) > 1e-3
+
+
+def test_sinkhorns_teacher_has_no_centre():
+    batch, method = batch_of(), method_of("ibot", teacher="sinkhorn")
+    variables = jax.jit(method.init)(jax.random.key(0), batch)
+    assert variables.aux.keys() == {"target"}
+    _, out = run_loss(method, variables, batch)
+    assert not any("centre" in name for name in out.metrics)
+    assert method.update_aux(variables, out.carry, jnp.int32(0)).keys() == {"target"}
+
+
+def test_batchnorm_in_ibots_heads_is_the_students_and_the_teachers():
+    batch, method = batch_of(), method_of("ibot", head_bn=True)
+    variables = started(method, batch)
+    _, out = run_loss(method, variables, batch)
+    for new, old in (
+        (out.model_state, variables.model_state),
+        (out.model_state["target"], variables.model_state["target"]),
+    ):
+        for a, b in zip(*(jax.tree.leaves(state["projector"]) for state in (new, old)), strict=True):
+            assert not np.allclose(a, b)
+    assert jax.tree.structure(out.model_state) == jax.tree.structure(variables.model_state)
+    features = jax.jit(method.encode)(variables, jnp.asarray(batch["views"][0]))
+    assert np.isfinite(features["projections"]).all()
 
 
 @pytest.mark.slow
@@ -199,6 +249,12 @@ def test_the_last_layer_stays_for_an_epoch_and_is_not_decayed_then():
         ("ibot", {"mask_ratio": (0.01, 0.05)}, "hide none of 4 x 4 patches"),
         ("ibot", {"mask_ratio": (0.5, 0.1)}, r"method.mask_ratio=\(0.5, 0.1\)"),
         ("ibot", {"koleo": -1.0}, "method.koleo=-1.0 must be 0 or more"),
+        ("ibot", {"koleo_group": 1}, "method.koleo_group=1 must be 2 or more; papers use 64"),
+        ("ibot", {"mask_ratio": 0.3}, "method.mask_ratio=0.3 is no pair"),
+        ("ibot", {"mask_choice": "all"}, "method.mask_choice='all' is not one of random, stratified"),
+        ("ibot", {"block_most": 0.2, "block_least": 4}, "method.block_least=4 patches and block_most=0.2 of 4 x 4"),
+        ("ibot", {"patch_out_dim": 32}, "method.patch_out_dim=32 is of a head for patches alone; set method.shared_"),
+        ("ibot", {"patch_temperature": 0.0}, "method.patch_temperature=0.0 must be positive"),
     ],
 )
 def test_wrong_arguments_are_refused(name, arguments, words):
@@ -211,6 +267,14 @@ def test_ibot_refuses_what_is_no_vision_transformer_or_has_no_class_token():
         method_of("ibot", contract.convnet())
     with pytest.raises(ValueError, match=r"model.pool='mean': set pool='cls'"):
         method_of("ibot", models.make("vit", **VIT | {"pool": "mean"}))
+
+
+@pytest.mark.parametrize("patch_size", [8, 4])
+def test_a_grid_on_which_blocks_hide_too_little_is_refused(patch_size):
+    side = testing.plan_of().input_shape[0] // patch_size
+    words = f"blocks in a grid of {side} x {side} patches hide far less than method.mask_ratio=.*smaller model.patch_s"
+    with pytest.raises(ValueError, match=words):
+        method_of("ibot", models.make("vit", **VIT | {"patch_size": patch_size}), mask_ratio=(0.1, 1.0))
 
 
 def dead(name, steps=24, **arguments):

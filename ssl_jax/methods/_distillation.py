@@ -1,10 +1,11 @@
-"""What DINO and iBOT share: a head of prototypes, schedules, and how a student is compared with a teacher."""
+"""What DINO and iBOT share: a head of prototypes, and how a student's tokens are compared with a teacher's."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,44 +13,117 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses, models, optim
+from ssl_jax.methods import run_parts
 from ssl_jax.models.heads import dino_head
 from ssl_jax.optim.schedules import Schedule
 from ssl_jax.parallel import mean as mean_over_devices
-from ssl_jax.types import Array, Axis, Plan, Tree
+from ssl_jax.types import Array, Axis, Plan, Tree, Variables
 
-RANGES: Mapping[str, tuple[float, float, float]] = {  # of the arguments: least, greatest, the papers'
-    **{"tau": (0, 1, 0.996), "centre_momentum": (0, 1, 0.9), "temperature": (1e-6, math.inf, 0.1)},
-    **{"teacher_temperature": (1e-6, math.inf, 0.04), "warmup_teacher_temperature": (1e-6, math.inf, 0.04)},
-    **{"warmup_teacher_epochs": (0, math.inf, 30), "freeze_last_layer": (0, math.inf, 1)},
-    **{"out_dim": (2, math.inf, 65536), "hidden": (1, math.inf, 2048), "bottleneck": (1, math.inf, 256)},
-    **{"layers": (1, math.inf, 3), "patch_weight": (0, math.inf, 1), "koleo": (0, math.inf, 0.1)},
+RATIO, COUNT, NUMBER, POSITIVE = (0, 1), (1, math.inf), (0, math.inf), (1e-6, math.inf)
+RANGES: Mapping[str, tuple[tuple[float, float], float]] = {  # of the arguments: least and greatest, and the papers'
+    "tau": (RATIO, 0.996),
+    "centre_momentum": (RATIO, 0.9),
+    "temperature": (POSITIVE, 0.1),
+    "teacher_temperature": (POSITIVE, 0.04),
+    "warmup_teacher_temperature": (POSITIVE, 0.04),
+    "warmup_teacher_epochs": (NUMBER, 30),
+    "patch_temperature": (POSITIVE, 0.07),
+    "warmup_patch_temperature": (POSITIVE, 0.04),
+    "freeze_last_layer": (NUMBER, 1),
+    "out_dim": ((2, math.inf), 65536),
+    "patch_out_dim": ((2, math.inf), 131072),
+    "hidden": (COUNT, 2048),
+    "bottleneck": (COUNT, 256),
+    "patch_bottleneck": (COUNT, 256),
+    "layers": (COUNT, 3),
+    "patch_weight": (NUMBER, 1),
+    "koleo": (NUMBER, 0.1),
+    "koleo_group": ((2, math.inf), 64),
 }
 
 
-class Distillation(NamedTuple):
-    """How a student learns from a teacher; :func:`distillation_of` makes it.
+def check(**arguments: float | None) -> None:
+    """Refuse arguments of ``RANGES`` outside their meaning; None is that of another one."""
+    for name, value in arguments.items():
+        (low, high), usual = RANGES[name]
+        if value is not None and not low <= value <= high:
+            rule = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+            raise ValueError(f"method.{name}={value} must be {'positive' if low == 1e-6 else rule}; papers use {usual}")
+
+
+class Tokens(NamedTuple):
+    """How the student's tokens of one kind, of the class or of patches, learn from the teacher's.
 
     Attributes:
-      head: the two parts of :func:`~ssl_jax.models.heads.dino_head`.
-      tau_at, temperature_at: decay and temperature of the teacher, by step.
+      prefix: of the names of its centre and its metrics.
+      head: its two parts by their names, of :func:`~ssl_jax.models.heads.dino_head`.
       temperature: of the student.
-      centre_momentum: of the centre of the teacher's logits.
+      temperature_at: of the teacher, by step.
       sinkhorn: whether the teacher has Sinkhorn's assignments in place of a centre.
-      first: the update from which the last layer learns.
     """
 
-    head: dict[str, nn.Module]
-    tau_at: Schedule
-    temperature_at: Schedule
+    prefix: str
+    head: Mapping[str, nn.Module]
     temperature: float
-    centre_momentum: float
+    temperature_at: Schedule
     sinkhorn: bool
-    first: int
 
-    def assign(self, logits: Array, centre: Array, step: Array, axis: Axis, present: Array | None = None) -> Array:
+    @property
+    def centre(self) -> str:
+        """The name in ``aux`` of the centre of the teacher's logits."""
+        return self.prefix + "centre"
+
+    @property
+    def last_layer(self) -> str:
+        """The name of the second part."""
+        return [*self.head][1]
+
+    def first_centre(self) -> dict[str, Array]:
+        """With which ``aux`` begins, where there is one."""
+        return {} if self.sinkhorn else {self.centre: jnp.zeros(self.head[self.last_layer].features)}
+
+    def bottlenecks(self, params: Tree, state: Tree, x: Array, axis: Axis) -> tuple[Array, Tree]:
+        """(What the first part makes of tokens ``[..., d]``, the model_state after it), in train mode."""
+        name = next(iter(self.head))
+        out, new = run_parts({name: self.head[name]}, params, state, x, train=True, axis=axis)
+        return out[name], {**state, **new}
+
+    def logits(self, params: Tree, z: Array) -> Array:
+        """What the second part makes of bottlenecks, ``[..., k]``."""
+        name = self.last_layer
+        return models.forward(self.head[name], params[name], {}, z, train=True)[0]
+
+    def mean_logits(self, params: Tree, z: Array, axis: Axis) -> dict[str, Array]:
+        """The mean over all bottlenecks ``[..., e]`` of all devices, to which the centre moves, where there is one.
+
+        The last layer is linear: what it makes of the mean is the mean of what it makes of all.
+        """
+        mean = mean_over_devices(z.reshape(-1, z.shape[-1]).mean(0, keepdims=True), axis)
+        return {} if self.sinkhorn else {self.centre: self.logits(params, mean)[0]}
+
+    def assign(self, logits: Array, aux: Tree, step: Array, axis: Axis, present: Array | None = None) -> Array:
         """The teacher's distributions ``[..., k]``."""
+        centre = None if self.sinkhorn else aux[self.centre]
         how = {"temperature": self.temperature_at(step), "present": present, "axis": axis}
-        return losses.assigned(logits, centre=None if self.sinkhorn else centre, **how)
+        return losses.assigned(logits, centre=centre, **how)
+
+    def metrics(
+        self, q: Array, cross_entropy: Array, aux: Tree, step: Array, axis: Axis, weights: Array | None = None
+    ) -> dict[str, Array]:
+        """How the teacher's distributions ``[b, n, k]`` collapse: one-hot, uniform, or all at the same prototypes.
+
+        With ``weights`` ``[b, n]`` per row that has any, of a cross-entropy that is the mean over all rows.
+        """
+        weights = jnp.ones(q.shape[:2], q.dtype) if weights is None else weights.astype(q.dtype)
+        count = weights.sum(1)
+        entropies = (weights * losses.entropy(q)).sum(1) / jnp.maximum(count, 1)
+        value, h, rows = mean_over_devices((cross_entropy, entropies.mean(), jnp.minimum(count, 1).mean()), axis)
+        rows = jnp.maximum(rows, 1 / len(q))  # where there is none
+        found = {"teacher_entropy": h / rows, "kl": (value - h) / rows}
+        found["assignment_perplexity"] = losses.perplexity(q, axis, weights=weights)
+        found["teacher_temperature"] = jnp.asarray(self.temperature_at(step), q.dtype)
+        found |= {} if self.sinkhorn else {"centre_norm": jnp.linalg.norm(aux[self.centre])}
+        return {self.prefix + name: scalar for name, scalar in found.items()}
 
     def pairs(self, params: Tree, q: Array, z: Array, counts: Sequence[int]) -> Array:
         """DINO's loss: q ``[b, g, k]`` against all other views, from their bottlenecks z ``[b, V, d]``.
@@ -60,8 +134,7 @@ class Distillation(NamedTuple):
 
         @jax.checkpoint
         def table(params, x):
-            logits, _ = models.forward(self.head["last_layer"], params, {}, x, train=True)
-            return losses.cross_entropies(q, logits, temperature=self.temperature)
+            return losses.cross_entropies(q, self.logits(params, x), temperature=self.temperature)
 
         ends = list(itertools.accumulate(counts))
         tables = [table(params, z[:, end - n : end]) for n, end in zip(counts, ends, strict=True)]
@@ -72,80 +145,71 @@ class Distillation(NamedTuple):
 
         @jax.checkpoint
         def loss(params, z):
-            logits, _ = models.forward(self.head["last_layer"], params, {}, z, train=True)
+            logits = self.logits(params, z)
             return losses.patch_distillation(q, logits, weights=weights, temperature=self.temperature)
 
         return loss(params, z)
 
-    def metrics(self, step: Array, dtype: Any) -> dict[str, Array]:
-        """What the schedules give."""
-        values = {"tau": self.tau_at(step), "teacher_temperature": self.temperature_at(step)}
-        return {name: jnp.asarray(value, dtype) for name, value in values.items()}
 
-    def next_target(self, aux: Tree, params: Tree, step: Array, means: Mapping[str, Array]) -> Tree:
-        """``aux`` after an update: the target nearer to the new params, and each centre to the mean of its name."""
-        move = {"momentum": self.centre_momentum}
-        centres = {name: losses.next_centre(aux[name], mean, **move) for name, mean in means.items()}
-        return {"target": optim.ema(aux["target"], params, self.tau_at(step)), **centres}
-
-    def wrap_tx(self, tx: Any) -> Any:
-        """The last layer, ``"last_layer"`` or ``"patch_last_layer"``, stays as it is at first."""
-        late = {"last": optim.Group(first=self.first)}
-        return optim.by_group(tx, lambda path: "last" if "last_layer" in path.split("/")[0] else None, late)
-
-
-def distillation_of(
-    encoder: Any,
+def tokens_of(
     plan: Plan,
-    numbers: Mapping[str, Any],
+    prefix: str,
+    head: Mapping[str, nn.Module],
+    first: float,
+    last: float,
     *,
-    head_bn: bool = False,
-    norm_last_layer: bool,
+    epochs: int,
+    temperature: float,
     teacher: str = "centre",
-) -> Distillation:
-    """Of the arguments of DINO and iBOT; ``numbers`` are those of ``RANGES``.
-
-    Raises:
-      ValueError: one outside its meaning.
-    """
-    for name, value in numbers.items():
-        low, high, usual = RANGES[name]
-        if not low <= value <= high:
-            rule = f"{low} or more" if high == math.inf else f"between {low} and {high}"
-            raise ValueError(f"method.{name}={value} must be {'positive' if low == 1e-6 else rule}; papers use {usual}")
+) -> Tokens:
+    """Tokens whose teacher's temperature goes from the first to the last in so many epochs."""
     if teacher not in ("centre", "sinkhorn"):
         raise ValueError(f"method.teacher={teacher!r} is not one of centre, sinkhorn")
-    sizes = {name: numbers[name] for name in ("out_dim", "hidden", "bottleneck", "layers")}
-    warmup = (
-        numbers["warmup_teacher_temperature"],
-        numbers["teacher_temperature"],
-        numbers["warmup_teacher_epochs"],
-    )
-    return Distillation(
-        head=dino_head(
-            **sizes, hidden_norm=head_bn, learned_scale=not norm_last_layer, norm=encoder.norm, dtype=encoder.dtype
-        ),
-        tau_at=optim.tau_schedule(numbers["tau"], plan.total_steps),
-        temperature_at=optim.linear_by_epoch(*warmup, plan.steps_per_epoch),
-        temperature=numbers["temperature"],
-        centre_momentum=numbers["centre_momentum"],
-        sinkhorn=teacher == "sinkhorn",
-        first=round(numbers["freeze_last_layer"] * plan.steps_per_epoch),
-    )
+    temperature_at = optim.linear_by_epoch(first, last, epochs, plan.steps_per_epoch)
+    return Tokens(prefix, head, temperature, temperature_at, teacher == "sinkhorn")
 
 
-def assignment_metrics(
-    q: Array, cross_entropy: Array, axis: Axis, weights: Array | None = None, prefix: str = ""
-) -> dict[str, Array]:
-    """How a teacher's distributions ``[b, n, k]`` collapse: one-hot, uniform, or all at the same prototypes.
+def head_of(encoder: Any, *, head_bn: bool, norm_last_layer: bool, **sizes: int) -> dict[str, nn.Module]:
+    """The head behind ``encoder``, of the methods' arguments; sizes as :func:`~ssl_jax.models.heads.dino_head` says."""
+    kind = {"hidden_norm": head_bn, "learned_scale": not norm_last_layer}
+    return dino_head(**sizes, **kind, norm=encoder.norm, dtype=encoder.dtype)
 
-    With ``weights`` ``[b, n]`` per row that has any, of a cross-entropy that is the mean over all rows.
-    """
-    weights = jnp.ones(q.shape[:2], q.dtype) if weights is None else weights.astype(q.dtype)
-    count = weights.sum(1)
-    entropies = (weights * losses.entropy(q)).sum(1) / jnp.maximum(count, 1)
-    value, h, rows = mean_over_devices((cross_entropy, entropies.mean(), jnp.minimum(count, 1).mean()), axis)
-    rows = jnp.maximum(rows, 1 / len(q))  # where there is none
-    found = {"teacher_entropy": h / rows, "kl": (value - h) / rows}
-    found["assignment_perplexity"] = losses.perplexity(q, axis, weights=weights)
-    return {prefix + name: scalar for name, scalar in found.items()}
+
+def heads_of(
+    encoder: Any,
+    sizes: Mapping[str, int],
+    *,
+    head_bn: bool,
+    norm_last_layer: bool,
+    shared_head: bool,
+    patch_out_dim: int | None,
+    patch_bottleneck: int | None,
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """(The head of class tokens, that of patches), which is the same or has sizes of its own."""
+    own = {"out_dim": patch_out_dim, "bottleneck": patch_bottleneck}
+    check(**{f"patch_{name}": value for name, value in own.items()})
+    own = {name: value for name, value in own.items() if value is not None}
+    make = partial(head_of, encoder, head_bn=head_bn, norm_last_layer=norm_last_layer)
+    head = make(**sizes)
+    if not shared_head:
+        return head, {f"patch_{name}": part for name, part in make(**{**sizes, **own}).items()}
+    for name, value in own.items():
+        raise ValueError(f"method.patch_{name}={value} is of a head for patches alone; set method.shared_head=False")
+    return head, head
+
+
+def follow(tau_at: Schedule, centre_momentum: float) -> Callable[[Variables, Tree, Array], Tree]:
+    """``update_aux`` whose target follows the params, and each centre the mean of its name in the carry."""
+
+    def update_aux(variables: Variables, carry: Tree, step: Array) -> Tree:
+        aux, move = variables.aux, {"momentum": centre_momentum}
+        centres = {name: losses.next_centre(aux[name], mean, **move) for name, mean in carry.items()}
+        return {"target": optim.ema(aux["target"], variables.params, tau_at(step)), **centres}
+
+    return update_aux
+
+
+def late_last_layer(plan: Plan, epochs: float) -> Callable[[Any], Any]:
+    """``wrap_tx`` under which last layers, also those of patches, stay as they are for so many epochs."""
+    late = {"last": optim.Group(first=round(epochs * plan.steps_per_epoch))}
+    return lambda tx: optim.by_group(tx, lambda path: "last" if "last_layer" in path.split("/")[0] else None, late)

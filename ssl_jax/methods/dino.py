@@ -24,9 +24,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from ssl_jax import methods
+from ssl_jax import methods, optim
 from ssl_jax.methods import init_parts, run_parts, view_by_view
-from ssl_jax.methods._distillation import assignment_metrics, distillation_of
+from ssl_jax.methods._distillation import check, follow, head_of, late_last_layer, tokens_of
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -69,15 +69,16 @@ def make(
     Raises:
       ValueError: an argument outside its meaning.
     """
-    numbers = {
-        **{"tau": tau, "temperature": temperature, "teacher_temperature": teacher_temperature},
-        **{"warmup_teacher_temperature": warmup_teacher_temperature, "warmup_teacher_epochs": warmup_teacher_epochs},
-        **{"centre_momentum": centre_momentum, "freeze_last_layer": freeze_last_layer},
-        **{"out_dim": out_dim, "hidden": hidden, "bottleneck": bottleneck, "layers": layers},
-    }
-    how = distillation_of(encoder, plan, numbers, head_bn=head_bn, norm_last_layer=norm_last_layer)
-    parts = {"encoder": encoder, **how.head}
-    student_parts = {"encoder": encoder, "projector": how.head["projector"]}
+    sizes = {"out_dim": out_dim, "hidden": hidden, "bottleneck": bottleneck, "layers": layers}
+    check(**sizes, tau=tau, centre_momentum=centre_momentum, freeze_last_layer=freeze_last_layer)
+    check(temperature=temperature, teacher_temperature=teacher_temperature)
+    check(warmup_teacher_temperature=warmup_teacher_temperature, warmup_teacher_epochs=warmup_teacher_epochs)
+    tau_at = optim.tau_schedule(tau, plan.total_steps)
+    head = head_of(encoder, head_bn=head_bn, norm_last_layer=norm_last_layer, **sizes)
+    how = {"temperature": temperature, "epochs": warmup_teacher_epochs}
+    tokens = tokens_of(plan, "", head, warmup_teacher_temperature, teacher_temperature, **how)
+    parts = {"encoder": encoder, **head}
+    student_parts = {"encoder": encoder, "projector": head["projector"]}
     teacher_parts = parts | {"encoder": methods.for_teacher(encoder)}
 
     def init(key, batch, given=None):
@@ -92,18 +93,16 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         groups, counts = methods.by_size(batch, mean, std)
+        params, state, key = variables.params, variables.model_state, named_key(key, "student")
         taught, logits, target_state = teach(variables, groups[0], counts[0], axis)
-        out, state = methods.run_sizes(
-            *(student_parts, variables.params, variables.model_state, groups, counts),
-            **{"axis": axis, "key": named_key(key, "student")},
-        )
+        out, state = methods.run_sizes(student_parts, params, state, groups, counts, axis=axis, key=key)
         z = out["projector"].reshape(-1, sum(counts), bottleneck)
-        q = how.assign(logits, variables.aux["centre"], step, axis)
-        value = how.pairs(variables.params["last_layer"], q, z, counts)
-        metrics = how.metrics(step, value.dtype) | assignment_metrics(q, value, axis)
-        metrics["centre_norm"] = jnp.linalg.norm(variables.aux["centre"])
+        q = tokens.assign(logits, variables.aux, step, axis)
+        value = tokens.pairs(params, q, z, counts)
+        metrics = {"tau": jnp.asarray(tau_at(step), value.dtype)}
+        metrics |= tokens.metrics(q, value, variables.aux, step, axis)
         if not norm_last_layer:
-            metrics["prototype_length"] = variables.params["last_layer"]["g"].mean()
+            metrics["prototype_length"] = params["last_layer"]["g"].mean()
         return value, LossOut(
             model_state=state | {"target": target_state},
             metrics=metrics,
@@ -111,14 +110,11 @@ def make(
             outputs={"features": view_by_view(taught["encoder"]["features"], counts[0])[0], "projections": z[:, 0]},
         )
 
-    def update_aux(variables, carry, step):
-        return how.next_target(variables.aux, variables.params, step, carry)
-
     return Method(
         init=init,
         loss=loss,
         trunk=methods.teacher_trunk,
         encode=methods.make_teacher_encode(teacher_parts, mean, std),
-        update_aux=update_aux,
-        wrap_tx=how.wrap_tx,
+        update_aux=follow(tau_at, centre_momentum),
+        wrap_tx=late_last_layer(plan, freeze_last_layer),
     )

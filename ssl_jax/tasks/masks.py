@@ -104,6 +104,58 @@ def check_shares(grid: tuple[int, int], low: float, high: float, chance: float) 
     return most
 
 
+def hidden_blocks(
+    grid: tuple[int, int],
+    ratio: Sequence[float],
+    chance: float,
+    *,
+    choice: str = "random",
+    least: int | None = None,
+    most: float = 1.0,
+) -> Callable[[Array, int, Axis], tuple[Array, Callable[[Array], Array], Array]]:
+    """How a method hides blocks of patches, of its arguments ``mask_*`` and ``block_*``.
+
+    Args:
+      ratio, chance: least and largest share of an image's patches that are hidden, and share of such images.
+      choice: "random" images (:func:`random_shares`, iBOT) or "stratified" (:func:`stratified_shares`, DINOv2).
+      least: patches of the smallest block; None: ``(min(grid) // 3) ** 2``, as iBOT has it. DINOv2 has 4.
+      most: share of the grid of the largest block; 1 in iBOT, .5 in DINOv2.
+
+    Returns:
+      ``(key, n, axis) -> (masked [n, patches], take, weights)``, of n images the patches that are hidden and what
+      :func:`first_masked` gives.
+
+    Raises:
+      ValueError: an argument outside its meaning, or a grid so coarse that blocks hide far less than is asked.
+    """
+    if not isinstance(ratio, Sequence) or len(ratio) != 2:
+        raise ValueError(f"method.mask_ratio={ratio} is no pair of the least and the largest share, such as 0.1,0.5")
+    if choice not in ("random", "stratified"):
+        raise ValueError(f"method.mask_choice={choice!r} is not one of random, stratified")
+    (low, high), patches = ratio, grid[0] * grid[1]
+    slots = check_shares(grid, low, high, chance)
+    if min(grid) < 2 or patches < 16:  # a block is smaller than the grid: on 3 x 3 two in a hundred images have none
+        raise ValueError(
+            f"blocks in a grid of {grid[0]} x {grid[1]} patches hide far less than method.mask_ratio={tuple(ratio)}; "
+            "use a smaller model.patch_size, for 4 x 4 patches or more"
+        )
+    largest = math.floor(patches * Fraction(str(most)))
+    least = (min(grid) // 3) ** 2 if least is None else least
+    if not 0 < most <= 1 or not 0 <= least <= largest:
+        raise ValueError(
+            f"method.block_least={least} patches and block_most={most} of {grid[0]} x {grid[1]} leave no block; DINOv2 "
+            "has 4 and .5"
+        )
+    shares_of = {"random": random_shares, "stratified": stratified_shares}[choice]
+
+    def hide(key: Array, n: int, axis: Axis) -> tuple[Array, Callable[[Array], Array], Array]:
+        shares = shares_of(named_key(key, "shares"), n, low=low, high=high, chance=chance, axis=axis)
+        masked = block_masks(named_key(key, "masks"), shares, grid, least=least, most=largest, axis=axis)
+        return masked, *first_masked(masked, slots)
+
+    return hide
+
+
 def stratified_shares(
     key: Array, n: int, *, low: float = 0.1, high: float = 0.5, chance: float = 0.5, axis: Axis = None
 ) -> Array:
