@@ -169,7 +169,7 @@ def tokens_of(
     return Tokens(prefix, head, temperature, temperature_at, teacher == "sinkhorn")
 
 
-def head_of(encoder: Any, *, head_bn: bool, norm_last_layer: bool, **sizes: int) -> dict[str, nn.Module]:
+def head_of(encoder: Any, sizes: Mapping[str, int], *, head_bn: bool, norm_last_layer: bool) -> dict[str, nn.Module]:
     """The head behind ``encoder``, of the methods' arguments; sizes as :func:`~ssl_jax.models.heads.dino_head` says."""
     kind = {"hidden_norm": head_bn, "learned_scale": not norm_last_layer}
     return dino_head(**sizes, **kind, norm=encoder.norm, dtype=encoder.dtype)
@@ -190,9 +190,9 @@ def heads_of(
     check(**{f"patch_{name}": value for name, value in own.items()})
     own = {name: value for name, value in own.items() if value is not None}
     make = partial(head_of, encoder, head_bn=head_bn, norm_last_layer=norm_last_layer)
-    head = make(**sizes)
+    head = make(sizes)
     if not shared_head:
-        return head, {f"patch_{name}": part for name, part in make(**{**sizes, **own}).items()}
+        return head, {f"patch_{name}": part for name, part in make({**sizes, **own}).items()}
     for name, value in own.items():
         raise ValueError(f"method.patch_{name}={value} is of a head for patches alone; set method.shared_head=False")
     return head, head

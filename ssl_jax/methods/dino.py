@@ -74,7 +74,7 @@ def make(
     check(temperature=temperature, teacher_temperature=teacher_temperature)
     check(warmup_teacher_temperature=warmup_teacher_temperature, warmup_teacher_epochs=warmup_teacher_epochs)
     tau_at = optim.tau_schedule(tau, plan.total_steps)
-    head = head_of(encoder, head_bn=head_bn, norm_last_layer=norm_last_layer, **sizes)
+    head = head_of(encoder, sizes, head_bn=head_bn, norm_last_layer=norm_last_layer)
     how = {"temperature": temperature, "epochs": warmup_teacher_epochs}
     tokens = tokens_of(plan, "", head, warmup_teacher_temperature, teacher_temperature, **how)
     parts = {"encoder": encoder, **head}
