@@ -167,6 +167,15 @@ def test_what_losses_refuse():
         vicreg(z, z, variance_of_views="half")
     with pytest.raises(ValueError, match=r"two rows or more for a covariance, got z1 \(1, 4\)"):
         vicreg(z[:1], z[:1])
+    with pytest.raises(ValueError, match=r"two rows or more for a correlation, got z1 \(1, 4\)"):
+        barlow_twins(z[:1], z[:1])
+    for loss, weight in (
+        (barlow_twins, "off_diagonal"),
+        *((vicreg, name) for name in ("invariance", "variance", "covariance")),
+    ):
+        with pytest.raises(ValueError, match=f"needs {weight} of 0 or more, got -1") as error:
+            loss(z, z, **{weight: -1})
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
@@ -217,6 +226,25 @@ def test_views_that_nobody_looks_at_are_said(name, notes):
 def test_a_head_without_width_is_refused():
     with pytest.raises(ValueError, match="a head of widths 8, 0: each must be 1 or more"):
         jax.eval_shape(MLP((8, 0)).init, jax.random.key(0), jnp.ones((2, 4)), train=False)
+
+
+@pytest.mark.parametrize("name", ["swav", "lejepa", "nnclr", "supcon"])
+def test_heads_start_as_torchs_do(name):
+    """Uniform in +-1/sqrt(fan_in), biases too."""
+    widths = {"nnclr": "projector_hidden", "lejepa": "projector_hidden"}
+    arguments = {widths.get(name, "hidden"): 400} if name != "supcon" else {}
+    arguments |= {"queue_size": testing.plan_of().global_batch_size} if name == "nnclr" else {}
+    method = methods.get(name)(contract.convnet(), plan=testing.plan_of(), **arguments)
+    params = jax.jit(method.init)(jax.random.key(0), testing.batch_of(0, 4, np.float32)).params
+    layers = [layer for part in ("projector", "predictor") for layer in params.get(part, {}).values()]
+    dense = [layer for layer in layers if "kernel" in layer]
+    assert len(dense) >= 2
+    for layer in dense:
+        limit = len(layer["kernel"]) ** -0.5
+        for weights in (layer["kernel"], *([layer["bias"]] if "bias" in layer else [])):
+            assert 0.9 * limit < np.abs(weights).max() <= limit
+            assert np.std(weights) == pytest.approx(limit / 3**0.5, rel=0.2)
+    assert any("bias" in layer for layer in dense)
 
 
 @pytest.mark.parametrize("name", ["simsiam", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])

@@ -177,6 +177,11 @@ def test_the_class_token_after_the_last_four_blocks(float64):
     np.testing.assert_allclose(out["cls_last4"], np.concatenate([a[:, 0] for a in each[1:]], 1), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out["mean"], each[-1][:, 1:].mean(1), rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(out["features"], out["mean"])
+    two = run(encoder.clone(last_blocks=2), params, jnp.asarray(x))
+    assert two.keys() == (out.keys() - {"cls_last4"}) | {"cls_last2"}
+    np.testing.assert_array_equal(two["cls_last2"], out["cls_last4"][:, -16:])
+    with pytest.raises(ValueError, match=r"model\.last_blocks=0 must be 1 or more"):
+        run(encoder.clone(last_blocks=0), params, jnp.asarray(x))
 
 
 def test_masked_patches_leave_no_trace_and_cost_no_parameter_where_none_are():

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from ssl_jax.losses.normalize import check_pair, compute_dtype
-from ssl_jax.parallel import mean, on_any_mesh
+from ssl_jax.losses.normalize import check_pair, check_weights, compute_dtype
+from ssl_jax.parallel import mean, num_shards, on_any_mesh
 from ssl_jax.types import Array, Axis
 
 
@@ -42,7 +42,7 @@ def barlow_twins(
       c_ij^2), float32 (float64 for float64 inputs), the same on every device.
 
     Raises:
-      ValueError: shapes that differ or are not 2-D.
+      ValueError: shapes that differ or are not 2-D, fewer than two rows, a weight below 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,6 +55,9 @@ def barlow_twins(
     (https://arxiv.org/abs/2103.03230); lambda and eps: facebookresearch/barlowtwins, main.py.
     """
     check_pair("barlow_twins", "z1", z1, "z2", z2)
+    check_weights("barlow_twins", off_diagonal=off_diagonal)
+    if len(z1) * num_shards(axis) < 2:
+        raise ValueError(f"barlow_twins needs two rows or more for a correlation, got z1 {z1.shape}")
     dtype = compute_dtype(z1, z2)
 
     def standardised(z):

@@ -59,6 +59,13 @@ def check_pair(name: str, x_name: str, x: Array, y_name: str, y: Array) -> None:
         )
 
 
+def check_weights(name: str, **weights: float) -> None:
+    """Raises ValueError where the weight of a term is negative (a traced one is not looked at)."""
+    for weight, value in weights.items():
+        if not isinstance(value, jax.core.Tracer) and value < 0:
+            raise ValueError(f"{name} needs {weight} of 0 or more, got {value}; below 0 the term is made large")
+
+
 def check_temperature(name: str, temperature: float | Array) -> None:
     """Raises ValueError unless the temperature is positive (a traced one, as when it is learned, is not looked at)."""
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:

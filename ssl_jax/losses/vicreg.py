@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from ssl_jax.losses.normalize import check_pair, compute_dtype
+from ssl_jax.losses.normalize import check_pair, check_weights, compute_dtype
 from ssl_jax.parallel import mean, num_shards, on_any_mesh
 from ssl_jax.types import Array, Axis
 
@@ -51,7 +51,8 @@ def vicreg(
       L and s are those of this device's rows in s; the mean over devices is that of the global batch.
 
     Raises:
-      ValueError: shapes that differ or are not 2-D, fewer than two rows, another ``variance_of_views``.
+      ValueError: shapes that differ or are not 2-D, fewer than two rows, a weight below 0, an unknown
+        ``variance_of_views``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,6 +67,7 @@ def vicreg(
     shorter; N here is the number of rows there are.
     """
     check_pair("vicreg", "z1", z1, "z2", z2)
+    check_weights("vicreg", invariance=invariance, variance=variance, covariance=covariance)
     if variance_of_views not in VIEWS:
         raise ValueError(f"vicreg needs variance_of_views of {', '.join(VIEWS)}, got {variance_of_views!r}")
     rows, dim = len(z1) * num_shards(axis), z1.shape[1]

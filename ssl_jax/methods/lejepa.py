@@ -24,7 +24,7 @@ from ssl_jax import parallel
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.losses.sigreg import epps_pulley, random_directions, view_variance
 from ssl_jax.methods import by_size, init_parts, make_encode, online_trunk, run_sizes, view_by_view
-from ssl_jax.models.heads import MLP
+from ssl_jax.models.heads import MLP, torch_bias, torch_kernel
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -69,7 +69,8 @@ def make(
         )
     test = partial(epps_pulley, t_max=t_max, knots=knots)
     sizes = (projector_hidden, projector_hidden, projector_dim)
-    parts = {"encoder": encoder, "projector": MLP(sizes, norm=encoder.norm, dtype=encoder.dtype)}
+    kind = {"kernel_init": torch_kernel, "bias_init": torch_bias, "norm": encoder.norm, "dtype": encoder.dtype}
+    parts = {"encoder": encoder, "projector": MLP(sizes, **kind)}
 
     def init(key, batch, given=None):
         return Variables(*init_parts(parts, key, batch["views"][0], given))

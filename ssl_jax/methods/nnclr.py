@@ -7,7 +7,8 @@ z = projector(encoder(view)), p = predictor(z), all unit vectors; NN(z) is the r
 and carries no gradient. The queue is looked up first; then view 1's z of the whole batch replaces its oldest rows.
 
 Reference: Dwibedi et al. 2021, "With a Little Help from My Friends", eqs. 2-4 and section 3.3 (arXiv:2104.14548).
-There is no official code; the order of look-up and queue, and that one view is kept, are those of solo-learn.
+There is no official code; the order of look-up and queue, and that one view is kept, are those of solo-learn, and heads
+start as torch's do.
 Differs from lightly's: the logits are those of the batch's N predictions, one-sided, as in the paper.
 """
 
@@ -22,7 +23,7 @@ from jax import lax
 from ssl_jax.losses.nnclr import nearest, nnclr_of
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_views, two_views
-from ssl_jax.models.heads import MLP
+from ssl_jax.models.heads import MLP, torch_bias, torch_kernel
 from ssl_jax.parallel import all_rows, named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -59,12 +60,12 @@ def make(
             f"method.queue_size={queue_size} is not a multiple of the {batch_size} embeddings enqueued per step; "
             f"use {max(1, round(queue_size / batch_size)) * batch_size}"
         )
-    kind = {"norm": encoder.norm, "dtype": encoder.dtype, "hidden_bias": False}
+    kind = {"norm": encoder.norm, "dtype": encoder.dtype, "hidden_bias": False, "kernel_init": torch_kernel}
     projector_sizes = (projector_hidden, projector_hidden, projector_dim)
     parts = {
         "encoder": encoder,
         "projector": MLP(projector_sizes, out_bias=False, out_norm=(), **kind),
-        "predictor": MLP((predictor_hidden, projector_dim), **kind),
+        "predictor": MLP((predictor_hidden, projector_dim), bias_init=torch_bias, **kind),
     }
 
     def init(key, batch, given=None):

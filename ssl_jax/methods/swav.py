@@ -29,7 +29,7 @@ from ssl_jax import methods, optim
 from ssl_jax.losses import cross_entropies, mean_over_pairs, perplexity, sinkhorn
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_sizes, view_by_view
-from ssl_jax.models.heads import MLP
+from ssl_jax.models.heads import MLP, torch_bias, torch_kernel
 from ssl_jax.parallel import all_rows, my_rows, named_key
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -89,7 +89,8 @@ def make(
             f"method.queue_size={queue_size} filled from epoch queue_from={queue_from:g} on is full after step "
             f"{first + per_row} and the run has {plan.total_steps}; lower queue_from, or use queue_size=0"
         )
-    head = MLP((hidden, projector_dim), norm=encoder.norm, dtype=encoder.dtype)
+    kind = {"kernel_init": torch_kernel, "bias_init": torch_bias, "norm": encoder.norm, "dtype": encoder.dtype}
+    head = MLP((hidden, projector_dim), **kind)
     parts = {"encoder": encoder, "projector": head}
 
     def init(key, batch, given=None):

@@ -20,7 +20,6 @@ PATCH_INITS = {"glorot": nn.initializers.xavier_uniform(), "normal": nn.initiali
 POSITIONS = ("sincos", "moco_v3", "learned", "learned_patches")
 POOLS = ("mean", "cls", "cls_mean")
 MAX_STAGES = 4  # so many blocks' outputs are returned, equally spaced, the last among them
-LAST = 4  # of so many last blocks the class tokens are returned together, as DINO's linear classifiers read them
 
 
 def patchify(images: Array, size: int) -> Array:
@@ -64,6 +63,8 @@ class ViT(nn.Module):
         other (DINOv2's linear classifiers).
       norm_after_pool: the last norm is of what is pooled, and the last stage has none (a fine-tuned MAE's ``fc_norm``).
       norm: what methods make their heads with; the network itself has only LayerNorm.
+      last_blocks: of so many last blocks the class tokens are returned together; DINO's and iBOT's linear classifiers
+        read 4, LeJEPA's 2.
       frozen_stages: what runs in inference mode even with ``train`` (no drop-path): 0 or 1 nothing or the stem, k + 1
         stem and blocks 1 to k.
       remat: what the backward pass computes again, see ``remat.py``.
@@ -81,8 +82,8 @@ class ViT(nn.Module):
     ``patches`` tokens ``[b, t, width]``. The last stage has the final LayerNorm behind it. Besides, whatever
     ``"features"`` is, and all in float32 or better: ``"mean"`` of the last stage's tokens that are present
     (``norm_after_pool``: the norm of their mean); with a class token ``"cls"``, as the last stage has it, and
-    ``"cls_last4"`` ``[b, 4 width]``, the final norm of what it is after each of the last four blocks, the last one
-    last. A network of fewer blocks gives them all, e.g. as ``"cls_last2"``.
+    ``"cls_last4"`` ``[b, 4 width]``, the final norm of what it is after each of the last four blocks (``last_blocks``),
+    the last one last. A network of fewer blocks gives them all, e.g. as ``"cls_last2"``.
 
     Raises:
       ValueError: sizes that do not fit; drop-path without keys.
@@ -112,6 +113,7 @@ class ViT(nn.Module):
     pool: str = "mean"
     norm_after_pool: bool = False
     norm: Callable[..., nn.Module] = BatchNorm
+    last_blocks: int = 4
     frozen_stages: int = 0
     remat: str | None = None
     dtype: Any = None
@@ -157,6 +159,8 @@ class ViT(nn.Module):
                 f"model.depth={self.depth}, width={self.width}, heads={self.heads} make no transformer; "
                 "use at least one block, and heads that divide the width"
             )
+        if self.last_blocks < 1:
+            raise ValueError(f"model.last_blocks={self.last_blocks} must be 1 or more; DINO's classifiers read 4")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"model.drop_path={self.drop_path} must be in [0, 1); DeiT uses 0.1")
         known = {"patch_init": PATCH_INITS, "positions": POSITIONS, "positions_rule": RULES, "pool": POOLS}
@@ -225,7 +229,7 @@ class ViT(nn.Module):
             std = residual_std(k, self.depth_scaled_init)
             kind = {"eps": self.eps, "gelu": self.gelu, "swiglu": self.swiglu, "layer_scale": self.layer_scale}
             x = block(self.heads, self.mlp_ratio, std, self.dtype, **kind, name=f"stage{k}_block")(x, seen, scale)
-            if self.cls_token and k > self.depth - LAST:
+            if self.cls_token and k > self.depth - self.last_blocks:
                 last_cls.append(x[:, 0])
             if k == self.depth and not self.norm_after_pool:
                 x = norm(x)
