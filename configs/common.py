@@ -88,7 +88,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "optim.b2": (float, "of adamw; null: 0.999"),
     "optim.nesterov": (False, "of sgd"),
     "optim.eta": (float, "trust coefficient of lars_simclr, lars_byol and larc; null: .001"),
-    "optim.clip_rate": (False, "of larc: no parameter's own rate is above the rate, as in solo-learn's LARS"),
+    "optim.clip_rate": (bool, "of larc: no parameter's own rate is above the rate, as in solo-learn's LARS; null: no"),
     "optim.weight_decay": (1e-4, "decoupled in adamw, else part of the gradient"),
     "optim.weight_decay_end": (float, "reached at the end along half a cosine; null: constant"),
     "optim.decay_bias_and_norm": (bool, "null: the optimizer's convention (sgd, larc: true, others: false)"),

@@ -355,9 +355,9 @@ def make_fit(run: Run, config, folder: Path, say: Say) -> evals.Fit:
         # The splits hold the labels that are given, and one part is all that supervised training takes.
         mine.data.update({key: None for key in ("labelled", "ratio") if key in mine.data})
         # What belongs to another optimizer or schedule than that of fine-tuning.
-        others = ("b2", "step_at", "weight_decay_end", "start", "end", "clip_each", "eta", "layer_decay", "patch_rate")
+        others = ("b2", "step_at", "weight_decay_end", "start", "end", "clip_each", "eta", "clip_rate")
+        others += ("layer_decay", "patch_rate")
         mine.optim.update({key: None for key in others if key in mine.optim})
-        mine.optim.update({"clip_rate": False} if "clip_rate" in mine.optim else {})
         with mine.unlocked():
             for key, value in overrides.items():
                 part, _, last = key.rpartition(".")

@@ -438,11 +438,13 @@ def test_what_belongs_to_another_optimizer_stays_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "build", lambda config, *_, **__: built.append(config) or 1 / 0)
     config = runs.config("simclr", optim__name="adamw", optim__b2=0.95, optim__weight_decay_end=0.4)
     config.optim.update({"start": 0.1, "end": 0.01, "clip_each": 3.0, "warmup_epochs": 1.0})
+    config.optim.update({"eta": 0.02, "clip_rate": True, "layer_decay": 0.9, "patch_rate": 0.2})
     fit = evaluation.make_fit(SimpleNamespace(workdir=tmp_path, recipe=None), config, tmp_path, print)
     with pytest.raises(ZeroDivisionError):
         fit("finetune", SimpleNamespace(train=range(100)), finetune.overrides("extract", epochs=2, batch_size=32))
     schedule, _, _ = experiment.make_schedule(built[0], PLAN._replace(total_steps=100))
     tx = experiment.make_tx(built[0], schedule)
+    configs.check(built[0])  # supervised has layer_decay of its own
     assert tx.clip is None
     assert not callable(tx.decay)
     assert [float(schedule(t)) for t in (0, 100)] == pytest.approx([tx.peak, 0])

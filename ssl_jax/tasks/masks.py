@@ -128,7 +128,7 @@ def hidden_blocks(
     Raises:
       ValueError: an argument outside its meaning, or a grid so coarse that blocks hide far less than is asked.
     """
-    if not isinstance(ratio, Sequence) or len(ratio) != 2:
+    if not isinstance(ratio, (tuple, list)) or len(ratio) != 2:
         raise ValueError(f"method.mask_ratio={ratio} is no pair of the least and the largest share, such as 0.1,0.5")
     if choice not in ("random", "stratified"):
         raise ValueError(f"method.mask_choice={choice!r} is not one of random, stratified")
