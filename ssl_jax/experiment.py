@@ -351,7 +351,7 @@ def decoding(config: Config) -> source.Decoding:
 def _plan_without_data(config: Config) -> Plan:
     """A stand-in for the plan while the dataset is unknown."""
     return Plan(
-        total_steps=config.train.steps or 1,
+        total_steps=(1 << 31) - 1,  # so long that nothing said in epochs is too late
         steps_per_epoch=1,
         num_examples=config.data.num_examples or config.data.global_batch_size,
         input_shape=(config.data.image_size, config.data.image_size, 3),

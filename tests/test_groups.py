@@ -222,6 +222,25 @@ def test_rates_by_depth_take_parts_with_names():
         experiment._check_rates(config, {"encoder": {"Dense_0": {}}})
 
 
+SOLO = {"barlow_twins": 0.3, "vicreg": 0.3, "swav": 0.6, "dino": 0.3, "moco_v3": 0.3, "nnclr": 0.4}
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_solo_learns_recipes_have_its_optimizer(name):
+    """Before the data are known, too: a queue from epoch 50 on is not too late then."""
+    config = configs.load(f"configs/{name}_cifar10.py")
+    configs.check(config)
+    experiment.make_method(config, experiment._plan_without_data(config))
+    schedule, warmup, _ = experiment.make_schedule(config, Plan(195_000, 195, 50_000, (32, 32, 3), 256))
+    rates = [float(schedule(t)) for t in (0, warmup, 195_000)]
+    np.testing.assert_allclose(rates, [3e-5, SOLO[name], 0], rtol=1e-5, atol=1e-9)
+    tx, w = experiment.make_tx(config, schedule), {"kernel": jnp.full((2, 2), 50.0), "bias": jnp.ones(2)}
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, w), tx.init(w), w)
+    # At 3e-5 the rate of the kernel, .02 * 100 / (2 + wd 100), is clipped to it; the bias has no decay.
+    np.testing.assert_allclose(updates["kernel"], -3e-5 * (1 + config.optim.weight_decay * 50), rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -3e-5, rtol=1e-5)
+
+
 # Clipping
 
 
