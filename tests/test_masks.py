@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssl_jax.parallel import named_key
 from ssl_jax.tasks import masks
 
 KEY = jax.random.key(0)
@@ -108,6 +109,23 @@ def test_shares_in_strata():
     edges = np.linspace(0.1, 0.7, 7)
     assert ((edges[:-1] <= drawn) & (drawn <= edges[1:])).all()
     assert not np.any(masks.stratified_shares(KEY, 1, chance=0.5))
+
+
+@pytest.mark.parametrize(
+    ("how", "shares_of", "least", "most"),
+    [
+        ({}, masks.random_shares, 4, None),  # iBOT's
+        ({"choice": "stratified", "least": 2, "most": 0.25}, masks.stratified_shares, 2, 9),
+    ],
+)
+def test_how_a_method_hides_blocks(how, shares_of, least, most):
+    hide = masks.hidden_blocks((6, 6), (0.3, 0.6), 0.5, **how)
+    masked, weights = jax.jit(lambda key: hide(key, 64, None)[::2])(KEY)
+    shares = shares_of(named_key(KEY, "shares"), 64, low=0.3, high=0.6, chance=0.5)
+    draw = jax.jit(partial(masks.block_masks, grid=(6, 6)), static_argnames=("least", "most"))
+    np.testing.assert_array_equal(masked, draw(named_key(KEY, "masks"), shares, least=least, most=most))
+    assert (masked != draw(named_key(KEY, "masks"), shares, least=least, most=None if most else 9)).any()
+    np.testing.assert_array_equal(weights.sum(1), masked.sum(1))
 
 
 def test_no_mask_depends_on_how_rows_are_split():
