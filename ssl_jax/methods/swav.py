@@ -69,10 +69,8 @@ def make(
       ValueError: an argument outside its meaning.
     """
     batch_size = plan.global_batch_size
-    if temperature <= 0 or epsilon <= 0:
-        raise ValueError(
-            f"method.temperature={temperature} and epsilon={epsilon} must be positive; SwAV has .1 and .05"
-        )
+    if min(temperature, epsilon) <= 0:
+        raise ValueError(f"method.temperature={temperature}, epsilon={epsilon} must be positive; SwAV has .1 and .05")
     least = {"iterations": (iterations, 1), "prototypes": (prototypes, 2), "hidden": (hidden, 1)}
     least |= {"projector_dim": (projector_dim, 1), "freeze_prototypes": (freeze_prototypes, 0)}
     for name, (value, low) in (least | {"queue_size": (queue_size, 0), "queue_from": (queue_from, 0)}).items():
@@ -84,14 +82,11 @@ def make(
             f"use {max(1, round(queue_size / batch_size)) * batch_size}, or 0 for none"
         )
     per_row, first = queue_size // batch_size, round(queue_from * plan.steps_per_epoch)
-    if queue_size and first + per_row >= plan.total_steps:
-        raise ValueError(
-            f"method.queue_size={queue_size} filled from epoch queue_from={queue_from:g} on is full after step "
-            f"{first + per_row} and the run has {plan.total_steps}; lower queue_from, or use queue_size=0"
-        )
+    if queue_size and (full_at := first + per_row) >= plan.total_steps:
+        filled = f"method.queue_size={queue_size}, filled from epoch queue_from={queue_from:g} on, is full after step"
+        raise ValueError(f"{filled} {full_at} and the run has {plan.total_steps}; lower queue_from, or have no queue")
     kind = {"kernel_init": torch_kernel, "bias_init": torch_bias, "norm": encoder.norm, "dtype": encoder.dtype}
-    head = MLP((hidden, projector_dim), **kind)
-    parts = {"encoder": encoder, "projector": head}
+    parts = {"encoder": encoder, "projector": MLP((hidden, projector_dim), **kind)}
 
     def init(key, batch, given=None):
         params, state = init_parts(parts, key, batch["views"][0], given)
