@@ -263,9 +263,10 @@ def pace(seed: int) -> Figures:
             config.method.bn_groups = 1
         encoder = models.make(config.model.name, **{k: v for k, v in config.model.items() if k != "name"})
         arguments = {k: v for k, v in config.method.items() if k != "name"}
-        method = methods.get(name)(encoder, plan=Plan(1000, 100, 50_000, (32, 32, 3), 64, 10), **arguments)
+        plan = Plan(1000, 100, 50_000, (32, 32, 3), 64, 10)
+        method = methods.get(name)(encoder, plan=plan, **arguments)
         given = jax.device_get(jax.jit(method.init)(jax.random.key(0), batch))
-        peer = lightlies.make(name, encoder, given, arguments)
+        peer = lightlies.make(name, encoder, given, arguments, plan)
         optimizer = torch.optim.SGD(peer.parts.parameters(), lr=0.03, momentum=0.9)
         tensors = [lightlies.tensor(view, (0.0,), (1.0,)) for view in both]
 
@@ -274,7 +275,7 @@ def pace(seed: int) -> Figures:
             loss = peer.loss(*tensors)
             loss.backward()
             optimizer.step()
-            peer.after()
+            peer.after(0)
             return float(loss.detach())
 
         calls = {"ours": ours(method, batch, None, 1), "theirs": theirs}
