@@ -4,11 +4,10 @@
 
 q and p are DINO's, of the tokens at patch t, with a centre of their own. In the student's global views the patches M_i,
 blocks in half of them, are one learned token. The mean is over all views, so that half of the log K of a dead run is
-there to lose. The teacher is the product. What DINOv2 has otherwise are arguments, see ``configs/ibot_imagenet.py``.
-The metrics are DINO's and those of the patches, which can collapse while the class tokens do not.
+there to lose. What DINOv2 has otherwise are arguments, see ``configs/ibot_imagenet.py``. The metrics are DINO's and
+those of the patches, which can collapse while the class tokens do not. The teacher is the product.
 
-Reference: Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", equations 2 and 3
-(arXiv:2111.07832); Oquab et al. 2023, "DINOv2", section 4 (arXiv:2304.07193).
+Reference: Zhou et al. 2022 (arXiv:2111.07832), equations 2 and 3; Oquab et al. 2023, DINOv2 (arXiv:2304.07193), part 4.
 Differs from the reference code: heads are shared by default, as in its README's commands, and their BatchNorm takes
 class tokens and patches apart; DINOv2's centre of patches is of those that are hidden, here of all, as iBOT's.
 """
@@ -61,9 +60,11 @@ def make(
     block_least: int | None = None,
     block_most: float = 1.0,
 ) -> Method:
-    """iBOT around ``encoder``, a ViT with ``model.cls_token=True, pool=cls``; what is not said is as in DINO.
+    """iBOT around ``encoder``, a ViT with ``model.cls_token=True, pool=cls``.
 
     Args:
+      tau, temperature, teacher_temperature, warmup_teacher_temperature, warmup_teacher_epochs: as of DINO.
+      centre_momentum, out_dim, hidden, bottleneck, layers, head_bn, norm_last_layer, freeze_last_layer: as of DINO.
       patch_temperature, warmup_patch_temperature: the teacher's for patches; None: as for class tokens.
       shared_head, patch_out_dim, patch_bottleneck: one head for both, or patches have one; None: its size is the same.
       teacher: "centre", or "sinkhorn", three iterations that use all prototypes equally and need no centre.
@@ -135,12 +136,11 @@ def make(
         patch_loss = of_patches.patches(variables.params, patch_q, patch_z, weights)
         value = cls_loss + patch_weight * patch_loss
         metrics = {"cls_loss": cls_loss, "patch_loss": patch_loss, "masked": masked.mean(dtype=value.dtype)}
-        metrics |= {"tau": jnp.asarray(tau_at(step), value.dtype)}
+        metrics["tau"] = jnp.asarray(tau_at(step), value.dtype)
         metrics |= of_class.metrics(q, cls_loss, variables.aux, step, axis)
         metrics |= of_patches.metrics(patch_q, patch_loss, variables.aux, step, axis, weights)
         if koleo:
-            near = [losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0])]
-            metrics["koleo"] = jnp.stack(near).sum()
+            metrics["koleo"] = sum(losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0]))
             value += koleo * metrics["koleo"]
         outputs = {"features": view_by_view(taught, counts[0])[0], "projections": z[:, 0]}
         return value, LossOut(state | {"target": target_state}, metrics, carry=means, outputs=outputs)
