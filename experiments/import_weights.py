@@ -129,13 +129,15 @@ def told(found: importing.Imported):
     if found.size == found.model.get("positions_grid", 0) * found.model.get("patch_size", 0) > 384:
         yield "that is the size of its positions; DINOv2 was measured at 224 pixels, which --size 224 says"
     yield from found.report.lines()
+    yield from record["remarks"]
     if found.classifier is not None:
         yield f"its classifier of {found.classifier['bias'].shape[-1]} classes came with it: --evals=classify"
     for name, count in record["passed_over"].items():
         yield f"{count} x {name} in the file was not built, for it could execute code"
     for note in record["notes"]:
         yield f"not followed: {note}"
-    yield f"licence of the weights: {record['licence'] or 'not known; ask where they are from'}"
+    whose = f", as --as {record['asked']} says" if record["licence"] and "asked" in record else ""
+    yield f"licence of the weights: {record['licence'] or 'not known; ask where they are from'}{whose}"
 
 
 def _said(numbers) -> str:

@@ -107,15 +107,18 @@ def _described(path: Path) -> bool:
 
 
 def as_float32(
-    arrays: Mapping[str, np.ndarray], names: Collection[str]
+    arrays: Mapping[str, np.ndarray], names: Collection[str], classifier: Collection[str] = ()
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(the arrays, those of ``names`` as float32; dtype -> how many of these were of it).
+
+    Args:
+      classifier: those of ``names`` without which the rest may be taken, as a line that refuses one of them says.
 
     Raises:
       ValueError: complex or whole numbers, which no weights of ours are.
     """
     found, converted = dict(arrays), {}
-    for name in sorted(names & arrays.keys()):
+    for name in sorted(names & arrays.keys(), key=lambda name: (name in classifier, name)):
         dtype = arrays[name].dtype
         if dtype == np.float32:
             continue
@@ -123,7 +126,8 @@ def as_float32(
             what = (
                 "whose imaginary part would be lost" if dtype.kind == "c" else "whole numbers, as of quantised weights"
             )
-            raise ValueError(f"{name} is {dtype}, {what}; give the weights in float32")
+            rest = ", or leave its classifier out: --no-classifier" if name in classifier else ""
+            raise ValueError(f"{name} is {dtype}, {what}; give the weights in float32{rest}")
         with np.errstate(over="ignore"):  # what becomes infinite is refused with all that is not finite
             found[name] = arrays[name].astype(np.float32)
         converted[dtype.name] = converted.get(dtype.name, 0) + 1
@@ -155,6 +159,10 @@ def _file(path: Path) -> Archive:
     if data[:8] == HDF5:
         arrays, about = _hdf5(data)
         return Archive(arrays, "keras h5", sha256, {}, {"h5": about})
+    if data[8:10] == b'{"':
+        raise Unreadable(
+            f"a damaged .safetensors file: its header claims {length} bytes, and {len(data) - 8} follow; get it again"
+        )
     limits = Limits(len(data))
     if data.startswith(torch_files.START):
         return _pickled(torch_files.read_legacy(data, limits), limits, "torch legacy", sha256)
@@ -196,11 +204,19 @@ def _zip(data: bytes, sha256: str) -> Archive:
 def _pickled(value: Any, limits: Limits, kind: str, sha256: str) -> Archive:
     tree, passed_over, arrays = pickles.tree(value, limits)
     if not arrays:
+        if _nothing(tree):
+            raise Unreadable(f"a {kind} file that holds nothing; give the file of a network's weights")
         many = ", ".join(f"{count} x {name}" for name, count in sorted(passed_over.items())[:3])
         more = ", ..." if len(passed_over) > 3 else ""
         holds = f"it holds objects or code ({many}{more}) and no arrays outside of them" if many else ""
         raise Unreadable(f"a {kind} file, and {holds or 'there are no arrays in it'}; {SAVE}")
     return Archive(tree, kind, sha256, passed_over, {})
+
+
+def _nothing(tree: Any) -> bool:
+    if isinstance(tree, (dict, list)):
+        return all(_nothing(item) for item in (tree.values() if isinstance(tree, dict) else tree))
+    return tree is None
 
 
 def _arrays(tree: Any) -> bool:

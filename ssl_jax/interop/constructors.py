@@ -98,7 +98,19 @@ class Array:
         nbytes = math.prod(self.shape) * self.dtype.itemsize
         if isinstance(self.data, (bytes, bytearray, str)) and len(self.data) != nbytes:
             raise Unreadable(f"an array of {nbytes} bytes has {len(self.data)}; the file is cut or wrong, get it again")
+        if isinstance(self.data, Storage) and nbytes:
+            self._end(len(self.data.bytes()) // self.dtype.itemsize)
         return nbytes
+
+    def _end(self, length: int) -> int:
+        """How many of ``length`` numbers it needs, after that has been found to be no more than there are."""
+        strides = _row_by_row(tuple(self.shape)) if self.strides is None else self.strides
+        if type(self.offset) is not int or self.offset < 0 or len(strides) != len(self.shape):
+            raise Unreadable("an array begins or steps where it cannot; get the file again")
+        end = 1 + self.offset + sum((n - 1) * step for n, step in zip(self.shape, strides, strict=True))
+        if end > length:
+            raise Unreadable(f"an array ends at number {end} of {length}; the file is cut or wrong, get it again")
+        return end
 
     def build(self) -> np.ndarray:
         """Contiguous in C's order, read-only where it is a view of the file; call after :meth:`nbytes`."""
@@ -115,14 +127,10 @@ class Array:
             raise Unreadable(f"an array is made of {kind(data)} and not of numbers; {SAVE}")
         length = len(data) // dtype.itemsize
         strides = _row_by_row(shape) if self.strides is None else tuple(self.strides)
-        if type(start) is not int or start < 0 or len(strides) != len(shape):
-            raise Unreadable("an array begins or steps where it cannot; get the file again")
         if not math.prod(shape):
             return np.zeros(shape, dtype)
-        last = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-        if last >= length:
-            raise Unreadable(f"an array ends at number {last + 1} of {length}; the file is cut or wrong, get it again")
-        flat = np.frombuffer(data, dtype, last + 1 - start, start * dtype.itemsize)
+        end = self._end(length)
+        flat = np.frombuffer(data, dtype, end - start, start * dtype.itemsize)
         steps = tuple(step * dtype.itemsize for step in strides)
         view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
         if dtype == np.bool_:  # a byte that is neither 0 nor 1 would be no truth value of NumPy's

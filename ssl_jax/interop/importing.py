@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, huggingface, pairs, places, projects, report, vit
+from ssl_jax.interop import archives, classic, folders, huggingface, pairs, places, projects, report, sound, vit
 from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
+from ssl_jax.models import positions
 from ssl_jax.names import hint
 from ssl_jax.types import Tree
 
@@ -36,7 +37,8 @@ class Imported(NamedTuple):
       statistics: (mean, std) of the channels.
       view: (kind, fraction, interpolation) of evaluation.
       size: of images in pixels.
-      record: where it came from: file, sha256, kind of file, licence, source; what beside it was not followed.
+      record: where it came from: file, sha256, kind of file, licence, source; what beside it was not followed, and
+        remarks on what may be other than it seems.
       report: what became of the arrays.
     """
 
@@ -114,28 +116,32 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     inner, model, theirs, family = places.trunk(arrays, chosen, asked, prefix)
     huggingface.check(archive.metadata.get("config", {}), family, model)
     shapes = {name: array.shape for name, (_, array) in inner.items()}
-    said = {**project.fields.get(family, {}), **beside.fields}
+    said = {**project.fields.get(family, {}), **project.fields.get(f"{theirs} {family}", {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
     model = _complete(model, family, chosen)
     size = size or beside.size or _size(model, shapes)
+    _check_rule(model, family, chosen, size)
     flat = {name: array for name, (_, array) in inner.items()}
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
     table, classes, last = _table(places.FAMILIES[family], model, theirs, shapes, with_classifier)
-    flat, converted = archives.as_float32(flat, {name for pair in table for name in pair.theirs})
+    of_classifier = {name for pair in table if pair.ours.startswith("classifier/") for name in pair.theirs}
+    flat, converted = archives.as_float32(flat, {name for pair in table for name in pair.theirs}, of_classifier)
     tree, used = pairs.read(table, flat)
     used, again, last = ({inner[name][0] for name in names} for names in (used, again, last))
     aside = {"fixed positions, which the network makes": again, CLASSIFIER: last}
     found = _report(arrays, used, aside, project, prefix, allow, tree)._replace(converted=converted)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
-    _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
+    remarks = _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
+    remarks += places.doubts(asked, sorted(last | {inner[name][0] for name in of_classifier}), classes)
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes)
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
         **{"licence": beside.licence or project.licence, "source": project.source},
         **({} if prefix is None else {"prefix": prefix}),
         **{"assumed": _untold(model)},
-        **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes)},
+        **({} if asked is None else {"asked": asked}),
+        **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes), "remarks": remarks},
     }
     classifier = tree.get("classifier")
     return Imported(
@@ -263,7 +269,8 @@ def _report(arrays, used: set[str], aside: Mapping[str, set[str]], project, pref
     passed = report.allowed(left, allow)
     leaves = by_name(tree).values()
     rules = {rule: tuple(ignored[rule]) for rule in sorted(ignored)}
-    return report.Report(len(used), rules, passed, sum(leaf.size for leaf in leaves))
+    numbers = sum(leaf.size for leaf in leaves)
+    return report.Report(len(used), rules, passed, numbers, idle=report.idle(left, allow))
 
 
 def _untold(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,8 +298,18 @@ def _checked(model: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
     return dict(fields)
 
 
-def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str, pairs.Pair], shapes) -> None:
-    """Refuse arrays of other shapes than the network's, and numbers that are not finite."""
+def _check_rule(model: Mapping[str, Any], family: str, chosen: str, size: int) -> None:
+    """Refuse images of another size than a learned table's, where nobody said how it is made to fit them."""
+    side = model.get("positions_grid", 0) * model.get("patch_size", 0)
+    if family == "vit" and _learned(model) and "positions_rule" not in model and size != side:
+        raise ValueError(
+            f"its positions are those of images of {side} pixels, and how {chosen} makes them fit {size} is not known; "
+            f"say --size {side}, or --model.positions_rule={'|'.join(positions.RULES)}"
+        )
+
+
+def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str, pairs.Pair], shapes) -> list[str]:
+    """Refuse arrays of other shapes than the network's, and numbers that cannot be; what is odd of the others."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     spec = dict(jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False, axis=None), image))
     here = by_name({"params": spec.pop("params"), "model_state": spec})
@@ -303,14 +320,19 @@ def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str
             raise ValueError(_shapes(table.get(name), shapes, name, shape, leaf.shape) + f" in {encoder.label}")
     if left := there.keys() - here.keys():
         raise ValueError(f"{sorted(left)[0]} is no part of {encoder.label}; say --model.KEY=VALUE")
+
+    def called(name: str) -> str:
+        return ", ".join(table[name].theirs if name in table else (name,))
+
     for name, array in by_name(tree).items():
-        wrong = int((~np.isfinite(array)).sum()) if jnp.issubdtype(array.dtype, jnp.inexact) else 0
-        if wrong:
-            called = ", ".join(table[name].theirs if name in table else (name,))
-            do = "use other weights"
-            if name.startswith("classifier/"):
-                do = "leave its classifier out: --no-classifier"
-            raise ValueError(f"{wrong} of the {array.size} numbers of {called} are not finite; {do}")
+        if wrong := sound.wrong(name, array):
+            out = name.startswith("classifier/")
+            do = "leave its classifier out: --no-classifier" if out else "use other weights"
+            raise ValueError(f"{wrong.format(called(name))}; {do}")
+    zero = sound.never_varied(there)
+    shown = f"{', '.join(map(called, zero[:3]))}{', ...' if zero[3:] else ''}"
+    said = f"{len(zero)} running {'variance is' if len(zero) == 1 else 'variances are'} zero throughout ({shown}): "
+    return [f"{said}what they norm never varied, or was never measured"] if zero else []
 
 
 def _shapes(pair: pairs.Pair | None, shapes: Mapping[str, Sequence[int]], name: str, there: Any, here: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ssl_jax.interop import classic, projects, resnet, vit
@@ -16,6 +16,20 @@ OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
 NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
 FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
 WHOSE = f"--as {'|'.join(projects.PROJECTS)}"
+# Whose networks are published without a classifier.
+UNCLASSIFIED = (
+    "moco",
+    "moco_v3",
+    "simsiam",
+    "swav",
+    "barlow_twins",
+    "vicreg",
+    "ibot",
+    "dino",
+    "dinov2",
+    "mae",
+    "ijepa",
+)
 # Names that are no project's own: whoever publishes a plain network has them.
 PLAIN = ("torchvision", "timm", "transformers")
 
@@ -60,18 +74,26 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
     Raises:
       ValueError: nothing tells, with what to say.
     """
+    if asked is not None and asked not in projects.PROJECTS:
+        known = ", ".join(projects.PROJECTS)
+        raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
     if prefix is not None and not any(name.startswith(prefix) for name in arrays):
-        raise ValueError(f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays)}")
+        raise ValueError(f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays, prefix, asked)}")
+    if prefix is not None:
+        _check_prefix(prefix, arrays, asked)
     if asked is not None:
-        if asked not in projects.PROJECTS:
-            known = ", ".join(projects.PROJECTS)
-            raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
         return asked
     found, names = projects.found(arrays), set(arrays)
     if prefix is not None and (not found or found[0] in PLAIN):
         names = {name.removeprefix(prefix) for name in arrays if name.startswith(prefix)}
         found = projects.found(names)
     if found:
+        if found[0] == "timm" and not described and _like_dinov2(arrays, prefix or ""):
+            raise ValueError(
+                "LayerScale with patches of 14 pixels and a table of 37 x 37, or registers, are those of DINOv2, and also "
+                "of a timm ViT, which nothing in it tells apart; say whose it is: --as dinov2, or --as timm "
+                f"{NORMALISED}"
+            )
         if found[0] == "timm" and not described and not any(re.search(OF_TIMM, name) for name in names):
             raise ValueError(
                 "its names are those of DINO's and iBOT's encoders and of a timm ViT without classifier, which nothing "
@@ -88,8 +110,11 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
         raise ValueError(other)
     whole = [name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)]
     shown = f"{', '.join(whole[:4])}{', ...' if len(whole) > 4 else ''}"
+    if max(len(arrays[name].shape) for name in whole) < 2:
+        raise ValueError(f"none of its {len(whole)} arrays ({shown}) has two axes: no network; give a whole one's file")
     many = f"its {len(whole)} arrays ({shown}) are" if len(whole) > 1 else f"its one array ({shown}) is"
-    raise ValueError(f"{many} called as in no project that is known{_where(arrays)}; say whose it is ({WHOSE})")
+    where = _where(arrays, prefix, asked)
+    raise ValueError(f"{many} called as in no project that is known{where}; say whose it is ({WHOSE})")
 
 
 def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str | None):
@@ -127,7 +152,7 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
         raise ValueError(f"{refused}{like}")
     if other := _other(name.removeprefix(prefix or "") for name in arrays if name.startswith(prefix or "")):
         raise ValueError(other)
-    where = _where(arrays, places)
+    where = _where(arrays, prefix, asked, places)
     whose = like or where or (f"; say whose it is ({WHOSE})" if asked is None else "")
     if prefix is not None:
         raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
@@ -181,16 +206,69 @@ def networks(names: Iterable[str]) -> list[str]:
     return sorted(start for start in starts if f"{start}features." not in starts)  # a Sequential of a ResNet's children
 
 
-def _where(arrays: Mapping[str, Any], tried: Iterable[str] = ()) -> str:
+def doubts(asked: str | None, classifier: Sequence[str], classes: int | None) -> list[str]:
+    """What speaks against the project that the user says, a sentence each.
+
+    Args:
+      classifier: names in the file.
+      classes: that it tells apart, None: there is none.
+    """
+    if asked not in UNCLASSIFIED or classes is None:
+        return []
+    return [
+        f"its classifier of {classes} classes ({', '.join(classifier)}) is none of {asked}'s, whose networks are "
+        f"published without one: how images are normalised and the licence are as --as {asked} says"
+    ]
+
+
+def _like_dinov2(arrays: Mapping[str, Any], prefix: str) -> bool:
+    """Whether a ViT by timm's names may be DINOv2's, which lacks its token of hidden patches."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        starts = [prefix] if prefix else projects.PROJECTS["timm"].trunk
+        found = next((arrays[start + name] for start in starts if start + name in arrays), None)
+        return getattr(found, "shape", ()) or (0,)
+
+    scaled, size, rows = shape("blocks.0.ls1.gamma"), shape("patch_embed.proj.weight"), shape("pos_embed")
+    published = size[-1] == 14 and rows[-2:-1] in ((37 * 37,), (37 * 37 + 1,)) and shape("reg_token") == (0,)
+    return scaled != (0,) and (published or shape("register_tokens") != (0,))
+
+
+def _check_prefix(prefix: str, arrays: Mapping[str, Any], asked: str | None) -> None:
+    """Refuse a prefix that ends before or behind the place where a network begins.
+
+    Raises:
+      ValueError: names that place.
+    """
+    found = networks(arrays)
+    if prefix in found:
+        return
+    near = [place for place in found if place.rstrip("./") == prefix.rstrip("./")]
+    if not near and not any(place.startswith(prefix) for place in found):
+        near = [place for place in found if prefix.startswith(place)][-1:]  # the prefix is of a part of a network
+    if near and (near[0] or not _left_out(prefix, asked)):
+        raise ValueError(f"no network begins at --prefix {prefix}; did you mean --prefix {shlex.quote(near[0])}?")
+    if near:
+        raise ValueError(f"no network begins at --prefix {prefix}; one begins without a prefix: leave --prefix out")
+
+
+def _left_out(prefix: str | None, asked: str | None) -> bool:
+    """Whether a network whose names begin with nothing is found where the user leaves a prefix out."""
+    return prefix is not None and (asked is None or "" in projects.PROJECTS[asked].trunk)
+
+
+def _where(arrays: Mapping[str, Any], prefix: str | None, asked: str | None, tried: Iterable[str] = ()) -> str:
     """A half-sentence of where networks lie besides places that were tried."""
-    found = [prefix for prefix in networks(arrays) if not any(re.fullmatch(place, prefix) for place in tried)]
+    found = [place for place in networks(arrays) if not any(re.fullmatch(one, place) for one in tried)]
     if not found:
         return ""
-    shown = " or ".join(f"--prefix {shlex.quote(prefix)}" for prefix in found[:6])
+    out = "" in found and _left_out(prefix, asked)
+    shown = " or ".join(f"--prefix {shlex.quote(place)}" for place in found[:6] if place or not out)
+    shown = " or ".join([f"at {shown}"] * bool(shown) + ["without a prefix: leave --prefix out"] * out)
     teacher = any(name.startswith("teacher/") for name in arrays)
-    if not teacher and any(prefix.startswith("student/") for prefix in found):
+    if not teacher and any(place.startswith("student/") for place in found):
         shown += ", the student's (its teacher, whose features DINO's and iBOT's are, is not in the file)"
-    return f"; a network begins at {shown}"
+    return f"; a network begins {shown}"
 
 
 def _other(names: Iterable[str]) -> str:

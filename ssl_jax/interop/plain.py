@@ -134,7 +134,7 @@ def read_msgpack(data: bytes) -> Any:
     except Unreadable:
         raise
     except Exception as error:  # its own kinds, which are many
-        raise Unreadable(f"no whole .msgpack file ({error or type(error).__name__}); get it again") from None
+        raise Unreadable(f"no whole .msgpack file ({str(error) or type(error).__name__}); get it again") from None
     return _joined(found, len(data))
 
 

@@ -31,7 +31,8 @@ class Project(NamedTuple):
       trunk: regular expressions of what begins the names of the network, of which one does; its own names follow.
       has, lacks: regular expressions of names, each of which must occur, none of which may.
       ignored: regular expression of a name (whole) -> what it is, of what lies beside the network.
-      fields: of ``config.model``, by kind of network: what shapes cannot tell; None: only its user knows.
+      fields: of ``config.model``, by kind of network ("vit"), or by that of one library's names ("torchvision vit"):
+        what shapes cannot tell; None: only its user knows.
       statistics: (mean, std) of the channels; None: nobody can know from the file.
       view: of evaluation, ``data/images/recipes.py`` Eval.
       licence: of the weights as published, None: not known to us.
@@ -160,7 +161,7 @@ PROJECTS: dict[str, Project] = {
         has=(r"model/patch_embed\.proj\.weight", r"model/pos_embed", r"model/(decoder_embed\.weight|cls_token)"),
         lacks=(r"model/backbone\..*", r"model/head\.weight", r"model/blocks\..*\.ls1\.gamma"),
         ignored={r"model/decoder_.*": "decoder", r"model/mask_token": "token of hidden patches"},
-        fields={"vit": {"positions": "sincos", "pool": "cls"}},
+        fields={"vit": {"positions": "sincos", "positions_rule": "transformers", "pool": "cls"}},
         view=("resize_crop", 0.875, "bicubic"),
         licence=NC,
         source="facebookresearch/mae",
@@ -168,7 +169,7 @@ PROJECTS: dict[str, Project] = {
     "mae_finetuned": Project(
         ("model/",),
         has=(r"model/patch_embed\.proj\.weight", r"model/fc_norm\.weight"),
-        fields={"vit": {"positions": "learned", "pool": "mean"}},
+        fields={"vit": {"positions": "learned", "positions_rule": "transformers", "pool": "mean"}},
         view=("resize_crop", 0.875, "bicubic"),
         licence=NC,
         source="facebookresearch/mae",
@@ -240,7 +241,10 @@ PROJECTS: dict[str, Project] = {
             r"(state_dict/)?(student_\w+|backbone_momentum)\..*": MOMENTUM,
             r"(state_dict/)?backbone\.(mask_token|vit\.mask_token)": "token of hidden patches",
         },
-        fields={"vit": {"heads": None, "positions_rule": "timm"}},
+        fields={
+            "vit": {"heads": None, "positions_rule": "timm"},
+            "torchvision vit": {"positions_rule": "transformers"},
+        },
         statistics=None,
         source="lightly-ai/lightly",
     ),
@@ -294,6 +298,7 @@ PROJECTS: dict[str, Project] = {
         ("state_dict/", "model_state_dict/", "model/", ""),
         has=(r"(\w+/)?((conv1|layer1\.0\.conv1|conv_proj|conv_stem)\.weight|features\.(0|conv0)\..*)",),
         lacks=(r"(\w+/)?(backbone\..*|queue|prototypes\..*)",),
+        fields={"vit": {"positions_rule": "torchvision"}},
         source="pytorch/vision, or a project that publishes its networks (Barlow Twins, VICReg, timm)",
     ),
     "timm": Project(

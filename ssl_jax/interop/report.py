@@ -20,6 +20,7 @@ class Report(NamedTuple):
       allowed: names that no rule knows and the user let pass.
       numbers: in the network.
       converted: dtype -> how many of those in the network were of it, and are float32 now.
+      idle: what the user let pass that nothing needed.
     """
 
     matched: int
@@ -27,6 +28,7 @@ class Report(NamedTuple):
     allowed: tuple[str, ...]
     numbers: int
     converted: Mapping[str, int] = MappingProxyType({})
+    idle: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
         yield f"{self.matched} arrays of {self.numbers:,} numbers are in the network"
@@ -37,6 +39,8 @@ class Report(NamedTuple):
             yield f"{len(names)} left aside: {rule}"
         if self.allowed:
             yield f"{len(self.allowed)} let pass: {', '.join(self.allowed[:5])}{', ...' if self.allowed[5:] else ''}"
+        for pattern in self.idle:
+            yield f"--allow {shlex.quote(pattern)} let nothing pass: no array that is left over is called so"
 
     def plain(self) -> dict[str, Any]:
         """For ``config.json``; none is missing, as a file that lacks one is refused."""
@@ -78,6 +82,11 @@ def allowed(left: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:
             f"do not matter, let them pass: --allow {shlex.quote(_pattern(unexpected))}"
         )
     return tuple(sorted(left))
+
+
+def idle(left: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:
+    """The regular expressions of ``allow`` that let none of the names pass."""
+    return tuple(pattern for pattern in allow if not any(re.fullmatch(pattern, name) for name in left))
 
 
 def _pattern(names: Sequence[str]) -> str:

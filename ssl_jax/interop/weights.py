@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssl_jax.interop import plain
+from ssl_jax.interop import plain, sound
 from ssl_jax.interop.files import whole
 from ssl_jax.interop.leaves import fingerprint
 from ssl_jax.interop.plain import can_execute
@@ -113,8 +112,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
         words = name.split("/")
         if any("/".join(words[:i]) in arrays for i in range(1, len(words))):
             raise ValueError(f"{name} lies below another array of the file; rename one of them")
-        if jnp.issubdtype(array.dtype, jnp.inexact) and (wrong := int((~np.isfinite(array)).sum())):
-            raise ValueError(f"{wrong} of the {array.size} numbers of {name} are not finite; use other weights")
+        if wrong := sound.wrong(name, array):
+            raise ValueError(f"{wrong.format(name)}; use other weights")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

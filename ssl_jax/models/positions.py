@@ -10,7 +10,7 @@ from ssl_jax.types import Array
 
 # rule -> (what is added to the number of patches aimed at, whether the kernel widens where the table shrinks)
 BICUBIC = {"dino": (0.1, False), "timm": (0.0, True), "transformers": (0.0, False)}
-RULES = (*BICUBIC, "dinov2", "big_vision")
+RULES = (*BICUBIC, "dinov2", "torchvision", "big_vision")
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, *, row_first: bool = False) -> np.ndarray:
@@ -64,17 +64,20 @@ def resize_weights(source: int, target: int, rule: str, *, registers: bool = Fal
     - "dino" (iBOT, too): cubic with a = -.75, four taps clamped at the border, at ``(i + .5) source / (target + .1)``;
     - "timm": cubic with a = -.5, at ``(i + .5) source / target``; the kernel is as many times wider as the table
       shrinks, and what lies outside counts for nothing;
-    - "transformers": as "dino" without the .1, and with registers as "timm";
+    - "transformers" (MAE's fine-tuning, too): as "dino" without the .1, and with registers as "timm";
     - "dinov2": as "dino", and with registers as "timm";
+    - "torchvision": cubic with a = -.75 at ``i (source - 1) / (target - 1)``, the first and the last place as they are;
     - "big_vision": linear, the first and the last place as they are.
 
-    Reference: DINO's, DINOv2's, timm's, transformers' and big_vision's code; torch's ``interpolate`` and SciPy's
+    Reference: DINO's, DINOv2's, MAE's, timm's, transformers', torchvision's and big_vision's code; torch's ``interpolate`` and SciPy's
     ``zoom``, with which they do it.
     """
     here = np.arange(source)
+    ends = np.arange(target) * ((source - 1) / max(target - 1, 1))  # corners on corners
     if rule == "big_vision":
-        at = np.arange(target) * ((source - 1) / max(target - 1, 1))
-        return np.maximum(0, 1 - np.abs(at[:, None] - here))
+        return np.maximum(0, 1 - np.abs(ends[:, None] - here))
+    if rule == "torchvision":
+        return _clamped(ends, source)
     if registers and rule in ("dinov2", "transformers"):
         rule = "timm"
     offset, widens = BICUBIC["dino" if rule == "dinov2" else rule]
@@ -83,9 +86,14 @@ def resize_weights(source: int, target: int, rule: str, *, registers: bool = Fal
     if widens:
         weights = _cubic((here - at[:, None]) / max(scale, 1.0), -0.5)
         return weights / weights.sum(1, keepdims=True)
+    return _clamped(at, source)
+
+
+def _clamped(at: np.ndarray, source: int) -> np.ndarray:
+    """Weights of four taps around each place, those outside taken at the border; the kernel is torch's."""
     taps = np.floor(at)[:, None].astype(int) + np.arange(-1, 3)
-    weights = np.zeros((target, source))
-    np.add.at(weights, (np.arange(target)[:, None], taps.clip(0, source - 1)), _cubic(taps - at[:, None], -0.75))
+    weights = np.zeros((len(at), source))
+    np.add.at(weights, (np.arange(len(at))[:, None], taps.clip(0, source - 1)), _cubic(taps - at[:, None], -0.75))
     return weights
 
 

@@ -53,7 +53,7 @@ class ViT(nn.Module):
         table of the patches, behind a row of the class token where there is one), or "learned_patches" (the class
         token has none: big_vision, timm's networks with registers). Registers have none.
       positions_rule: how a learned table is made to fit images of another size, "dino", "dinov2", "timm",
-        "transformers" or "big_vision", see :func:`~ssl_jax.models.positions.resize_weights`.
+        "transformers", "torchvision" or "big_vision", see :func:`~ssl_jax.models.positions.resize_weights`.
       positions_grid: patches along a side of the learned table; None: as many as the images have that the network is
         made with.
       registers: how many learned tokens stand behind the class token, which nothing returns.

@@ -30,7 +30,7 @@ CASES = {
         {"pool": "cls", "positions_rule": "timm"},
     ),
     "timm_giant": ("timm", {"init_values": 1e-5, "swiglu": True}, {"pool": "cls", "positions_rule": "timm"}),
-    "torchvision": ("torchvision", {}, {"pool": "cls"}),
+    "torchvision": ("torchvision", {}, {"pool": "cls", "positions_rule": "torchvision"}),
     "hf_vit": ("transformers", {"kind": "ViT"}, {"pool": "cls", "eps": 1e-12, "positions_rule": "transformers"}),
     "hf_dinov2": ("transformers", {"kind": "Dinov2"}, {"positions_rule": "transformers"}),
     "hf_dinov2_giant": (
@@ -103,10 +103,14 @@ def of_transformers(more: dict):
     return net, shapes
 
 
-def outputs(case: str, net, size: int, torch) -> dict[str, np.ndarray] | None:
+def outputs(case: str, net, size: int, torch) -> dict[str, np.ndarray]:
     library = CASES[case][0]
-    if library == "torchvision" and size != SIZES[0]:
-        return None  # takes images of one size
+    if library == "torchvision" and size != SIZES[0]:  # takes images of one size
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        table = interpolate_embeddings(size, PATCH, net.state_dict())["encoder.pos_embedding"]
+        net.encoder.pos_embedding = torch.nn.Parameter(table)
+        net.image_size = size
     x = torch.from_numpy(draw("input", (2, size, size, 3))).double().permute(0, 3, 1, 2)
     if library == "timm":
         if case in ("dino", "dinov2") and size != SIZES[0]:
@@ -152,7 +156,7 @@ def weights(rule: str, source: int, target: int, torch) -> np.ndarray:
     if rule == "dino":
         more = {"scale_factor": ((target + 0.1) / source, 1.0)}
     else:
-        more = {"size": (target, source), "antialias": rule == "timm"}
+        more = {"size": (target, source), "antialias": rule == "timm", "align_corners": rule == "torchvision"}
     return torch.nn.functional.interpolate(line, mode="bicubic", **more)[0, :, :, 0].T.numpy()
 
 
@@ -164,9 +168,9 @@ def main() -> None:
         for case, (library, more, _) in CASES.items():
             net, names[case] = network(library, more)
             for size in SIZES:
-                for name, array in (outputs(case, net, size, torch) or {}).items():
+                for name, array in outputs(case, net, size, torch).items():
                     results[f"{case}|{size}|{name}"] = array
-        for rule in ("dino", "timm", "transformers", "big_vision"):
+        for rule in ("dino", "timm", "transformers", "torchvision", "big_vision"):
             for source, target in RESIZES:
                 results[f"resize|{rule}|{source}|{target}"] = weights(rule, source, target, torch)
     results["names"] = np.frombuffer(zlib.compress(json.dumps(names).encode(), 9), np.uint8)
