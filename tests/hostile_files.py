@@ -135,7 +135,7 @@ def programs(mark: str) -> Iterator[tuple[str, bytes, str]]:
     kind = call(name("torch._tensor", "_rebuild_from_type_v2"), system, b"N", b"(" + touch + b"t", b"N")
     yield "subclass", torch_zip(kind), rf"{objects} \(.*os.system"
     yield "codec", whole(call(name("_codecs", "encode"), touch, text("rot13"))), "_codecs.encode"
-    yield "default", whole(call(name("collections", "defaultdict"), system)), "no arrays in it"
+    yield "default", whole(call(name("collections", "defaultdict"), system)), "that holds nothing"
 
 
 def bombs() -> Iterator[tuple[str, bytes, str]]:
@@ -147,9 +147,9 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     yield "long4", whole(b"\x8b\xff\xff\xff\x7fx"), cut
     yield "long", whole(b"\x8b" + struct.pack("<i", 1 << 16) + b"\x7f" * (1 << 16)), "a whole number of"
     yield "digits", whole(b"L" + b"9" * 100_000 + b"L\n"), cut
-    yield "frame", b"\x80\x04\x95" + struct.pack("<Q", TERA) + b"N.", "no arrays in it"
-    yield "memo", whole(b"Nr\xff\xff\xff\x7f"), "no arrays in it"
-    yield "memo_text", whole(b"Np99999999999999999999\n"), "no arrays in it"
+    yield "frame", b"\x80\x04\x95" + struct.pack("<Q", TERA) + b"N.", "that holds nothing"
+    yield "memo", whole(b"Nr\xff\xff\xff\x7f"), "that holds nothing"
+    yield "memo_text", whole(b"Np99999999999999999999\n"), "that holds nothing"
     yield "deep_list", whole(b"]" * 30_000 + b"a" * 29_999), "nested more than 100 deep"
     yield "deep_tuple", whole(b")" + b"\x85" * 50_000), "nested more than 100 deep"
     yield "deep_key", whole(b"})" + b"\x85" * 50_000 + b"Ns"), "no arrays in it"
@@ -169,14 +169,14 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     dicts = b"".join(call(name("collections", "OrderedDict"), b"h\0") + b"a" for _ in range(500))
     yield "dicts", whole(pairs + b"0]" + dicts), "more values than its length"
     sizes = (name("torch", "Size") + b"h\x01R0") * 500
-    yield "arguments", whole(b"(" + b"N" * 50_000 + b"tq\x01" + sizes + b"N"), "no arrays in it"
+    yield "arguments", whole(b"(" + b"N" * 50_000 + b"tq\x01" + sizes + b"N"), "that holds nothing"
     key = text("0" * 50_000) + b"q\x010(" + text("storage") + FLOATS + b"h\x01NK\x01tQ"
     yield "long_key", torch_zip(key), "without a key"
     yield "collisions", whole(b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(9_999)) + b"u"), "64 bits"
     yield "steps", whole(b"N0" * (1 << 19) + b"N"), "more than 1,048,576 steps"
     yield "numel", torch_zip(state(tensor(TERA, 0, (2, 2), (2, 1)))), "shorter than the file says"
-    yield "numel_1", torch_zip(state(tensor(TERA, 0, (TERA,), (1,)))), "more than 4 times the file"
-    yield "numel_2", torch_zip(state(tensor(4, 0, (TERA,), (1,)))), "more than 4 times the file"
+    yield "numel_1", torch_zip(state(tensor(TERA, 0, (TERA,), (1,)))), "shorter than the file says; the file is cut"
+    yield "numel_2", torch_zip(state(tensor(4, 0, (TERA,), (1,)))), f"number {TERA} of 4; the file is cut"
     yield "overflow", torch_zip(state(tensor(4, 0, (1 << 47,) * 9, (0,) * 9))), "more than 4 times the file"
     yield "expanded", torch_zip(state(tensor(4, 0, (1 << 20, 1 << 20), (0, 0)))), "more than 4 times the file"
     yield "empty_size", torch_zip(state(tensor(4, 0, (0, 1 << 62), (0, 0)))), "shape is none that can be"
@@ -194,7 +194,8 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     yield "deflate", deflated, "compressed"
     yield "npz", claims((TERA,)), "claims the shape"
     yield "npz_deflate", claims((20 << 20,), held=bytes(80 << 20), flags=zipfile.ZIP_DEFLATED), "claim to unpack"
-    yield "header", struct.pack("<Q", TERA) + b"{}", "begins with"
+    yield "header", struct.pack("<Q", TERA) + b"{}", f"damaged .safetensors file: its header claims {TERA} bytes, and 2"
+    yield "header_keys", struct.pack("<Q", TERA) + safetensors({"x": {}})[8:], "damaged .safetensors file"
     huge = {"dtype": "F32", "shape": [TERA], "data_offsets": [0, 4 * TERA]}
     yield "array", safetensors({"x": huge}), "no whole .safetensors"
     huge = {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 0]}
@@ -270,5 +271,6 @@ def lies() -> Iterator[tuple[str, bytes, str]]:
     yield "web", b"<!DOCTYPE html><html>", "a web page"
     yield "lfs", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"
     yield "msgpack_empty", b"\x80", "without arrays"
+    yield "msgpack_format", b"\x81\xa1a\xc1", r"no whole .msgpack file \(FormatError\)"
     yield "pickle_more", pickle.dumps({"x": 1}, 2) + b"N.", "bytes follow its end"
-    yield "nothing", torch_zip(b"}"), "there are no arrays in it"
+    yield "nothing", torch_zip(b"}"), "that holds nothing"

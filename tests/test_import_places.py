@@ -135,7 +135,7 @@ def test_a_students_file_says_that_the_teacher_is_missing(file):
 
 
 def test_objects_beside_weights_are_not_blamed(file):
-    tree = {"weights": {"a.weight": junk(3), "a.bias": junk(3)}, "args": argparse.Namespace(lr=1)}
+    tree = {"weights": {"a.weight": junk(3, 3), "a.bias": junk(3)}, "args": argparse.Namespace(lr=1)}
     with pytest.raises(ValueError, match=r"its 3 arrays \(weights/a.weight, .*\) are called as in no project") as error:
         of_file(file, tree | {"c": junk(2)})
     assert "Namespace" not in str(error.value)
@@ -173,8 +173,10 @@ def test_a_known_network_that_is_none_of_ours_is_called_by_its_name(file, name, 
 def test_one_array_is_no_network(file):
     with pytest.raises(ValueError, match="it is one array, no network; give"):
         of_file(file, junk(3, 3))
-    with pytest.raises(ValueError, match=r"its 2 arrays \(0, 1\) are called"):
+    with pytest.raises(ValueError, match=r"its 2 arrays \(0, 1\) are without a second axis, and no network"):
         of_file(file, [junk(3), junk(4)])
+    with pytest.raises(ValueError, match=r"its one array \(a\) is without a second axis"):
+        of_file(file, {"a": junk(3)})
 
 
 def test_a_classifier_may_be_left_out(file):

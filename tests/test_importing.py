@@ -184,7 +184,7 @@ REFUSED = {
     ),
     "not a number": (state(changed("layer1.0.conv1.weight", with_nan)), "1 of the 576 numbers of layer1.0.conv1"),
     "two encoders": (twice(state()), r"2 networks \(state_dict/first., state_dict/second.\).*--prefix state_dict/f"),
-    "nobody's names": ({"a": np.ones(3, np.float32)}, r"its one array \(a\) is called as in no project.*--as"),
+    "nobody's names": ({"a": np.ones((3, 3), np.float32)}, r"its one array \(a\) is called as in no project.*--as"),
     "two trees": (
         {"model_a": state(), "model_b": state()},
         r"it holds 2 networks \(model_a/, model_b/\); .*--prefix model_a/",

@@ -298,6 +298,7 @@ def _of_dino(**more: np.ndarray):
     return wrap
 
 
+MAE = FIXED | {"positions_rule": "transformers"}  # of who asks for learned positions
 MOCO_V3 = FIXED | {"positions": "moco_v3", "heads": 12}
 IJEPA = {k: v for k, v in FIXED.items() if k != "cls_token"} | {"pool": "mean"}
 AUGREG = CLS | {"gelu": "tanh", "positions_rule": "big_vision"}
@@ -376,12 +377,12 @@ VITS: dict[str, Published] = {
         asked=STATISTICS | {"fields": {"heads": 6}},
     ),
     "mae": Published(
-        vit, "timm", FIXED, lambda a: {"model": fixed(FIXED, a) | DECODER, "epoch": 800, "args": argparse.Namespace()}
+        vit, "timm", MAE, lambda a: {"model": fixed(MAE, a) | DECODER, "epoch": 800, "args": argparse.Namespace()}
     ),
     "mae fine-tuned": Published(
         vit,
         "timm",
-        CLS | {"norm_after_pool": True, "pool": "mean"},
+        CLS | {"norm_after_pool": True, "pool": "mean", "positions_rule": "transformers"},
         lambda a: {"model": a},
         classifier=True,
     ),
@@ -408,7 +409,9 @@ VITS: dict[str, Published] = {
             "epoch": 300,
         },
     ),
-    "torchvision vit": Published(vit, "torchvision", CLS, lambda a: a, classifier=True),
+    "torchvision vit": Published(
+        vit, "torchvision", CLS | {"positions_rule": "torchvision"}, lambda a: a, classifier=True
+    ),
     "transformers vit": Published(
         vit,
         "transformers",

@@ -159,7 +159,7 @@ def _file(path: Path) -> Archive:
     if data[:8] == HDF5:
         arrays, about = _hdf5(data)
         return Archive(arrays, "keras h5", sha256, {}, {"h5": about})
-    if data[8:10] == b'{"':
+    if re.match(rb'\{["}\s]', data[8:10]):
         raise Unreadable(
             f"a damaged .safetensors file: its header claims {length} bytes, and {len(data) - 8} follow; get it again"
         )
@@ -204,19 +204,13 @@ def _zip(data: bytes, sha256: str) -> Archive:
 def _pickled(value: Any, limits: Limits, kind: str, sha256: str) -> Archive:
     tree, passed_over, arrays = pickles.tree(value, limits)
     if not arrays:
-        if _nothing(tree):
+        if tree is None or tree == {} or tree == []:
             raise Unreadable(f"a {kind} file that holds nothing; give the file of a network's weights")
         many = ", ".join(f"{count} x {name}" for name, count in sorted(passed_over.items())[:3])
         more = ", ..." if len(passed_over) > 3 else ""
         holds = f"it holds objects or code ({many}{more}) and no arrays outside of them" if many else ""
         raise Unreadable(f"a {kind} file, and {holds or 'there are no arrays in it'}; {SAVE}")
     return Archive(tree, kind, sha256, passed_over, {})
-
-
-def _nothing(tree: Any) -> bool:
-    if isinstance(tree, (dict, list)):
-        return all(_nothing(item) for item in (tree.values() if isinstance(tree, dict) else tree))
-    return tree is None
 
 
 def _arrays(tree: Any) -> bool:

@@ -17,19 +17,8 @@ NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or wh
 FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
 WHOSE = f"--as {'|'.join(projects.PROJECTS)}"
 # Whose networks are published without a classifier.
-UNCLASSIFIED = (
-    "moco",
-    "moco_v3",
-    "simsiam",
-    "swav",
-    "barlow_twins",
-    "vicreg",
-    "ibot",
-    "dino",
-    "dinov2",
-    "mae",
-    "ijepa",
-)
+UNCLASSIFIED = ("moco", "moco_v3", "simsiam", "swav", "barlow_twins", "vicreg", "ibot", "dino", "dinov2", "mae")
+UNCLASSIFIED += ("ijepa",)
 # Names that are no project's own: whoever publishes a plain network has them.
 PLAIN = ("torchvision", "timm", "transformers")
 
@@ -90,9 +79,8 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
     if found:
         if found[0] == "timm" and not described and _like_dinov2(arrays, prefix or ""):
             raise ValueError(
-                "LayerScale with patches of 14 pixels and a table of 37 x 37, or registers, are those of DINOv2, and also "
-                "of a timm ViT, which nothing in it tells apart; say whose it is: --as dinov2, or --as timm "
-                f"{NORMALISED}"
+                "LayerScale with patches of 14 pixels and a table of 37 x 37, or registers, are DINOv2's and those of "
+                f"a timm ViT, which nothing in it tells apart; say whose it is: --as dinov2, or --as timm {NORMALISED}"
             )
         if found[0] == "timm" and not described and not any(re.search(OF_TIMM, name) for name in names):
             raise ValueError(
@@ -110,9 +98,9 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
         raise ValueError(other)
     whole = [name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)]
     shown = f"{', '.join(whole[:4])}{', ...' if len(whole) > 4 else ''}"
-    if max(len(arrays[name].shape) for name in whole) < 2:
-        raise ValueError(f"none of its {len(whole)} arrays ({shown}) has two axes: no network; give a whole one's file")
     many = f"its {len(whole)} arrays ({shown}) are" if len(whole) > 1 else f"its one array ({shown}) is"
+    if max(len(arrays[name].shape) for name in whole) < 2:
+        raise ValueError(f"{many} without a second axis, and no network; give the file of a whole network's weights")
     where = _where(arrays, prefix, asked)
     raise ValueError(f"{many} called as in no project that is known{where}; say whose it is ({WHOSE})")
 

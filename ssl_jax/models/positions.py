@@ -69,8 +69,8 @@ def resize_weights(source: int, target: int, rule: str, *, registers: bool = Fal
     - "torchvision": cubic with a = -.75 at ``i (source - 1) / (target - 1)``, the first and the last place as they are;
     - "big_vision": linear, the first and the last place as they are.
 
-    Reference: DINO's, DINOv2's, MAE's, timm's, transformers', torchvision's and big_vision's code; torch's ``interpolate`` and SciPy's
-    ``zoom``, with which they do it.
+    Reference: DINO's, DINOv2's, MAE's, timm's, transformers', torchvision's and big_vision's code; torch's
+    ``interpolate`` and SciPy's ``zoom``, with which they do it.
     """
     here = np.arange(source)
     ends = np.arange(target) * ((source - 1) / max(target - 1, 1))  # corners on corners
