@@ -478,7 +478,7 @@ def test_other_methods_take_it(name):
         ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
         ({"width": 6, "heads": 2}, "a width of 6"),
         ({"positions": "rope"}, r"model.positions='rope' is not one of sincos, moco_v3, learned, learned_patches"),
-        ({"positions_rule": "x"}, r"model.positions_rule='x' is not one of dino, timm, transformers, dinov2, big_vis"),
+        ({"positions_rule": "x"}, r"model.positions_rule='x' is not one of dino, timm, transformers, dinov2, torchvi"),
         ({"positions": "learned"}, r"want a square, and the images have 2 x 3 patches; set model.positions_grid=3"),
         ({"gelu": "erf"}, r"model.gelu='erf' is not one of exact, tanh"),
         ({"pool": "max"}, r"model.pool='max' is not one of mean, cls, cls_mean"),
