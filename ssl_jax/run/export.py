@@ -174,7 +174,9 @@ def _network(run: Run) -> peers.Network:
     _of_images(run)
     params, model_state = run.method.trunk(run.variables)
     model, shape = to_json(run.config)["model"], tuple(run.modality.input_shape)
-    return peers.Network(model, params, model_state, _classifier(run), shape, *_statistics(run), run.recipe.evaluate)
+    names = (run.resolved.get("imported") or {}).get("class_names", ())
+    view, classifier = run.recipe.evaluate, _classifier(run)
+    return peers.Network(model, params, model_state, classifier, shape, *_statistics(run), view, names)
 
 
 def _stated(licence: str) -> str | None:
