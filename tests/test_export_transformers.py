@@ -22,7 +22,7 @@ from ssl_jax.run.export import export
 VIT = {"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "cls_token": True, "pool": "cls"}
 LEARNED = VIT | {"positions": "learned", "positions_rule": "transformers"}
 DINO = LEARNED | {"layer_scale": 1e-5}
-JEPA = VIT | {"cls_token": False, "pool": "mean", "positions": "learned_patches"}
+JEPA = {"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "positions": "learned"}
 RESNET = {"name": "resnet50", "width": 0.125, "stride_first": True}
 
 
@@ -96,6 +96,30 @@ def test_classes_are_found_by_name():
     assert labels.columns(names, ["hund", "crane"]) is None  # there are two
     assert labels.columns(names, ["hund", "bird"]) is None
     assert labels.columns((), ["hund"]) is None
+
+
+def test_a_refusal_names_the_format_that_holds_the_run(tmp_path):
+    for model, theirs, fix in (
+        (LEARNED | {"eps": 1e-12}, "timm", r"model.eps=1e-12: .*; use --format transformers, which holds this run"),
+        (
+            {"name": "resnet18", "width": 0.125},
+            "torchvision",
+            r"model.width=0.125: .*; use --format transformers, which holds this run",
+        ),
+        (VIT | {"pool": "mean"}, "torchvision", r"; use --format timm or transformers, which hold this run"),
+        (JEPA | {"registers": 2}, "transformers", r"; use --format timm, which holds this run"),
+        (JEPA | {"registers": 2, "eps": 0.5}, "transformers", r"; use --format stablehlo, onnx or flax"),
+        (
+            {"name": "resnet18", "width": 0.125, "project_first": True},
+            "transformers",
+            r"; use --format stablehlo, onnx or flax",
+        ),
+    ):
+        run = opened(tmp_path / "run", model)
+        with pytest.raises(ValueError, match=f"{fix}$") as error:
+            export(run, tmp_path / "out", format=theirs)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_vit_without_a_class_token_is_an_ijepa(tmp_path):

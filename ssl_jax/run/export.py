@@ -135,7 +135,10 @@ def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem: bool):
     network = _network(run)
-    name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
+    try:
+        name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
+    except ValueError as error:
+        raise error if swapped_stem else _with_others(error, network, theirs) from None
     _compare(run)
     peers.write(folder, network, theirs, licence=_stated(licence), swapped_stem=swapped_stem)
     classifier, notes = network.classifier, _of_classifier(run, network)
@@ -153,7 +156,10 @@ def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem
 
 def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     network = _network(run)
-    form = transformers.form(network)
+    try:
+        form = transformers.form(network)
+    except ValueError as error:
+        raise _with_others(error, network, "transformers") from None
     _compare(run)
     transformers.write(folder, network, form, licence=_stated(licence))
     notes, of_vit = _of_classifier(run, network), form.config["model_type"] == "vit"
@@ -168,6 +174,23 @@ def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool
         "arguments": ", add_pooling_layer=False" if bare else "",
         "features": form.features,
     }, notes
+
+
+def _with_others(error: ValueError, network: peers.Network, asked: str) -> ValueError:
+    """A format's refusal, whose advice is what holds the run: of the three libraries those that do, or none of them."""
+    forms = {name: partial(peers.architecture, network, name) for name in ("timm", "torchvision")}
+    forms["transformers"] = partial(transformers.form, network)
+    hold = []
+    for name in forms.keys() - {asked}:
+        with contextlib.suppress(ValueError):
+            forms[name]()
+            hold.append(name)
+    what, _, fix = str(error).partition("; use ")
+    if hold:
+        fix = f"--format {' or '.join(sorted(hold))}, which hold{'s' * (len(hold) == 1)} this run"
+    elif "--format timm" in fix:
+        fix = "--format stablehlo, onnx or flax"
+    return ValueError(f"{what}; use {fix}") if fix else error
 
 
 def _network(run: Run) -> peers.Network:
