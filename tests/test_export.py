@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -257,8 +258,11 @@ def spied(function, seen):
 def converter(monkeypatch, run):
     """jax2onnx and onnxruntime as far as they are called here; the runtime computes ``run``."""
 
-    def to_onnx(fn, inputs, *, output_path, **options):
+    def to_onnx(fn, inputs, *, output_path, export_mode, **options):
+        logging.getLogger("onnx_ir.serde").warning("The value type for shape [6] is not known.")
         pathlib.Path(output_path).write_text("graph")
+        if export_mode == "standard":
+            pathlib.Path(f"{output_path}.data").write_text("weights")
 
     class Session:
         def __init__(self, path, providers):
@@ -269,6 +273,23 @@ def converter(monkeypatch, run):
 
     monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
     monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+
+
+def test_onnx_is_one_file_below_what_protobuf_holds_and_says_nothing_of_constants(tmp_path, monkeypatch, caplog):
+    run = opened(tmp_path / "run", CONVNET, size=8)
+    monkeypatch.setattr(onnx, "check", lambda: None)
+    converter(monkeypatch, lambda x: {"features": np.asarray(run.method.encode(run.variables, x)["features"])})
+    for limit, files in (
+        (onnx.LIMIT, ["README.md", "model.onnx"]),
+        (9, ["README.md", "model.onnx", "model.onnx.data"]),
+    ):
+        monkeypatch.setattr(onnx, "LIMIT", limit)
+        notes = export(run, tmp_path / str(limit), format="onnx")["notes"]
+        assert sorted(os.listdir(tmp_path / str(limit))) == files
+        assert any("model.onnx.data, which belongs beside model.onnx" in note for note in notes) == (len(files) == 3)
+    assert not [record for record in caplog.records if record.name.startswith("onnx_ir")]
+    logging.getLogger("onnx_ir.serde").warning("of others")
+    assert [record.message for record in caplog.records if record.name.startswith("onnx_ir")] == ["of others"]
 
 
 @pytest.mark.parametrize("wrong", ["features", "logits"])
@@ -283,7 +304,7 @@ def test_onnx_that_computes_something_else_is_refused(wrong, tmp_path, monkeypat
             (tmp_path / "model.onnx").unlink()
         else:
             with pytest.raises(ValueError, match=f"onnxruntime computes other {wrong}"):
-                onnx.write(tmp_path, encode, (5, 5, 3), names)
+                onnx.write(tmp_path, encode, (5, 5, 3), names, size=onnx.LIMIT + 1)
         assert not list(tmp_path.iterdir())
 
 
@@ -322,6 +343,7 @@ def test_onnx_of_every_kind_of_encoder(model, size, tmp_path):
     run = opened(tmp_path / "run", model, size=size, classes=3)
     export(run, tmp_path / "out", format="onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "model.onnx"]
     assert [output.name for output in session.get_outputs()] == ["features", "logits"]
     pixels = jnp.asarray(run.modality.prepare(images(run)))
     got = session.run(["logits"], {"images": np.asarray(pixels)})[0]

@@ -30,7 +30,8 @@ def read(config: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], str 
         return (), f"config.json: {key}, which does not name the classes 0 to {classes - 1}"
     if len(said) != classes:
         return (), f"config.json: {key} of {len(said)} classes, where the classifier has {classes}"
-    return () if all(PLACEHOLDER.fullmatch(name) for name in said) else tuple(said), None
+    names = tuple(str(name) for name in said)
+    return () if all(PLACEHOLDER.fullmatch(name) for name in names) else names, None
 
 
 def columns(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
