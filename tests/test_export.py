@@ -112,6 +112,9 @@ def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
     assert lines[2] == "| net, tune | 55.0 ± 7.1 | 75.0 ± 0.0 | 50.0 ± 35.4 | 3, 4 | 0.001 | 2 |"
     assert "recipe tutorial: batches of 8, epochs: 4, seeds: 0, 1." in lines[-1]
     assert "20% of train drawn by the seed" in lines[-1]
+    seen = "Of the 195 images that are trained on, 192 are seen in an epoch, 24 batches of 8; the other 3"
+    for n, said in ((195, seen), (192, "\nfolder:pets"), (5, "\nfolder:pets")):
+        assert list(transfer_learning.table([row(0, [0.5], train_examples=n)], settings))[-1].startswith(said)
     for name, some in (("several.png", rows), ("one.png", [row(0, [0.5])])):
         transfer_learning.draw(some, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
