@@ -230,6 +230,14 @@ def test_a_folder_is_sent_to_the_hub(small, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["out"]
 
 
+class Refused(Exception):
+    response = types.SimpleNamespace(status_code=401)
+
+
+def refused(**how):
+    raise Refused("401 Client Error")
+
+
 def test_without_a_token_it_is_said_how_to_log_in(small, tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -241,11 +249,10 @@ def test_without_a_token_it_is_said_how_to_log_in(small, tmp_path, monkeypatch):
         export(small, tmp_path / "out", format="flax", private=True)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_wrong")
-    refused = RuntimeError("401 Client Error")
-    refused.response = types.SimpleNamespace(status_code=401)
-    monkeypatch.setattr(Api, "create_repo", lambda *a, **k: (_ for _ in ()).throw(refused))
+    api = Api(fails=True)
+    api.upload_folder = refused
     with pytest.raises(OSError, match=r"401 Client Error; log in with `hf auth login`"):
-        hub.push(tmp_path, "me/pets", api=Api())
+        hub.push(tmp_path, "me/pets", api=api)
 
 
 def test_nothing_is_sent_offline(small, tmp_path, monkeypatch):

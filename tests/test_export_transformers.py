@@ -80,6 +80,7 @@ def test_names_of_classes_go_out_and_come_back(tmp_path):
     for said, note in (
         ({"0": "a", "1": "b"}, "config.json: id2label, which does not name the classes 0 to 2"),
         ({"0": "a", "1": "b", "4": "c"}, "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "a", "1": "b", "2": "\x1b[2J"}, "config.json: id2label, which does not name the classes 0 to 2"),
         ({"0": "a", "1": "b", "2": 3}, "config.json: id2label, which does not name the classes 0 to 2"),
         ({"0": "a", "1": "b", "2": "c", "3": "d"}, "config.json: id2label of 4 classes, where the classifier has 3"),
         ("cats", "config.json: id2label, which does not name the classes 0 to 2"),

@@ -26,7 +26,7 @@ def read(config: Mapping[str, Any], classes: int) -> tuple[tuple[str, ...], str 
         return (), None
     if isinstance(said, Mapping):
         said = [said.get(str(i)) for i in range(max(classes, len(said)))]
-    if not isinstance(said, list) or not all(isinstance(name, str) and 0 < len(name) <= LONGEST for name in said):
+    if not isinstance(said, list) or not all(isinstance(name, str) and _is_name(name) for name in said):
         return (), f"config.json: {key}, which does not name the classes 0 to {classes - 1}"
     if len(said) != classes:
         return (), f"config.json: {key} of {len(said)} classes, where the classifier has {classes}"
@@ -47,6 +47,10 @@ def columns(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | No
         return None
     chosen = tuple(places[0] for places in at)
     return chosen if len({*chosen}) == len(chosen) else None
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= LONGEST and name.isprintable()
 
 
 def _plain(name: str) -> str:
