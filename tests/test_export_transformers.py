@@ -128,6 +128,7 @@ def test_a_vit_without_a_class_token_is_an_ijepa(tmp_path):
     assert (config["model_type"], config["architectures"]) == ("ijepa", ["IJepaForImageClassification"])
     params, _ = run.method.trunk(run.variables)
     np.testing.assert_array_equal(arrays["ijepa.embeddings.position_embeddings"][0], params["stem_positions"])
+    assert arrays["ijepa.encoder.layer.1.intermediate.dense.weight"].shape == (64, 16)
     assert not [name for name in arrays if "cls_token" in name or "pooler" in name]
     said = (tmp_path / "out" / "README.md").read_text()
     assert "features = outputs.last_hidden_state[:, 0:].mean(1)" in said
