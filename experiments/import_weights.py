@@ -131,7 +131,9 @@ def told(found: importing.Imported):
     yield from found.report.lines()
     yield from record["remarks"]
     if found.classifier is not None:
-        yield f"its classifier of {found.classifier['bias'].shape[-1]} classes came with it: --evals=classify"
+        names = record.get("class_names", [])
+        called = f" ({', '.join(names[:3])}{', ...' if names[3:] else ''}), whose names are kept," if names else ""
+        yield f"its classifier of {found.classifier['bias'].shape[-1]} classes{called} came with it: --evals=classify"
     for name, count in record["passed_over"].items():
         yield f"{count} x {name} in the file was not built, for it could execute code"
     for note in record["notes"]:

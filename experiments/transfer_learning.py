@@ -155,6 +155,7 @@ def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
             yield {
                 **{"start": name, "mode": mode, "seed": seed, "test_top1": float(fitted.hits.mean())},
                 **{"test_examples": len(fitted.hits), "val_examples": len(parts.val), "steps": fitted.steps},
+                "train_examples": len(parts.train),
                 **{"val_top1": fitted.val_top1, "seconds": round(fitted.seconds, 1), "learning_rate": chosen},
                 "curve": curve(fitted.workdir),
             }
@@ -210,6 +211,13 @@ def table(rows: list[dict[str, Any]], settings: Mapping[str, Any]) -> Iterable[s
         f"{settings['held_out']:.0%} of train drawn by the seed, is kept and read on test once. "
         "Mean ± standard deviation over seeds (of the sample, n - 1); of one seed the value alone."
     )
+    for n in sorted({row["train_examples"] for row in rows if "train_examples" in row}):  # older rows do not say
+        each = min(batch, n)
+        if left := n % each:
+            yield (
+                f"Of the {n} images that are trained on, {n - left} are seen in an epoch, {n // each} batches of "
+                f"{each}; the other {left}, drawn anew for each epoch, would not fill a batch."
+            )
 
 
 def _spread(values: list[float]) -> str:

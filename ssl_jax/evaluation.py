@@ -35,6 +35,7 @@ from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.labels import of_data
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
+from ssl_jax.interop import labels
 from ssl_jax.interop.files import write_json
 from ssl_jax.names import brief, is_imported
 from ssl_jax.run import checkpoint, folder, measure, processes
@@ -95,12 +96,15 @@ def evaluate(
     runs = dict(zip(called, opened, strict=True))
     root = Path(outdir) if outdir else opened[0].workdir / "evaluation"
     places = {name: root / name if len(runs) > 1 else root for name in runs}
-    jobs = {
-        name: _prepare(
-            run, places[name], evaluators, options, source, data_dir, download, devices, say, splits, columns
-        )
-        for name, run in runs.items()
-    }
+    jobs = {}
+    for name, run in runs.items():
+        try:
+            jobs[name] = _prepare(
+                run, places[name], evaluators, options, source, data_dir, download, devices, say, splits, columns
+            )
+        except ValueError as error:
+            named = len(runs) == 1 or str(run.workdir) in str(error)
+            raise error if named else ValueError(f"{run.workdir}: {error}") from None
     with contextlib.ExitStack() as stack:
         with processes.refusing_together():
             try:
@@ -200,6 +204,9 @@ def _prepare(
     called = evals.called(usual if asked is None else asked)
     for name, part in called.items():
         given = {**measure.settings(run.config, name, known), **options.get(name, {})}
+        unnamed = ""
+        if part == "classify" and given.get("columns") is None:
+            given["columns"], unnamed = _columns(run, known.class_names or ())
         settings[name] = _plain(evals.options(part) | given)
         if evals.trains(part):
             given["fit"] = make_fit(run, config, place / "fits", say)
@@ -212,10 +219,10 @@ def _prepare(
             raise ValueError(f"eval.{name} cannot be measured with {said}: {error}") from None
         except ValueError as error:
             if asked is not None or name in options:
-                refused[name] = str(error)
+                refused[name] = f"{error}{unnamed}"
                 continue
-            left_out[name] = str(error)
-            say(f"{name} left out: {error}")
+            left_out[name] = f"{error}{unnamed}"
+            say(f"{name} left out: {left_out[name]}")
         except Exception as error:
             if not is_imported(part):
                 raise
@@ -226,8 +233,11 @@ def _prepare(
         raise ValueError("; ".join(refused.values()) + would)
     if not evaluators:
         raise ValueError(f"nothing can be measured on {brief(config.data.source)}: {'; '.join(left_out.values())}")
-    if "classify" in evaluators and not own and settings["classify"]["columns"] is None:
-        notes["classify"] = "the classes of the data are taken for those of the network, in their order"
+    if "classify" in evaluators and not own and options.get("classify", {}).get("columns") is None:
+        notes["classify"] = "the classes of the data are those of the network that have the same names"
+        if settings["classify"]["columns"] is None:
+            unnamed = _columns(run, known.class_names or ())[1]
+            notes["classify"] = f"the classes of the data are taken for those of the network, in their order{unnamed}"
         say(f"classify: {notes['classify']}")
     if not source and not own:
         now = f"{config.data.source} holds other data now than when {run.workdir} was trained"
@@ -281,6 +291,15 @@ def _prepare(
         return found
 
     return job
+
+
+def _columns(run: Run, wanted: Sequence[str]) -> tuple[tuple[int, ...] | None, str]:
+    """(the logits of an imported network for classes by name, what to say of a name that it does not have)."""
+    called = (run.resolved.get("imported") or {}).get("class_names", ())
+    chosen = labels.columns(called, wanted)
+    lacking = next((name for name in wanted if labels.columns(called, [name]) is None), None)
+    told = chosen is not None or not called or lacking is None
+    return chosen, "" if told else f"; no class, or more than one, of the network's is called {lacking!r}"
 
 
 def _of_itself(run: Run) -> dict[str, Any]:

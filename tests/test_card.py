@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import types
 
 import pytest
 from exported_runs import CONVNET, IMAGENET, NC, head, opened
@@ -199,6 +200,7 @@ class Api:
 def test_a_folder_is_sent_to_the_hub(small, tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_a")
     api = Api()
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
     said = export(small, tmp_path / "out", format="flax", push_to="me/pets", private=True)
@@ -208,8 +210,49 @@ def test_a_folder_is_sent_to_the_hub(small, tmp_path, monkeypatch):
         ("upload_folder", "me/pets", files, "imported, step 12"),
     ]
     assert said["url"] == "https://huggingface.co/me/pets"
-    with pytest.raises(OSError, match=r"was not sent to me/pets: 403 Forbidden$"):
+    with pytest.raises(OSError, match=r"was not sent to me/pets: 403 Forbidden; the folder is whole, and the same com"):
         hub.push(tmp_path / "out", "me/pets", api=Api(fails=True))
+    # The same command sends what is there, and no other one.
+    before = (tmp_path / "out" / "module.json").stat().st_mtime_ns
+    said = export(small, tmp_path / "out", format="flax", push_to="me/pets")
+    assert api.calls[2:] == [
+        ("create_repo", "me/pets", {"private": False, "exist_ok": True}),
+        ("upload_folder", "me/pets", files, "imported, step 12"),
+    ]
+    assert said["notes"] == [f"{tmp_path / 'out'} was there already, with the same bytes."]
+    assert (tmp_path / "out" / "module.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="is there already and holds another export"):
+        export(small, tmp_path / "out", format="flax", push_to="me/pets", licence="mit")
+    (tmp_path / "out" / "flax_model.msgpack").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="is there already and holds another export"):
+        export(small, tmp_path / "out", format="flax", push_to="me/pets")
+    assert len(api.calls) == 4
+    assert os.listdir(tmp_path) == ["out"]
+
+
+class Refused(Exception):
+    response = types.SimpleNamespace(status_code=401)
+
+
+def refused(**how):
+    raise Refused("401 Client Error")
+
+
+def test_without_a_token_it_is_said_how_to_log_in(small, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ValueError, match=r"needs a token .* `hf auth login`, or set HF_TOKEN") as error:
+        export(small, tmp_path / "out", format="flax", push_to="me/pets")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="--private is of a repository that --push-to OWNER/NAME makes"):
+        export(small, tmp_path / "out", format="flax", private=True)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_wrong")
+    api = Api(fails=True)
+    api.upload_folder = refused
+    with pytest.raises(OSError, match=r"401 Client Error; log in with `hf auth login`"):
+        hub.push(tmp_path, "me/pets", api=api)
 
 
 def test_nothing_is_sent_offline(small, tmp_path, monkeypatch):

@@ -44,12 +44,19 @@ def test_classes_as_they_are():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({}, "tells 7 classes apart and the data have 3"), ({"columns": (1, 2)}, "each of the 3 classes"),
+    [({}, "tells 7 classes apart and the data have 3.* of 0 to 6 .*columns=0,1,2 if they are its first 3"),
+     ({"columns": (1, 2)}, "each of the 3 classes"),
      ({"columns": (1, 1, 2)}, "another logit"), ({"columns": (1, 2, 7)}, "of 0 to 6")],
 )  # fmt: skip
 def test_what_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         found([0, 1, 2, 1], **options)
+
+
+def test_an_example_is_one_that_is_possible():
+    data = source([0, 1, 2, 1])
+    with pytest.raises(ValueError, match=r"tells 2 classes apart and the data have 3; so it cannot name them all"):
+        classify.Evaluator(encode(2), train=data, test=data)
 
 
 def test_a_network_without_a_classifier():

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments import evaluate
-from ssl_jax import evals, methods, models
+from ssl_jax import evals, evaluation, methods, models
 from ssl_jax.data import readers
 from ssl_jax.data.images import published
 from ssl_jax.evals.shared import captions
@@ -466,7 +467,7 @@ def test_a_classifier_is_among_the_default_ones_where_it_suits_the_data(workdirs
     assert prepare(classifier(10), None)[0] == []
     (line,) = prepare(classifier(1000), None)[0]
     assert line.startswith("classify left out: classify: the network tells 1000 classes apart and the data have 10")
-    with pytest.raises(ValueError, match=r"^classify: .*310,309\); --evals knn,geometry would run$"):
+    with pytest.raises(ValueError, match=r"^classify: .*=0,1,2,3,.*,9 if .*; --evals knn,geometry would run$"):
         prepare(classifier(1000), None, ["knn", "classify", "geometry"])
     with pytest.raises(ValueError, match=r"eval.classify.columns=\(1, 2\) must name another logit[^;]*$"):
         prepare(classifier(1000), None, options={"classify": {"columns": (1, 2)}})
@@ -474,6 +475,31 @@ def test_a_classifier_is_among_the_default_ones_where_it_suits_the_data(workdirs
     other = images(tmp_path / "x.npz", 40)
     left = [[line.split(" ")[0] for line in prepare(classifier(7, m), other)[0]] for m in ("supervised", "imported")]
     assert left == [["projection"], ["projection", "classify"]]
+
+
+def test_classes_of_an_imported_network_are_found_by_their_names(workdirs, tmp_path):
+    run = open_run(workdirs / "simclr")
+    data = images(tmp_path / "x.npz", 40)
+    names = ("0", "1")
+
+    def classifier(called):
+        hooks = {"classify": lambda variables, inputs: jnp.zeros((len(inputs), len(called)))}
+        config = ConfigDict(run.config.to_dict() | {"method": {"name": "imported"}})
+        resolved = run.resolved | {"imported": {"class_names": called}}
+        return run._replace(method=run.method._replace(hooks=hooks), config=config, resolved=resolved)
+
+    other = [f"other {name}" for name in names]
+    for called, words in (
+        ([*other, *names[::-1]], "classify: the classes of the data are those of the network that have the same names"),
+        (other, f"in their order; no class, or more than one, of the network's is called {names[0]!r}"),
+        ([*other, "one more"], f"classify left out: .*; no class, or more than one, .* is called {names[0]!r}$"),
+    ):
+        said = []
+        _prepare(classifier(called), tmp_path / "out", None, {}, data, None, False, None, said.append)
+        assert re.search(words, "\n".join(line for line in said if "classify" in line)), said
+    both = [classifier(["one"]), open_run(workdirs / "other")]
+    with pytest.raises(ValueError, match=rf"^{run.workdir}: classify: the network tells 1 classes apart"):
+        evaluation.evaluate(both, ["classify"], {}, outdir=tmp_path / "out", source=data)
 
 
 def test_examples_without_a_label_are_counted_and_it_is_said_what_becomes_of_them(workdirs, tmp_path):

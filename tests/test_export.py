@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -111,6 +112,9 @@ def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
     assert lines[2] == "| net, tune | 55.0 ± 7.1 | 75.0 ± 0.0 | 50.0 ± 35.4 | 3, 4 | 0.001 | 2 |"
     assert "recipe tutorial: batches of 8, epochs: 4, seeds: 0, 1." in lines[-1]
     assert "20% of train drawn by the seed" in lines[-1]
+    seen = "Of the 195 images that are trained on, 192 are seen in an epoch, 24 batches of 8; the other 3"
+    for n, said in ((195, seen), (192, "\nfolder:pets"), (5, "\nfolder:pets")):
+        assert list(transfer_learning.table([row(0, [0.5], train_examples=n)], settings))[-1].startswith(said)
     for name, some in (("several.png", rows), ("one.png", [row(0, [0.5])])):
         transfer_learning.draw(some, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
@@ -257,8 +261,11 @@ def spied(function, seen):
 def converter(monkeypatch, run):
     """jax2onnx and onnxruntime as far as they are called here; the runtime computes ``run``."""
 
-    def to_onnx(fn, inputs, *, output_path, **options):
+    def to_onnx(fn, inputs, *, output_path, export_mode, **options):
+        logging.getLogger("onnx_ir.serde").warning("The value type for shape [6] is not known.")
         pathlib.Path(output_path).write_text("graph")
+        if export_mode == "standard":
+            pathlib.Path(f"{output_path}.data").write_text("weights")
 
     class Session:
         def __init__(self, path, providers):
@@ -269,6 +276,23 @@ def converter(monkeypatch, run):
 
     monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
     monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+
+
+def test_onnx_is_one_file_below_what_protobuf_holds_and_says_nothing_of_constants(tmp_path, monkeypatch, caplog):
+    run = opened(tmp_path / "run", CONVNET, size=8)
+    monkeypatch.setattr(onnx, "check", lambda: None)
+    converter(monkeypatch, lambda x: {"features": np.asarray(run.method.encode(run.variables, x)["features"])})
+    for limit, files in (
+        (onnx.LIMIT, ["README.md", "model.onnx"]),
+        (9, ["README.md", "model.onnx", "model.onnx.data"]),
+    ):
+        monkeypatch.setattr(onnx, "LIMIT", limit)
+        notes = export(run, tmp_path / str(limit), format="onnx")["notes"]
+        assert sorted(os.listdir(tmp_path / str(limit))) == files
+        assert any("model.onnx.data, which belongs beside model.onnx" in note for note in notes) == (len(files) == 3)
+    assert not [record for record in caplog.records if record.name.startswith("onnx_ir")]
+    logging.getLogger("onnx_ir.serde").warning("of others")
+    assert [record.message for record in caplog.records if record.name.startswith("onnx_ir")] == ["of others"]
 
 
 @pytest.mark.parametrize("wrong", ["features", "logits"])
@@ -283,7 +307,7 @@ def test_onnx_that_computes_something_else_is_refused(wrong, tmp_path, monkeypat
             (tmp_path / "model.onnx").unlink()
         else:
             with pytest.raises(ValueError, match=f"onnxruntime computes other {wrong}"):
-                onnx.write(tmp_path, encode, (5, 5, 3), names)
+                onnx.write(tmp_path, encode, (5, 5, 3), names, size=onnx.LIMIT + 1)
         assert not list(tmp_path.iterdir())
 
 
@@ -322,6 +346,7 @@ def test_onnx_of_every_kind_of_encoder(model, size, tmp_path):
     run = opened(tmp_path / "run", model, size=size, classes=3)
     export(run, tmp_path / "out", format="onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "model.onnx"]
     assert [output.name for output in session.get_outputs()] == ["features", "logits"]
     pixels = jnp.asarray(run.modality.prepare(images(run)))
     got = session.run(["logits"], {"images": np.asarray(pixels)})[0]

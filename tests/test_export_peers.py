@@ -103,6 +103,9 @@ def test_a_classifier_goes_along(resnet, tmp_path):
     np.testing.assert_array_equal(arrays["fc.weight"], np.asarray(found["kernel"]).T)
     about = peers.config(network(resnet, found), "resnet18", {}, None)
     assert (about["num_classes"], about["pretrained_cfg"]["num_classes"]) == (5, 5)
+    assert "label_names" not in about
+    named = network(resnet, found)._replace(class_names=("a", "b", "c", "d", "e"))
+    assert peers.config(named, "resnet18", {}, None)["label_names"] == ["a", "b", "c", "d", "e"]
     assert exporting._classifier(resnet) is None
 
 

@@ -14,13 +14,15 @@ import pytest
 import safetensors.numpy
 from exported_runs import IMAGENET, features, images, network, opened
 
+from experiments.import_weights import told
 from ssl_jax.data.images.recipes import Eval
-from ssl_jax.interop import importing, peers, transformers
+from ssl_jax.interop import importing, labels, peers, transformers
 from ssl_jax.run.export import export
 
 VIT = {"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "cls_token": True, "pool": "cls"}
 LEARNED = VIT | {"positions": "learned", "positions_rule": "transformers"}
 DINO = LEARNED | {"layer_scale": 1e-5}
+JEPA = {"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "positions": "learned"}
 RESNET = {"name": "resnet50", "width": 0.125, "stride_first": True}
 
 
@@ -65,6 +67,83 @@ def test_a_resnet_by_transformers_own_names(tmp_path):
     assert "reports classifier.* as UNEXPECTED" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_names_of_classes_go_out_and_come_back(tmp_path):
+    names = ["tabby cat", "Hund", "tabby cat"]
+    model = {"name": "resnet18", "width": 0.125}
+    _, config, _ = folder(tmp_path, model, classes=3, imported={"class_names": names})
+    assert config["id2label"] == {"0": "tabby cat", "1": "Hund", "2": "tabby cat"}
+    assert config["label2id"]["Hund"] == 1
+    found = importing.read(tmp_path / "out")
+    assert found.record["class_names"] == names
+    assert "its classifier of 3 classes (tabby cat, Hund, tabby cat), whose names are kept," in "\n".join(told(found))
+    assert "class_names" not in importing.read(tmp_path / "out", classifier=False).record
+    for said, note in (
+        ({"0": "a", "1": "b"}, "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "a", "1": "b", "4": "c"}, "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "a", "1": "b", "2": "\x1b[2J"}, "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "a", "1": "b", "2": 3}, "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "a", "1": "b", "2": "c", "3": "d"}, "config.json: id2label of 4 classes, where the classifier has 3"),
+        ("cats", "config.json: id2label, which does not name the classes 0 to 2"),
+        ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, None),
+    ):
+        (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"id2label": said}))
+        record = importing.read(tmp_path / "out").record
+        assert ("class_names" in record, record["notes"]) == (False, [note] * (note is not None))
+
+
+def test_classes_are_found_by_name():
+    names = ("tabby cat", "Hund", "crane", "crane")
+    assert labels.columns(names, ["hund", "tabby_cat"]) == (1, 0)
+    assert labels.columns(names, ["hund", "crane"]) is None  # there are two
+    assert labels.columns(names, ["hund", "bird"]) is None
+    assert labels.columns((), ["hund"]) is None
+
+
+def test_a_refusal_names_the_format_that_holds_the_run(tmp_path):
+    for model, theirs, fix in (
+        (LEARNED | {"eps": 1e-12}, "timm", r"model.eps=1e-12: .*; use --format transformers, which holds this run"),
+        (
+            {"name": "resnet18", "width": 0.125},
+            "torchvision",
+            r"model.width=0.125: .*; use --format transformers, which holds this run",
+        ),
+        (VIT | {"pool": "mean"}, "torchvision", r"; use --format timm or transformers, which hold this run"),
+        (JEPA | {"registers": 2}, "transformers", r"; use --format timm, which holds this run"),
+        (JEPA | {"registers": 2, "eps": 0.5}, "transformers", r"; use --format stablehlo, onnx or flax"),
+        (
+            {"name": "resnet18", "width": 0.125, "project_first": True},
+            "transformers",
+            r"; use --format stablehlo, onnx or flax",
+        ),
+    ):
+        run = opened(tmp_path / "run", model)
+        with pytest.raises(ValueError, match=f"{fix}$") as error:
+            export(run, tmp_path / "out", format=theirs)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_vit_without_a_class_token_is_an_ijepa(tmp_path):
+    run, config, arrays = folder(tmp_path, JEPA, classes=3)
+    assert (config["model_type"], config["architectures"]) == ("ijepa", ["IJepaForImageClassification"])
+    params, _ = run.method.trunk(run.variables)
+    np.testing.assert_array_equal(arrays["ijepa.embeddings.position_embeddings"][0], params["stem_positions"])
+    assert arrays["ijepa.encoder.layer.1.intermediate.dense.weight"].shape == (64, 16)
+    assert not [name for name in arrays if "cls_token" in name or "pooler" in name]
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "features = outputs.last_hidden_state[:, 0:].mean(1)" in said
+    assert "# IJepaModel" in said
+
+
+@pytest.mark.parametrize("kind", ["vit_mae", "vit_msn"])
+def test_mae_and_msn_go_out_as_the_vit_that_they_compute(kind, tmp_path):
+    _, config, _ = folder(tmp_path, LEARNED | {"eps": 1e-6})
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    found = importing.read(tmp_path / "out", fields={"heads": 2})
+    again = transformers.form(network(opened(tmp_path / "again", found.model))).config
+    assert (again["model_type"], again["layer_norm_eps"]) == ("vit", 1e-6)
+
+
 def test_a_classifier_of_the_mean_becomes_one_of_both(tmp_path):
     run, config, arrays = folder(tmp_path, VIT | {"pool": "mean"}, classes=3)
     assert config["architectures"] == ["Dinov2ForImageClassification"]
@@ -76,6 +155,7 @@ def test_a_classifier_of_the_mean_becomes_one_of_both(tmp_path):
 
 BACK = [
     LEARNED | {"eps": 1e-12},
+    JEPA | {"eps": 1e-12},
     DINO,
     DINO | {"registers": 3},
     DINO | {"swiglu": True, "mlp_ratio": 3.0},
@@ -105,7 +185,7 @@ def test_what_went_out_comes_back_with_the_same_bits(model, classes, tmp_path):
         ({"name": "resnet18", "stem": "cifar"}, "model.stem='cifar': a resnet18 of transformers has 'imagenet'"),
         ({"name": "resnet18", "project_first": True}, "model.project_first=True"),
         ({"name": "resnet50", "padding": "same"}, "model.padding='same'"),
-        (VIT | {"cls_token": False, "pool": "mean"}, "model.cls_token=False: transformers' ViTs have a class token"),
+        (JEPA | {"layer_scale": 0.0}, "model.cls_token=False with model.layer_scale=0.0: .* IJepaModel, has none"),
         (VIT | {"norm_after_pool": True}, "model.norm_after_pool=True"),
         (DINO | {"mlp_ratio": 2.5}, "model.mlp_ratio=2.5: no whole number .* 40 hidden units of a width of 16"),
         ({"name": "vgg11"}, "transformers has no network like model.name='vgg11'"),
@@ -151,6 +231,8 @@ MODELS = [
     (VIT | {"positions": "learned_patches"}, 3),
     (VIT | {"pool": "cls_mean"}, None),
     (VIT | {"pool": "mean"}, 3),
+    (JEPA | {"positions_grid": 5, "positions_rule": "transformers"}, None),
+    (JEPA | {"positions": "sincos"}, 3),
     (DINO | {"positions_grid": 5}, None),
     (DINO | {"positions_grid": 5, "registers": 3, "pool": "mean"}, 3),
     (DINO | {"swiglu": True, "mlp_ratio": 3.0, "positions_rule": "dinov2", "positions_grid": 5}, 3),

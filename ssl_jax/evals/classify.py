@@ -14,6 +14,8 @@ from ssl_jax.evals.shared.encode import LOGITS
 from ssl_jax.evals.shared.labels import labelled
 from ssl_jax.types import Variables
 
+SHOWN = 10  # columns of an example
+
 
 class Evaluator:
     """The greatest logit against the label, ``top1``, and the label among the five greatest, ``top5``.
@@ -23,8 +25,9 @@ class Evaluator:
 
     Args:
       columns: of other classes, the logit of each class of the data in order, 310,309 for ants and bees by
-        ImageNet's thousand. The greatest is sought among all logits of the network, not among these alone: a photo
-        that it takes for a third class is a miss.
+        ImageNet's thousand; ``ssl-jax evaluate`` finds them where both know their classes by the same names. The
+        greatest is sought among all logits of the network, not among these alone: a photo that it takes for a third
+        class is a miss.
     """
 
     def __init__(self, encode: Encode, *, train: Source, test: Source, columns: Sequence[int] | int | None = None):
@@ -34,9 +37,13 @@ class Evaluator:
         self.encode, self.test, self.wide = encode, test, encode.layers[LOGITS]
         classes = test.num_classes or 0
         if columns is None and self.wide != classes:
+            said = f"classify: the network tells {self.wide} classes apart and the data have {classes}; "
+            if self.wide < classes:
+                raise ValueError(f"{said}so it cannot name them all; use knn or linear_probe")
+            some = [*map(str, range(classes))] if classes <= SHOWN else ["0", "1", "...", str(classes - 1)]
             raise ValueError(
-                f"classify: the network tells {self.wide} classes apart and the data have {classes}; say which of its "
-                "classes those are (--eval.classify.columns=310,309)"
+                f"{said}say which of its classes those are, a logit of 0 to {self.wide - 1} for each in their order "
+                f"(--eval.classify.columns={','.join(some)} if they are its first {classes})"
             )
         given = range(classes) if columns is None else np.atleast_1d(columns).tolist()
         if len(given) != classes or len(set(given)) != classes or not all(0 <= c < self.wide for c in given):

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
+
 
 def check(repo: str) -> None:
     """Refuse what cannot be sent, before anything is computed or written."""
@@ -20,6 +22,10 @@ def check(repo: str) -> None:
             raise ValueError(
                 f"--push-to {repo}: {name}={os.environ[name]} forbids it; unset it, or leave --push-to out"
             )
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise ValueError(f"--push-to {repo} needs a token of the Hub, and there is none; {LOGIN}")
 
 
 def push(folder: Path, repo: str, *, private: bool = False, message: str = "Add model", api: Any = None) -> str:
@@ -41,5 +47,9 @@ def push(folder: Path, repo: str, *, private: bool = False, message: str = "Add 
         api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message=message)
     except Exception as error:  # of many kinds, some of them of its HTTP client
         lines = str(error).splitlines() or [type(error).__name__]
-        raise OSError(f"{folder} was not sent to {repo}: {lines[0]}") from error
+        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+        what = f"; {LOGIN}" if refused else ""
+        raise OSError(
+            f"{folder} was not sent to {repo}: {lines[0]}{what}; the folder is whole, and the same command sends it"
+        ) from error
     return f"https://huggingface.co/{repo}"

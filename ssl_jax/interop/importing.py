@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, huggingface, pairs, places, projects, report, sound, vit
+from ssl_jax.interop import archives, classic, folders, huggingface, labels, pairs, places, projects, report, sound, vit
 from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.models import positions
@@ -144,6 +144,10 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
         **{"passed_over": dict(archive.passed_over), "notes": list(beside.notes), "remarks": remarks},
     }
     classifier = tree.get("classifier")
+    if classifier is not None:
+        called, wrong = labels.read(archive.metadata.get("config", {}), np.shape(classifier["bias"])[-1])
+        record |= {"class_names": list(called)} if called else {}
+        record["notes"] += [] if wrong is None else [wrong]
     return Imported(
         model=model,
         params=tree["params"],

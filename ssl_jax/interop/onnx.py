@@ -6,8 +6,10 @@ itself where the number of images is open. What else it may get wrong, the compa
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +23,8 @@ Encode = Callable[[Array], Mapping[str, Array]]  # images in [0, 1] -> outputs
 TOLERANCE = 1e-4  # of the largest number of an output, or absolute where that is below 1
 BATCHES = (1, 3)  # that are compared
 FILE = "model.onnx"
+DATA = f"{FILE}.data"
+LIMIT = 1_900_000_000  # bytes of weights in one file, of which protobuf holds less than 2**31
 
 
 def check() -> None:
@@ -33,11 +37,14 @@ def check() -> None:
             )
 
 
-def write(folder: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequence[str] = ("features",)) -> float:
+def write(
+    folder: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequence[str] = ("features",), *, size: int = 0
+) -> float:
     """``model.onnx``: "images" ``[B, h, w, c]``, float32 in [0, 1], to outputs ``[B, d]`` by name; B is open.
 
     Args:
       outputs: which of those that ``encode`` gives.
+      size: of the weights in bytes; above :data:`LIMIT` they lie beside the graph in ``model.onnx.data``.
 
     Returns:
       The largest difference that was found between onnxruntime's outputs and ours.
@@ -49,23 +56,37 @@ def write(folder: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequenc
 
     path = folder / FILE
     try:
-        with parallel.compiling_for("cpu"):
+        with parallel.compiling_for("cpu"), _quiet():
             to_onnx(
                 lambda images: _chosen(encode(images), outputs),
                 [("B", *shape)],
                 model_name="encode",
                 return_mode="file",
                 output_path=str(path),
+                export_mode="standard" if size > LIMIT else "web",  # its word for one file
                 input_names=["images"],
                 output_names=list(outputs),
             )
         return compare(path, encode, shape, outputs)
     except Exception as error:  # whatever a converter and a runtime make of a network
-        path.unlink(missing_ok=True)
+        for left in (path, folder / DATA):
+            left.unlink(missing_ok=True)
         said = (str(error).splitlines() or [""])[0]
         if isinstance(error, ValueError) and said.startswith("onnxruntime"):
             raise
         raise ValueError(f"this network cannot be written as ONNX ({type(error).__name__}: {said[:200]})") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a line for every constant of the graph: what the converter gets wrong the comparison finds."""
+    log = logging.getLogger("onnx_ir")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def compare(path: Path, encode: Encode, shape: tuple[int, ...], outputs: Sequence[str] = ("features",)) -> float:

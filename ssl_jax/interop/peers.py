@@ -49,6 +49,7 @@ class Network(NamedTuple):
       shape: of an image.
       mean, std: of the channels.
       view: of evaluation, ``data/images/recipes.py`` Eval.
+      class_names: of the classifier, where they are known.
     """
 
     model: Mapping[str, Any]
@@ -59,6 +60,7 @@ class Network(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     view: Any
+    class_names: Sequence[str] = ()
 
 
 def write(folder: Path, network: Network, theirs: str, *, licence: str | None, swapped_stem: bool = False) -> None:
@@ -282,6 +284,7 @@ def config(network: Network, name: str, arguments: dict[str, Any], licence: str 
         "num_features": vgg.WIDTHS[-1] if name.startswith("vgg") else encoder.dim,
     }
     found |= {"global_pool": arguments.get("global_pool", "avg"), "pretrained_cfg": pretrained}
+    found |= {"label_names": list(network.class_names)} if network.class_names and classes else {}
     return found | ({"model_args": arguments} if arguments else {})
 
 

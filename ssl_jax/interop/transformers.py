@@ -3,7 +3,8 @@
     transformers.AutoModel.from_pretrained("FOLDER")
 
 ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``. A ViT becomes a ``ViTModel``; with registers,
-LayerScale, SwiGLU or a classifier that reads more than the class token a ``Dinov2Model`` (``WithRegisters``).
+LayerScale, SwiGLU or a classifier that reads more than the class token a ``Dinov2Model`` (``WithRegisters``); without
+a class token an ``IJepaModel``. MAE and MSN compute what ``ViTModel`` does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ssl_jax.types import Tree
 
 PREPROCESSOR = "preprocessor_config.json"
 CLASSES = {"resnet": "ResNet", "vit": "ViT", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}
+CLASSES |= {"ijepa": "IJepa"}
+PLAIN = {"registers": 0, "layer_scale": None, "swiglu": False}  # what ViTModel and IJepaModel have
 GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # as Pillow numbers them
 RATIOS = range(1, 17)  # DINOv2's mlp_ratio, a whole number
@@ -73,7 +76,7 @@ def form(network: Network) -> Form:
     found.config["architectures"] = [f"{CLASSES[kind]}{'Model' if classifier is None else 'ForImageClassification'}"]
     found.config["num_channels"] = shape[2]
     if classifier is not None:
-        labels = [f"LABEL_{i}" for i in range(np.shape(classifier["bias"])[-1])]
+        labels = list(network.class_names) or [f"LABEL_{i}" for i in range(np.shape(classifier["bias"])[-1])]
         found.config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         found.config["label2id"] = {label: i for i, label in enumerate(labels)}
     return found
@@ -100,8 +103,6 @@ def _vit(fields: Mapping[str, Any], network: Network) -> Form:
     held = ("registers", "layer_scale", "gelu", "swiglu", "eps")
     peers.as_there(fields, "transformers", *peers.VIT, *peers.POSITIONS, *held)
     pool, size, (height, width, _) = fields["pool"], fields["patch_size"], network.shape
-    if not fields["cls_token"]:
-        raise ValueError("model.cls_token=False: transformers' ViTs have a class token; use --format timm")
     if height != width:
         raise ValueError(f"images of {height} x {width} pixels: this format is of square ones; use --format timm")
     hidden = round(fields["mlp_ratio"] * fields["width"])
@@ -114,8 +115,16 @@ def _vit(fields: Mapping[str, Any], network: Network) -> Form:
         "patch_size": size,
         "qkv_bias": True,
     }
-    more = fields["registers"] or fields["layer_scale"] is not None or fields["swiglu"]
-    if more or (network.classifier is not None and pool != "cls"):
+    more = [f"model.{field}={fields[field]!r}" for field, none in PLAIN.items() if fields[field] != none]
+    if not fields["cls_token"]:
+        if more:
+            raise ValueError(
+                f"model.cls_token=False with {more[0]}: transformers' ViT without a class token, IJepaModel, has none; "
+                "use --format timm"
+            )
+        config |= {"model_type": "ijepa", "intermediate_size": hidden}
+        network = peers.with_table(network, "timm")
+    elif more or (network.classifier is not None and pool != "cls"):
         config |= {"model_type": "dinov2", "mlp_ratio": _ratio(fields, hidden), "use_swiglu_ffn": fields["swiglu"]}
         more = {"model_type": "dinov2_with_registers", "num_register_tokens": fields["registers"]}
         config |= more if fields["registers"] else {"use_mask_token": False}
@@ -125,7 +134,7 @@ def _vit(fields: Mapping[str, Any], network: Network) -> Form:
         config |= {"model_type": "vit", "intermediate_size": hidden, "pooler_act": "linear"}
         network = peers.with_table(network, "torchvision")
     config["image_size"] = size * network.model["positions_grid"]
-    mean = f"outputs.last_hidden_state[:, {1 + fields['registers']}:].mean(1)"
+    mean = f"outputs.last_hidden_state[:, {bool(fields['cls_token']) + fields['registers']}:].mean(1)"
     cls = "outputs.last_hidden_state[:, 0]" if network.classifier is not None else "outputs.pooler_output"
     return Form(config, network, {"cls": cls, "mean": mean, "cls_mean": f"torch.cat([{cls}, {mean}], 1)"}[pool])
 
@@ -168,7 +177,7 @@ def tensors(form: Form) -> dict[str, np.ndarray]:
     """The arrays by their names on disk; the network's begin with its kind where a classifier lies beside it."""
     network, kind, width = form.network, form.config["model_type"], form.config.get("hidden_size", 0)
     module: Any = resnet if kind == "resnet" else vit
-    names = "transformers" if kind in ("resnet", "vit") else "transformers_dinov2"
+    names = "transformers" if kind in ("resnet", "vit", "ijepa") else "transformers_dinov2"
     tree: dict[str, Tree] = {"params": network.params, "model_state": network.model_state}
     arrays = peers.named(module.pairs(network.model, names), tree, "transformers")
     if kind == "dinov2_with_registers":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -48,7 +49,7 @@ def export(
       run: its workdir, or what :func:`open_run` gave.
       path: with ``format="ssl_jax"`` a ``.safetensors`` file, which :func:`ssl_jax.run.open.open_weights` and
         ``init_from`` read and which replaces one of that name; else a folder that is not there yet. Both are there
-        whole or not at all.
+        whole or not at all. A folder that this same export made is sent by ``push_to`` as it is.
       format: "ssl_jax"; "timm", which torchvision, the Hub and transformers beside timm load, too; "torchvision", its
         names alone; "transformers", its own ViTs and ResNets; "flax"; "stablehlo"; "onnx".
       licence: of the weights; must repeat a restricted one that they came with.
@@ -72,6 +73,8 @@ def export(
         if format == OURS:
             raise ValueError("--push-to sends a folder; say its --format, timm for most uses")
         hub.check(push_to)
+    elif private:
+        raise ValueError("--private is of a repository that --push-to OWNER/NAME makes; add that, or leave it out")
     {"stablehlo": stablehlo.check, "onnx": onnx.check}.get(format, lambda: None)()
     run = run if isinstance(run, Run) else open_run(run)
     params, model_state = run.method.trunk(run.variables)
@@ -85,34 +88,49 @@ def export(
         about |= {"licence": licence, "origins": [{k: v for k, v in o.items() if k != "where"} for o in came]}
         return weights.write(path, params, model_state, about)
     about["fingerprint"] = checkpoint.fingerprint({"params": params, "model_state": model_state})
-    with _new_folder(path) as folder:
+    place = Path(os.path.expanduser(path))
+    again = push_to is not None and place.is_dir() and any(place.iterdir())
+    with _new_folder(path, again=again) as folder:
         words, notes = WRITERS[format](folder, run, licence=licence, swapped_stem=swapped_stem)
         facts = _facts(run, format, Path(path).resolve().name, licence, about, words, [*notes, *_began(came)])
         (folder / "README.md").write_text(card.text(facts))
         for name, content in run.modality.files.items():
             (folder / name).write_bytes(content)
-    about["notes"] = notes
+    about["notes"] = [*notes, *([f"{place} was there already, with the same bytes."] if again else [])]
     if push_to is not None:
         message = f"{run.config.method.name}, step {run.step}"
-        about["url"] = hub.push(Path(os.path.expanduser(path)), push_to, private=private, message=message)
+        about["url"] = hub.push(place, push_to, private=private, message=message)
     return about
 
 
 @contextlib.contextmanager
-def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder beside ``path`` to write into, which takes its place at the end; an error leaves nothing."""
+def _new_folder(path: str | os.PathLike[str], *, again: bool = False) -> Iterator[Path]:
+    """A folder beside ``path`` to write into, which takes its place at the end; an error leaves nothing.
+
+    Args:
+      again: the folder is there, and has to hold the same bytes.
+    """
     path = Path(os.path.expanduser(path))
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (not again and path.is_dir() and any(path.iterdir())):
         raise ValueError(f"--out {path} is there already; name a folder that is not")
     temporary = path.absolute().with_name(f"{path.name}.tmp{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        temporary.replace(path)
+        if not again:
+            temporary.replace(path)
+        elif _digests(temporary) != _digests(path):
+            raise ValueError(f"--out {path} is there already and holds another export; name a folder that is not")
     except OSError as error:
         raise ValueError(f"--out {path} cannot be written ({error.strerror or error}); name another folder") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _takes_images(run: Run) -> bool:
@@ -135,7 +153,10 @@ def _statistics(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem: bool):
     network = _network(run)
-    name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
+    try:
+        name, arguments = peers.architecture(network, theirs, swapped_stem=swapped_stem)
+    except ValueError as error:
+        raise error if swapped_stem else _with_others(error, network, theirs) from None
     _compare(run)
     peers.write(folder, network, theirs, licence=_stated(licence), swapped_stem=swapped_stem)
     classifier, notes = network.classifier, _of_classifier(run, network)
@@ -153,7 +174,10 @@ def _to_peers(folder: Path, run: Run, theirs: str, *, licence: str, swapped_stem
 
 def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
     network = _network(run)
-    form = transformers.form(network)
+    try:
+        form = transformers.form(network)
+    except ValueError as error:
+        raise _with_others(error, network, "transformers") from None
     _compare(run)
     transformers.write(folder, network, form, licence=_stated(licence))
     notes, of_vit = _of_classifier(run, network), form.config["model_type"] == "vit"
@@ -170,11 +194,28 @@ def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool
     }, notes
 
 
+def _with_others(error: ValueError, network: peers.Network, asked: str) -> ValueError:
+    """A format's refusal, whose advice is what holds the run: of the three libraries those that do, or none of them."""
+    hold = []
+    for name in sorted({"timm", "torchvision", "transformers"} - {asked}):
+        with contextlib.suppress(ValueError):
+            transformers.form(network) if name == "transformers" else peers.architecture(network, name)
+            hold.append(name)
+    what, _, fix = str(error).partition("; use ")
+    if hold:
+        fix = f"--format {' or '.join(hold)}, which hold{'s' * (len(hold) == 1)} this run"
+    elif "--format timm" in fix:
+        fix = "--format stablehlo, onnx or flax"
+    return ValueError(f"{what}; use {fix}") if fix else error
+
+
 def _network(run: Run) -> peers.Network:
     _of_images(run)
     params, model_state = run.method.trunk(run.variables)
     model, shape = to_json(run.config)["model"], tuple(run.modality.input_shape)
-    return peers.Network(model, params, model_state, _classifier(run), shape, *_statistics(run), run.recipe.evaluate)
+    names = (run.resolved.get("imported") or {}).get("class_names", ())
+    view, classifier = run.recipe.evaluate, _classifier(run)
+    return peers.Network(model, params, model_state, classifier, shape, *_statistics(run), view, names)
 
 
 def _stated(licence: str) -> str | None:
@@ -275,7 +316,10 @@ def _to_onnx(folder: Path, run: Run, *, licence: str, swapped_stem: bool):
         notes.append(f"It computes in float32; the run did in {config.model.dtype}.")
         config.model.dtype = None
     encode = partial(with_logits(make_method(config, run.plan)), run.variables)
-    worst = onnx.write(folder, encode, tuple(run.modality.input_shape), outputs)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(run.variables) if hasattr(leaf, "nbytes"))
+    worst = onnx.write(folder, encode, tuple(run.modality.input_shape), outputs, size=size)
+    if (folder / onnx.DATA).exists():
+        notes.append(f"Its weights lie in {onnx.DATA}, which belongs beside {onnx.FILE}.")
     what = " and ".join(outputs).capitalize()
     notes.append(f"{what} of onnxruntime differ from the run's own by {worst:.1g} at most, on random images.")
     shape = f"[B, {', '.join(map(str, run.modality.input_shape))}]"
