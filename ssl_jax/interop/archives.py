@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.data import tensorflow
-from ssl_jax.interop import onnx_files, pickles, plain, torch_files
+from ssl_jax.interop import keras, onnx_files, pickles, plain, torch_files
 from ssl_jax.interop.constructors import SAVE, Limits
 from ssl_jax.interop.plain import RATIO, UNPACKED, Unreadable
 
@@ -49,7 +49,7 @@ class Archive(NamedTuple):
     Attributes:
       tree: nested dicts and lists with NumPy arrays at the leaves, read-only where they are views of the file, beside
         text and numbers; a :class:`Placeholder` where something was not built. Of .safetensors, .npz, .h5 and
-        TensorFlow a flat dict by the names in the file.
+        TensorFlow a flat dict by the names in the file, of .h5 without what repeats itself ("conv1_conv/kernel").
       kind: "torch zip", "torch legacy", "pickle", "safetensors", "npz", "msgpack", "keras h5", "tf checkpoint", "onnx".
       sha256: of the file, in hex; of several, over the sorted lines "NAME SHA256".
       passed_over: name of what was not built ("argparse.Namespace") -> how often.
@@ -292,17 +292,20 @@ def _together(digests: Mapping[str, str]) -> str:
 
 
 def _hdf5(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays of an HDF5 file by their path in it, and its attributes that are text."""
+    """Arrays of an HDF5 file by their path in it, of Keras's by layer and part, and its attributes that are text."""
     try:
         import h5py
     except ModuleNotFoundError:
         raise Unreadable("it is an HDF5 file, which h5py reads; pip install h5py") from None
 
     arrays: dict[str, np.ndarray] = {}
+    layers: dict[str, str] = {}  # path of a group -> name of the layer whose arrays it holds
     claimed = 0
 
-    def visit(name: str, item: Any) -> None:  # links out of the file are not visited
+    def visit(name: str, item: Any) -> None:  # links out of the file are not visited; a group comes before what it holds
         nonlocal claimed
+        if isinstance(item, h5py.Group) and (layer := _text(item.attrs.get("name"))):
+            layers[name] = layer
         if not isinstance(item, h5py.Dataset):
             return
         if item.external or item.is_virtual:
@@ -312,7 +315,10 @@ def _hdf5(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         claimed += item.size * item.dtype.itemsize
         if claimed > max(UNPACKED, RATIO * len(data)):
             raise Unreadable(f"its {len(data)} bytes claim to unpack to {claimed}; write it again")
-        arrays[name] = np.asarray(item[()])
+        called = keras.called(name, layers)
+        if called in arrays:
+            raise Unreadable(f"two of its arrays are both called {called[:80]!a}; it holds a network twice")
+        arrays[called] = np.asarray(item[()])
 
     try:
         with h5py.File(io.BytesIO(data), "r") as file:

@@ -12,7 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.interop import archives, classic, folders, huggingface, labels, pairs, places, projects, report, sound, vit
+from ssl_jax.interop import (
+    archives,
+    classic,
+    folders,
+    huggingface,
+    keras,
+    labels,
+    pairs,
+    places,
+    projects,
+    report,
+    sound,
+    vit,
+)
 from ssl_jax.interop.constructors import Placeholder
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.models import positions
@@ -231,6 +244,8 @@ def _complete(model: Mapping[str, Any], family: str, chosen: str) -> dict[str, A
 
 def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classes: int | None) -> Any:
     """(mean, std) of a project; torchvision's only of a network with ImageNet's classes, or of whoever says so."""
+    if chosen == "keras":
+        return keras.STATISTICS[keras.family(model["name"])]
     found = projects.PROJECTS[chosen].statistics
     if found is None:
         raise ValueError(f"files of {chosen} do not say how images are to be normalised; add {places.NORMALISED}")

@@ -68,11 +68,19 @@ LAYOUTS: dict[str, Way] = {
     "columns": (lambda a: a.reshape(len(a), -1), lambda a: a),  # several behind the first
     "rows6": _rows(6),
     "rows7": _rows(7),
+    "bgr": (lambda a: a[:, :, ::-1], lambda a: a[:, :, ::-1]),  # a first convolution of Keras's, blue before red
+    "depthwise": (lambda a: a.transpose(0, 1, 3, 2), lambda a: a.transpose(0, 1, 3, 2)),  # of Keras: [h, w, c, 1]
+    "minus": (lambda a: a, lambda a: a),  # ours is the first of theirs less the second; the way back: less zeros
 }
+EPS = 1e-5  # of our BatchNorm
 
 
 def layout(name: str) -> Way:
-    """One of :data:`LAYOUTS`, or "patchesN" of a convolution that cuts images into patches of N x N pixels."""
+    """One of :data:`LAYOUTS`, "patchesN" of a convolution that cuts images into patches of N x N pixels, or "epsX" of
+    a variance to which X is added there, and :data:`EPS` here."""
+    if name.startswith("eps"):
+        more = float(name.removeprefix("eps")) - EPS
+        return lambda a: a + more, lambda a: a - more
     return _patches(int(name.removeprefix("patches"))) if name.startswith("patches") else LAYOUTS[name]
 
 
@@ -100,6 +108,8 @@ def read(pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray]) -> tuple[dict[
     for pair in pairs:
         parts = [np.asarray(arrays[name]) for name in pair.theirs]
         parts = [layout(pair.layout)[0](part if pair.row is None else part[pair.row]) for part in parts]
+        if pair.layout == "minus":
+            parts = [parts[0] - parts[1]]
         found[pair.ours] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
     tree = flax.traverse_util.unflatten_dict(found, "/")
     return tree, {name for pair in pairs for name in pair.theirs}
@@ -110,7 +120,8 @@ def write(pairs: Iterable[Pair], tree: Mapping[str, Any]) -> dict[str, np.ndarra
     arrays = flax.traverse_util.flatten_dict(dict(tree), sep="/")
     found, stacked = {}, {}
     for pair in pairs:
-        parts = np.split(np.asarray(arrays[pair.ours]), len(pair.theirs), axis=-1)
+        whole = np.asarray(arrays[pair.ours])
+        parts = np.split(whole, len(pair.theirs), axis=-1) if pair.layout != "minus" else [whole, np.zeros_like(whole)]
         for name, part in zip(pair.theirs, parts, strict=True):
             part = layout(pair.layout)[1](part)
             part = np.ascontiguousarray(part if pair.shape is None else part.reshape(pair.shape))

@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ssl_jax.interop import classic, projects, resnet, vit
+from ssl_jax.interop import classic, keras, projects, resnet, vit
 from ssl_jax.interop.constructors import SAVE, Placeholder
 from ssl_jax.names import hint
 
 # What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
 OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
 NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
-FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic}
+FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic, "keras": keras}
 WHOSE = f"--as {'|'.join(projects.PROJECTS)}"
 # Whose networks are published without a classifier.
 UNCLASSIFIED = ("moco", "moco_v3", "simsiam", "swav", "barlow_twins", "vicreg", "ibot", "dino", "dinov2", "mae")
@@ -28,7 +28,7 @@ FIRST = re.compile(
     r"|blocks\.0\.(0\.)?attn\.qkv\.weight|encoder\.layers\.encoder_layer_0\.ln_1\.weight"
     r"|encoder\.layer\.0\.layernorm_before\.weight|encoder\.layer\.0\.norm1\.weight|embedder\.embedder\.convolution\.weight"
     r"|Transformer/encoderblock(_0)?/LayerNorm_0/scale|features\.(conv)?0\.(0\.)?weight"
-    r"|res_net\d+/~/initial_conv/w|conv2d/kernel)$"
+    r"|res_net\d+/~/initial_conv/w|conv2d/kernel|(conv1_conv|block1_conv1|Conv1)/kernel)$"
 )
 AVERAGED = r"(^|[._/])ema($|[._/])"
 
@@ -44,7 +44,7 @@ OTHERS = {
     r"features\.1\.0\.(layer_scale|block\.0\.weight)|stages\.0\.blocks\.0\.gamma": "a ConvNeXt",
     r"(features\.1\.0|layers\.0\.blocks\.0)\.attn\.(relative_position_bias_table|logit_scale)": "a Swin transformer",
     r"blocks\.0\.layers\.0\.layers\.MBconv\..*": "a MaxViT",
-}
+} | keras.OTHERS
 
 # What arrays are called, and what holds the arrays of a network: an object in their place is in the place of weights.
 ARRAYS = r"weight|bias|running_(mean|var)|kernel|scale|gamma|beta|offset|average|w|b|\w+_(token|embed|embedding)"

@@ -19,7 +19,7 @@ NC = "CC BY-NC 4.0"
 WRAPPERS = re.compile(r"(?<![^/.])(module|_orig_mod|_fsdp_wrapped_module)\.")
 COUNTERS = re.compile(r"(^|[./])(num_batches_tracked|n_averaged)$")
 TRAINING = (
-    r"(^|.*/)(optimizer|opt|optimizers|optimizer_states|scaler|lr_schedulers"
+    r"(^|.*/)(optimizer|optimizer_weights|opt|optimizers|optimizer_states|scaler|lr_schedulers"
     r"|loops|callbacks|amp|ibot_loss|dino_loss)/.*"
 )
 
@@ -293,6 +293,13 @@ PROJECTS: dict[str, Project] = {
         fields={"vit": {"positions_rule": "transformers"}},
         statistics=None,  # preprocessor_config.json says
         source="huggingface/transformers",
+    ),
+    "keras": Project(
+        ("",),
+        has=(r"(.*/)?(conv1_conv|block1_conv1|Conv1)/kernel",),
+        ignored={r"(.*/)?(metrics|seed_generator)/.*": "state of the training"},
+        statistics=None,  # each network has its own
+        source="keras-team/keras",
     ),
     "torchvision": Project(
         ("state_dict/", "model_state_dict/", "model/", ""),

@@ -26,6 +26,8 @@ BLOCKS = (
     ((160, 2), (160, 1), (160, 1), (320, 1)),
 )
 
+PADDINGS: dict[str, int | str] = {"torch": 1, "same": "SAME"}
+
 _conv = partial(Conv, use_bias=False, kernel_init=CONV_INITS["torchvision"])
 
 
@@ -36,6 +38,7 @@ class InvertedResidual(nn.Module):
     width: int
     stride: int
     expand: int
+    padding: str
     norm: Callable[..., nn.Module]
     dtype: Any = None
 
@@ -46,7 +49,8 @@ class InvertedResidual(nn.Module):
             y = _conv(inner, (1, 1), dtype=self.dtype, name="conv1")(y)
             y = nn.relu6(self.norm(name="norm1")(y, train=train, axis=axis))
         strides = (self.stride, self.stride)
-        y = _conv(inner, (3, 3), strides, padding=1, feature_group_count=inner, dtype=self.dtype, name="conv2")(y)
+        kwargs = {"padding": PADDINGS[self.padding], "feature_group_count": inner, "dtype": self.dtype}
+        y = _conv(inner, (3, 3), strides, name="conv2", **kwargs)(y)
         y = nn.relu6(self.norm(name="norm2")(y, train=train, axis=axis))
         y = _conv(self.width, (1, 1), dtype=self.dtype, name="conv3")(y)
         y = self.norm(name="norm3")(y, train=train, axis=axis)
@@ -61,6 +65,7 @@ class MobileNetV2(nn.Module):
 
     Attributes:
       dropout: of the features.
+      padding: of 3 x 3 convolutions, "torch", both sides alike, or "same", TensorFlow's, as Keras has it.
       norm: makes the normalisation.
       frozen_stages: what runs in inference mode even with ``train``, as in ``ResNet``; nothing is dropped there.
       remat: what the backward pass computes again, see ``remat.py``.
@@ -73,6 +78,7 @@ class MobileNetV2(nn.Module):
     """
 
     dropout: float = 0.2
+    padding: str = "torch"
     norm: Callable[..., nn.Module] = BatchNorm
     frozen_stages: int = 0
     remat: str | None = None
@@ -85,8 +91,10 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, axis: Axis = None, key: Array | None = None) -> dict[str, Array]:
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding={self.padding!r} is unknown; use {' or '.join(PADDINGS)}")
         learns = train and self.frozen_stages == 0
-        x = _conv(STEM, (3, 3), (2, 2), padding=1, dtype=self.dtype, name="stem_conv")(x)
+        x = _conv(STEM, (3, 3), (2, 2), padding=PADDINGS[self.padding], dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu6(self.norm(name="stem_norm")(x, train=learns, axis=axis))
         outputs = {"stem": x}
         block = remat(InvertedResidual, self.remat, static=(2, 3))
@@ -95,7 +103,7 @@ class MobileNetV2(nn.Module):
             for i, (width, stride) in enumerate(sizes):
                 expand = 6 if k > 1 else 1
                 name = f"stage{k}_block{i}"
-                x = block(width, stride, expand, self.norm, dtype=self.dtype, name=name)(x, learns, axis)
+                x = block(width, stride, expand, self.padding, self.norm, dtype=self.dtype, name=name)(x, learns, axis)
             outputs[f"stage{k}"] = x
         # Its own part is the last stage's: parameters are found by the beginning of their names.
         x = _conv(LAST, (1, 1), dtype=self.dtype, name=f"stage{self.stages}_conv")(x)

@@ -10,7 +10,7 @@ import flax.linen as nn
 from ssl_jax.models.alexnet import as_rows, dropper, wide
 from ssl_jax.models.convolution import Conv
 from ssl_jax.models.norm import BatchNorm
-from ssl_jax.models.pool import max_pool
+from ssl_jax.models.pool import global_pool, max_pool
 from ssl_jax.models.remat import remat
 from ssl_jax.models.resnet import CONV_INITS
 from ssl_jax.types import Array, Axis
@@ -48,7 +48,7 @@ class VGG(nn.Module):
       blocks: convolutions in each of the groups.
       batch_norm: whether a normalisation follows every convolution, which keeps its bias.
       width: multiplier of the convolutions' channels.
-      hidden: width of the two layers.
+      hidden: width of the two layers; 0: without them, the features are the mean of the last map after its pool.
       dropout: of what the two layers give.
       norm: makes the normalisation.
       frozen_stages: what runs in inference mode even with ``train``, as in ``ResNet``; nothing is dropped there.
@@ -73,13 +73,17 @@ class VGG(nn.Module):
     remat: str | None = None
     dtype: Any = None
 
-    stages = 6
     min_size = 32
+
+    @property
+    def stages(self) -> int:
+        """Number of stages after the stem."""
+        return 6 if self.hidden else 4
 
     @property
     def dim(self) -> int:
         """Width of ``"features"``."""
-        return self.hidden
+        return self.hidden or max(1, round(WIDTHS[-1] * self.width))
 
     @property
     def label(self) -> str:
@@ -96,6 +100,8 @@ class VGG(nn.Module):
             module = group(max(1, round(width * self.width)), count, norm, dtype=self.dtype, name=f"{name}_block")
             outputs[name] = x = module(x, train and k >= self.frozen_stages, axis)
             x = max_pool(x, "none", 2)
+        if self.hidden == 0:
+            return outputs | {"features": global_pool(x)}
         drop = dropper(self, key if train else None, x, axis)
         x = as_rows(x, CELLS)
         for k in (5, 6):
