@@ -211,6 +211,14 @@ def test_checkpoint_of_tensorflow(checkpoint):
     assert len(digests) == 1
 
 
+def test_a_folder_with_a_checkpoint_that_nothing_names(checkpoint, tmp_path):
+    for name in ("m.ckpt", "m.ckpt-7"):
+        for end in ("index", "data-00000-of-00001"):
+            (tmp_path / f"{name}.{end}").write_bytes(checkpoint.with_name(f"{checkpoint.name}.{end}").read_bytes())
+        refused(tmp_path, f"without the file .checkpoint. that names it; give its prefix, .*{tmp_path}/{name}$")
+    assert archives.read(tmp_path / "m.ckpt").kind == "tf checkpoint"
+
+
 def test_checkpoint_of_tensorflow_that_is_cut(checkpoint, tmp_path, monkeypatch):
     index, data = (checkpoint.with_name(f"model.ckpt-5.{end}").read_bytes() for end in ("index", "data-00000-of-00001"))
     (tmp_path / "m.index").write_bytes(index)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 
+import jax
 import numpy as np
 import pytest
 from test_importing import LAYOUTS, changed, network, of_file, state, with_nan, without
 from torch_writer import torch_zip
-from weight_files import R18, STATISTICS, junk, mlp, other, prefixed
+from weight_files import FIRST, R18, STATISTICS, junk, mlp, of_npz, other, prefixed
 
 from experiments import import_weights
-from ssl_jax.interop import importing, pairs, projects
+from ssl_jax.interop import importing, pairs, projects, resnet
 
 FLAT = without("fc.weight", "fc.bias")
 
@@ -208,3 +210,95 @@ def test_the_command_takes_a_prefix(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert import_weights.main([str(tmp_path), "--out", str(out), "--prefix=b/"]) == 2
     assert f"--prefix is of networks of images, and {tmp_path} holds a BERT" in capsys.readouterr().err
+
+
+def of_byol() -> tuple[dict, dict, dict]:
+    """(a file as BYOL's, whose target is twice the other network; our names of the one and of the other)."""
+    published = LAYOUTS["byol"]
+    online = network(published)
+    target = jax.tree.map(lambda leaf: 2 * leaf, online)
+    table = resnet.pairs(published.model, "haiku")
+    tree, twice = (published.wrap(pairs.write(table, arrays))["experiment_state"] for arrays in (online, target))
+    targets = {name: twice[name] for name in ("target_params", "target_state")}
+    return {"experiment_state": tree | targets, "step": 3}, online, target
+
+
+def same(found: importing.Imported, want: dict) -> None:
+    jax.tree.map(np.testing.assert_array_equal, {"params": found.params, "model_state": found.model_state}, want)
+
+
+def of_pickle(file, tree, **asked):
+    file.write_bytes(pickle.dumps(tree, 2))
+    return importing.read(file, **asked)
+
+
+@pytest.mark.parametrize("project", ["byol", None])
+def test_a_prefix_reaches_both_trees_of_a_haiku_pair(file, project):
+    tree, online, target = of_byol()
+    state = "experiment_state/"
+    for prefix in ("target_params/", "target_", "target_state/"):
+        found = of_pickle(file, tree, project=project, prefix=state + prefix)
+        same(found, target)
+        outside = f"outside of --prefix {state}target_params/ and {state}target_state/"
+        assert found.report.ignored.keys() == {outside, "running means before they were corrected"}
+        assert (found.project, found.record["prefix"]) == ("byol", state + prefix)
+    same(of_pickle(file, tree, project=project, prefix=f"{state}online_"), online)
+    cut = {name: inner for name, inner in tree["experiment_state"].items() if name != "target_state"}
+    with pytest.raises(ValueError, match=r"of which it lacks 42 arrays: res_net18/~/initial_batchnorm/~/mean_ema"):
+        of_pickle(file, {"experiment_state": cut}, prefix=f"{state}target_params/")
+
+
+@pytest.mark.parametrize("wrap", [lambda p, s: {"params": p, "state": s}, lambda p, s: (p, s)])
+def test_a_plain_haiku_pair(file, wrap):
+    tree, online, _ = of_byol()
+    tree = wrap(tree["experiment_state"]["online_params"], tree["experiment_state"]["online_state"])
+    first = "params/" if isinstance(tree, dict) else "0/"
+    with pytest.raises(ValueError, match=f"a network begins at --prefix {first}; say whose it is"):
+        of_pickle(file, tree)
+    for prefix in (None, "", first):
+        found = of_pickle(file, tree, project="byol", prefix=prefix)
+        same(found, online)
+        assert set(found.report.ignored) == {"heads of the pretraining", "running means before they were corrected"}
+
+
+def test_places_are_said_without_what_makes_patterns_of_them(file):
+    for project, said in {
+        "byol": "below 'experiment_state/online_params/' or 'params/' or '0/' lies no",
+        "lightly": "below 'teacher_backbone.' or 'backbone.' lies no",
+        "simclr_finetuned": "below 'base_model/' lies no",
+        "transformers": "in it lies no",
+    }.items():
+        with pytest.raises(ValueError, match=said) as error:
+            of_file(file, {"a": junk(3), "b": junk(4)}, project=project)
+        assert "\\" not in str(error.value)
+        assert "|" not in str(error.value).partition("; say whose")[0]
+
+
+def of_simclr(classes: int) -> tuple[dict, dict]:
+    model = FIRST | {"pool_padding": "same"}
+    tree = network(LAYOUTS["byol"]._replace(model=model))
+    arrays = {f"base_model/{name}": a for name, a in pairs.write(resnet.pairs(model, "simclr"), tree).items()}
+    head = {"kernel": junk(tree["params"]["stage4_block1"]["norm2"]["bias"].size, classes), "bias": junk(classes)}
+    arrays |= {f"head_supervised/linear_layer/dense/{name}": array for name, array in head.items()}
+    return arrays | {f"{name}/Momentum": a for name, a in arrays.items()} | {"global_step": np.array(5)}, head
+
+
+def test_the_classifier_of_a_network_that_simclr_finetuned_is_kept(file):
+    arrays, head = of_simclr(7)
+    file.write_bytes(of_npz(arrays))
+    found = importing.read(file)
+    assert (found.project, found.statistics) == ("simclr_finetuned", projects.UNIT)
+    jax.tree.map(np.testing.assert_array_equal, found.classifier, head)
+    assert found.report.ignored.keys() == {"state of the training"}
+    without_it = importing.read(file, classifier=False)
+    assert without_it.classifier is None
+    assert len(without_it.report.ignored["classifier, which --no-classifier leaves out"]) == 2
+
+
+def test_the_probe_beside_simclrs_pretraining_is_no_classifier_of_the_network(file):
+    arrays, _ = of_simclr(7)
+    file.write_bytes(of_npz(arrays | {"head_contrastive/nl_0/dense/kernel": junk(4, 4)}))
+    found = importing.read(file)
+    assert (found.project, found.classifier) == ("simclr", None)
+    (probe,) = (names for rule, names in found.report.ignored.items() if rule.startswith("linear probe beside the pre"))
+    assert len(probe) == 2

@@ -239,6 +239,11 @@ def _folder(path: Path) -> Archive:
     for prefix in (path / "variables" / "variables", _latest(path)):
         if prefix and _tf_prefix(prefix):
             return _tf_checkpoint(prefix)
+    if prefixes := sorted(str(file.with_suffix("")) for file in path.glob("*.index") if _tf_prefix(file)):
+        raise Unreadable(
+            'a folder with a checkpoint of TensorFlow and without the file "checkpoint" that names it; give its '
+            f"prefix, {' or '.join(prefixes[-3:])}"
+        )
     there = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
     raise Unreadable(f"a folder without {' or '.join(WHOLE[:3])} (there is {there[:200]!r}); give a file of weights")
 
@@ -302,7 +307,9 @@ def _hdf5(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     layers: dict[str, str] = {}  # path of a group -> name of the layer whose arrays it holds
     claimed = 0
 
-    def visit(name: str, item: Any) -> None:  # links out of the file are not visited; a group comes before what it holds
+    def visit(
+        name: str, item: Any
+    ) -> None:  # links out of the file are not visited; a group comes before what it holds
         nonlocal claimed
         if isinstance(item, h5py.Group) and (layer := _text(item.attrs.get("name"))):
             layers[name] = layer

@@ -143,10 +143,13 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     tree, used = pairs.read(table, flat)
     used, again, last = ({inner[name][0] for name in names} for names in (used, again, last))
     aside = {"fixed positions, which the network makes": again, CLASSIFIER: last}
-    found = _report(arrays, used, aside, project, prefix, allow, tree)._replace(converted=converted)
+    begins = None if prefix is None else places.beginnings(prefix, arrays)
+    found = _report(arrays, used, aside, project, begins, allow, tree)._replace(converted=converted)
     encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
     remarks = _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
     remarks += places.doubts(asked, sorted(last | {inner[name][0] for name in of_classifier}), classes)
+    if chosen == "keras":
+        remarks.append(f"changed, so that features are the same: {keras.CHANGED[keras.family(model['name'])]}")
     statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes)
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
@@ -278,12 +281,12 @@ def _size(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> in
     return 32 if _small(model) else 224
 
 
-def _report(arrays, used: set[str], aside: Mapping[str, set[str]], project, prefix, allow: Sequence[str], tree):
+def _report(arrays, used: set[str], aside: Mapping[str, set[str]], project, begins, allow: Sequence[str], tree):
     ignored = {why: sorted(names) for why, names in aside.items() if names}
     left = []
     known = used.union(*aside.values())
     for name in sorted({name for name, leaf in arrays.items() if not isinstance(leaf, Placeholder)} - known):
-        rule = places.rule(name, project, prefix)
+        rule = places.rule(name, project, begins)
         (left if rule is None else ignored.setdefault(rule, [])).append(name)
     passed = report.allowed(left, allow)
     leaves = by_name(tree).values()

@@ -1,5 +1,5 @@
-"""VGG-16, ResNet-50 to 152, DenseNet-121 and MobileNetV2 of keras.applications: which one a file's arrays are, and their
-names beside ours.
+"""VGG-16, ResNet-50 to 152, DenseNet-121 and MobileNetV2 of keras.applications: which one a file's arrays are, and
+their names beside ours.
 
 Source of names, numbers and order: keras-team/keras, ``keras/src/applications``, and ``keras/src/saving``.
 """
@@ -22,6 +22,11 @@ Table = list[Pair]
 CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3
 STATISTICS = {"vgg": CAFFE, "resnet": CAFFE, "densenet": IMAGENET, "mobilenet": HALVES}
 
+_TURNED = "its first kernel reads red first now, not blue"
+_EPS = "what its normalisations add to a variance (eps) is in the variances, less 1e-5, which ours add"
+CHANGED = {"vgg": _TURNED, "densenet": _EPS, "mobilenet": _EPS}
+CHANGED["resnet"] = f"{_TURNED}; biases before a normalisation are in its mean; {_EPS}"
+
 # Of a layer's arrays in the order in which Keras 3 numbers them.
 _CONV = ("kernel", "bias")
 PARTS = {"conv2d": _CONV, "depthwise_conv2d": _CONV, "dense": _CONV}
@@ -42,7 +47,6 @@ OTHERS = {
     r"/\w+": "MobileNetV3 of Keras",
     r"conv_7b/\w+": "Inception-ResNet V2 of Keras",
     r"conv2d_9\d/kernel": "Inception v3 of Keras",
-    rf"{NUMBERED}/\d+": "a network of Keras whose layers are numbered and not named (load it in Keras 3 and save it again)",
 }
 
 
@@ -57,8 +61,9 @@ def called(path: str, layers: Mapping[str, str]) -> str:
     group, _, number = path.rpartition("/")
     if found := re.fullmatch(rf"(.*/)?{NUMBERED}", group):
         parts = PARTS.get(re.sub(r"_\d+$", "", found[2]), ())
-        if group in layers and number.isdecimal() and int(number) < len(parts):
-            return f"{found[1] or ''}{layers[group]}/{parts[int(number)]}"
+        if group in layers:
+            part = dict(enumerate(parts)).get(int(number), number) if number.isdecimal() else number
+            return f"{found[1] or ''}{layers[group]}/{part}"
         return path
     layer, _, part = path.removeprefix("model_weights/").removesuffix(":0").rpartition("/")
     half = layer[: len(layer) // 2]
@@ -115,7 +120,9 @@ def _densenet(encoder: models.DenseNet) -> Table:
         for i in range(count):
             ours, theirs = f"stage{k}_layer{i}", f"conv{k + 1}_block{i + 1}"
             for n in (1, 2):
-                found += norm(f"{ours}/norm{n}", f"{theirs}_{n - 1}_bn") + _conv(f"{ours}/conv{n}", f"{theirs}_{n}_conv")
+                found += norm(f"{ours}/norm{n}", f"{theirs}_{n - 1}_bn") + _conv(
+                    f"{ours}/conv{n}", f"{theirs}_{n}_conv"
+                )
     return found + norm(f"stage{encoder.stages}_norm", "bn")
 
 

@@ -66,15 +66,16 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
     if asked is not None and asked not in projects.PROJECTS:
         known = ", ".join(projects.PROJECTS)
         raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
-    if prefix is not None and not any(name.startswith(prefix) for name in arrays):
+    begins = None if prefix is None else beginnings(prefix, arrays)
+    if begins is not None and not any(name.startswith(begins) for name in arrays):
         raise ValueError(f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays, prefix, asked)}")
     if prefix is not None:
         _check_prefix(prefix, arrays, asked)
     if asked is not None:
         return asked
     found, names = projects.found(arrays), set(arrays)
-    if prefix is not None and (not found or found[0] in PLAIN):
-        names = {name.removeprefix(prefix) for name in arrays if name.startswith(prefix)}
+    if begins is not None and (not found or found[0] in PLAIN):
+        names = {_below(name, begins) for name in arrays if name.startswith(begins)}
         found = projects.found(names)
     if found:
         if found[0] == "timm" and not described and _like_dinov2(arrays, prefix or ""):
@@ -114,13 +115,14 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
     project, refused = projects.PROJECTS[chosen], None
     if prefix is None:
         one_network([name for name in arrays if rule(name, project) is None])
-    places = project.trunk if prefix is None else [re.escape(prefix)]
+    begins = None if prefix is None else beginnings(prefix, arrays)
+    places = project.trunk if begins is None else ["|".join(map(re.escape, begins))]
     for place in places:
         start = re.compile(place)
         inner = {
             name[match.end() :]: (name, array)
             for name, array in arrays.items()
-            if (match := start.match(name)) and rule(name, project, prefix) is None
+            if (match := start.match(name)) and rule(name, project, begins) is None
         }
         shapes = {name: array.shape for name, (_, array) in inner.items() if not isinstance(array, Placeholder)}
         objects, before = in_place_of_arrays(inner.values()), refused
@@ -138,35 +140,66 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
     like = f"; its names look like those of {likely[0]}: --as {likely[0]}" if likely and prefix is None else ""
     if refused is not None:
         raise ValueError(f"{refused}{like}")
-    if other := _other(name.removeprefix(prefix or "") for name in arrays if name.startswith(prefix or "")):
+    if other := _other(_below(name, begins or ("",)) for name in arrays if name.startswith(begins or "")):
         raise ValueError(other)
     where = _where(arrays, prefix, asked, places)
     whose = like or where or (f"; say whose it is ({WHOSE})" if asked is None else "")
     if prefix is not None:
         raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
     raise ValueError(
-        f"below {' or '.join(repr(p) for p in project.trunk)} lies no ResNet, ViT or other network that is known, as "
+        f"{_shown(project.trunk)} lies no ResNet, ViT or other network that is known, as "
         f"files of {chosen} have it{whose}"
     )
 
 
-def rule(name: str, project: projects.Project, prefix: str | None = None) -> str | None:
+def rule(name: str, project: projects.Project, begins: tuple[str, ...] | None = None) -> str | None:
     """What an array that is no part of the network is, by the rules of its project; None: no rule knows it.
 
-    Below a prefix of the user's the rules hold as they do at the project's own places, and all else is left aside.
+    Below a prefix of the user's, as :func:`beginnings` gives it, the rules hold as they do at the project's own places,
+    and all else is left aside.
     """
-    if prefix is None:
+    if begins is None:
         names = [name]
-    elif not name.startswith(prefix):
-        return f"outside of --prefix {prefix}"
+    elif not name.startswith(begins):
+        return f"outside of --prefix {' and '.join(begins)}"
     else:
-        names = [place + name.removeprefix(prefix) for place in project.trunk if not re.search(r"[()?\\|]", place)]
-        names.append(name.removeprefix(prefix))
+        inner = _below(name, begins)
+        names = [place + inner for place in project.trunk if not re.search(r"[()?\\|[]", place)] + [inner]
     for called in names:
         for pattern, what in project.ignored.items():
             if re.fullmatch(pattern, called):
                 return what
     return "state of the training" if any(re.fullmatch(projects.TRAINING, called) for called in names) else None
+
+
+def beginnings(prefix: str, names: Iterable[str]) -> tuple[str, ...]:
+    """What begins the names of a network, by what a user's ``--prefix`` says: that alone, or two trees of a Haiku pair.
+
+    Of those the parameters (``.../target_params/``) or what both begin with (``.../target_``) may be said.
+    """
+    names = list(names)
+    for pair in (("params/", "state/"), ("0/", "1/")):  # a dict or named tuple; a tuple
+        for start in (prefix, *(prefix.removesuffix(end) for end in pair if prefix.endswith(end))):
+            first, second = (start + end for end in pair)
+            haiku = re.compile(rf"{re.escape(first)}res_net\d+/~/.*")
+            if any(haiku.fullmatch(name) for name in names) and any(name.startswith(second) for name in names):
+                return first, second
+    return (prefix,)
+
+
+def _below(name: str, begins: tuple[str, ...]) -> str:
+    return next(name.removeprefix(begin) for begin in begins if name.startswith(begin))
+
+
+def _shown(trunk: Iterable[str]) -> str:
+    """Where a project has its networks, in words and without what makes patterns of them."""
+    places = []
+    for place in trunk:
+        place = re.sub(r"\|\(\?=[^)]*\)", "", place)  # what lies beside the network
+        place = re.sub(r"\((?:[^()]|\([^()]*\))*\)\?", "", place)  # what may be missing
+        place = re.sub(r"\((\w+)\|[^)]*\)|\[(\w)\w*\]", lambda found: found[1] or found[2], place).replace("\\", "")
+        places += [repr(place)] if place else []
+    return f"below {' or '.join(dict.fromkeys(places))}" if places else "in it"
 
 
 def one_network(names: Iterable[str]) -> None:
@@ -262,6 +295,11 @@ def _where(arrays: Mapping[str, Any], prefix: str | None, asked: str | None, tri
 def _other(names: Iterable[str]) -> str:
     """What the network is, where it is a well-known one that is none of ours; "" where nothing tells."""
     names = list(names)
+    if name := next((name for name in names if re.fullmatch(rf"(.*/)?{keras.NUMBERED}/\d+", name)), None):
+        return (
+            f"its layers are numbered and not named, by {name}, so that names do not tell what they are; load it in "
+            "Keras and write it with save('X.h5'), or with save_weights of a Keras 3 that names them"
+        )
     for pattern, what in OTHERS.items():
         known = re.compile(rf"(^|.*[./])({pattern})")
         if name := next((name for name in names if known.fullmatch(name)), None):

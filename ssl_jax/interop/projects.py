@@ -57,6 +57,7 @@ def clean(name: str) -> str:
 
 HEADS = "heads of the pretraining"
 MOMENTUM = "the other network of the pair"
+_HAIKU = r"(experiment_state/online_(params|state)/|(params|state|[01])/)?"
 
 PROJECTS: dict[str, Project] = {
     "moco": Project(
@@ -184,15 +185,14 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/ijepa",
     ),
     "byol": Project(
-        (r"experiment_state/online_(params|state)/",),
+        (r"experiment_state/online_(params|state)/", r"(params|state)/", r"[01]/"),  # then Haiku's own pairs
         has=(r"experiment_state/online_params/res_net\d+/~/initial_conv/w",),
         ignored={
-            r"experiment_state/online_params/(projector|predictor|classifier)/.*": HEADS,
-            r"experiment_state/online_params/res_net\d+/~/logits/.*": HEADS,
-            r"experiment_state/online_state/(projector|predictor|classifier)/.*": HEADS,
+            rf"{_HAIKU}(projector|predictor|classifier)/.*": HEADS,
+            rf"{_HAIKU}res_net\d+/~/logits/.*": HEADS,
             r"experiment_state/target_(params|state)/.*": MOMENTUM,
             r"experiment_state/opt_state/.*": "state of the training",
-            r"experiment_state/online_state/.*/(hidden|counter)": "running means before they were corrected",
+            rf"{_HAIKU}res_net.*/(hidden|counter)": "running means before they were corrected",
             r"(step|rng)": "state of the training",
         },
         fields={"resnet": {"padding": "same", "pool_padding": "same", "project_first": True}},
@@ -200,13 +200,24 @@ PROJECTS: dict[str, Project] = {
         licence=NC,
         source="deepmind/deepmind-research/byol",
     ),
+    "simclr_finetuned": Project(  # its classifier lies beside the network
+        ("base_model/|(?=head_supervised/)",),
+        has=(r"base_model/conv2d/kernel", r"head_supervised/.*/kernel"),
+        lacks=(r"head_contrastive/.*",),
+        ignored={r".*/Momentum|global_step": "state of the training", r"ema_model/.*": MOMENTUM},
+        fields={"resnet": {"pool_padding": "same", "project_first": True}},
+        statistics=UNIT,
+        view=("centre_crop", 0.875, "bicubic"),
+        licence="Apache-2.0",
+        source="google-research/simclr",
+    ),
     "simclr": Project(
         ("base_model/",),
         has=(r"base_model/conv2d/kernel", r"base_model/batch_normalization/gamma"),
         ignored={
-            r".*/Momentum": "state of the training",
-            r"global_step": "state of the training",
-            r"head_(contrastive|supervised)/.*": HEADS,
+            r".*/Momentum|global_step": "state of the training",
+            r"head_contrastive/.*": HEADS,
+            r"head_supervised/.*": "linear probe beside the pretraining, or SimCLR v2's classifier on its projection",
             r"ema_model/.*": MOMENTUM,
         },
         fields={"resnet": {"pool_padding": "same", "project_first": True}},
