@@ -252,3 +252,20 @@ def test_networks_without_their_last_layer_take_any_size():
             partial(models.forward, encoder, train=False), *abstract(encoder)[:2], jnp.zeros((1, size, size, 3))
         )[0]
         assert out["features"].shape == (1, 64)
+
+
+def test_a_vgg_without_its_wide_layers_gives_the_mean_of_its_last_map():
+    encoder = models.VGG(blocks=(1, 1, 1, 1, 1), width=1 / 64, hidden=0)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3)), jnp.float32)
+    variables = encoder.init(jax.random.key(0), x, train=False, axis=None)
+    outputs = encoder.apply(variables, x, train=False, axis=None)
+    assert encoder.stages == 4
+    assert outputs.keys() == {"stem", "stage1", "stage2", "stage3", "stage4", "features"}
+    pooled = outputs["stage4"].reshape(2, 2, 2, 2, 2, 8).max((2, 4))
+    np.testing.assert_allclose(outputs["features"], pooled.mean((1, 2)), rtol=1e-6)
+    assert outputs["features"].shape == (2, encoder.dim)
+
+
+def test_the_padding_of_a_mobilenet_is_a_word():
+    with pytest.raises(ValueError, match="padding='valid' is unknown; use torch or same"):
+        models.forward(models.MobileNetV2(padding="valid"), {}, {}, jnp.zeros((1, 32, 32, 3)), train=False)

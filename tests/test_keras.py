@@ -159,6 +159,23 @@ def test_numbers_do_not_tell_what_a_layer_is(tmp_path):
         importing.read(file)
 
 
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        ('{"layers": [{"config": {"batch_shape": [null, 96, 96, 3]}}]}', 96),
+        ('{"layers": [{"config": {"batch_input_shape": [null, 160, 160, 3]}}]}', 160),
+        ('{"layers": [{"config": {"batch_shape": [null, null, null, 3]}}]}', 224),
+        ('{"layers": [{"config": {"batch_shape": [null, 96, 128, 3]}}]}', 224),
+    ],
+)
+def test_a_model_says_the_size_of_its_images(tmp_path, config, size):
+    file = write(tmp_path / "x", "mobilenet_v2")
+    with h5py.File(file, "a") as h5:
+        h5.attrs["model_config"] = config
+    assert importing.read(file).size == size
+    assert importing.read(file, size=64).size == 64
+
+
 NOT_OURS = {
     "ResNet V2": ("conv1_conv/kernel", "conv2_block1_preact_bn/gamma", "conv2_block1_3_conv/kernel"),
     "EfficientNet": ("stem_conv/kernel", "block1a_dwconv/kernel"),

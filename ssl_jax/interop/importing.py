@@ -132,7 +132,7 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     said = {**project.fields.get(family, {}), **project.fields.get(f"{theirs} {family}", {}), **beside.fields}
     model |= {k: v for k, v in said.items() if _fits(model, k)} | _checked(model, fields)
     model = _complete(model, family, chosen)
-    size = size or beside.size or _size(model, shapes)
+    size = size or beside.size or keras.size(archive.metadata.get("h5", {}).get("model_config")) or _size(model, shapes)
     _check_rule(model, family, chosen, size)
     flat = {name: array for name, (_, array) in inner.items()}
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()

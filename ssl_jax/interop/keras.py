@@ -164,6 +164,12 @@ TABLES: dict[str, Callable[..., Table]] = {
 }
 
 
+def size(config: str | None) -> int | None:
+    """The side of the images that a model is for, by the ``model_config`` in its ``.h5``; None where it says none."""
+    found = re.search(r'"batch_(?:input_)?shape": \[null, (\d{2,4}), (\d{2,4}), 3\]', config or "")
+    return int(found[1]) if found and found[1] == found[2] else None
+
+
 def family(name: str) -> str:
     """A key of :data:`TABLES` and :data:`STATISTICS` by ``model.name``: "vgg16" -> "vgg"."""
     return re.split(r"[_\d]", name)[0]

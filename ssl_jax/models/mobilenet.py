@@ -38,8 +38,8 @@ class InvertedResidual(nn.Module):
     width: int
     stride: int
     expand: int
-    padding: str
     norm: Callable[..., nn.Module]
+    padding: str = "torch"
     dtype: Any = None
 
     @nn.compact
@@ -103,7 +103,7 @@ class MobileNetV2(nn.Module):
             for i, (width, stride) in enumerate(sizes):
                 expand = 6 if k > 1 else 1
                 name = f"stage{k}_block{i}"
-                x = block(width, stride, expand, self.padding, self.norm, dtype=self.dtype, name=name)(x, learns, axis)
+                x = block(width, stride, expand, self.norm, self.padding, dtype=self.dtype, name=name)(x, learns, axis)
             outputs[f"stage{k}"] = x
         # Its own part is the last stage's: parameters are found by the beginning of their names.
         x = _conv(LAST, (1, 1), dtype=self.dtype, name=f"stage{self.stages}_conv")(x)
