@@ -94,7 +94,7 @@ def test_what_ours_has_not_stands_in_what_it_has(tmp_path):
     mean = drawn("conv2_block1_0_bn/moving_mean", 256) - drawn("conv2_block1_0_conv/bias", 256)
     np.testing.assert_array_equal(norms["stage1_block0"]["shortcut_norm"]["mean"], mean)
     assert found.statistics == ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)
-    assert "biases before a normalisation are in its mean" in found.record["changed"]
+    assert "biases before a normalisation are in its mean" in found.record["remarks"][0]
     for eps, want in {"1.001e-5": 1e-8, "1e-3": 9.9e-4}.items():
         there, back = pairs.layout(f"eps{eps}")
         np.testing.assert_allclose(there(np.zeros(2)), want, rtol=1e-9)
@@ -150,6 +150,20 @@ def test_a_network_inside_of_another_model_is_named(tmp_path):
 def test_a_network_that_is_cut_is_refused(tmp_path):
     file = write(tmp_path / "x", "mobilenet_v2", without="block_3_project/kernel")
     with pytest.raises(ValueError, match=r"Keras's mobilenet_v2, .* it lacks 1 array: block_3_project/kernel"):
+        importing.read(file)
+
+
+def test_variances_that_are_all_zero_are_refused_though_eps_is_in_them(tmp_path):
+    file = write(tmp_path / "x", "mobilenet_v2")
+    with h5py.File(file, "a") as h5:
+        for path, (name, _) in names()["mobilenet_v2"]["h5"]["arrays"].items():
+            if name.endswith("/moving_variance"):
+                h5[path][...] = 0
+    with pytest.raises(ValueError, match="variances of all its 52 BatchNorms are zero throughout"):
+        importing.read(file)
+    with h5py.File(file, "a") as h5:
+        h5["model_weights/Conv_1_bn/Conv_1_bn/moving_variance"][...] = -1
+    with pytest.raises(ValueError, match="1280 of the 1280 numbers of Conv_1_bn/moving_variance are below 0"):
         importing.read(file)
 
 

@@ -351,7 +351,8 @@ def _check(tree: Mapping[str, Tree], encoder: Any, size: int, table: Mapping[str
             out = name.startswith("classifier/")
             do = "leave its classifier out: --no-classifier" if out else "use other weights"
             raise ValueError(f"{wrong.format(called(name))}; {do}")
-    zero = sound.never_varied(there)
+    variances = [name for name in there if name in table and sound.VARIANCE.fullmatch(name)]
+    zero = sound.never_varied({name: pairs.layout(table[name].layout)[1](there[name]) for name in variances})
     shown = f"{', '.join(map(called, zero[:3]))}{', ...' if zero[3:] else ''}"
     said = f"{len(zero)} running {'variance is' if len(zero) == 1 else 'variances are'} zero throughout ({shown}): "
     return [f"{said}what they norm never varied, or was never measured"] if zero else []
