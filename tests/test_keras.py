@@ -68,7 +68,7 @@ def test_logits_are_those_of_keras(case, tmp_path):
     np.testing.assert_allclose(logits(found, case), want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW[1:])) for c in NETS])
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in NETS])
 def test_both_kinds_of_file_hold_the_same_network(case, tmp_path):
     whole = importing.read(write(tmp_path / "whole", case))
     weights = importing.read(write(tmp_path / "weights", case, "weights.h5"))
