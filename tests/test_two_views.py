@@ -187,6 +187,7 @@ def test_examples_in_docstrings(name):
 # ----------------------------------------------------------------------------------------------- methods
 
 OTHERS = ("barlow_twins", "vicreg", "supcon")
+DRAWING = ("simsiam", "deep_infomax", "barlow_twins", "supcon")
 
 
 def with_case(name, **arguments):
@@ -204,7 +205,7 @@ def run_loss(method, variables, batch):
     return float(value), out
 
 
-@pytest.mark.parametrize("name", ["simsiam", "deep_infomax", *OTHERS])
+@pytest.mark.parametrize("name", ["vicreg", *(pytest.param(n, marks=pytest.mark.slow) for n in DRAWING)])
 def test_each_draws_drop_path_for_its_vit(name):
     """Other keys, other losses: traced with one, or a ViT with drop-path would refuse to run."""
     encoder = models.make("vit", **contract.VIT)
