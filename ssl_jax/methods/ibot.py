@@ -3,9 +3,9 @@
     L = L_DINO(class tokens) + w mean_i 1/|M_i| sum_{t in M_i} -sum_k q_itk log p_itk + k sum_v KoLeo(student, v)
 
 q and p are DINO's, of the tokens at patch t, with a centre of their own. In the student's global views the patches M_i,
-blocks in half of them, are one learned token. The mean is over all views, so that half of the log K of a dead run is
-there to lose. What DINOv2 has otherwise are arguments, see ``configs/ibot_imagenet.py``. The metrics are DINO's and
-those of the patches, which can collapse while the class tokens do not. The teacher is the product.
+blocks in half of them, are one learned token. The mean is over all views: half of the log K of a dead run is there to
+lose. The teacher is the product. The metrics are DINO's, and those of patches, which can collapse alone. For DINOv2 see
+``configs/ibot_imagenet.py``.
 
 Reference: Zhou et al. 2022 (arXiv:2111.07832), equations 2 and 3; Oquab et al. 2023, DINOv2 (arXiv:2304.07193), part 4.
 Differs from the reference code: heads are shared by default, as in its README's commands, and their BatchNorm takes
@@ -140,7 +140,8 @@ def make(
         metrics |= of_class.metrics(q, cls_loss, variables.aux, step, axis)
         metrics |= of_patches.metrics(patch_q, patch_loss, variables.aux, step, axis, weights)
         if koleo:
-            metrics["koleo"] = sum(losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0]))
+            near = [losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0])]
+            metrics["koleo"] = jnp.stack(near).sum()
             value += koleo * metrics["koleo"]
         outputs = {"features": view_by_view(taught, counts[0])[0], "projections": z[:, 0]}
         return value, LossOut(state | {"target": target_state}, metrics, carry=means, outputs=outputs)
