@@ -8,6 +8,7 @@ classifier on the network as it is, statistics of BatchNorm included; "tune", al
 network from random weights. A part of train decides which epoch is kept; test is read once for each row and seed.
 --recipe tutorial is that of PyTorch's tutorial on torchvision's networks: SGD at a constant .001, momentum .9, batches
 of 8, for every network and row; house: a cosine from .1 times N / 256 with Nesterov's momentum, batches of 32.
+Features differ in scale by network, and one rate need not suit a new classifier and what lies below it: --head_rate.
 
 Every row is an ordinary run: the same command goes on where it stopped, and other starts, rows, seeds or rates are
 added to what the folder holds. DIR/transfer.json, transfer.md, curves.png.
@@ -65,6 +66,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--learning_rate", type=float, nargs="+", help="in place of the recipe's; of several, validation chooses"
     )
+    parser.add_argument(
+        "--head_rate", type=float, default=1.0, help='of "tune": the new classifier learns at this times the rate'
+    )
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--held_out", type=float, default=0.2, help="share of train by which the epoch is chosen")
@@ -74,6 +78,8 @@ def main(arguments: list[str]) -> int:
         starts = {name: Path(at) for name, _, at in (word.partition("=") for word in options.start)}
         if not all(str(at) != "." for at in starts.values()) or len(starts) < len(options.start):
             raise ValueError("--start takes NAME=WORKDIR, each name once")
+        if not options.head_rate > 0:
+            raise ValueError(f"--head_rate {options.head_rate:g} must be positive; 1 is one rate for all")
         known = earlier(options)
         runs = {name: opened(at) for name, at in starts.items()}
         rows = [row for name, run in runs.items() for row in of_start(options, name, run)]
@@ -147,7 +153,9 @@ def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
             fits = {}
             for one in options.learning_rate or [rate]:
                 changes = finetune.overrides(
-                    mode, epochs=options.epochs, batch_size=batch, learning_rate=one, seed=seed
+                    mode,
+                    **{"epochs": options.epochs, "batch_size": batch, "seed": seed},
+                    **{"learning_rate": one, "head_rate": options.head_rate},
                 )
                 fits[one] = partial(fit, f"{mode}_seed{seed}", parts, changes | dict(others))
             chosen, fitted = best_fit(fits)
@@ -157,6 +165,7 @@ def of_start(options: Any, name: str, run: Run) -> Iterable[dict[str, Any]]:
                 **{"test_examples": len(fitted.hits), "val_examples": len(parts.val), "steps": fitted.steps},
                 "train_examples": len(parts.train),
                 **{"val_top1": fitted.val_top1, "seconds": round(fitted.seconds, 1), "learning_rate": chosen},
+                **({"head_rate": options.head_rate} if mode == "tune" else {}),
                 "curve": curve(fitted.workdir),
             }
 
@@ -186,7 +195,7 @@ def cells(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
             _spread([100 * row["val_top1"] for row in several]),
             _spread([100 * row["curve"]["val_top1"][-1] for row in several]),
             ", ".join(f"{kept(row):g}" for row in several),
-            ", ".join(dict.fromkeys(f"{row['learning_rate']:g}" for row in several)),
+            ", ".join(dict.fromkeys(rate(row) for row in several)),
             f"{np.mean([row['seconds'] for row in several]):.0f}",
         ]
 
@@ -194,6 +203,12 @@ def cells(rows: list[dict[str, Any]]) -> Iterable[list[str]]:
 def kept(row: dict[str, Any]) -> float:
     """The epoch whose weights were read on test: the last of those with the best validation accuracy."""
     return max(zip(row["curve"]["val_top1"], row["curve"]["epoch"], strict=True))[1]
+
+
+def rate(row: dict[str, Any]) -> str:
+    """The learning rate of a row; the classifier's own beside it."""
+    own = row.get("head_rate", 1.0)
+    return f"{row['learning_rate']:g}" + (f", classifier {own * row['learning_rate']:g}" if own != 1 else "")
 
 
 def table(rows: list[dict[str, Any]], settings: Mapping[str, Any]) -> Iterable[str]:

@@ -98,6 +98,8 @@ def test_the_transfer_table_is_of_images(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "is a run on text or other data, and this compares networks of images" in said
     assert said.count("\n") == 1
+    assert transfer_learning.main([*words, "--head_rate", "0"]) == 2
+    assert "--head_rate 0 must be positive" in capsys.readouterr().err
 
 
 def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
@@ -115,6 +117,8 @@ def test_the_transfer_table_says_what_its_numbers_are(tmp_path):
     seen = "Of the 195 images that are trained on, 192 are seen in an epoch, 24 batches of 8; the other 3"
     for n, said in ((195, seen), (192, "\nfolder:pets"), (5, "\nfolder:pets")):
         assert list(transfer_learning.table([row(0, [0.5], train_examples=n)], settings))[-1].startswith(said)
+    apart = row(0, [0.5], learning_rate=1e-5, head_rate=100.0)
+    assert "| 1e-05, classifier 0.001 |" in list(transfer_learning.table([apart], settings))[2]
     for name, some in (("several.png", rows), ("one.png", [row(0, [0.5])])):
         transfer_learning.draw(some, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
