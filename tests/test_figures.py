@@ -175,6 +175,9 @@ def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
     assert loss.get_ylabel().startswith("axis from 0.89")
     assert (perplexity.get_yscale(), perplexity.get_ylabel()) == ("log", "log scale")
     assert saved[2].get_suptitle() == "simclr on digits"
+    worse = {"a": [([1, 2], [0.2, 0.4])]}
+    curves.learning_curves({"a val_top1": rows, "b val_top1": worse}, tmp_path / "two.png", table=[["a"], ["1"]])
+    assert [axes.get_ylim() for axes in saved[3].axes[1:]] == [pytest.approx((0, 1.05))] * 2
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def learning_curves(
 
     Args:
       drawn: score -> row -> ``(epochs, values)`` of each seed. Seeds that were not measured at the same epochs are
-        lines of their own.
+        lines of their own. Panels "NAME SCORE" of one score have one scale.
       path: file to write.
       title: a line above all panels.
       table: rows of cells below the panels, the first one of headings.
@@ -105,13 +105,14 @@ def learning_curves(
     dashes: dict[str, Any] = {
         name: ("-", "--", ":", "-.")[number // len(COLOURS) % 4] for number, name in enumerate(rows)
     }
-    columns = min(3, len(drawn))
+    columns = 2 if len(drawn) == 4 else min(3, len(drawn))
     high = -(-len(drawn) // columns)
     tall, below = 3.1 * high, 0.24 * len(table)
     figure = canvas.blank(max(6.6 if table else 0, 4.4 * columns), tall + below + 0.22 * len(rows) + 0.2)
     grid = figure.add_gridspec(high + bool(table), columns, height_ratios=[3.1] * high + [below] * bool(table))
     if table:
         _table(figure.add_subplot(grid[high, :]), table)
+    limits: dict[str, tuple[float, float]] = {}
     for place, (score, panel) in enumerate(drawn.items()):
         axes = figure.add_subplot(grid[divmod(place, columns)])
         for name, seeds in panel.items():
@@ -128,6 +129,10 @@ def learning_curves(
             axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
             axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=(1, 2, 5, 10)))
         _scale(axes, score)
+        least, most = limits.get(kind := score.rpartition(" ")[2], axes.get_ylim())
+        limits[kind] = min(least, axes.get_ylim()[0]), max(most, axes.get_ylim()[1])
+    for axes, score in zip(figure.axes[bool(table) :], drawn, strict=True):
+        axes.set_ylim(limits[score.rpartition(" ")[2]])
     handles = [Line2D([], [], color=colours[name], linestyle=dashes[name], linewidth=1.6) for name in rows]
     named = figure.legend(handles, rows, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
     for text, name in zip(named.get_texts(), rows, strict=True):
