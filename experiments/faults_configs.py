@@ -33,6 +33,7 @@ import jax
 
 from experiments import pretrain
 from ssl_jax import configs, methods, models
+from ssl_jax.configs.checks import COUNTS, POSITIVE
 from ssl_jax.interop import weights
 from ssl_jax.run import command, folder
 
@@ -123,7 +124,7 @@ def wrong_values(key: str, kind: type) -> tuple[str, ...]:
         return ("2", "maybe", "[]", "", "0.5", *special)
     if kind in (int, float):
         fraction = ("1.5",) if kind is int else ()
-        zero = ("0",) if key in configs.POSITIVE or key.endswith(configs.COUNTS) else ()
+        zero = ("0",) if key in POSITIVE or key.endswith(COUNTS) else ()
         return ("abc", "", "nan", "1e999", "-1", "-1e999", "true", "[]", "{}", "(1,", *fraction, *zero, *special)
     if kind is str:
         empty = () if key == "parallel.xla_flags" else ("",)  # no flag is none too many

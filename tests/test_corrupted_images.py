@@ -383,7 +383,7 @@ def config(method="corrupted_images", steps=2, **arguments):
 def given(there):
     """A config that takes the autoencoder of a run."""
     found = config(autoencoder_steps=0)
-    configs._apply(found, f"init_from.autoencoder={there}")
+    configs.change(found, [f"init_from.autoencoder={there}"])
     return found
 
 
@@ -444,7 +444,7 @@ def test_the_key_of_older_runs_means_the_same(finished):
     then = config(autoencoder=str(finished))
     assert configs.differences(to_json(then), now) == ({}, {})
     said = config(autoencoder_steps=0)
-    configs._apply(said, f"method.autoencoder={finished}")
+    configs.change(said, [f"method.autoencoder={finished}"])
     assert configs.starts(said) == {"autoencoder": str(finished)}
 
 
@@ -452,7 +452,7 @@ def test_what_is_not_given_or_not_there_is_refused():
     with pytest.raises(ValueError, match=r"needs init_from.autoencoder, the folder of a run"):
         build(config(autoencoder_steps=0))
     wrong = config()
-    configs._apply(wrong, "init_from.autoencodr=runs/x")
+    configs.change(wrong, ["init_from.autoencodr=runs/x"])
     with pytest.raises(ValueError, match=r"init_from.autoencodr is no part of corrupted_images; did you mean 'autoen"):
         build(wrong)
 

@@ -148,7 +148,7 @@ def config(source, embedding=None):
     found.data.update({"source": f"text:{source}", "recipe": "windows", "length": 4, "global_batch_size": 2})
     found.data.tokenizer.update({"kind": "spaced", "min_frequency": 1})
     if embedding is not None:
-        configs._give(found, "embedding", str(embedding))
+        configs.change(found, [f"init_from.embedding={embedding}"])
     return found
 
 

@@ -1,0 +1,33 @@
+"""Configs: read a file, apply ``--config.key=value``, refuse what cannot be meant, compare with a stored run.
+
+Everything here happens before a device is touched or a file written. Every refusal is a ``ValueError`` of one line.
+"""
+
+from ssl_jax.configs.checks import LOGGERS, check
+from ssl_jax.configs.keys import flatten, known_keys, loggers, starts, unknown_key
+from ssl_jax.configs.reading import change, files, find, give_recipe, literal, load, overrides, path
+from ssl_jax.configs.stored import FREE_ON_RESUME, differences, modern, to_json
+from ssl_jax.types import Config
+
+__all__ = [
+    "FREE_ON_RESUME",
+    "LOGGERS",
+    "Config",
+    "change",
+    "check",
+    "differences",
+    "files",
+    "find",
+    "flatten",
+    "give_recipe",
+    "known_keys",
+    "literal",
+    "load",
+    "loggers",
+    "modern",
+    "overrides",
+    "path",
+    "starts",
+    "to_json",
+    "unknown_key",
+]
