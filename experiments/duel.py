@@ -48,8 +48,10 @@ from benchmarks.duel_table import SAME, drawn, markdown, table
 
 from configs.common import base, cifar10_cpu
 from ssl_jax import configs, methods
+from ssl_jax.configs import to_json
+from ssl_jax.data.from_config import load_splits
 from ssl_jax.evals.shared import curves
-from ssl_jax.experiment import build, load_splits, to_json
+from ssl_jax.experiment import build
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import command, folder, processes
 

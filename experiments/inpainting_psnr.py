@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data.from_config import load_splits
 from ssl_jax.data.images import stream
-from ssl_jax.experiment import load_splits
 from ssl_jax.run import command
 from ssl_jax.run.open import open_run
 

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from ssl_jax.data.from_config import load_splits
 from ssl_jax.data.source import Source
 from ssl_jax.data.text import tokens
 from ssl_jax.evals.shared.score import score
-from ssl_jax.experiment import load_splits
 from ssl_jax.run import command
 from ssl_jax.run.open import Run, open_run
 

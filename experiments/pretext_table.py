@@ -39,9 +39,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, parallel, train
+from ssl_jax.configs import to_json
 from ssl_jax.evals import linear_probe
 from ssl_jax.evals.shared import features
-from ssl_jax.experiment import Experiment, build, to_json, zeros
+from ssl_jax.experiment import Experiment, build, zeros
 from ssl_jax.run import command, measure, processes, signals
 from ssl_jax.run.measure import Encoded
 from ssl_jax.run.open import open_run

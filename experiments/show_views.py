@@ -62,11 +62,11 @@ def draw(config: configs.Config, path: Path) -> str:
     import numpy as np
 
     from ssl_jax.data import readers
+    from ssl_jax.data.from_config import load_splits
     from ssl_jax.data.images import modality, values
     from ssl_jax.data.images.recipes import Recipe, View
     from ssl_jax.evals.shared import operations
     from ssl_jax.evals.shared.operations import Block
-    from ssl_jax.experiment import load_splits
 
     recipe, name = recipes.of(config.data), recipes.called(config.data)
     if not isinstance(recipe, Recipe):

@@ -36,10 +36,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import evaluation
+from ssl_jax.configs import to_json
 from ssl_jax.data import source
+from ssl_jax.data.from_config import load_splits
 from ssl_jax.evals import Diverged, best_fit, finetune
 from ssl_jax.evals.shared import curves
-from ssl_jax.experiment import load_splits, to_json
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import command, processes, signals
 from ssl_jax.run.open import Run, open_run

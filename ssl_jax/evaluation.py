@@ -22,9 +22,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, evals, parallel, train
-from ssl_jax.configs import Config
+from ssl_jax.configs import Config, to_json
 from ssl_jax.data import few_labels, recipes
 from ssl_jax.data import source as sources
+from ssl_jax.data.from_config import load_splits, with_few_labels
 from ssl_jax.data.images.recipes import Flip
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
 from ssl_jax.data.source import Splits
@@ -34,7 +35,7 @@ from ssl_jax.evals.shared import canvas, captions, comparison, curves, names, pi
 from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.labels import of_data
 from ssl_jax.evals.shared.results import Found
-from ssl_jax.experiment import build, load_splits, to_json, with_few_labels
+from ssl_jax.experiment import build
 from ssl_jax.interop import labels
 from ssl_jax.interop.files import write_json
 from ssl_jax.names import brief, is_imported

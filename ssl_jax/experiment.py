@@ -5,10 +5,9 @@ It refuses what cannot run before anything is compiled or written.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,11 @@ import jax
 import numpy as np
 import optax
 
-from ssl_jax import configs, methods, models, optim, parallel
-from ssl_jax.configs import Config
-from ssl_jax.data import few_labels, order, readers, recipes, source
+from ssl_jax import configs, methods, models, parallel
+from ssl_jax.configs import Config, to_json
+from ssl_jax.data import few_labels, order, recipes, source
 from ssl_jax.data.feed import Feed
+from ssl_jax.data.from_config import load_splits, with_few_labels
 from ssl_jax.data.images import modality as images
 from ssl_jax.data.images import values
 from ssl_jax.data.images.recipes import Recipe as ImageRecipe
@@ -28,10 +28,8 @@ from ssl_jax.data.text import recipes as text
 from ssl_jax.names import brief, hint, is_imported, own, place, said_of
 from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
-from ssl_jax.online.progress import phase
+from ssl_jax.optim.from_config import check_rates, make_schedule, make_tx, rates
 from ssl_jax.types import Batch, Method, Plan, Probe, Variables
-
-PATCHES = "stem_patches"  # what a ViT calls its patch embedding
 
 
 class Parts(NamedTuple):
@@ -91,25 +89,8 @@ def build(
       ValueError: one line naming the value and the fix.
     """
     configs.check(config)
-    data = config.data
-    devices = parallel.device_count(config.parallel.devices)
-    batch_size = data.global_batch_size
-    if batch_size < 2:
-        raise ValueError(f"data.global_batch_size={batch_size} gives BatchNorm and negatives nothing; use 2 or more")
-    if batch_size % devices:
-        down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
-        raise ValueError(
-            f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
-        )
-    if config.optim.get("average_after") is not None and not config.train.eval_every:
-        raise ValueError(
-            f"optim.average_after={config.optim.average_after} counts checks on validation and train.eval_every is 0; "
-            "set both or neither"
-        )
-    parallel.check_groups(devices, config.parallel.get("fsdp", 1))
-    scheme, _, at = str(data.source).partition(":")
-    if folder is not None and scheme == "folder" and os.path.realpath(folder) == os.path.realpath(at):
-        raise ValueError(f"--workdir {folder} is the folder of the data, and a run draws pictures; use another")
+    data, batch_size = config.data, config.data.global_batch_size
+    _check_before_data(config, folder)
     recipe, begun = _as_begun(config, recipes.of(data), folder)
     if isinstance(recipe, ImageRecipe):  # wrong hyper-parameters are refused before data are read
         values.check_sizes(recipe, data.image_size)
@@ -148,15 +129,32 @@ def build(
         )
     parts = make_parts(config, plan)
     _check_given(config, parts.method)
-    try:
+    with _told(config, TypeError, ZeroDivisionError, IndexError):
         seen = _trace(parts.method, config, modality, plan)
-    except Exception as error:  # of ours: an argument that no check foresaw
-        _own_fails(config, error)
-        if isinstance(error, (TypeError, ZeroDivisionError, IndexError)):
-            raise _cannot_be(config, error) from None
-        raise
     parts = parts._replace(notes=(*begun, *splits.notes, *parts.notes, *seen, *said, *lowered, *feed.notes))
     return Experiment(config, plan, splits, modality, recipe, feed, **parts._asdict())
+
+
+def _check_before_data(config: Config, folder: Path | None) -> None:
+    """Refuse batches that devices cannot share, and what the folder of the run cannot be."""
+    devices = parallel.device_count(config.parallel.devices)
+    batch_size = config.data.global_batch_size
+    if batch_size < 2:
+        raise ValueError(f"data.global_batch_size={batch_size} gives BatchNorm and negatives nothing; use 2 or more")
+    if batch_size % devices:
+        down, up = batch_size // devices * devices, -(-batch_size // devices) * devices
+        raise ValueError(
+            f"data.global_batch_size={batch_size} is not divisible by {devices} devices; use {down or up} or {up}"
+        )
+    if config.optim.get("average_after") is not None and not config.train.eval_every:
+        raise ValueError(
+            f"optim.average_after={config.optim.average_after} counts checks on validation and train.eval_every is 0; "
+            "set both or neither"
+        )
+    parallel.check_groups(devices, config.parallel.get("fsdp", 1))
+    scheme, _, at = str(config.data.source).partition(":")
+    if folder is not None and scheme == "folder" and os.path.realpath(folder) == os.path.realpath(at):
+        raise ValueError(f"--workdir {folder} is the folder of the data, and a run draws pictures; use another")
 
 
 def make_parts(config: Config, plan: Plan) -> Parts:
@@ -164,7 +162,7 @@ def make_parts(config: Config, plan: Plan) -> Parts:
     schedule, warmup_steps, notes = make_schedule(config, plan)
     return Parts(
         method=make_method(config, plan),
-        tx=make_tx(config, schedule, plan.total_steps, rate_of=_rate_of(config, plan)),
+        tx=make_tx(config, schedule, plan.total_steps, rate_of=rates(config, _encoder(config, plan).stages)),
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
@@ -284,7 +282,7 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> tu
 
     batch = modality.spec(plan.global_batch_size)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
-    _check_rates(config, variables.params)
+    check_rates(config, variables.params)
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     looked = _looked_at(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":
@@ -314,23 +312,6 @@ def _looked_at(loss: Callable, variables: Variables, batch: Batch, *rest: Any) -
     return sum(id(var) in used for name, var in arguments if name.startswith("['views']"))
 
 
-def load_splits(config: Config) -> source.Splits:
-    """The data a config names."""
-    keys = ("data_dir", "train_split", "test_split", "download", "val_fraction", "num_examples", "verify")
-    arguments = {k: config.data[k] for k in (*keys, "max_unreadable", "memory_limit")}
-    younger = ("unlabelled", "text_column", "label_column", "second_column", "image_column")  # than some stored configs
-    arguments |= {k: config.data.get(k) for k in younger}
-    arguments["decoding"] = decoding(config)
-    with phase(f"looking through {brief(config.data.source)}"):
-        return with_few_labels(config, readers.load(config.data.source, **arguments))
-
-
-def with_few_labels(config: Config, splits: source.Splits) -> source.Splits:
-    """The splits with as many labels as ``data.labelled`` leaves."""
-    number = config.data.get("labelled")  # a key younger than some stored configs
-    return splits if number is None else few_labels.hide(splits, number, config.seed)
-
-
 def _drawn(config: Config, train: source.Source) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(Of the feed's arguments which examples are drawn, where not all are; what is said of it)."""
     if config.data.get("labelled") is None or config.method.name not in methods.FROM_LABELS:
@@ -339,13 +320,6 @@ def _drawn(config: Config, train: source.Source) -> tuple[dict[str, Any], tuple[
     said = f"method.name={config.method.name!r} draws from the {len(given):,} labelled examples alone"
     often = f"; each is there about {rows / len(given):.2g} times in a batch of {rows}" if rows > len(given) else ""
     return {"among": order.enough(given, rows)}, (said + often,)
-
-
-def decoding(config: Config) -> source.Decoding:
-    """How the image files of a config are decoded."""
-    given = config.data.get("value_range")  # keys younger than some stored configs
-    value_range = given if given is None or given == "image" else (float(given[0]), float(given[1]))
-    return source.Decoding(value_range, config.data.get("max_pixels", source.DEFAULT_DECODING.max_pixels))
 
 
 def _plan_without_data(config: Config) -> Plan:
@@ -377,35 +351,29 @@ def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Met
             f"model.name={config.model.name!r} reads tokens and data.recipe={recipes.called(config.data)!r} gives "
             "images; use another of either"
         )
-    encoder = None
-    try:
+    with _told(config, TypeError):
         encoder = _encoder(config, plan)
-        if is_imported(config.model.name) or models.is_given(config.model.name):
-            dtype = np.float32 if plan.vocab is None else np.int32
-            inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
-            models.check_encoder(encoder, config.model.name, inputs)
-        models.check_input(encoder, plan.input_shape)
-        models.check_sizes(encoder, plan.input_shape, sizes)
-        method = make(encoder, plan=plan, **arguments)
-    except Exception as error:  # of ours: a value of a type that its argument cannot be
-        if not isinstance(error, TypeError):
-            _own_fails(config, error)
-            raise
-        if encoder is not None and encoder.norm is None and "'NoneType' object is not callable" in str(error):
+        try:
+            if is_imported(config.model.name) or models.is_given(config.model.name):
+                dtype = np.float32 if plan.vocab is None else np.int32
+                inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
+                models.check_encoder(encoder, config.model.name, inputs)
+            models.check_input(encoder, plan.input_shape)
+            models.check_sizes(encoder, plan.input_shape, sizes)
+            method = make(encoder, plan=plan, **arguments)
+        except TypeError as error:
+            if encoder.norm is not None or "'NoneType' object is not callable" not in str(error):
+                raise
             raise ValueError(
                 f"method.name={config.method.name!r} makes heads with the encoder's norm, and that of "
                 f"{config.model.name} is None; give it one, such as ssl_jax.models.BatchNorm"
             ) from None
-        _own_fails(config, error)
-        raise _cannot_be(config, error) from None
-    if isinstance(method, Method) and config.optim.get("average_after") is not None:
-        method = averaged(method)
     if not isinstance(method, Method):
         raise ValueError(
             f"method.name={config.method.name!r} gives a {type(method).__name__} and no Method; called as "
             "make(encoder, plan=, ...) it must give one (ssl_jax/types.py)"
         )
-    return method
+    return method if config.optim.get("average_after") is None else averaged(method)
 
 
 def _encoder(config: Config, plan: Plan) -> Any:
@@ -416,124 +384,24 @@ def _encoder(config: Config, plan: Plan) -> Any:
     return models.make(config.model.name, **arguments)
 
 
-def _own_fails(config: Config, error: Exception) -> None:
-    """Raise an error that came up in a method or encoder of the user's own in one line, with its file and line."""
-    for key, name in (("method.name", config.method.name), ("model.name", config.model.name)):
-        if is_imported(name) and (where := place(error, own(name, key).path)):
-            raise ValueError(f"{key}={name!r} fails: {said_of(error)}{where}") from error
-
-
-def _cannot_be(config: Config, error: Exception) -> ValueError:
-    said = {k: v for k, v in configs.flatten(config).items() if k.startswith(("model.", "method."))}
-    shown = ", ".join(f"{k}={v!r}" for k, v in said.items())
-    return ValueError(f"these do not make a network: {shown} ({str(error).splitlines()[0]})")
-
-
-def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tuple[str, ...]]:
-    """The learning rate by step, the warmup's length, and the lines that say so."""
-    o = config.optim
-    peak = optim.peak_rate(o.learning_rate, plan.global_batch_size, o.scale)
-    warmup, cut = optim.cut_warmup(round(o.warmup_epochs * plan.steps_per_epoch), plan.total_steps)
-    rule = {"linear": "base * N / 256", "sqrt": "base * sqrt(N)", "none": "unscaled"}[o.scale]
-    notes = [f"peak learning rate {peak:g} (optim.learning_rate={o.learning_rate:g}, {rule})"]
-    notes += [cut] if cut else []
-    epochs = -(-plan.total_steps // plan.steps_per_epoch)  # the last one may be cut short
-    at = o.get("step_at")  # a key younger than some stored configs
-    if at and o.schedule != "step":
-        raise ValueError(f"optim.step_at={tuple(at)} is for optim.schedule='step', not {o.schedule!r}; set it to null")
-    # Keys younger than some stored configs.
-    start, end = o.get("start") or 0.0, o.get("end") or 0.0
-    if start and not o.warmup_epochs:
-        raise ValueError(f"optim.start={start:g} is where the warmup begins; set optim.warmup_epochs, or start=0")
-    if end and o.schedule not in ("cosine", "cosine_by_epoch", "linear"):
-        raise ValueError(
-            f"optim.end={end:g} is for optim.schedule=cosine, cosine_by_epoch and linear, not {o.schedule!r}; set it "
-            "to 0"
-        )
-    if warmup and o.schedule not in ("cosine", "linear", "step"):
-        raise ValueError(
-            f"optim.schedule={o.schedule!r} has no warmup; set optim.warmup_epochs=0 or use cosine, linear or step"
-        )
-    schedules = {
-        "cosine": lambda: optim.warmup_cosine(peak, warmup, plan.total_steps, start=start, end=end),
-        "linear": lambda: optim.warmup_linear(peak, warmup, plan.total_steps, start=start, end=end),
-        "cosine_by_epoch": lambda: optim.cosine_by_epoch(peak, plan.steps_per_epoch, epochs, end=end),
-        "step": lambda: optim.step_decay(peak, plan.total_steps, at=at or (0.6, 0.8), warmup_steps=warmup, start=start),
-        "constant": lambda: optim.constant(peak),
-        "slanted": lambda: optim.slanted_triangular(peak, plan.total_steps),
-    }
-    return schedules[o.schedule](), warmup, tuple(notes)
-
-
-def _rate_of(config: Config, plan: Plan) -> Callable[[str], float] | None:
-    """Factor of the learning rate of a parameter by its path, where ``optim`` has one."""
-    decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")  # younger than some configs
-    if decay is None and patch_rate is None:
-        return None
-    stages = _encoder(config, plan).stages
-
-    def rate_of(path: str) -> float:
-        part, _, name = path.partition("/")
-        if part != "encoder":
-            return 1.0
-        below = stages + 1 - models.depth(name, stages=stages)
-        return (decay or 1.0) ** below * ((patch_rate or 1.0) if name.startswith(PATCHES) else 1.0)
-
-    return rate_of
-
-
-def _check_rates(config: Config, params: Any) -> None:
-    """Refuse rates by depth or of patches of an encoder that has neither."""
-    names = [str(name) for name in params["encoder"]]
-    decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")
-    if decay is not None and not any(models.depth(name, stages=sys.maxsize) < sys.maxsize for name in names):
-        raise ValueError(
-            f"optim.layer_decay={decay} takes an encoder whose parts are called stem_* and stageK_*, and "
-            f"{config.model.name} has {', '.join(names[:3])}; set it to null"
-        )
-    if patch_rate is not None and not any(name.startswith(PATCHES) for name in names):
-        raise ValueError(
-            f"optim.patch_rate={patch_rate} is of a ViT's patch embedding, which {config.model.name} does not have; "
-            "set it to null"
-        )
-
-
-def make_tx(
-    config: Config,
-    schedule: optax.Schedule,
-    total_steps: int = 1,
-    *,
-    rate_of: Callable[[str], float] | None = None,
-) -> optim.Optimizer:
-    """The optimizer of a config.
+@contextlib.contextmanager
+def _told(config: Config, *kinds: type[Exception]) -> Iterator[None]:
+    """What fails in a method or encoder of the user's own, and arguments that no check of ours foresaw, in one line.
 
     Args:
-      total_steps: matters where weight decay changes.
-      rate_of: factor of the learning rate by the path of a parameter; None: none has one.
+      kinds: of errors that arguments of wrong types and sizes are told by.
     """
-    o = config.optim
-    arguments = {k: o[k] for k in ("momentum", "clip_norm", "decay_bias_and_norm")}
-    arguments["peak"] = optim.peak_rate(o.learning_rate, config.data.global_batch_size, o.scale)
-    # Runs from before these keys existed have no nesterov, weight_decay_end, clip_each, ... in their stored config.
-    arguments |= {"clip_each": o.get("clip_each"), "eta": o.get("eta"), "clip_rate": o.get("clip_rate") or False}
-    decay, end = o.weight_decay, o.get("weight_decay_end")
-    if (b2 := o.get("b2")) is not None:
-        if o.name != "adamw" or not 0 <= b2 < 1:
-            raise ValueError(
-                f"optim.b2={b2} is a number in [0, 1) for optim.name='adamw', not {o.name!r}; leave it out"
-            )
-        arguments["b2"] = b2
-    arguments |= {"weight_decay": decay if end is None else optim.cosine(decay, end, total_steps)}
-    tx = optim.make(o.name, learning_rate=schedule, nesterov=o.get("nesterov", False), **arguments)
-    return tx if rate_of is None else optim.at_rates(tx, rate_of)
-
-
-def to_json(config: Config) -> dict[str, Any]:
-    """A config as plain JSON values."""
-    found = json.loads(config.to_json_best_effort())
-    if isinstance(config.get("data", {}).get("recipe"), tuple):  # a recipe itself
-        found["data"]["recipe"] = recipes.plain(config.data.recipe)
-    return found
+    try:
+        yield
+    except Exception as error:
+        for key, name in (("method.name", config.method.name), ("model.name", config.model.name)):
+            if is_imported(name) and (where := place(error, own(name, key).path)):
+                raise ValueError(f"{key}={name!r} fails: {said_of(error)}{where}") from error
+        if not isinstance(error, kinds):
+            raise
+        said = {k: v for k, v in configs.flatten(config).items() if k.startswith(("model.", "method."))}
+        shown = ", ".join(f"{k}={v!r}" for k, v in said.items())
+        raise ValueError(f"these do not make a network: {shown} ({str(error).splitlines()[0]})") from None
 
 
 def zeros(experiment: Experiment, processes: int = 1) -> dict[str, Any]:

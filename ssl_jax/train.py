@@ -21,11 +21,12 @@ import jax
 import numpy as np
 
 from ssl_jax import parallel
-from ssl_jax.configs import loggers, starts
-from ssl_jax.experiment import Experiment, make_schedule, to_json, zeros
+from ssl_jax.configs import loggers, starts, to_json
+from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.interop.files import write_json
 from ssl_jax.online import average, collapse, pace, spikes
 from ssl_jax.online.progress import phase
+from ssl_jax.optim.from_config import make_schedule
 from ssl_jax.run import checkpoint, examples, measure, nonfinite, processes, signals
 from ssl_jax.run import folder as workdirs
 from ssl_jax.run.extend import note, steps_before

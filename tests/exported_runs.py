@@ -12,9 +12,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import configs
+from ssl_jax.configs import to_json
 from ssl_jax.data import recipes
 from ssl_jax.data.images.recipes import Eval, Recipe, View
-from ssl_jax.experiment import make_method, make_modality, to_json
+from ssl_jax.experiment import make_method, make_modality
 from ssl_jax.interop import peers
 from ssl_jax.run.open import Run, variables_spec
 from ssl_jax.types import Plan, Vocab

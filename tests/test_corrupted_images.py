@@ -18,7 +18,8 @@ from scipy import ndimage
 
 import ssl_jax
 from ssl_jax import configs, methods, models, train
-from ssl_jax.experiment import build, to_json
+from ssl_jax.configs import to_json
+from ssl_jax.experiment import build
 from ssl_jax.methods import corrupted_images as spot
 from ssl_jax.models.repair import RepairLayer, enlarge
 from ssl_jax.step import make_init, make_train_step

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ssl_jax import configs, experiment, models, optim
 from ssl_jax.models.vit import ViT
 from ssl_jax.optim import Group
+from ssl_jax.optim.from_config import check_rates
 from ssl_jax.types import Plan
 
 STEPS = 8
@@ -167,7 +168,7 @@ def parts_of(method, model=None, **keys):
     parts = experiment.make_parts(config, plan)
     batch = {"views": (jnp.zeros((2, 8, 8, 1)),) * 2, "label": jnp.zeros(2, jnp.int32)}
     params = jax.eval_shape(parts.method.init, jax.random.key(0), batch).params
-    experiment._check_rates(config, params)
+    check_rates(config, params)
     return parts, jax.tree.map(lambda a: jnp.ones(a.shape), params)
 
 
@@ -219,7 +220,7 @@ def test_rates_that_nothing_has_are_refused(method, model, keys, words):
 def test_rates_by_depth_take_parts_with_names():
     config = config_of(layer_decay=0.5)
     with pytest.raises(ValueError, match=r"takes an encoder whose parts are called stem_\* and .* has Dense_0; set it"):
-        experiment._check_rates(config, {"encoder": {"Dense_0": {}}})
+        check_rates(config, {"encoder": {"Dense_0": {}}})
 
 
 SOLO = {"barlow_twins": 0.3, "vicreg": 0.3, "swav": 0.6, "dino": 0.3, "moco_v3": 0.3, "nnclr": 0.4}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from experiments import pretrain, show_views
 from ssl_jax import configs, parallel
+from ssl_jax.configs import to_json
 from ssl_jax.data import recipes
 from ssl_jax.data.images import changes, device, host
 from ssl_jax.data.images.published import RECIPES, SOURCES
@@ -35,7 +36,7 @@ from ssl_jax.data.images.recipes import (
 from ssl_jax.data.text import recipes as text
 from ssl_jax.evals.shared import figures
 from ssl_jax.evaluation import plain_recipe
-from ssl_jax.experiment import build, to_json
+from ssl_jax.experiment import build
 from ssl_jax.run import folder as folders
 from ssl_jax.run import processes
 from ssl_jax.run.open import open_run

@@ -15,8 +15,9 @@ from benchmarks import lightlies
 from benchmarks.duel_table import SIDES
 
 from ssl_jax import configs, models, parallel
+from ssl_jax.configs import to_json
 from ssl_jax.evals import knn
-from ssl_jax.experiment import Experiment, to_json, zeros
+from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.run import measure
 from ssl_jax.run.provenance import machine, version
 from ssl_jax.step import compile_step, gradients, init_state, make_train_step

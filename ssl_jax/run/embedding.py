@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssl_jax.data.from_config import decoding
 from ssl_jax.data.images import decode, stand_ins
 from ssl_jax.data.images.opening import Unreadable, opened
 from ssl_jax.data.source import Decoding, Source, refuse_one
 from ssl_jax.evals.shared.encode import LOGITS, with_logits
-from ssl_jax.experiment import decoding
 from ssl_jax.online.progress import counted
 from ssl_jax.run.open import Run
 

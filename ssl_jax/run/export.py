@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
+from ssl_jax.configs import to_json
 from ssl_jax.evals.shared import results
 from ssl_jax.evals.shared.encode import LOGITS, with_logits
-from ssl_jax.experiment import make_method, to_json
+from ssl_jax.experiment import make_method
 from ssl_jax.interop import card, flax, hub, licences, onnx, peers, stablehlo, transformers, weights
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.methods import normalize

@@ -14,11 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs
+from ssl_jax.configs import to_json
 from ssl_jax.data import recipes
 from ssl_jax.data.images.recipes import Eval, Recipe, View
 from ssl_jax.data.readers import NONE
 from ssl_jax.data.text import tokens
-from ssl_jax.experiment import make_method, make_modality, to_json
+from ssl_jax.experiment import make_method, make_modality
 from ssl_jax.interop import bert
 from ssl_jax.interop.files import write_json
 from ssl_jax.interop.importing import Imported

@@ -14,12 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import configs, models, names
-from ssl_jax.configs import Config
+from ssl_jax.configs import Config, to_json
 from ssl_jax.data import recipes
 from ssl_jax.data.images.values import with_names
 from ssl_jax.data.modality import Modality
 from ssl_jax.data.source import Splits
-from ssl_jax.experiment import make_method, make_modality, to_json
+from ssl_jax.experiment import make_method, make_modality
 from ssl_jax.interop import vocabulary, weights, word_vectors
 from ssl_jax.interop.leaves import by_name
 from ssl_jax.names import brief, is_imported

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 
 from ssl_jax import configs, evals, names, parallel
-from ssl_jax.configs import Config
+from ssl_jax.configs import Config, to_json
 from ssl_jax.data import readers, recipes
 from ssl_jax.data.images.values import own_operations
 from ssl_jax.data.source import identity
-from ssl_jax.experiment import Experiment, to_json
+from ssl_jax.experiment import Experiment
 from ssl_jax.run import origins
 
 _NO_MATTER = ("seed", "data.data_dir", "data.download")  # to what a config is
