@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl_jax import configs, experiment
 from ssl_jax.data.images import decode, image_files, opening
-from ssl_jax.data.readers import layout, split_names
+from ssl_jax.data.readers import layout, split_names, splits
 
 
 def picture(kind="PNG"):
@@ -118,7 +118,7 @@ def test_class_folders():
     # A test is none, whatever it holds.
     for test in (["test"], ["val"], ["test/cat", "test/dog", "test/bird"]):
         found = layout.read(tree("D", files("bird", "cat", "dog", *test)))
-        assert not layout.known(found.train)
+        assert not splits.known(found.train)
         assert "beside bird, cat, dog is named like a split: move the classes" in found.why[0]
     # A train is a vehicle, too.
     found = layout.read(tree("D", files("aeroplane", "car", "train")))
@@ -127,7 +127,7 @@ def test_class_folders():
     # Masks are no class of pictures.
     found = layout.read(tree("D", files("images", "masks")))
     assert shown(found.train) == {"images": None}
-    assert found.why == (layout.FLAT, layout.FLAT)
+    assert found.why == (splits.FLAT, splits.FLAT)
     assert found.notes == ("D: masks/ not used: pictures of what is in others, by the name",)
 
 
@@ -135,7 +135,7 @@ def test_an_accuracy_that_would_say_nothing_is_not_measured():
     found = layout.read(tree("D", [*files("cat"), "annotations/1.xml"]))
     assert shown(found.train) == {"cat": None}
     assert found.why == ("there is one class only, cat",) * 2
-    assert layout.read(tree("D", files("unlabeled"))).why[0] == layout.FLAT
+    assert layout.read(tree("D", files("unlabeled"))).why[0] == splits.FLAT
     for names in (["Test", "val"], ["test", "stuff"], ["train", "stuff"]):
         found = layout.read(tree("D", files(*names)))
         assert shown(found.train) == dict.fromkeys(names)
@@ -300,7 +300,7 @@ def test_pictures_beside_the_folder_of_the_data_are_no_class(below, beside):
     assert shown(found.train) == {path: path.split("/")[-1] for path in inner[:2]}
     assert shown(found.test) == {path: path.split("/")[-1] for path in inner[2:]}
     tops = [path.split("/")[0] for path in beside]
-    assert found.notes == (layout.not_used("D", [f"{top}/" for top in tops]),)
+    assert found.notes == (splits.not_used("D", [f"{top}/" for top in tops]),)
     assert found.unused == (*tops,)
     named = layout.read(tree("D", files(*inner, *beside)), "Train", "Val")
     assert (named.train, named.test, named.unused) == (found.train, found.test, found.unused)

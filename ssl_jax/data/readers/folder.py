@@ -34,7 +34,7 @@ import numpy as np
 from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode, image_files
-from ssl_jax.data.readers import layout
+from ssl_jax.data.readers import layout, splits
 from ssl_jax.data.source import DEFAULT_DECODING, Decoding, Source, sha256
 from ssl_jax.online.progress import counted
 
@@ -108,7 +108,7 @@ def load(
     train, test, more = _source(root, found.train, index, rows, None, full, found.why[0]), None, None
     if found.unlabelled:
         more = _source(root, found.unlabelled, index, rows, None, full, "")
-        notes += (layout.more_unlabelled(str(root), len(more)),)
+        notes += (splits.more_unlabelled(str(root), len(more)),)
     if found.test is not None:
         test = _source(root, found.test, index, rows, train.class_names, full, found.why[1])
         learned = _held(found.train | found.unlabelled, index, rows, looked, full)
@@ -118,7 +118,7 @@ def load(
 
 
 def _held(
-    listing: layout.Classes, index: Index, rows: dict[str, int], looked: Mapping[str, Listed], full: bool
+    listing: splits.Classes, index: Index, rows: dict[str, int], looked: Mapping[str, Listed], full: bool
 ) -> Iterator[bytes]:
     """What the readable images of a split hold; where that is not known, which files they are, be it by a link."""
     for path in listing:
@@ -224,7 +224,7 @@ def _kind(entry: os.DirEntry) -> str:
 
 def _source(
     root: Path,
-    listing: layout.Classes,
+    listing: splits.Classes,
     index: Index,
     rows: dict[str, int],
     names: tuple[str, ...] | None,
@@ -234,7 +234,7 @@ def _source(
     at = np.array([rows[path] for path in sorted(listing)], np.int64)
     kept = at[index.state[at] > 0]
     paths = [index.path[i] for i in kept]
-    labels, names = layout.numbered(str(root), [listing[path] for path in paths], layout.known(listing), names)
+    labels, names = splits.numbered(str(root), [listing[path] for path in paths], splits.known(listing), names)
     within = [os.fsencode(str(p)) for p in paths]
     # Content where it is read, else also the time, which may differ from copy to copy of a dataset.
     content = (index.digest[kept],) if full else (index.size[kept], index.mtime[kept])

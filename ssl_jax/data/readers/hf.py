@@ -23,7 +23,7 @@ import numpy as np
 
 from ssl_jax.data import overlap
 from ssl_jax.data.images import decode
-from ssl_jax.data.readers import files, folder, hf_columns, layout, shards, split_names
+from ssl_jax.data.readers import files, folder, hf_columns, shards, split_names, splits
 from ssl_jax.data.readers.text import of_texts
 from ssl_jax.data.source import Decoding, Source, sha256
 from ssl_jax.names import said_of
@@ -67,7 +67,7 @@ def load(
         of = dict(zip(used, labels.of, strict=True))
         roles, notes = _roles(where, chosen, of, test_split, text=columns.kind == "text")
         if left := sorted(set(parts) - set(roles.values())):
-            notes.append(layout.not_used(where, left))
+            notes.append(splits.not_used(where, left))
         why = labels.why or "no example has a label"
         if columns.kind == "text":
             made = {

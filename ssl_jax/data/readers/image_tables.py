@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ssl_jax.data import overlap
 from ssl_jax.data.images.image_files import some
-from ssl_jax.data.readers import files, image_columns, layout, split_names, tables
+from ssl_jax.data.readers import files, image_columns, split_names, splits, tables
 from ssl_jax.data.readers.image_columns import Label, Row, Table
 from ssl_jax.data.readers.table_files import Files
 from ssl_jax.data.source import Decoding, Source
@@ -57,7 +57,7 @@ def load(
     where, chosen = str(file), groups.chosen
     rows = {name: groups.rows(name) for name in (chosen.train, *chosen.tests, *chosen.unlabelled)}
 
-    def part(name: str) -> layout.Part:
+    def part(name: str) -> splits.Part:
         return (
             {(name, i): None if row.label is None else str(row.label) for i, row in enumerate(rows[name])},
             {},
@@ -66,7 +66,7 @@ def load(
         )
 
     asked = test_split is not None
-    found = layout.divide(where, chosen, part, lambda name: {**part(name)[0]}, asked=asked, check=False)
+    found = splits.divide(where, chosen, part, lambda name: {**part(name)[0]}, asked=asked, check=False)
     roles = {name: split_names.parse(name)[0] if groups.of_splits else None for name in rows}
     missing: list[Row] = []
     used = [found.train, found.unlabelled, found.test or {}]
@@ -86,7 +86,7 @@ def load(
     test = more = None
     if located[1]:
         more = files.source(checked, dict.fromkeys(located[1], -1), None)
-        notes.append(layout.more_unlabelled(where, len(more)))
+        notes.append(splits.more_unlabelled(where, len(more)))
     if found.test is not None:
         _refuse_unknown(where, located[0], located[2])
         test = files.source(checked, dict(zip(located[2], numbers[1].tolist(), strict=True)), names, why)
@@ -144,7 +144,7 @@ def _by_column(file: Path, table: Table, train_split: str | None, test_split: st
     used = {chosen.train, *chosen.tests[:1], *chosen.unlabelled}
     left = [f"{name or 'no split'} ({len(rows)} rows)" for name, rows in groups.items() if name not in used]
     said = f"{where}: the splits are {', '.join(sorted(used))}"
-    notes = [*table.notes, said, *([layout.not_used(where, left)] if left else [])]
+    notes = [*table.notes, said, *([splits.not_used(where, left)] if left else [])]
     return Groups(chosen, groups.__getitem__, True, [table]), notes
 
 

@@ -15,13 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from ssl_jax.data.images.image_files import SUFFIXES, some
 from ssl_jax.data.readers import split_names
+from ssl_jax.data.readers.splits import FLAT, Classes, Layout, Part, divide, known, not_used, sensible
 
 WRAPPERS = ("images", "imgs", "image", "img", "jpegimages", "jpg", "jpeg", "png", "pictures", "photos", "data")
-FLAT = "the images lie in no folders of classes"
 LOOSE = "images lie beside the folders, which are no classes then"
 NO_PICTURES = ("annotations", "annotation", "labels", "label", "masks", "mask", "gt", "ground_truth", "groundtruth")
 NO_PICTURES = (*NO_PICTURES, "segmentation", "segmentations", "segmentationclass", "segmentationobject", "depth")
@@ -36,9 +34,6 @@ class Listed(Protocol):
     def folders(self) -> list[str]: ...
     @property
     def images(self) -> list[Any]: ...
-
-
-Classes = dict[Any, str | None]  # image -> its class, None where there is none
 
 
 class Tree(NamedTuple):
@@ -57,30 +52,6 @@ class Tree(NamedTuple):
     strict: bool = True
     name: Callable[[Any], str] = str
     given: Mapping[Any, str] | None = None
-
-
-class Layout(NamedTuple):
-    """What is to be done with the images of a dataset.
-
-    Attributes:
-      train: to learn from.
-      test: to be measured on; None where it is to be cut from train.
-      unlabelled: more to learn from, no label known.
-      unused: folders with images that are in none of these.
-      notes: what was decided.
-      why: no label is known of train and of test, where none is.
-      used: names of the splits that were looked into, train first.
-      tested: name of the test split.
-    """
-
-    train: Classes
-    test: Classes | None
-    unlabelled: Classes
-    unused: tuple[str, ...]
-    notes: tuple[str, ...]
-    why: tuple[str, str]
-    used: tuple[str, ...] = ()
-    tested: str = ""
 
 
 def read(tree: Tree, train_split: str | None = None, test_split: str | None = None) -> Layout:
@@ -104,47 +75,20 @@ def read(tree: Tree, train_split: str | None = None, test_split: str | None = No
     # What is asked for is there, also where it holds no image, which is told then.
     full = _full(tree, top)
     there = {_base(f): f for f in tree.look(top).folders if f in full or _base(f) in asked}
-    at = posixpath.join(tree.where, top) if top else tree.where
-    inside, more = {}, [folder for folder in full if split_names.role(_base(folder)) == "unlabelled"]
-    if not asked & there.keys() and not any(split_names.role(_base(folder)) for folder in full if folder not in more):
+    at = _at(tree, top)
+    inside, more = {}, [folder for folder in full if _role(folder) == "unlabelled"]
+    if not asked & there.keys() and not any(_role(folder) for folder in full if folder not in more):
         inside = _splits_inside(tree, [folder for folder in full if folder not in more])
     if any(inside.values()) and 2 * sum(map(bool, inside.values())) >= len(inside):
         found = _divided_inside(tree, at, inside, train_split, test_split)
-        beside = {image: None for folder in more for image in _below(tree, folder, _around(tree, folder))}
-        found = found._replace(unlabelled=found.unlabelled | beside, unused=(*unused, *found.unused))
-        return found._replace(notes=(*notes, *found.notes))
-    chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
-    if chosen is None:
-        train, unlabelled, masks, said = _part(tree, top, None)
-        same = _held_alike(tree, full) if tree.given is None else []
-        train, why, more = sensible(train, of_splits=True, same=same) if tree.given is None else (train, "", [])
-        why = LOOSE if why == FLAT and full and tree.look(top).images else why
-        more += [
-            f"{_base(folder)}/ is a class with all folders in it ({some([*of])})" for folder, of in inside.items() if of
-        ]
-        notes += said + [f"{at}: {note}" for note in more]
-        if top and known(train) and tree.given is None and _base(top).lower() not in WRAPPERS:
-            notes.append(f"{at}: the classes are the folders in here ({some([*known(train)])})")
-        return Layout(train, None, unlabelled, (*unused, *masks), tuple(notes), (why, why))
-    if tree.look(top).images:
-        loose = some([*map(tree.name, tree.look(top).images)])
-        raise ValueError(f"{at} has loose images ({loose}) beside its splits; move them into {chosen.train}/")
-    found = divide(
-        at,
-        chosen,
-        lambda name: _part(tree, there[name], split_names.parse(name)[0]),
-        lambda name: dict.fromkeys(_below(tree, there[name], _around(tree, there[name]))),
-        asked=test_split is not None,
-        check=tree.given is None,
-    )
-    others = [folder for folder in full if _base(folder) not in found.used]
-    if others:
-        notes.append(not_used(at, [f"{_base(folder)}/" for folder in others]))
-    unused += [there.get(folder, folder) for folder in found.unused]
-    return found._replace(unused=(*unused, *others), notes=(*notes, *found.notes))
-
-
-Part = tuple[Classes, Classes, list[str], list[str]]  # classes, images of no class beside, unused folders, what is said
+        found = found._replace(unlabelled=found.unlabelled | {image: None for f in more for image in _all(tree, f)})
+    else:
+        chosen = split_names.choose(at, list(there), train_split, test_split, lambda name: _nested(tree, there[name]))
+        if chosen is None:
+            found = _undivided(tree, top, full, inside)
+        else:
+            found = _divided(tree, top, full, there, chosen, asked=test_split is not None)
+    return found._replace(unused=(*unused, *found.unused), notes=(*notes, *found.notes))
 
 
 def part(tree: Tree, name: str) -> Part:
@@ -154,139 +98,16 @@ def part(tree: Tree, name: str) -> Part:
     return classes, unlabelled, masks + more, _masks(tree, masks) + notes
 
 
-def divide(
-    where: str,
-    chosen: split_names.Chosen,
-    part: Callable[[str], Part],
-    images: Callable[[str], Classes],
-    *,
-    asked: bool,
-    check: bool,
-    same: Sequence[str] = (),
-) -> Layout:
-    """The layout of a dataset of which the splits are known by name.
-
-    Args:
-      where: the dataset, for what is said.
-      chosen: names of the splits.
-      part: what is in a split.
-      images: all that is in a split.
-      asked: whether the test split was asked for by name, and is taken as it is.
-      check: whether classes are folders, which may be none.
-      same: names of folders that several classes hold, so that these may be the classes.
-    """
-    train, unlabelled, unused, notes = part(chosen.train)
-    train, why, _ = sensible(train, same=same) if check else (train, "", [])
-    test, tested, why_test, used = None, "", why, [chosen.train, *chosen.unlabelled]
-    for name in chosen.tests:
-        found, left, masks, said = part(name)
-        used.append(name)
-        if known(train) and not known(found) and not asked:
-            unused.append(name)
-            notes.append(
-                f"{where}: {name}/ is not used: no label is known of its {len(found)} images, by which they could be "
-                "measured"
-            )
-            continue
-        why_test = FLAT if check and not known(found) else ""
-        if check and not known(train):
-            found, why_test, _ = sensible(found, same=same)
-        if left:
-            said.append(f"{where}: {len(left)} unlabelled images in {name}/ are not used")
-        test, tested, unused, notes = found, name, unused + masks, notes + said
-        break
-    if test is not None and not asked and split_names.parse(tested)[2] != split_names.parse(chosen.train)[2]:
-        notes.append(f"{where}: {chosen.train}/ is to train on and {tested}/ is the test, by their names")
-    if chosen.tests and test is None:
-        notes.append(f"{where}: the test split is cut from {chosen.train}/")
-    for name in chosen.unlabelled:
-        unlabelled |= images(name)
-    return Layout(train, test, unlabelled, tuple(unused), tuple(notes), (why, why_test), tuple(used), tested)
-
-
-def numbered(
-    where: str, given: Sequence[str | None], classes: set[str], names: tuple[str, ...] | None
-) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels and class names of images, None where there are no classes.
-
-    Args:
-      where: the dataset, for what is said.
-      given: the class of each image, None where there is none.
-      classes: all of them.
-      names: of the training examples' classes; None if these have none, or for these themselves.
-
-    Raises:
-      ValueError: classes that training examples do not have.
-    """
-    if not classes:
-        return None, None
-    names = tuple(sorted(classes)) if names is None else names
-    if unknown := classes - set(names):
-        raise ValueError(f"{where}: test has classes that train has not ({some([*unknown])}); rename or remove them")
-    number = {name: k for k, name in enumerate(names)}
-    return np.array([-1 if name is None else number[name] for name in given], np.int32), names
-
-
-def known(classes: Classes) -> set[str]:
-    """The classes that there are."""
-    return {name for name in classes.values() if name is not None}
-
-
-def sensible(classes: Classes, *, of_splits: bool = False, same: Sequence[str] = ()) -> tuple[Classes, str, list[str]]:
-    """Classes without those of which an accuracy would say nothing, why there are none then, and what is to be said.
-
-    Args:
-      classes: of the images of a split.
-      of_splits: whether names of splits are no names of classes here.
-      same: names of folders that several classes hold, so that these may be the classes.
-    """
-    names = sorted(known(classes))
-    parsed = {name: split_names.parse(name)[0] for name in names if of_splits and split_names.parse(name)[0]}
-    # Of names with other words (trainA, testB) each alone may be that of a class.
-    several = len(set(parsed.values())) > 1
-    like = [name for name in names if of_splits and split_names.role(name) is not None]
-    if not names or (of_splits and all(split_names.role(name) == "unlabelled" for name in names)):
-        return dict.fromkeys(classes), FLAT, []
-    if len(names) == 1 and not like:
-        return dict.fromkeys(classes), f"there is one class only, {names[0]}", []
-    if 2 * len(like) >= len(names) or (several and 2 * len(parsed) > len(names)):
-        why = (
-            f"the folders have names of splits ({some([*parsed])}), but it is not clear what to train on: name it with "
-            "data.train_split, or rename the folders if they are classes"
-        )
-        return dict.fromkeys(classes), why, []
-    if same:
-        fix = "name what to train on with data.train_split" if of_splits else "give one of them as data.source"
-        why = (
-            f"the folders ({some(names)}) hold folders of the same names ({some(same)}), so they may be parts of the "
-            f"data and those the classes: {fix}, or put the images of a class straight into its folder"
-        )
-        return dict.fromkeys(classes), why, []
-    # A class may be called "train", none "test" or "validation".
-    if tests := [name for name in like if split_names.role(name) in ("test", "validation")]:
-        why = (
-            f"{some(tests)} beside {some([n for n in names if n not in like])} is named like a split: move the classes "
-            "to train on into train/ beside it, or rename it if it is a class"
-        )
-        return dict.fromkeys(classes), why, []
-    like = [*parsed] if several else like
-    notes = [f"{some(like)} among the {len(names)} folders is taken as a class, not as a split"] if like else []
-    return classes, "", notes
-
-
-def not_used(where: str, names: Sequence[str]) -> str:
-    return f"{where}: {', '.join(sorted(names))} not used; data.train_split and data.test_split name what is"
-
-
-def more_unlabelled(where: str, n: int) -> str:
-    return f"{where}: {n} unlabelled images are added to the training examples"
-
-
-# --- folders
-
-
 def _base(folder: str) -> str:
     return posixpath.basename(folder)
+
+
+def _role(folder: str) -> str | None:
+    return split_names.role(_base(folder))
+
+
+def _at(tree: Tree, folder: str) -> str:
+    return posixpath.join(tree.where, folder) if folder else tree.where
 
 
 def _below(tree: Tree, folder: str, around: set[Hashable]) -> Iterator[Any]:
@@ -298,6 +119,14 @@ def _below(tree: Tree, folder: str, around: set[Hashable]) -> Iterator[Any]:
             seen.add(here.inode)
             yield from here.images
             todo += reversed(here.folders)
+
+
+def _all(tree: Tree, folder: str) -> Iterator[Any]:
+    return _below(tree, folder, _around(tree, folder))
+
+
+def _holds(tree: Tree, folder: str, around: set[Hashable]) -> bool:
+    return any(True for _ in _below(tree, folder, around))
 
 
 def _around(tree: Tree, folder: str) -> set[Hashable]:
@@ -312,7 +141,7 @@ def _full(tree: Tree, where: str) -> list[str]:
     """The folders in a folder that hold an image."""
     folders = tree.look(where).folders
     around = _around(tree, folders[0]) if folders else set()
-    return [folder for folder in folders if any(True for _ in _below(tree, folder, around))]
+    return [folder for folder in folders if _holds(tree, folder, around)]
 
 
 def _nested(tree: Tree, folder: str) -> bool:
@@ -336,7 +165,7 @@ def _held_alike(tree: Tree, folders: Sequence[str]) -> list[str]:
     for folder in folders:
         here = tree.look(_beneath(tree, folder))
         names = {_base(inner) for inner in here.folders if _base(inner).lower() not in (*NO_PICTURES, *WRAPPERS)}
-        if split_names.role(_base(folder)) != "unlabelled":
+        if _role(folder) != "unlabelled":
             held.append(set() if here.images else names)
     shared = {name for name, n in Counter(name for names in held for name in names).items() if n > 1}
     alike = [names for names in held if len(names & shared) > 1]
@@ -356,7 +185,7 @@ def _splits_inside(tree: Tree, classes: Sequence[str]) -> dict[str, dict[str, st
 def _dataset(tree: Tree, top: str, asked: set[str]) -> str | None:
     """The one folder that holds splits with classes in them, beside others (``docs/``) that hold none; else None."""
     full = _full(tree, top)
-    if tree.look(top).images or any(_base(folder) in asked or split_names.role(_base(folder)) for folder in full):
+    if tree.look(top).images or any(_base(folder) in asked or _role(folder) for folder in full):
         return None
     found = [folder for folder, splits in _splits_inside(tree, full).items() if splits]
     one = len(full) > 1 and len(found) == 1
@@ -366,7 +195,45 @@ def _dataset(tree: Tree, top: str, asked: set[str]) -> str | None:
 def _trained_on(tree: Tree, folders: Sequence[str]) -> list[str]:
     """The splits to train on that lie in ``folders``."""
     parts = [part for splits in _splits_inside(tree, folders).values() for part in splits.values()]
-    return [part for part in parts if split_names.role(_base(part)) == "train"]
+    return [part for part in parts if _role(part) == "train"]
+
+
+def _undivided(tree: Tree, top: str, full: Sequence[str], inside: Mapping[str, Mapping[str, str]]) -> Layout:
+    """The layout of a dataset without splits; ``inside``: folders by name in classes that hold some."""
+    at = _at(tree, top)
+    train, unlabelled, unused, notes = _part(tree, top, None)
+    why = ""
+    if tree.given is None:
+        train, why, more = sensible(train, of_splits=True, same=_held_alike(tree, full))
+        why = LOOSE if why == FLAT and full and tree.look(top).images else why
+        notes += [f"{at}: {note}" for note in more]
+    whole = {_base(folder): some([*splits]) for folder, splits in inside.items() if splits}
+    notes += [f"{at}: {name}/ is a class with all folders in it ({held})" for name, held in whole.items()]
+    if top and known(train) and tree.given is None and _base(top).lower() not in WRAPPERS:
+        notes.append(f"{at}: the classes are the folders in here ({some([*known(train)])})")
+    return Layout(train, None, unlabelled, tuple(unused), tuple(notes), (why, why))
+
+
+def _divided(
+    tree: Tree, top: str, full: Sequence[str], there: Mapping[str, str], chosen: split_names.Chosen, *, asked: bool
+) -> Layout:
+    """The layout of a dataset whose folders ``there``, by name, are splits; ``asked``: for the test by its name."""
+    at = _at(tree, top)
+    if tree.look(top).images:
+        loose = some([*map(tree.name, tree.look(top).images)])
+        raise ValueError(f"{at} has loose images ({loose}) beside its splits; move them into {chosen.train}/")
+    found = divide(
+        at,
+        chosen,
+        lambda name: _part(tree, there[name], split_names.parse(name)[0]),
+        lambda name: dict.fromkeys(_all(tree, there[name])),
+        asked=asked,
+        check=tree.given is None,
+    )
+    others = [folder for folder in full if _base(folder) not in found.used]
+    notes = [not_used(at, [f"{_base(folder)}/" for folder in others])] if others else []
+    unused = [there.get(folder, folder) for folder in found.unused]
+    return found._replace(unused=(*unused, *others), notes=(*notes, *found.notes))
 
 
 def _divided_inside(
@@ -382,10 +249,7 @@ def _divided_inside(
             )
 
     holding = [
-        (name, part)
-        for splits in inside.values()
-        for name, part in splits.items()
-        if any(True for _ in _below(tree, part, around))
+        (name, part) for splits in inside.values() for name, part in splits.items() if _holds(tree, part, around)
     ]
     names = sorted({name for name, _ in holding})
     chosen = split_names.choose(where, names, train_split, test_split)
@@ -441,9 +305,9 @@ def _masks(tree: Tree, folders: Sequence[str]) -> list[str]:
 def _top(tree: Tree) -> tuple[str, list[str]]:
     """The folder that holds the splits or the classes: that which all else lies in; and folders of masks beside."""
     top, unused, (inner, masks) = "", [], _only(tree, "")
-    while inner is not None and split_names.role(_base(inner)) is None:
+    while inner is not None and _role(inner) is None:
         full = [] if tree.look(inner).images else _full(tree, inner)
-        if len(full) > 1 or any(split_names.role(_base(folder)) for folder in full) or _base(inner).lower() in WRAPPERS:
+        if len(full) > 1 or any(_role(folder) for folder in full) or _base(inner).lower() in WRAPPERS:
             top, unused = inner, unused + masks
         inner, masks = _only(tree, inner)
     return top, unused
@@ -480,7 +344,7 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
     here, classes, unlabelled = tree.look(inner), {}, {}
     full = _full(tree, inner)
     around = _around(tree, full[0]) if full else set()
-    kinds = {"labelled" if split_names.is_labelled(_base(f)) else split_names.role(_base(f)): f for f in full}
+    kinds = {"labelled" if split_names.is_labelled(_base(f)) else _role(f): f for f in full}
     if role == "train" and len(full) == 2 and kinds.keys() == {"labelled", "unlabelled"}:
         classes, more, beside, said = _part(tree, kinds["labelled"], None)
         more |= dict.fromkeys(_below(tree, kinds["unlabelled"], around))
@@ -498,11 +362,11 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
     for name, pictures in full.items():
         images = _below(tree, pictures, around)
         # Beside one class it is not clear what it is.
-        if split_names.role(_base(name)) == "unlabelled" and len(full) > 2:
+        if _role(name) == "unlabelled" and len(full) > 2:
             unlabelled |= dict.fromkeys(images)
         else:
             classes |= dict.fromkeys(images, _base(name))
-    at = posixpath.join(tree.where, inner) if inner else tree.where
+    at = _at(tree, inner)
     if not here.images and not full:
         raise ValueError(f"{at} holds no image; images end in {', '.join(SUFFIXES)}")
     if here.images and full:
@@ -512,7 +376,7 @@ def _part(tree: Tree, folder: str, role: str | None) -> Part:
                 f"{at} has loose images ({loose}) beside class folders ({folders}); "
                 "move them into a class folder, or all images into one flat folder"
             )
-        held_out = [f"{_base(name)}/" for name in full if split_names.role(_base(name)) in ("test", "validation")]
+        held_out = [f"{_base(name)}/" for name in full if _role(name) in ("test", "validation")]
         if tree.strict and held_out:
             raise ValueError(
                 f"{at} has loose images ({loose}) beside {some(held_out)}, which would be trained on with them; move "

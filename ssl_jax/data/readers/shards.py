@@ -32,7 +32,7 @@ import numpy as np
 from ssl_jax.data import overlap
 from ssl_jax.data.cache import read_cache, write_cache
 from ssl_jax.data.images import decode, image_files
-from ssl_jax.data.readers import folder, layout, records, shard_files, split_names, tar_members
+from ssl_jax.data.readers import folder, layout, records, shard_files, split_names, splits, tar_members
 from ssl_jax.data.source import Decoding, Source, sha256
 from ssl_jax.online.progress import counted
 
@@ -88,7 +88,7 @@ def load(
     by_folder = kind == "tar" and not given
     trees = {name: _tree(f"{where}/{name}", images, name, None if by_folder else given) for name in parts}
     if chosen.train:
-        found = layout.divide(
+        found = splits.divide(
             where,
             chosen,
             lambda name: layout.part(trees[name], name),
@@ -97,7 +97,7 @@ def load(
             check=by_folder,
         )
         others = sorted(set(names) - set(found.used))
-        notes = [*found.notes, *([layout.not_used(where, others)] if others else [])]
+        notes = [*found.notes, *([splits.not_used(where, others)] if others else [])]
     else:
         found = layout.read(trees[""]._replace(where=where), train_split, test_split)
         like = [name for name in names if split_names.parse(name)[0]]
@@ -121,18 +121,18 @@ def load(
     if len(kept[2]) and sum(images.column("length", kept[i]).sum() for i in (0, 2)) > memory_limit:
         memory_limit = -1  # the two are joined, so both are held or neither
 
-    def source(rows: np.ndarray, classes: layout.Classes, names: tuple[str, ...] | None, why: str) -> Source:
+    def source(rows: np.ndarray, classes: splits.Classes, names: tuple[str, ...] | None, why: str) -> Source:
         found = _source(kind, images, rows, full, memory_limit)
         if not by_folder:
             return found
         readable = rows[images.column("state", rows) > 0]
-        labels, names = layout.numbered(where, [classes[i] for i in readable.tolist()], layout.known(classes), names)
+        labels, names = splits.numbered(where, [classes[i] for i in readable.tolist()], splits.known(classes), names)
         return _with_classes(found, labels, names, f"no .cls or .json file says a class, and {why}")
 
     train, test, more = source(kept[0], found.train, None, found.why[0]), None, None
     if found.unlabelled:
         more = source(kept[2], found.unlabelled, None, "")
-        notes.append(layout.more_unlabelled(where, len(more)))
+        notes.append(splits.more_unlabelled(where, len(more)))
     if found.test is not None:
         test = source(kept[1], found.test, train.class_names, found.why[1])
         learned = _held(images, np.sort(np.concatenate([kept[0], kept[2]])), full)
