@@ -22,6 +22,7 @@ import runs
 import ssl_jax
 from experiments import evaluate, pretrain
 from ssl_jax import configs
+from ssl_jax.configs.checks import NEEDED
 from ssl_jax.interop import weights
 from ssl_jax.run import cli, command, keys, processes
 from ssl_jax.run.open import open_run, read_run
@@ -378,6 +379,17 @@ def test_list_shows_every_config_with_its_first_line(capsys):
     files = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
     assert [line.split()[0] for line in shown] == files
     assert all(len(line.split()) > 3 for line in shown)
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_config_file_cannot_leave_a_number_out(key):
+    config = configs.load("simclr_digits")
+    *parents, last = key.split(".")
+    node = config[parents[0]] if parents else config
+    with node.ignore_type():
+        node[last] = None
+    with pytest.raises(ValueError, match=f"config.{key}=None must (be|not be) "):
+        configs.check(config)
 
 
 @pytest.mark.parametrize("path", sorted(p for p in CONFIGS.glob("*.py") if p.stem != "common"), ids=lambda p: p.stem)

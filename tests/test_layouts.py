@@ -286,6 +286,8 @@ def test_splits_inside_the_classes(below):
     assert found.notes[-1] == "D: c without splits, all in there is trained on"
     found = layout.read(tree("D", files(*at("a/train", "a/test"), "b", "c")))
     assert found.notes == ("D: a/ is a class with all folders in it (test, train)",)
+    half = layout.read(tree("D", files(*at("a/train", "a/test"), "b")))
+    assert shown(half.train) == {at("a/train")[0]: "a", "b": "b"}
     for loose in ("x.jpg", f"a/{below}x.jpg"):
         with pytest.raises(ValueError, match=r"has loose images \(.*x.jpg\) beside the folders of splits; move"):
             layout.read(tree("D", [*files(*at("a/train", "a/test", "b/train", "b/test")), loose]))
