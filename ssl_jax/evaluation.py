@@ -36,10 +36,10 @@ from ssl_jax.evals.shared.encode import CachedEncode, Encode
 from ssl_jax.evals.shared.labels import of_data
 from ssl_jax.evals.shared.results import Found
 from ssl_jax.experiment import build
-from ssl_jax.interop import labels
+from ssl_jax.interop import labels, licences
 from ssl_jax.interop.files import write_json
 from ssl_jax.names import brief, is_imported
-from ssl_jax.run import checkpoint, folder, measure, processes
+from ssl_jax.run import checkpoint, folder, measure, origins, processes
 from ssl_jax.run.examples import learned_from, trained_on
 from ssl_jax.run.open import Run, open_run
 from ssl_jax.run.provenance import machine, source_of
@@ -181,6 +181,10 @@ def _prepare(
             splits = Splits(*(sources.with_channels(part, run.plan.input_shape[-1]) for part in splits))
     except ValueError as error:
         raise ValueError(f"{run.workdir} cannot be evaluated on {brief(config.data.source)}: {error}") from None
+    came = origins.published(origins.of_run(to_json(run.config), run.resolved, run.workdir)).items()
+    if kept := [f"{where} were published under {licence}" for where, licence in came if licences.restricted(licence)]:
+        notes["licence"] = "; ".join(kept)
+        say(f"licence: {notes['licence']}")
     known = functools.reduce(sources.join, few_labels.bank(splits, config.data.get("labelled")))
     notes |= (told := of_data(known, splits.test))
     for name, what in told.items():
@@ -281,9 +285,14 @@ def _prepare(
             "config": to_json(run.config),
         }
         bank, queries = measure.subset(known, 10_000), measure.subset(splits.test, 1_000)
-        features = [encode(run.variables, part)["features"] for part in (bank, queries)]
+        # Neighbours are of features: where the classifier alone is asked about, nothing is encoded for a picture.
+        near = {*called.values()} != {"classify"}
+        features = [encode(run.variables, part)["features"] for part in (bank, queries)] if near else None
         found = results.added(earlier, result, hits, home, place, say)
         if jax.process_index() == 0:
+            if all(one.home != home for one in earlier.values()):  # those of another checkpoint
+                for path in (home / "pictures").glob("neighbours.*"):
+                    path.unlink()
             result["missing"] = _pictures(run, config, bank, queries, features, home / "pictures")
             for name, why in result["missing"].items():
                 say(f"WARNING: {name} is missing: {why}")
@@ -343,10 +352,11 @@ def _pictures(run: Run, config: Config, bank, queries, features, place: Path) ->
     draws = pictures.tasks(modality, seed, run.method, run.variables, queries)
     if modality.shown:
         draws["views.png"] = lambda path: pictures.views(modality, seed, bank, path, title)
+    if features is not None and modality.shown:
         draws["neighbours.png"] = lambda path: pictures.neighbours(
             modality, features[0], bank, features[1], queries, path, title
         )
-    elif "text" in bank.columns:
+    elif features is not None and "text" in bank.columns:
         draws["neighbours.json"] = lambda path: write_json(
             path, text_pages.nearest(features[0], bank, features[1], queries)
         )

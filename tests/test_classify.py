@@ -36,17 +36,39 @@ def test_the_columns_that_are_meant():
     np.testing.assert_array_equal(values["classify_top1"].hits, [True, True, True, False])
 
 
+def test_among_the_named_columns_alone():
+    values = found([0, 1, 2, 1], columns=(0, 1, 2), among="named")
+    assert values == {"classify_top1": 0.75}  # and of three columns no top 5
+    np.testing.assert_array_equal(values["classify_top1"].hits, [True, True, True, False])
+    assert found([0, 1, 2, 1], columns=(0, 1, 2))["classify_top1"] == 0.5  # the first is taken for a fourth class
+    assert found([2, 0, 1, 1], columns=(1, 2, 0), among="named")["classify_top1"] == 0.75
+
+
+def test_it_is_said_among_which_logits_the_greatest_is_sought():
+    data = source([0, 1, 2, 1])
+
+    def notes(wide=7, **options):
+        return classify.Evaluator(encode(wide), train=data, test=data, **options).notes
+
+    (said,) = notes(columns=(6, 1, 2)).values()
+    assert said.startswith("logits 6, 1, 2 stand for the 3 classes of the data, and the greatest of all 7 counts")
+    (said,) = notes(columns=(6, 1, 2), among="named").values()
+    assert said.endswith("and the greatest of these alone counts, of 7 that there are")
+    assert notes(3) == notes(3, columns=(2, 1, 0)) == {}  # there are no others
+
+
 def test_classes_as_they_are():
     data = source([0, 1, 2, 0])
-    values = dict(classify.Evaluator(encode(3), train=data, test=data).run(None))
-    assert values == {"classify_top1": 1.0}  # and of three logits no top 5
+    evaluator = classify.Evaluator(encode(3), train=data, test=data)
+    assert dict(evaluator.run(None)) == {"classify_top1": 1.0}  # and of three logits no top 5
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [({}, "tells 7 classes apart and the data have 3.* of 0 to 6 .*columns=0,1,2 if they are its first 3"),
      ({"columns": (1, 2)}, "each of the 3 classes"),
-     ({"columns": (1, 1, 2)}, "another logit"), ({"columns": (1, 2, 7)}, "of 0 to 6")],
+     ({"columns": (1, 1, 2)}, "another logit"), ({"among": "these"}, "'these' is unknown; known: all, named"),
+     ({"columns": (1, 2, 7)}, "of 0 to 6")],
 )  # fmt: skip
 def test_what_is_refused(options, said):
     with pytest.raises(ValueError, match=said):

@@ -502,6 +502,35 @@ def test_classes_of_an_imported_network_are_found_by_their_names(workdirs, tmp_p
         evaluation.evaluate(both, ["classify"], {}, outdir=tmp_path / "out", source=data)
 
 
+def test_the_classifier_alone_costs_one_pass_over_test(workdirs, tmp_path):
+    run = open_run(workdirs / "simclr")
+    hooks = {"classify": lambda variables, inputs: jnp.zeros((len(inputs), 10))}
+    run = run._replace(method=run.method._replace(hooks=hooks))
+    data, place, encoded = images(tmp_path / "x.npz", 40, test=20), tmp_path / "out", []
+    (place / "pictures").mkdir(parents=True)
+    (place / "pictures" / "neighbours.png").write_bytes(b"of another checkpoint")
+    both = {"classify": {"columns": (3, 1)}, "knn": {"k": 3}}
+    for options, lines in (({"classify": both["classify"]}, 1), (both, 3)):
+        said = []
+        _prepare(run, place, [*options], options, data, None, False, None, said.append)()
+        encoded += [re.sub(r": .*", "", line) for line in said if line.startswith("features of")]
+        assert len(encoded) == lines
+        assert (place / "pictures" / "neighbours.png").exists() == (lines == 3)
+    assert encoded[0] == "features of 20 examples (logits)"
+    assert {*encoded[1:]} == {f"features of {n} examples (features)" for n in (20, 40)}
+
+
+def test_a_restricted_licence_is_said(workdirs, tmp_path):
+    run, data = open_run(workdirs / "simclr"), images(tmp_path / "x.npz", 40)
+    for licence, restricted in (("CC BY-NC 4.0", True), ("MIT", False)):
+        said, came = [], {"licence": licence, "project": "byol", "source": "deepmind/byol", "sha256": None}
+        asked = run._replace(resolved=run.resolved | {"imported": came})
+        _prepare(asked, tmp_path / "out", ["knn"], {"knn": {"k": 3}}, data, None, False, None, said.append)
+        line = f"licence: the weights in {run.workdir} were published under {licence}"
+        assert (line in said) == restricted
+        assert any("licence" in line for line in said) == restricted
+
+
 def test_examples_without_a_label_are_counted_and_it_is_said_what_becomes_of_them(workdirs, tmp_path):
     spec = images(tmp_path / "x.npz", 40, test=20)
     with np.load(tmp_path / "x.npz") as held:
