@@ -24,7 +24,7 @@ def evaluated(run, digest):
     result = {
         "metrics": {"test_knn_top1": 0.75, "test_odd": None, "test_linear_l2": 1e-4},
         "intervals": {"test_knn_top1": [0.5, 0.875]},
-        "evaluators": {},
+        "evaluators": {"classify": {"notes": {"classify_top1": "logits 310, 309 stand for the 2 classes"}}},
         "provenance": {"checkpoint": digest, "evaluated_on": "folder:/home/me/pets", "sizes": {"test": 8}, "seed": 0},
     }
     place = run.workdir / "evaluation"
@@ -49,6 +49,7 @@ def test_the_card(tmp_path):
     assert "| test_knn_top1 | 0.75 | 0.5 to 0.875 |" in text
     for words in ("c0ffee", "step 12", "- test: 7 examples, fingerprint f00d", '"widths"', "mean 0.485, 0.456, 0.406"):
         assert words in text
+    assert "\n- classify_top1: logits 310, 309 stand for the 2 classes\n" in text
     assert "/home" not in text
     assert not text.startswith("\n")
 
@@ -147,6 +148,8 @@ def test_a_file_keeps_the_licence_of_its_weights(tmp_path):
     for licence, said in ((None, "say so, with --license cc-by-nc-4.0"), ("mit", "cannot be passed on under 'mit'")):
         with pytest.raises(ValueError, match=said):
             export(run, path, licence=licence)
+    with pytest.raises(ValueError, match=r"weights are written as \.safetensors and"):  # before licences and any work
+        export(run, tmp_path / "x.pth")
     assert not path.exists()
     export(run, path, licence="cc-by-nc-4.0")
     about = weights.about(path)

@@ -197,6 +197,13 @@ def test_a_classifier_goes_into_flax_and_stablehlo(tmp_path, capsys, monkeypatch
     program = jax.export.deserialize((tmp_path / "hlo" / "encode_uint8.stablehlo").read_bytes())
     held = safetensors.numpy.load_file(tmp_path / "hlo" / "weights.safetensors")
     np.testing.assert_allclose(program.call(held, pixels)["logits"], want, atol=1e-5)
+    text = (tmp_path / "hlo" / "README.md").read_text()
+    assert "\npipeline_tag: image-classification\n" in text
+    # The code of the card runs as it stands.
+    names = {"images": pixels}
+    exec(text.split("```python\n")[1].split("```")[0].replace("FOLDER", str(tmp_path / "hlo")), names)
+    np.testing.assert_allclose(names["logits"], want, atol=1e-5)
+    np.testing.assert_allclose(names["features"], features(run, pixels), atol=1e-5)
     np.testing.assert_allclose(embedding.embed(run, pixels, layer="logits")[0], want, atol=1e-5)
     with pytest.raises(ValueError, match=r"none of this encoder's: .*logits"):
         embedding.embed(run, pixels, layer="logit")

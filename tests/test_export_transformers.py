@@ -48,7 +48,10 @@ def test_a_vit_by_transformers_own_names(tmp_path):
     assert said["size"] == {"shortest_edge": 37}  # 32 / 0.875, of the short side as evaluation resizes it
     assert (said["crop_size"], said["resample"]) == ({"height": 32, "width": 32}, 3)
     np.testing.assert_allclose(said["image_std"], IMAGENET[1])
-    assert "features = outputs.pooler_output" in (tmp_path / "out" / "README.md").read_text()
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "features = outputs.pooler_output" in said
+    assert "\npipeline_tag: image-feature-extraction\n" in said
+    assert "AutoModelForImageClassification" not in said
 
 
 def test_a_resnet_by_transformers_own_names(tmp_path):
@@ -64,7 +67,12 @@ def test_a_resnet_by_transformers_own_names(tmp_path):
     assert arrays["resnet.embedder.embedder.normalization.num_batches_tracked"].dtype == np.int64
     found = importing.read(tmp_path / "out")
     assert (found.model["name"], found.model["width"], found.model["stride_first"]) == ("resnet50", 0.125, True)
-    assert "reports classifier.* as UNEXPECTED" in (tmp_path / "out" / "README.md").read_text()
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "reports classifier.* as UNEXPECTED" in said
+    assert "\npipeline_tag: image-classification\n" in said
+    first, alone = said.index("logits = model(**images).logits"), said.index("Its features alone:")
+    assert said.index("model = AutoModelForImageClassification.from_pretrained(") < first < alone
+    assert alone < said.index("outputs = AutoModel.from_pretrained(")
 
 
 def test_names_of_classes_go_out_and_come_back(tmp_path):

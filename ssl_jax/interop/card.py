@@ -26,6 +26,15 @@ UNEXPECTED = (
     "AutoModelForImageClassification loads it, too."
 )
 
+CLASSIFY = """```python
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+images = AutoImageProcessor.from_pretrained("FOLDER")(pictures, return_tensors="pt")
+model = AutoModelForImageClassification.from_pretrained("FOLDER")
+logits = model(**images).logits                                         # {labels}
+```
+"""
+
 # Libraries whose form the weights of many people have.
 LAYOUTS = ("torchvision", "timm", "transformers", "lightly", "solo_learn")
 
@@ -41,7 +50,7 @@ HOW = {
 import timm
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or "hf-hub:OWNER/NAME"
-features = model(images)                                                # [b, c, h, w], normalised as below
+{calls}
 ```
 
 ```python
@@ -71,12 +80,15 @@ outputs = model.apply(variables, {inputs}, train=False)         # outputs["featu
     "stablehlo": """Without ssl_jax; any number of images, on a CPU, an NVIDIA GPU or a TPU:
 
 ```python
+import pathlib
+
 import jax.export
 import safetensors.numpy
 
-program = jax.export.deserialize(open("FOLDER/encode_uint8.stablehlo", "rb").read())
+program = jax.export.deserialize(pathlib.Path("FOLDER/encode_uint8.stablehlo").read_bytes())
 weights = safetensors.numpy.load_file("FOLDER/weights.safetensors")
-features = program.call(weights, images)["features"]                    # uint8 {shape}; normalised inside
+outputs = program.call(weights, images)                                 # uint8 {shape}; normalised inside
+{calls}
 ```
 """,
     "onnx": """```python
@@ -86,6 +98,20 @@ session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 {outputs}= session.run({names}, {{"images": images}})  # float32 in [0, 1], {shape}; normalised inside
 ```
 """,
+}
+
+
+# What the code of :data:`HOW` ends with, without a classifier and with one.
+CALLS = {
+    "timm": (
+        "features = model(images)                                                # images [b, c, h, w], normalised",
+        "logits = model(images)                                                  # images [b, c, h, w], normalised\n"
+        "features = model.forward_head(model.forward_features(images), pre_logits=True)",
+    ),
+    "stablehlo": (
+        'features = outputs["features"]',
+        'features, logits = outputs["features"], outputs["logits"]',
+    ),
 }
 
 
@@ -103,6 +129,7 @@ class Facts(NamedTuple):
       evaluation: the results of ``evaluation.json`` on this checkpoint, one for each data.
       imported: of weights that came from elsewhere, the record of their import.
       notes: lines to be said besides.
+      classifier: whether one goes along.
       words: what fills in :data:`HOW`.
     """
 
@@ -121,6 +148,7 @@ class Facts(NamedTuple):
     evaluation: Sequence[Mapping[str, Any]] = ()
     imported: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+    classifier: bool = False
     words: Mapping[str, str] = {}
 
 
@@ -158,7 +186,9 @@ def _head(facts: Facts) -> Iterator[str]:
 
 
 def _task(facts: Facts) -> str:
-    return "image-feature-extraction" if len(facts.shape) == 3 else "feature-extraction"
+    if len(facts.shape) != 3:
+        return "feature-extraction"
+    return "image-classification" if facts.classifier else "image-feature-extraction"
 
 
 def _licence(licence: str) -> Iterator[str]:
@@ -183,7 +213,11 @@ def _body(facts: Facts) -> Iterator[str]:
         yield f"An encoder ({model}) that was not trained here: weights {form} {facts.imported.get('project')}."
     yield from (f"\n{note}" for note in facts.notes)
     yield "\n## Use\n"
-    yield HOW[facts.format].format(**facts.words).rstrip("\n")
+    if facts.format == "transformers" and facts.classifier:
+        yield CLASSIFY.format(**facts.words)
+        yield "Its features alone:\n"
+    calls = CALLS.get(facts.format, ("", ""))[facts.classifier]
+    yield HOW[facts.format].format(**facts.words, calls=calls).rstrip("\n")
     if facts.format == "timm" and facts.words["architecture"] in SHARED and facts.shape[2] == 3:
         yield f"\n{TORCHVISION.format(**facts.words)}".rstrip("\n")
     yield f"\n{_inputs(facts)}"
@@ -208,6 +242,7 @@ def _body(facts: Facts) -> Iterator[str]:
             low_high = result.get("intervals", {}).get(name)
             yield f"| {name} | {value:.4g} | {'' if low_high is None else ' to '.join(f'{x:.4g}' for x in low_high)} |"
         yield ""
+        yield from (f"- {name}: {note}" for name, note in _notes(result).items())
     if facts.imported is None:
         yield f"\n## Run\n\nCommit {facts.commit or 'not known'}, ssl_jax {facts.version}, seed {config['seed']}.\n"
         said = plain(config)
@@ -248,6 +283,12 @@ def _inputs(facts: Facts) -> str:
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
+
+
+def _notes(result: Mapping[str, Any]) -> dict[str, str]:
+    """What evaluators say that must be known to read their numbers."""
+    entries = result.get("evaluators", {}).values()
+    return {name: plain(note) for entry in entries for name, note in (entry.get("notes") or {}).items()}
 
 
 def _list(numbers: Sequence[float]) -> str:

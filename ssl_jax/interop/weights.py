@@ -37,15 +37,21 @@ def is_weights(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(path) or (named_so and not os.path.isdir(path))  # Path's raise where a name is too long
 
 
+def check_name(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to write; a ValueError of one line where it does not end in .safetensors."""
+    path = Path(os.path.expanduser(path))
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights are written as .safetensors and {path} is not called so; rename it")
+    return path
+
+
 def write(path: str | os.PathLike[str], params: Tree, model_state: Tree, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write two trees of arrays in nested dicts, and JSON about them; returns that with their fingerprint.
 
     Raises:
       ValueError: the name does not end in .safetensors, or the file cannot be written.
     """
-    path = Path(os.path.expanduser(path))
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights are written as .safetensors and {path} is not called so; rename it")
+    path = check_name(path)
     named = flax.traverse_util.flatten_dict({"params": params, "model_state": model_state}, sep="/")
     arrays: dict[str, Any] = {name: np.array(leaf, order="C") for name, leaf in named.items()}
     about = dict(about) | {"fingerprint": fingerprint(arrays)}

@@ -31,6 +31,7 @@ from ssl_jax.types import Tree
 
 OURS = "ssl_jax"
 FORMATS = (OURS, "timm", "torchvision", "transformers", "flax", "stablehlo", "onnx")
+PROGRAMS = ("stablehlo", "onnx")  # which hold any classifier; the others one linear layer
 SAME = 1e-5  # of the largest feature: what the network alone may differ from ``encode`` by
 
 
@@ -76,6 +77,8 @@ def export(
         hub.check(push_to)
     elif private:
         raise ValueError("--private is of a repository that --push-to OWNER/NAME makes; add that, or leave it out")
+    if format == OURS:
+        weights.check_name(path)
     {"stablehlo": stablehlo.check, "onnx": onnx.check}.get(format, lambda: None)()
     run = run if isinstance(run, Run) else open_run(run)
     params, model_state = run.method.trunk(run.variables)
@@ -190,6 +193,7 @@ def _to_transformers(folder: Path, run: Run, *, licence: str, swapped_stem: bool
     name = f"{transformers.CLASSES[form.config['model_type']]}Model"
     return {
         "architecture": name,
+        "labels": "model.config.id2label names its columns" if network.class_names else "one column of each class",
         "arguments": ", add_pooling_layer=False" if bare else "",
         "features": form.features,
     }, notes
@@ -358,6 +362,7 @@ def _facts(run: Run, format: str, name: str, licence: str, about: Mapping[str, A
         evaluation=evaluation,
         imported=resolved.get("imported"),
         notes=[*notes, *said],
+        classifier="classify" in run.method.hooks if format in PROGRAMS else _classifier(run) is not None,
         words=words,
     )
 
