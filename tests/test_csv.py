@@ -89,6 +89,27 @@ def test_absolute_paths_other_columns_and_a_table_in_a_folder_of_its_own(load, t
     assert found(*splits) == {i: str(i % 4) if i % 4 < 3 else None for i in range(20)}
 
 
+def test_blanks_after_a_comma_are_no_part_of_a_name(load, tmp_path):
+    names = [f"{i}.png" for i in range(18)]
+    pictures(tmp_path, [*names, " 18.png", " 19.png", "19.png"])
+    lines = [f"{name}, {'ants' if i % 2 else 'bees'}" for i, name in enumerate(names)]
+    lines[1], lines[2], lines[3] = "1.png,ants", " 2.png ,bees ", ' "3.png" , "ants" '
+    (tmp_path / "t.csv").write_text("\n".join(["image, label", *lines, " 18.png, bees", "19.png,ants"]))
+    for asked in ({}, {"label_column": "label"}, {"label_column": " label"}):
+        splits = load(f"csv:{tmp_path / 't.csv'}", **asked)
+        assert splits.train.class_names == ("ants", "bees")
+        # The file with the blank where a row has it, and only there.
+        assert found(*splits) == {i: "ants" if i % 2 else "bees" for i in range(19)} | {20: "ants"}
+    assert splits.notes[0] == "t.csv: the image from 'image', the label from 'label'"
+    assert "t.csv: blanks around 1 paths and 17 labels are no part of them" in splits.notes
+    numbers = "\n".join(f"{i}.png, {i % 3}" for i in range(18))
+    (tmp_path / "n.csv").write_text(f"image, label\n{numbers}\n")
+    assert load(f"csv:{tmp_path / 'n.csv'}").train.class_names == ("0", "1", "2")
+    (tmp_path / "x.csv").write_text("text, label\n a film, good\na bore,bad\nfine, good\n")
+    documents = text.load(tmp_path / "x.csv")[0]
+    assert documents.class_names == ("bad", "good")
+
+
 def test_which_columns_may_be_the_label_is_said(load, tmp_path):
     pictures(tmp_path, [f"{i}.png" for i in range(12)])
     rows = [(f"{i}.png", "ab"[i % 2], "xyz"[i % 3]) for i in range(12)]

@@ -61,7 +61,11 @@ def read(file: Path, image_column: str | None, label_column: str | None, around:
             f"{file}: the first line has to name the columns and holds {data[0]!r}; put a line above it (image,label)"
         )
     image = _image_column(file, names, rows, image_column, around)
-    values = [(number, str(row.get(image) if row.get(image) is not None else "").strip()) for number, row in rows]
+    values = [(number, str(row.get(image) if row.get(image) is not None else "")) for number, row in rows]
+    # A file may be called so; where there is none, blanks are what stands after a comma.
+    padded = [value for _, value in values if value != value.strip() and around.find(value, None) is None]
+    bare = {value: value.strip() for value in padded}
+    values = [(number, bare.get(value, value)) for number, value in values]
     if empty := next((number for number, value in values if not value), None):
         raise ValueError(f"{file}, line {empty}: there is no image in the column {image!r}; remove the row")
     split = _split_column([name for name in names if name != image])
@@ -69,7 +73,9 @@ def read(file: Path, image_column: str | None, label_column: str | None, around:
     label, labels, said = _labels(file, others, rows, label_column, strict)
     left = [name for name in others if name not in label]
     said += f"; not read: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}" if left else ""
-    notes = [f"{file.name}: the image from {image!r}, {said}", *said_of_lines]
+    of_label = [row.get(label[0]) for _, row in rows] if len(label) == 1 else []
+    blanks = tables.of_blanks(file, paths=padded, labels=of_label)
+    notes = [f"{file.name}: the image from {image!r}, {said}", *said_of_lines, *blanks]
     splits = ["" if split is None else _split_of(split, row.get(split)) for _, row in rows]
     found = [Row(number, value, of, s) for (number, value), of, s in zip(values, labels, splits, strict=True)]
     if 0 < (without := sum(of is None for of in labels)) < len(labels):
@@ -93,7 +99,11 @@ def _image_column(
         return str(tables.column(file, names, asked, (), "image"))
     some_rows = [row for _, row in rows[:LOOK]]
     usual = _usual(names, IMAGES)
-    seen = (n for n in usual if any(around.find(str(row.get(n) or "").strip(), None) for row in some_rows))
+    seen = (
+        n
+        for n in usual
+        if any(around.find(value, None) for row in some_rows for value in _as_it_is_and_bare(row.get(n)))
+    )
     found = next(seen, None) or tables.named_images(rows[:LOOK], names)
     texts = next((name for word in tables.TEXTS for name in names if name.lower() == word), None)
     if found is None and texts is not None:
@@ -107,6 +117,10 @@ def _image_column(
             f"with data.image_column, of: {', '.join(names)}"
         )
     return found or usual[0]
+
+
+def _as_it_is_and_bare(value: Any) -> tuple[str, str]:
+    return (text := str(value or "")), text.strip()
 
 
 def _labels(
@@ -126,7 +140,7 @@ def _labels(
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             return [], none, "no column of labels" + (f" (data.label_column={shown}?)" if names else "")
         name = names[0]
-    labels = tables.whole([tables.label_of(file, number, row.get(name)) for number, row in rows])
+    labels = tables.whole([tables.label_of(file, number, tables.bare(row.get(name))) for number, row in rows])
     measures = [number for (number, _), of in zip(rows, labels, strict=True) if _is_fraction(of)]
     if measures and all(of is None or _number(of) is not None for of in labels):
         said = f"no label: the numbers in {name!r} are not whole, as in line {measures[0]}, and so no classes"

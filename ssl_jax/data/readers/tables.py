@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,16 +83,15 @@ def read_table(path: Path, text: str, columns: Columns = USUAL) -> Found:
             raise ValueError(f"{path}, line {number}: there is no text in the column {second!r}; remove the row")
         texts.append(row[where])
         seconds += [] if second is None else [row[second]]
-        labels.append(label_of(path, number, row.get(label)) if label is not None else None)
+        labels.append(label_of(path, number, bare(row.get(label))) if label is not None else None)
     labels = whole(labels)
     without = next((number for (number, _), value in zip(rows, labels, strict=True) if value is None), None)
     taken = {"the text": where, "the label": label, "the other form": second}
     said = ", ".join(f"{role} from {name!r}" for role, name in taken.items() if name is not None)
     left = [name for name in names if name not in taken.values()]
     said += f"; not read: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}" if left else ""
-    return Found(
-        texts, labels, (f"{path.name}: {said}",), seconds, "" if without is None else f"{path}, line {without}"
-    )
+    notes = (f"{path.name}: {said}", *of_blanks(path, labels=[row.get(label) for _, row in rows if label is not None]))
+    return Found(texts, labels, notes, seconds, "" if without is None else f"{path}, line {without}")
 
 
 def rows_of(path: Path, text: str, separator: str | None = None) -> list[tuple[int, dict[str, Any]]]:
@@ -111,6 +110,18 @@ def named_images(rows: Sequence[tuple[int, dict[str, Any]]], names: Sequence[str
         if values and all(isinstance(v, str) and suffix(v.strip()) in SUFFIXES for v in values):
             return name
     return None
+
+
+def bare(value: Any) -> Any:
+    """A field without the blanks around it, as "a.jpg, ants" gives them to the name of a class."""
+    return value.strip() if isinstance(value, str) else value
+
+
+def of_blanks(path: Path, **fields: Iterable[Any]) -> tuple[str, ...]:
+    """What is said of fields, by what they hold, that have blanks around them, which were taken off."""
+    padded = {what: sum(isinstance(v, str) and v != v.strip() for v in values) for what, values in fields.items()}
+    of = " and ".join(f"{n:,} {what}" for what, n in padded.items() if n)
+    return (f"{path.name}: blanks around {of} are no part of them",) if of else ()
 
 
 def whole(labels: Sequence[str | int | None]) -> list[str | int | None]:
@@ -155,6 +166,7 @@ def column(path: Path | str, names: Sequence[str], asked: str | None, usual: Seq
     Raises:
       ValueError: there is no column of the name that is asked for.
     """
+    asked = asked.strip() if asked is not None and asked not in names else asked
     if asked is not None and asked not in names:
         raise ValueError(
             f"{path} has no column {asked!r} (data.{role}_column); {hint(asked, names)}its columns: {', '.join(names)}"
@@ -168,7 +180,11 @@ def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[in
         yield from _lines_of_tabs(path, text)
         return
     csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or ("\t" if tabs else ","), strict=True)
+    delimiter = separator or ("\t" if tabs else ",")
+    if separator is not None:  # blanks around quotes are part of no name; of a text they may be
+        sign = re.escape(delimiter)
+        text = re.sub(rf"(^|{sign}) *({QUOTED.pattern}) *(?={sign}|\r?$)", r"\1\2", text, flags=re.MULTILINE)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names, begins = None, 1
     try:
         for row in reader:
@@ -189,12 +205,14 @@ def _csv_rows(path: Path, text: str, separator: str | None) -> Iterator[tuple[in
 
 
 def _each_once(path: Path, names: list[str]) -> list[str]:
-    """The names of columns; those without a name, as a separator at the end of each line makes them, may be several.
+    """The names of columns, without blanks around; those without a name, as a separator at the end of each line makes
+    them, may be several.
 
     Raises:
       ValueError: two have the same name.
     """
-    again = next((name for i, name in enumerate(names) if name.strip() and name in names[:i]), None)
+    names = [name.strip() for name in names]
+    again = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
     if again is not None:
         of = [i for i, name in enumerate(names, 1) if name == again]
         raise ValueError(
