@@ -107,6 +107,10 @@ def test_a_classifier_goes_along(resnet, tmp_path):
     named = network(resnet, found)._replace(class_names=("a", "b", "c", "d", "e"))
     assert peers.config(named, "resnet18", {}, None)["label_names"] == ["a", "b", "c", "d", "e"]
     assert exporting._classifier(resnet) is None
+    export(with_head, tmp_path / "out", format="timm")
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "\npipeline_tag: image-classification\n" in said
+    assert said.index("logits = model(images)") < said.index("features = model.forward_head(")
 
 
 VIT = {"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2}
