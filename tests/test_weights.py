@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import runs
+import safetensors.numpy
 
 from experiments import export as command
 from experiments import pretrain
@@ -172,7 +173,10 @@ def test_a_program_never_runs(suffix, kind, tmp_path):
     path.write_bytes(pickled(kind, mark))
     text = refused(path)
     assert not mark.exists()
-    if suffix in weights.EXECUTABLE or kind in ("pickle", "npz", "torch"):
+    if suffix in weights.EXECUTABLE:
+        assert "can execute code" in text
+        assert text.endswith(f"which executes nothing, and name that: ssl-jax import {path} --out runs/x")
+    elif kind in ("pickle", "npz", "torch"):
         assert "can execute code" in text
         assert "safetensors.numpy.save_file" in text
     if kind == "pickle":  # and it would have
@@ -184,6 +188,21 @@ def test_a_program_never_runs(suffix, kind, tmp_path):
 def test_other_names_are_refused(suffix, tmp_path):
     (tmp_path / f"x{suffix}").write_bytes(b"")
     refused(tmp_path / f"x{suffix}", "can execute code" if suffix == ".PT" else r"known: .safetensors, .npz")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".msgpack", ".h5", ".th"])
+def test_a_file_of_another_library_is_sent_to_the_import(suffix, tmp_path):
+    path = tmp_path / f"my resnet{suffix}"
+    path.write_bytes(safetensors.numpy.save({"conv1.weight": np.ones((2, 2), np.float32)}))
+    assert refused(path).endswith(f", and name that: ssl-jax import '{path}' --out 'runs/my resnet'")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".h5"])
+def test_addresses_and_files_that_are_not_there_are_not_sent_to_the_import(suffix, tmp_path):
+    with pytest.raises(ValueError, match=rf"^https://x\.org/x{suffix} is an address, .*; download it first"):
+        weights.read(f"https://x.org/x{suffix}")
+    with pytest.raises(ValueError, match=r"is not there|cannot be read"):
+        weights.read(tmp_path / f"gone{suffix}")
 
 
 def test_every_cut_and_every_flipped_bit_is_noticed(tmp_path):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +33,16 @@ def can_execute(what: str) -> str:
         f"{what} can execute code when they are opened; where you trust it, load it and write its arrays with "
         "safetensors.numpy.save_file(arrays, 'X.safetensors')"
     )
+
+
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuse an address, as nothing is fetched.
+
+    Raises:
+      ValueError: says what to do.
+    """
+    if re.match(r"[A-Za-z][\w+.-]+://", text := os.fspath(path)):
+        raise ValueError(f"{text} is an address, and nothing is fetched; download it first, and give the file")
 
 
 def read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:

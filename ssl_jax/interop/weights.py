@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import safetensors.numpy
 from ssl_jax.interop import plain, sound
 from ssl_jax.interop.files import whole
 from ssl_jax.interop.leaves import fingerprint
-from ssl_jax.interop.plain import can_execute
+from ssl_jax.interop.plain import can_execute, check_local
 from ssl_jax.types import Tree
 
 EXECUTABLE = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".p", ".ckpt", ".bin", ".npy", ".joblib", ".dill", ".tar")
@@ -74,17 +75,29 @@ def read(path: str | os.PathLike[str]) -> tuple[Tree, Tree]:
       ValueError: one line, beginning with the path: a format that can execute code, a file that is damaged or claims
         to be larger than it is, arrays that are not called as ours are, numbers that are not finite.
     """
+    check_local(path)
     path = Path(os.path.expanduser(path))
     suffix = path.suffix.lower()
+    if suffix not in READERS and not os.path.isfile(path):
+        raise ValueError(f"{path} is not there; name another file")
     if suffix in EXECUTABLE:
-        raise ValueError(f"{path} is not opened: {can_execute(f'{suffix} files')}")
+        raise ValueError(
+            f"{path} is not opened, as {suffix} files can execute code when they are; make a run of it, which executes "
+            f"nothing, and name that: {_import(path)}"
+        )
     if suffix == ".msgpack":
-        raise ValueError(f"{path} is in Flax's form; {IN_PLACE_OF_FLAX}, or, of another library, `ssl-jax import` it")
+        raise ValueError(
+            f"{path} is in Flax's form; {IN_PLACE_OF_FLAX}, or of another library make a run of it, and name that: "
+            f"{_import(path)}"
+        )
     if suffix not in READERS:
-        raise ValueError(f"{path} is no file of weights; known: {', '.join(READERS)}")
+        raise ValueError(
+            f"{path} is no file of weights that is taken as it is; known: {', '.join(READERS)}; of another one make a "
+            f"run, and name that: {_import(path)}"
+        )
     try:
         arrays = READERS[suffix](path)
-        _check(arrays)
+        _check(arrays, path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # whatever the parsers make of broken bytes
@@ -108,13 +121,21 @@ def files(path: str | os.PathLike[str]) -> dict[str, str]:
     return about(path).get("files", {})
 
 
-def _check(arrays: Mapping[str, np.ndarray]) -> None:
+def _import(path: str | Path) -> str:
+    """The command that makes a run of a file of another library."""
+    return shlex.join(["ssl-jax", "import", str(path), "--out", f"runs/{Path(path).name.split('.')[0] or 'imported'}"])
+
+
+def _check(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """What names and numbers must be, wherever the file is from."""
     for name, array in arrays.items():
         if name.startswith(("batch_stats/", "classifier/")):
             raise ValueError(f"its array {name[:80]!r} is called as in --format flax; {IN_PLACE_OF_FLAX}")
         if not name.startswith(("params/", "model_state/")):
-            raise ValueError(f"its array {name[:80]!r} is called neither params/... nor model_state/...; rename it")
+            raise ValueError(
+                f"its array {name[:80]!r} is called neither params/... nor model_state/...; if it is of another "
+                f"library, make a run of it, and name that: {_import(path)}"
+            )
         words = name.split("/")
         if any("/".join(words[:i]) in arrays for i in range(1, len(words))):
             raise ValueError(f"{name} lies below another array of the file; rename one of them")

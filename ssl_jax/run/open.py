@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +34,8 @@ UNSEEN = (
     *("padding", "pool_padding", "stem_padding", "stride_first", "shortcut"),
     *("heads", "positions", "positions_rule", "gelu", "eps"),
 )
+# Fields of encoders that are none of the network: how it begins, what drops out, what computing it costs.
+OF_TRAINING = r".*init(_.*)?|.*dropout|drop_path|frozen_stages|remat|dtype|vocab"
 
 
 def read_run(workdir: str | Path) -> tuple[Config, dict[str, Any]]:
@@ -271,11 +275,14 @@ def load_given(
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
             if part == "encoder":
-                inputs = "" if modality.words is not None else ", its image channels"
-                fix = f"use its model ({other.config.model.name}){inputs} and a method with such a trunk "
-                fix += f"(there: {other.config.method.name})"
+                inputs = "its vocabulary" if modality.words is not None else "as many image channels as it has"
+                fix = f"the fields of its model are alike; use {inputs}"
+                if other.config.method.name != "imported":
+                    fix += f", and a method with such a trunk (there: {other.config.method.name})"
             else:
                 fix = f"use its model ({other.config.model.name}) and the arguments of its method"
+        if part == "encoder" and made and (differ := _other_fields(made, config)):
+            fix = f"use its model: {differ}"
         if part == "embedding":
             found = {name: a for name, a in found[0].items() if name == "stem_embedding"}, {}
         if part in ("encoder", "embedding") and modality.words is not None:
@@ -285,6 +292,16 @@ def load_given(
         if part == "encoder" and made:
             notes += _as_they_compute(made, config, f"{key}={source}")
     return given, tuple(notes)
+
+
+def _other_fields(theirs: Config, config: Config) -> str:
+    """What of another run's encoder is otherwise here, as overrides for a command line."""
+    name, mine = theirs.model.name, dict(config.model)
+    if name not in models.ENCODERS or mine["name"] not in models.ENCODERS:
+        return ""
+    there, here = (configs.flatten({**models.defaults(name), **fields}) for fields in (theirs.model, mine))
+    fields = (key for key in there if not re.fullmatch(OF_TRAINING, key) and there[key] != here.get(key))
+    return " ".join(shlex.quote(f"--config.model.{key}={there[key]}") for key in sorted(fields, key="name".__ne__))
 
 
 def _as_they_compute(theirs: Config, config: Config, source: str) -> list[str]:
@@ -299,8 +316,8 @@ def _as_they_compute(theirs: Config, config: Config, source: str) -> list[str]:
             there, here = (of.model.get(field, defaults[field]) for of in (theirs, config))
             if there != here:
                 raise ValueError(
-                    f"{source} computes otherwise: its model.{field} is {there!r} and {here!r} here; set "
-                    f"model.{field}={there!r}"
+                    f"{source} computes otherwise: its model.{field} is {there!r} and {here!r} here; use its model: "
+                    f"{_other_fields(theirs, config)}"
                 )
     there, here = ([of.get("data", {}).get(key) for key in ("mean", "std")] for of in (theirs, config))
     if there == [None, None] or list(map(tuple, there)) == list(map(tuple, here)):
