@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     processes.without_tpu()
     try:
         if options.list:
-            print("\n".join(f"{name:14}{project.source}" for name, project in projects.PROJECTS.items()))
+            print("\n".join(f"{name:17}{project.source}" for name, project in projects.PROJECTS.items()))
             return 0
         if options.weights is None or options.out is None:
             raise ValueError("give the weights and --out FOLDER")

@@ -79,10 +79,12 @@ def test_a_prefix_stands_in_place_of_the_projects_own(file):
 def test_one_network_at_an_unknown_place_is_named(file):
     arrays = {f"visual.{name}": array for name, array in state(FLAT).items()} | {"token_embedding.weight": junk(4, 4)}
     with pytest.raises(
-        ValueError, match=r"called as in no project .*; a network begins at --prefix visual\.; say whose"
+        ValueError, match=r"called as in no project .*; a network begins at --prefix visual\.; say that, and --mean 0"
     ):
         of_file(file, arrays)
-    with pytest.raises(ValueError, match=r"as files of moco have it; a network begins at --prefix visual\.$"):
+    with pytest.raises(
+        ValueError, match=r"as files of moco have it; a network begins at --prefix visual\.; say that beside --as moco$"
+    ):
         of_file(file, arrays, project="moco")
     with pytest.raises(ValueError, match=r"as files of mae have it$"):  # nor where it was looked for
         of_file(file, {"model": {"blocks.0.attn.qkv.weight": junk(3, 3)}}, project="mae")
@@ -253,7 +255,7 @@ def test_a_plain_haiku_pair(file, wrap):
     tree, online, _ = of_byol()
     tree = wrap(tree["experiment_state"]["online_params"], tree["experiment_state"]["online_state"])
     first = "params/" if isinstance(tree, dict) else "0/"
-    with pytest.raises(ValueError, match=f"a network begins at --prefix {first}; say whose it is"):
+    with pytest.raises(ValueError, match=f"a network begins at --prefix {first}; say that, and whose it is \\(--as"):
         of_pickle(file, tree)
     for prefix in (None, "", first):
         found = of_pickle(file, tree, project="byol", prefix=prefix)

@@ -21,6 +21,7 @@ from ssl_jax.interop import (
     labels,
     pairs,
     places,
+    plain,
     projects,
     report,
     sound,
@@ -96,6 +97,11 @@ def read(
         left over, what only the user can know and how to say it.
     """
     report.check_patterns(allow)
+    plain.check_local(path)
+    if project is not None and (called := projects.called(project)) is None:
+        known = ", ".join(projects.PROJECTS)
+        raise ValueError(f"--as {project} is unknown; {hint(project, projects.PROJECTS)}known: {known}")
+    project = None if project is None else called
     _check_statistics(statistics)
     try:
         archive = archives.read(path)
@@ -124,9 +130,10 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
             "it is of ssl_jax: a file of `ssl-jax export RUN --out X.safetensors` is taken by embed and init_from as "
             "it is; in place of one of --format flax write that one"
         )
-    chosen = places.choose(arrays, asked, prefix, bool(archive.metadata.get("config")))
+    described, normalised = bool(archive.metadata.get("config")), statistics is not None
+    chosen = places.choose(arrays, asked, prefix, described, normalised)
     project, beside = projects.PROJECTS[chosen], folders.said(archive.metadata)
-    inner, model, theirs, family = places.trunk(arrays, chosen, asked, prefix)
+    inner, model, theirs, family = places.trunk(arrays, chosen, asked, prefix, normalised)
     huggingface.check(archive.metadata.get("config", {}), family, model)
     shapes = {name: array.shape for name, (_, array) in inner.items()}
     said = {**project.fields.get(family, {}), **project.fields.get(f"{theirs} {family}", {}), **beside.fields}
@@ -150,7 +157,7 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     remarks += places.doubts(asked, sorted(last | {inner[name][0] for name in of_classifier}), classes)
     if chosen == "keras":
         remarks.append(f"changed, so that features are the same: {keras.CHANGED[keras.family(model['name'])]}")
-    statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes)
+    statistics = statistics or beside.statistics or _statistics(chosen, asked, model, classes, theirs)
     record = {
         **{"file": str(path), "sha256": archive.sha256, "kind": archive.kind, "project": chosen},
         **{"licence": beside.licence or project.licence, "source": project.source},
@@ -245,7 +252,7 @@ def _complete(model: Mapping[str, Any], family: str, chosen: str) -> dict[str, A
     return model
 
 
-def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classes: int | None) -> Any:
+def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classes: int | None, theirs: str) -> Any:
     """(mean, std) of a project; torchvision's only of a network with ImageNet's classes, or of whoever says so."""
     if chosen == "keras":
         return keras.STATISTICS[keras.family(model["name"])]
@@ -256,8 +263,8 @@ def _statistics(chosen: str, asked: str | None, model: Mapping[str, Any], classe
         return found
     if _small(model):
         raise ValueError(
-            "its stem for small images is of no network of torchvision's; say whose it is (--as solo_learn), or add "
-            f"{places.NORMALISED}, and --model.stem_padding=2 if its stem pads by 2"
+            f"its stem for small images is of no network of torchvision's; add {places.OF_CIFAR}"
+            + ("" if theirs == "cifar" else ", and --as solo_learn or --model.stem_padding=2 if its stem pads by 2")
         )
     if asked is None and classes != 1000:
         raise ValueError(

@@ -9,11 +9,11 @@ from typing import Any
 
 from ssl_jax.interop import classic, keras, projects, resnet, vit
 from ssl_jax.interop.constructors import SAVE, Placeholder
-from ssl_jax.names import hint
 
 # What timm's ViTs may have and DINO's encoder has not: a classifier, registers, LayerScale, a norm behind the pooling.
 OF_TIMM = r"(^|/)(head\.|reg_token|fc_norm\.|blocks\.0\.ls1\.)"
 NORMALISED = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet), or what it was trained with"
+OF_CIFAR = "--mean 0.4914,0.4822,0.4465 --std 0.2470,0.2435,0.2616 (CIFAR-10), or what it was trained with"
 FAMILIES = {"resnet": resnet, "vit": vit, "classic": classic, "keras": keras}
 WHOSE = f"--as {'|'.join(projects.PROJECTS)}"
 # Whose networks are published without a classifier.
@@ -51,7 +51,7 @@ ARRAYS = r"weight|bias|running_(mean|var)|kernel|scale|gamma|beta|offset|average
 NETWORKS = r"(model|state_dict|net|network|encoder|backbone|module|student|teacher)(_\w+)?"
 
 
-def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, described: bool) -> str:
+def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, described: bool, normalised: bool) -> str:
     """The project of a file.
 
     Args:
@@ -59,16 +59,16 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
       asked: the project that the user says, or None.
       prefix: what the user says that begins the names of the network, or None.
       described: whether a config.json lies beside it.
+      normalised: whether the user says how images are normalised.
 
     Raises:
       ValueError: nothing tells, with what to say.
     """
-    if asked is not None and asked not in projects.PROJECTS:
-        known = ", ".join(projects.PROJECTS)
-        raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
     begins = None if prefix is None else beginnings(prefix, arrays)
     if begins is not None and not any(name.startswith(begins) for name in arrays):
-        raise ValueError(f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays, prefix, asked)}")
+        raise ValueError(
+            f"none of its arrays is called {prefix}..., as --prefix says{_where(arrays, prefix, asked, normalised)}"
+        )
     if prefix is not None:
         _check_prefix(prefix, arrays, asked)
     if asked is not None:
@@ -102,11 +102,11 @@ def choose(arrays: Mapping[str, Any], asked: str | None, prefix: str | None, des
     many = f"its {len(whole)} arrays ({shown}) are" if len(whole) > 1 else f"its one array ({shown}) is"
     if max(len(arrays[name].shape) for name in whole) < 2:
         raise ValueError(f"{many} without a second axis, and no network; give the file of a whole network's weights")
-    where = _where(arrays, prefix, asked)
-    raise ValueError(f"{many} called as in no project that is known{where}; say whose it is ({WHOSE})")
+    where = _where(arrays, prefix, asked, normalised) or f"; say whose it is ({WHOSE})"
+    raise ValueError(f"{many} called as in no project that is known{where}")
 
 
-def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str | None):
+def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str | None, normalised: bool):
     """(names of the network -> (name in the file, array), config.model, whose names, family).
 
     Raises:
@@ -142,10 +142,14 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
         raise ValueError(f"{refused}{like}")
     if other := _other(_below(name, begins or ("",)) for name in arrays if name.startswith(begins or "")):
         raise ValueError(other)
-    where = _where(arrays, prefix, asked, places)
+    where = _where(arrays, prefix, asked, normalised, places)
+    if likely and likely[0] in PLAIN:  # whoever's they are, they may be at another place
+        like = f"{where}{like}"
     whose = like or where or (f"; say whose it is ({WHOSE})" if asked is None else "")
     if prefix is not None:
         raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
+    if asked is None and where:
+        raise ValueError(f"its network is not where files whose arrays are called so have it{where}")
     raise ValueError(
         f"{_shown(project.trunk)} lies no ResNet, ViT or other network that is known, as "
         f"files of {chosen} have it{whose}"
@@ -267,29 +271,47 @@ def _check_prefix(prefix: str, arrays: Mapping[str, Any], asked: str | None) -> 
     near = [place for place in found if place.rstrip("./") == prefix.rstrip("./")]
     if not near and not any(place.startswith(prefix) for place in found):
         near = [place for place in found if prefix.startswith(place)][-1:]  # the prefix is of a part of a network
-    if near and (near[0] or not _left_out(prefix, asked)):
+    if near and (near[0] or not _left_out(arrays, asked)):
         raise ValueError(f"no network begins at --prefix {prefix}; did you mean --prefix {shlex.quote(near[0])}?")
     if near:
         raise ValueError(f"no network begins at --prefix {prefix}; one begins without a prefix: leave --prefix out")
 
 
-def _left_out(prefix: str | None, asked: str | None) -> bool:
-    """Whether a network whose names begin with nothing is found where the user leaves a prefix out."""
-    return prefix is not None and (asked is None or "" in projects.PROJECTS[asked].trunk)
+def _left_out(arrays: Mapping[str, Any], asked: str | None) -> bool:
+    """Whether a network whose names begin with nothing is found where the user says no prefix."""
+    whose = asked or next(iter(projects.found(arrays)), None)
+    return whose is not None and "" in projects.PROJECTS[whose].trunk
 
 
-def _where(arrays: Mapping[str, Any], prefix: str | None, asked: str | None, tried: Iterable[str] = ()) -> str:
-    """A half-sentence of where networks lie besides places that were tried."""
+def _where(
+    arrays: Mapping[str, Any], prefix: str | None, asked: str | None, normalised: bool, tried: Iterable[str] = ()
+) -> str:
+    """A half-sentence of where networks lie besides places that were tried, and of all that has to be said."""
     found = [place for place in networks(arrays) if not any(re.fullmatch(one, place) for one in tried)]
+    if "" in found and prefix is not None and _left_out(arrays, asked):
+        return "; a network begins without a prefix: leave --prefix out"
+    found = [place for place in found if place != prefix]
     if not found:
         return ""
-    out = "" in found and _left_out(prefix, asked)
-    shown = " or ".join(f"--prefix {shlex.quote(place)}" for place in found[:6] if place or not out)
-    shown = " or ".join([f"at {shown}"] * bool(shown) + ["without a prefix: leave --prefix out"] * out)
+    shown = " or ".join(f"--prefix {shlex.quote(place)}" for place in found[:6])
     teacher = any(name.startswith("teacher/") for name in arrays)
     if not teacher and any(place.startswith("student/") for place in found):
         shown += ", the student's (its teacher, whose features DINO's and iBOT's are, is not in the file)"
-    return f"; a network begins {shown}"
+    more = _besides({name: a for name, a in arrays.items() if name.startswith(found[0])}, found[0], asked, normalised)
+    return f"; a network begins at {shown}; say {'that' if len(found) == 1 else 'one of them'}{more}"
+
+
+def _besides(arrays: Mapping[str, Any], place: str, asked: str | None, normalised: bool) -> str:
+    """What has to be said besides the place of a network, which has these arrays."""
+    if asked is not None:
+        return f" beside --as {asked}"
+    whose = next(iter(projects.found([name.removeprefix(place) for name in arrays])), None)
+    if whose is None:
+        return f", and whose it is ({WHOSE})"
+    imagenet = whose == "torchvision" and any(getattr(a, "shape", ()) == (1000,) for a in arrays.values())
+    if normalised or imagenet or whose == "keras" or (whose != "torchvision" and projects.PROJECTS[whose].statistics):
+        return ""
+    return f", and {NORMALISED}"
 
 
 def _other(names: Iterable[str]) -> str:

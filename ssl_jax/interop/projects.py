@@ -62,7 +62,7 @@ _HAIKU = r"(experiment_state/online_(params|state)/|(params|state|[01])/)?"
 PROJECTS: dict[str, Project] = {
     "moco": Project(
         ("state_dict/encoder_q.", "encoder_q.", ""),
-        has=(r"state_dict/encoder_q\.conv1\.weight", r"state_dict/queue"),
+        has=(r"(state_dict/)?encoder_q\.conv1\.weight", r"(state_dict/)?(queue|encoder_q\.fc\.2\.weight)"),
         ignored={
             r"(state_dict/)?encoder_q\.fc\..*": HEADS,
             r"(state_dict/)?encoder_k\..*": MOMENTUM,
@@ -241,7 +241,7 @@ PROJECTS: dict[str, Project] = {
         source="facebookresearch/vissl",
     ),
     "lightly": Project(
-        tuple(rf"(state_dict/)?{which}\.(vit\.)?" for which in ("teacher_backbone", "backbone")),
+        (*(rf"(state_dict/)?{which}\.(vit\.)?" for which in ("teacher_backbone", "backbone")), ""),
         has=(
             r"state_dict/(teacher_)?backbone\.(0\.weight|conv1\.weight|(vit\.)?(patch_embed\.proj|conv_proj)\.weight)",
             r"state_dict/((teacher_)?backbone\.4\.0\..*|\w*(projection|prediction)_head\w*\..*|student_\w+\..*)",
@@ -313,8 +313,8 @@ PROJECTS: dict[str, Project] = {
         source="keras-team/keras",
     ),
     "torchvision": Project(
-        ("state_dict/", "model_state_dict/", "model/", ""),
-        has=(r"(\w+/)?((conv1|layer1\.0\.conv1|conv_proj|conv_stem)\.weight|features\.(0|conv0)\..*)",),
+        ("state_dict/", "model_state_dict/", "model/", "net/", ""),
+        has=(r"(\w+/)?(((layer1\.0\.|[24]\.0\.)?conv1|conv_proj|conv_stem)\.weight|features\.(0|conv0)\..*)",),
         lacks=(r"(\w+/)?(backbone\..*|queue|prototypes\..*)",),
         fields={"vit": {"positions_rule": "torchvision"}},
         source="pytorch/vision, or a project that publishes its networks (Barlow Twins, VICReg, timm)",
@@ -329,6 +329,23 @@ PROJECTS: dict[str, Project] = {
         source="huggingface/pytorch-image-models",
     ),
 }
+
+# What people call them besides, without what stands between words.
+ALIASES = {
+    **dict.fromkeys(("mocov1", "mocov2"), "moco"),
+    **dict.fromkeys(("simclrv1", "simclrv2"), "simclr"),
+    **{"dinov1": "dino", "barlow": "barlow_twins", "maeft": "mae_finetuned", "pytorch": "torchvision"},
+    **dict.fromkeys(("hf", "huggingface"), "transformers"),
+}
+
+
+def called(name: str) -> str | None:
+    """The project that somebody means by a name, "MoCo-v2", None: none."""
+
+    def plain(word: str) -> str:
+        return re.sub(r"[-_ .]", "", word).lower()
+
+    return ({plain(project): project for project in PROJECTS} | ALIASES).get(plain(name))
 
 
 def found(names: Collection[str]) -> list[str]:
