@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssl_jax import configs
 from ssl_jax.interop import bert, importing, projects
+from ssl_jax.interop.pickles import COMMANDS
 from ssl_jax.run import command, imported, processes
 
 MODEL = "--model."
@@ -135,7 +136,9 @@ def told(found: importing.Imported):
         called = f" ({', '.join(names[:3])}{', ...' if names[3:] else ''}), whose names are kept," if names else ""
         yield f"its classifier of {found.classifier['bias'].shape[-1]} classes{called} came with it: --evals=classify"
     for name, count in record["passed_over"].items():
-        yield f"{count} x {name} in the file was not built, for it could execute code"
+        command = COMMANDS.fullmatch(name)
+        why = "it would run a command: do not load the file elsewhere" if command else "it could execute code"
+        yield f"{count} x {name} in the file was not built, for {why}"
     for note in record["notes"]:
         yield f"not followed: {note}"
     whose = f", as --as {record['asked']} says" if record["licence"] and "asked" in record else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import pickle
+import re
 import sys
 import time
 import tracemalloc
@@ -42,6 +44,7 @@ def refused(path, words=None):
     assert len(text.splitlines()) == 1
     assert ";" in text  # what to do
     assert len(text) < len(str(path)) + 420
+    return text
 
 
 # ----------------------------------------------------------------------------------------------------------- torch's
@@ -294,6 +297,23 @@ def test_hostile_files(kind, here):
         assert not (here / MARK).exists(), name
         count += 1
     assert count > 30
+
+
+def test_of_a_program_it_is_said_that_it_must_not_be_loaded(here):
+    """And of what holds harmless objects alone that it may be, where its maker is trusted."""
+    said = {}
+    for name, data, _ in hostile_files.programs(MARK):
+        (here / name).write_bytes(data)
+        said[name] = refused(here / name)
+    for name in ("system", "eval", "inst", "obj", "newobj_ex", "stack_global", "chain", "zip", "pid_called", "legacy"):
+        assert re.search(
+            r"; it would run a command when it is loaded \((os|builtins|subprocess)\..*\): do not", said[name]
+        )
+        assert "trust it" not in said[name], name
+    (here / "posix").write_bytes(pickle.dumps(os.system))  # as it is called where a pickle is made
+    refused(here / "posix", r"loaded \((posix|nt)\.system\): do not load it$")
+    (here / "objects").write_bytes(pickle.dumps(argparse.Namespace(lr=1)))
+    assert "do not load it" not in refused(here / "objects", "; load it where you trust it")
 
 
 def test_a_program_would_have_run(here):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 
 import numpy as np
 import pytest
 from test_importing import LAYOUTS, changed, network, of_file, state, without
-from weight_files import STATISTICS, junk, mlp, of_npz, prefixed
+from torch_writer import torch_zip
+from weight_files import STATISTICS, Published, junk, mlp, of_npz, prefixed
 
 from experiments import import_weights
-from ssl_jax.interop import importing, pairs, projects, resnet
+from ssl_jax.interop import classic, importing, pairs, projects, resnet
 
 FLAT = without("fc.weight", "fc.bias")
 
@@ -138,6 +140,65 @@ def test_an_address_is_refused_as_it_was_given(tmp_path, capsys):
     address = "https://download.pytorch.org/models/resnet18.pth"
     assert import_weights.main([address, "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {address} is an address, and nothing is fetched; download it")
+
+
+def test_a_command_beside_the_arrays_is_said(tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'mark'}",)
+
+    (tmp_path / "weights").write_bytes(torch_zip(state() | {"hook": Bomb(), "args": argparse.Namespace(lr=1)}))
+    assert import_weights.main([str(tmp_path / "weights"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"1 x {os.system.__module__}.system in the file was not built, for it would run a command: do not load" in said
+    )
+    assert "1 x argparse.Namespace in the file was not built, for it could execute code" in said
+    assert not (tmp_path / "mark").exists()
+
+
+REPLACED = {
+    ("torchvision", "fc", "fc.1"),  # Sequential(Dropout, Linear)
+    ("torchvision", "fc", "fc.head.0"),
+    ("torchvision vit", "heads.head", "heads.1"),
+    ("torchvision vit", "heads.head", "heads"),
+    ("deit", "head", "head.1"),
+    ("mobilenet_v2", "classifier.1", "classifier"),
+    ("squeezenet1_1", "classifier.1", "classifier.0"),
+}
+
+
+@pytest.mark.parametrize(("layout", "usual", "name"), sorted(REPLACED))
+def test_one_layer_in_place_of_the_classifier_is_the_classifier(file, layout, usual, name):
+    published = LAYOUTS.get(layout) or Published(classic, "torchvision", {"name": layout}, dict, classifier=True)
+    tree = network(published)
+    arrays = pairs.write(published.family.pairs(published.model, published.library, classifier=True), tree)
+    arrays = {re.sub(rf"^{re.escape(usual)}\.(?=weight|bias)", f"{name}.", k): v for k, v in arrays.items()}
+    found = of_file(file, published.wrap(arrays), **STATISTICS)
+    assert found.classifier is not None
+    for part, array in tree["classifier"].items():
+        np.testing.assert_array_equal(found.classifier[part], array)
+    assert found.record["remarks"] == [f"its classifier is {name}, the one layer in place of {usual}"]
+    assert not found.report.ignored.keys() - {"state of the training"}
+    left = of_file(file, published.wrap(arrays), classifier=False, **STATISTICS)
+    assert left.classifier is None
+    weight, bias = left.report.ignored[importing.CLASSIFIER][::-1]
+    assert (weight.endswith(f"{name}.weight"), bias.endswith(f"{name}.bias")) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"fc.0.weight": (32, 64), "fc.0.bias": (32,), "fc.2.weight": (10, 32), "fc.2.bias": (10,)},  # two layers
+        {"fc.1.weight": (10, 32), "fc.1.bias": (10,)},  # of other features
+        {"fc.0.weight": (64,), "fc.0.bias": (64,)},  # a norm
+        {"fc.1.weight": (10, 64), "fc.2.bias": (10,)},
+        {"fc.1.weight": (10, 64)},
+    ],
+)
+def test_what_else_stands_there_is_no_classifier(file, more):
+    with pytest.raises(ValueError, match=rf"{len(more)} of its arrays have no place in the network: fc\."):
+        of_file(file, FLAT(state()) | {name: junk(*shape) for name, shape in more.items()}, **STATISTICS)
 
 
 def test_the_list_has_two_columns(capsys):

@@ -165,13 +165,15 @@ def _file(path: Path) -> Archive:
         )
     limits = Limits(len(data))
     if data.startswith(torch_files.START):
-        return _pickled(torch_files.read_legacy(data, limits), limits, "torch legacy", sha256)
+        with pickles.warned(limits):
+            return _pickled(torch_files.read_legacy(data, limits), limits, "torch legacy", sha256)
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         file = io.BytesIO(data)
-        value = pickles.load(file, limits)
-        if file.tell() != len(data):
-            raise Unreadable(f"{len(data) - file.tell()} bytes follow its end; get it again")
-        return _pickled(value, limits, "pickle", sha256)
+        with pickles.warned(limits):
+            value = pickles.load(file, limits)
+            if file.tell() != len(data):
+                raise Unreadable(f"{len(data) - file.tell()} bytes follow its end; get it again")
+            return _pickled(value, limits, "pickle", sha256)
     if re.match(rb"\x08[\x03-\x1f][\x12\x3a\x42]", data):  # version of the format; then producer, graph or operators
         return Archive(onnx_files.read(data), "onnx", sha256, {}, {})
     if 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF):
@@ -191,7 +193,8 @@ def _zip(data: bytes, sha256: str) -> Archive:
         raise Unreadable(f"no whole archive ({error}); the file is cut, get it again") from None
     if torch_files.is_zip(names):
         limits = Limits(len(data))
-        return _pickled(torch_files.read_zip(data, limits), limits, "torch zip", sha256)
+        with pickles.warned(limits):
+            return _pickled(torch_files.read_zip(data, limits), limits, "torch zip", sha256)
     if "model.weights.h5" in names:
         raise Unreadable("it is a .keras archive; unpack it and give its model.weights.h5")
     others = [name for name in names if not name.endswith(".npy")]

@@ -151,6 +151,7 @@ class Limits:
 
     def __init__(self, size: int) -> None:
         self.opcodes, self.items, self.numbers = OPCODES, 4 * size + 1024, COPIES * size + 1024
+        self.commands: dict[str, None] = {}  # what it asks for that runs something, in its order
 
     def items_of(self, n: int) -> None:
         """Count what a constructor copies and what a tree holds, or refuse."""

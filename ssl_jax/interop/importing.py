@@ -144,7 +144,8 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     flat = {name: array for name, (_, array) in inner.items()}
     again = vit.check_fixed(model, theirs, flat) if family == "vit" and not _learned(model) else set()
     model = model if _learned(model) else {k: v for k, v in model.items() if k != "positions_grid"}
-    table, classes, last = _table(places.FAMILIES[family], model, theirs, shapes, with_classifier)
+    encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
+    table, classes, last, below = _table(places.FAMILIES[family], model, theirs, shapes, with_classifier, encoder.dim)
     of_classifier = {name for pair in table if pair.ours.startswith("classifier/") for name in pair.theirs}
     flat, converted = archives.as_float32(flat, {name for pair in table for name in pair.theirs}, of_classifier)
     tree, used = pairs.read(table, flat)
@@ -152,8 +153,7 @@ def _network(archive, path, asked, prefix, allow, fields, statistics, size, with
     aside = {"fixed positions, which the network makes": again, CLASSIFIER: last}
     begins = None if prefix is None else places.beginnings(prefix, arrays)
     found = _report(arrays, used, aside, project, begins, allow, tree)._replace(converted=converted)
-    encoder = models.make(model["name"], **{k: v for k, v in model.items() if k != "name"})
-    remarks = _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes)
+    remarks = _check(tree, encoder, size, {pair.ours: pair for pair in table}, shapes) + below
     remarks += places.doubts(asked, sorted(last | {inner[name][0] for name in of_classifier}), classes)
     if chosen == "keras":
         remarks.append(f"changed, so that features are the same: {keras.CHANGED[keras.family(model['name'])]}")
@@ -214,19 +214,40 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def _table(
-    family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[str, Any], with_classifier: bool
-) -> tuple[list[pairs.Pair], int | None, set[str]]:
-    """(names of a network, with those of its classifier where that came with it; its classes; names left out)."""
-    trunk = family.pairs(model, theirs)
+    family: Any, model: Mapping[str, Any], theirs: str, shapes: Mapping[str, Any], with_classifier: bool, dim: int
+) -> tuple[list[pairs.Pair], int | None, set[str], list[str]]:
+    """(names of a network, with its classifier's where that came with it; its classes; names left out; remarks)."""
+    trunk, below = family.pairs(model, theirs), []
     try:
         whole = family.pairs(model, theirs, classifier=True)
     except ValueError:  # these names have none
-        return trunk, None, set()
+        return trunk, None, set(), []
     last = {pair.ours: pair.theirs[0] for pair in whole if pair.ours.startswith("classifier/")}
     if not shapes.keys() >= {*last.values()}:
-        return trunk, None, set()
+        usual = last["classifier/kernel"].removesuffix(".weight")
+        inputs = (dim, 1, 1) if any(pair.layout == "1x1" for pair in whole[len(trunk) :]) else (dim,)
+        used = {name for pair in trunk for name in pair.theirs}
+        layer = _one_layer(usual, {k: v for k, v in shapes.items() if k not in used}, inputs)
+        if layer is None:
+            return trunk, None, set(), []
+        last = {"classifier/kernel": f"{layer}.weight", "classifier/bias": f"{layer}.bias"}
+        whole = [pair._replace(theirs=(last.get(pair.ours, pair.theirs[0]), *pair.theirs[1:])) for pair in whole]
+        below = [f"its classifier is {layer}, the one layer in place of {usual}"]
     classes = max(shapes[last["classifier/bias"]], default=None)
-    return (whole, classes, set()) if with_classifier else (trunk, classes, {*last.values()})
+    return (whole, classes, set(), below) if with_classifier else (trunk, classes, {*last.values()}, [])
+
+
+def _one_layer(usual: str, shapes: Mapping[str, Sequence[int]], inputs: tuple[int, ...]) -> str | None:
+    """The linear layer that stands, alone, where a classifier is usually called so; None: there is none.
+
+    Fine-tuned networks have ``Sequential(Dropout, Linear)`` there ("fc.1"), or one ``Linear`` for the whole ("heads").
+    """
+    for place in (usual, usual.rpartition(".")[0]):
+        found = sorted(name for name in shapes if place and name.startswith(f"{place}."))
+        layer = found[-1].removesuffix(".weight") if found else ""
+        if found == [f"{layer}.bias", f"{layer}.weight"] and tuple(shapes[found[1]][1:]) == inputs:
+            return layer
+    return None
 
 
 def _learned(model: Mapping[str, Any]) -> bool:

@@ -10,8 +10,10 @@ stay descriptions until :func:`tree` has compared them with the bytes that are t
 from __future__ import annotations
 
 import pickletools
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -41,6 +43,24 @@ PUSHED = {
 }
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Names that run a command or a program: no file of weights has a use for them.
+COMMANDS = re.compile(
+    r"(os|posix|nt)\.(system|popen\d?|exec\w+|spawn\w+|posix_spawnp?|startfile|fork\w*|kill|remove|unlink|rmdir|rename)"
+    r"(\..*)?|(subprocess|commands|pty|runpy|marshal|code|ctypes|socket|shutil|webbrowser|timeit|pdb|importlib|pip)\..*"
+    r"|builtins\.(eval|exec|compile|__import__|open|breakpoint|execfile)"
+)
+
+
+@contextmanager
+def warned(limits: Limits) -> Iterator[None]:
+    """Where a file that is refused is a program: that it must not be loaded, in place of what to do with it."""
+    try:
+        yield
+    except Unreadable as error:
+        if not limits.commands:
+            raise
+        said, names = str(error).partition(f"; {SAVE}")[0], ", ".join(list(limits.commands)[:3])
+        raise Unreadable(f"{said}; it would run a command when it is loaded ({names}): do not load it") from None
 
 
 def load(file: BinaryIO, limits: Limits, persistent: Callable[[Any], Any] | None = None) -> Any:
@@ -70,6 +90,11 @@ def _run(file: BinaryIO, limits: Limits, persistent: Callable[[Any], Any] | None
         nonlocal stack
         items, stack = stack, below.pop()
         return items
+
+    def named(name: str) -> Global:
+        if COMMANDS.fullmatch(name):
+            limits.commands[name] = None
+        return Global(name)
 
     def call(function: Any, args: Any) -> Any:
         if isinstance(function, Fields) and isinstance(args, tuple) and len(args) == len(function.fields):
@@ -145,22 +170,22 @@ def _run(file: BinaryIO, limits: Limits, persistent: Callable[[Any], Any] | None
                 state = stack.pop()
                 stack[-1] = set_state(stack[-1], state)
             case "GLOBAL":
-                stack.append(Global(dotted(*given.split(" ", 1))))
+                stack.append(named(dotted(*given.split(" ", 1))))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
-                stack.append(Global(dotted(module, attribute)))
+                stack.append(named(dotted(module, attribute)))
             case "INST":
                 items = marked()
-                stack.append(call(Global(dotted(*given.split(" ", 1))), tuple(items)))
+                stack.append(call(named(dotted(*given.split(" ", 1))), tuple(items)))
             case "OBJ":
                 items = marked()
                 stack.append(call(items[0], tuple(items[1:])))
             case "NEWOBJ_EX":
-                named, args = stack.pop(), stack.pop()
-                if not isinstance(named, dict):
-                    raise Unreadable(f"it calls something with {kind(named)}; {SAVE}")
+                words, args = stack.pop(), stack.pop()
+                if not isinstance(words, dict):
+                    raise Unreadable(f"it calls something with {kind(words)}; {SAVE}")
                 made = call(stack[-1], args)
-                stack[-1] = set_state(made, named) if named else made
+                stack[-1] = set_state(made, words) if words else made
             case "DUP":
                 stack.append(stack[-1])
             case "POP":

@@ -133,7 +133,8 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
                 refused = refused or error
                 continue
             if recognised is not None and not objects:
-                return inner, recognised, module.library(shapes), family
+                arrays_of_it = {name: inner[name] for name in shapes}  # an object of another name is passed over
+                return arrays_of_it, recognised, module.library(shapes), family
         if objects and before is None:
             raise ValueError(f"{objects}; write the arrays alone as .safetensors")
     likely = [name for name in projects.found(arrays) if name != chosen]

@@ -160,7 +160,7 @@ PROJECTS: dict[str, Project] = {
     "mae": Project(
         ("model/",),
         has=(r"model/patch_embed\.proj\.weight", r"model/pos_embed", r"model/(decoder_embed\.weight|cls_token)"),
-        lacks=(r"model/backbone\..*", r"model/head\.weight", r"model/blocks\..*\.ls1\.gamma"),
+        lacks=(r"model/backbone\..*", r"model/head\..*", r"model/blocks\..*\.ls1\.gamma"),
         ignored={r"model/decoder_.*": "decoder", r"model/mask_token": "token of hidden patches"},
         fields={"vit": {"positions": "sincos", "positions_rule": "transformers", "pool": "cls"}},
         view=("resize_crop", 0.875, "bicubic"),
