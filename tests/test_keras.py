@@ -142,7 +142,7 @@ def test_a_network_inside_of_another_model_is_named(tmp_path):
         return re.sub(r"/(\w+)/\1/", r"/\1/", inside(path))
 
     file = write(tmp_path / "x", "mobilenet_v2", path_of=flat, without="predictions/.*")
-    with pytest.raises(ValueError, match=r"a network begins at --prefix mobilenetv2_1\.00_72/$"):
+    with pytest.raises(ValueError, match=r"a network begins at --prefix mobilenetv2_1\.00_72/; say that$"):
         importing.read(file)
     assert importing.read(file, prefix="mobilenetv2_1.00_72/").report.matched == 260
 

@@ -83,7 +83,7 @@ def read(
     """The network in a file (or in a folder of Hugging Face's).
 
     Args:
-      project: whose it is, a key of ``projects.PROJECTS``; None: found by the names in it.
+      project: whose it is, a key of ``projects.PROJECTS`` or an alias ("moco_v2"); None: found by the names in it.
       allow: regular expressions of names (of the whole name) that may stay without a place in the network.
       fields: of ``config.model``, over what was found.
       statistics: (mean, std) of the channels; None: those of the project.
@@ -97,19 +97,24 @@ def read(
         left over, what only the user can know and how to say it.
     """
     report.check_patterns(allow)
-    plain.check_local(path)
-    if project is not None and (called := projects.called(project)) is None:
-        known = ", ".join(projects.PROJECTS)
-        raise ValueError(f"--as {project} is unknown; {hint(project, projects.PROJECTS)}known: {known}")
-    project = None if project is None else called
     _check_statistics(statistics)
     try:
+        plain.check_local(path)
+        project = None if project is None else _called(project)
         archive = archives.read(path)
         prefix = None if prefix is None else projects.clean(prefix)
         return _network(archive, Path(path), project, prefix, allow, dict(fields or {}), statistics, size, classifier)
     except ValueError as error:
         said = f"{error}{archives.folder_beside(path, str(error))}"
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+
+
+def _called(asked: str) -> str:
+    """The project that a user names, by its own name."""
+    if (project := projects.called(asked)) is None:
+        known = ", ".join(projects.PROJECTS)
+        raise ValueError(f"--as {asked} is unknown; {hint(asked, projects.PROJECTS)}known: {known}")
+    return project
 
 
 def _check_statistics(statistics: tuple[Sequence[float], Sequence[float]] | None) -> None:

@@ -150,7 +150,7 @@ def trunk(arrays: Mapping[str, Any], chosen: str, asked: str | None, prefix: str
     if prefix is not None:
         raise ValueError(f"below --prefix {prefix!r} lies no ResNet, ViT or other network that is known{where}")
     if asked is None and where:
-        raise ValueError(f"its network is not where files whose arrays are called so have it{where}")
+        raise ValueError(f"its network lies at no usual place{where}")
     raise ValueError(
         f"{_shown(project.trunk)} lies no ResNet, ViT or other network that is known, as "
         f"files of {chosen} have it{whose}"
