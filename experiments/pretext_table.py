@@ -211,7 +211,7 @@ def asked(config: configs.Config) -> dict[str, Any]:
 
 def run(row: Row, config: configs.Config, workdir: Path, *, with_untrained: bool = False) -> dict[str, Any]:
     """Train, then measure every stage of the encoder once on test, ``with_untrained`` of the first weights, too."""
-    began, processor = time.perf_counter(), time.process_time()
+    began, processor, whole = time.perf_counter(), time.process_time(), not workdir.exists()
     experiment = build(config)
     result: dict[str, Any] = {"collapsed": None, "train_loss": None, "task_accuracy": None}
     key = parallel.named_key(jax.random.key(config.seed), "init")  # the one that a run of this seed starts from
@@ -230,8 +230,9 @@ def run(row: Row, config: configs.Config, workdir: Path, *, with_untrained: bool
     cost: Any = jax.jit(experiment.method.encode).lower(variables, images).cost_analysis()
     return result | {
         "encoder_mflop": round(cost["flops"] / 1e6, 1),
-        "seconds": round(time.perf_counter() - began, 1),
-        "processor_seconds": round(time.process_time() - processor, 1),
+        # Of a run that goes on from an interruption nobody knows.
+        "seconds": round(time.perf_counter() - began, 1) if whole else None,
+        "processor_seconds": round(time.process_time() - processor, 1) if whole else None,
         **machine(),
         "config": asked(config),
     }
@@ -307,13 +308,17 @@ def summarise(runs: list[dict]) -> dict[str, Any]:
     if runs[0]["task_accuracy"] is not None:
         row["task_accuracy"] = spread([r["task_accuracy"] for r in runs])
     row["collapsed"] = sum(bool(r["collapsed"]) for r in runs)
-    row |= {key: spread([r[key] for r in runs])[0] for key in ("encoder_mflop", "seconds", "processor_seconds")}
+    for key in ("encoder_mflop", "seconds", "processor_seconds"):
+        known = [r[key] for r in runs if r[key] is not None]
+        row[key] = float(np.mean(known)) if known else None
+    if "untrained" in runs[0]:  # a network of its own
+        row["network"] = runs[0]["config"]["model.name"]
     return row | {key: runs[0][key] for key in ("cpu", "cores", "device_kind", "commit")}
 
 
 def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
     head = ["row", "kNN", "gain over untrained", "linear", "gain over untrained", "kNN by stage", "linear by stage"]
-    head += ["minutes", "seeds"]
+    head += ["minutes of processor", "seeds"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
 
     def cell(value: Spread, sign: str = "") -> str:
@@ -327,13 +332,15 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
         return dict(sorted(values.items(), key=lambda item: (item[0] != "stem", item[0])))
 
     for name, row in rows.items():
-        title = f"{name} ({NOTES[name]})" if name in NOTES else name
+        note = row.get("network", NOTES.get(name))
+        title = f"{name} ({note})" if note else name
         cells = [title]
         for kind in ("knn", "linear"):
             gain = row[f"{kind}_gain"]
             cells += [cell(row[kind]["features"]), cell(gain, "+") if gain else ""]
         cells += [by_stage(order(row[kind])) for kind in ("knn", "linear")]
-        cells += [f"{row['seconds'] / 60:.1f}", str(len(row["seeds"]))]
+        minutes = row["processor_seconds"]
+        cells += ["" if minutes is None else f"{minutes / 60:.1f}", str(len(row["seeds"]))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

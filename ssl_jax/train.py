@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ssl_jax import parallel
 from ssl_jax.configs import loggers, starts, to_json
+from ssl_jax.data.feed import placed_ahead, stacked
 from ssl_jax.experiment import Experiment, zeros
 from ssl_jax.interop.files import write_json
-from ssl_jax.online import average, collapse, pace, spikes
+from ssl_jax.online import alarms, average, collapse, pace
 from ssl_jax.online.progress import phase
 from ssl_jax.optim.from_config import make_schedule
 from ssl_jax.run import checkpoint, examples, measure, nonfinite, processes, signals
@@ -234,9 +233,14 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
     def when(number: int) -> dict[str, float]:
         return {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
 
-    told = False  # which signs of collapse are left out
+    judge = partial(
+        alarms.judge,
+        rows=plan.global_batch_size,
+        warmup_steps=experiment.warmup_steps,
+        own=experiment.method.hooks.get("collapse", lambda metrics: None),
+    )
     pacing, foretell = pace.Pace(), _foreteller(experiment, writer)
-    stream = _ahead(_stacks(batches, first, at_once), place)
+    stream = placed_ahead(stacked(batches, first, at_once), place)
 
     for calls in itertools.count(1):
         asked = time.perf_counter()
@@ -291,28 +295,8 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         line |= when(number)
 
         _check_finite(state, config.train.on_nonfinite, progress, writer, explain)
-        loss = line["train_loss"]
-        if jumped := spikes.spike(progress["losses"], loss, step=number, warmup_steps=experiment.warmup_steps):
-            progress["loss_spikes"] = [*progress["loss_spikes"], number]
-            writer.say(f"WARNING: {jumped}")
-        if loss is not None and math.isfinite(loss):
-            progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
-        if report:
-            size = plan.global_batch_size, int(report["dim"])
-            if not told and (left_out := collapse.unwatched(*size)):
-                writer.say(left_out)
-            told, signs = True, collapse.watched(*size)
-            if not any(signs):
-                progress["collapsed"] = progress["collapsed"] or None  # nobody knows
-            own = experiment.method.hooks.get("collapse", lambda metrics: None)
-            progress["suspicious"], warning = collapse.alarm(
-                *(progress["suspicious"], report),
-                **{"step": number, "warmup_steps": experiment.warmup_steps, "signs": signs},
-                own=own({name.removeprefix("train_"): value for name, value in line.items()}),
-            )
-            if warning:
-                progress["collapsed"] = True
-                writer.say(f"WARNING: {warning}")
+        for said in judge(progress, line, report, step=number):
+            writer.say(said)
         asked = time.perf_counter()
         measured, pictures = online(state) if measures else ({}, {})
         if measures:
@@ -391,33 +375,6 @@ def _due(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def _stacks(batches: Iterator, first: int, at_once: int) -> Iterator[tuple[int, Any]]:
-    """(number of the last step, batch); with ``at_once`` above 1 up to so many batches in one, ``[k, rows, ...]``.
-
-    A stack ends at a multiple of ``at_once``, wherever the run begins.
-    """
-    if at_once == 1:
-        yield from enumerate(batches, start=first)
-        return
-    number = first - 1
-    while several := list(itertools.islice(batches, at_once - number % at_once)):
-        number += len(several)
-        yield number, jax.tree.map(lambda *leaves: np.stack(leaves), *several)
-
-
-def _ahead(batches: Iterator[tuple[int, Any]], place) -> Iterator[tuple[int, Any]]:
-    """Batches on their devices, the next one on its way while the current one is worked on."""
-    placed = ((number, place(batch)) for number, batch in batches)
-    try:
-        current = next(placed)
-    except StopIteration:
-        return
-    for following in placed:
-        yield current
-        current = following
-    yield current
-
-
 def _read_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """(line of the log, collapse report or {}, with "dim" of the projections) of a step's metrics; waits for it."""
     values = dict(jax.device_get(metrics))
@@ -447,12 +404,9 @@ def _start(experiment: Experiment, workdir: Path, mesh, given: Given) -> tuple[T
         "train_seconds": 0.0,
         "waited": 0.0,
         "images": 0,
-        "suspicious": 0,
-        "collapsed": False,
+        **alarms.NEW,
         "nonfinite": None,  # the first step that was not finite
         "skipped": 0,  # steps
-        "losses": [],  # the last logged ones
-        "loss_spikes": [],  # steps
         "checks": [],  # of validation, lower is better, until averaging begins
         "logged": None,  # the last step in metrics.jsonl
         "unreadable": [],  # train examples that this process found broken and replaced

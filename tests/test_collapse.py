@@ -72,7 +72,8 @@ def test_zero_and_not_finite_projections():
     assert zero["proj_std"] == 0
     broken = report_of(np.full((8, 5), np.nan))
     assert np.isnan(broken["proj_std_ratio"])
-    assert collapse.alarm(1, broken, step=100, warmup_steps=10) == (0, None)
+    assert collapse.alarm(1, broken, step=100, warmup_steps=10) == (1, None)
+    assert collapse.alarm(3, broken, step=100, warmup_steps=10) == (3, None)
 
 
 def steps(reports, warmup=10):
@@ -99,7 +100,9 @@ def test_alarm_trips_on_the_second_collapsed_report_after_warmup():
     assert not steps([(s, good) for s in range(1, 30)])
     assert not steps([(s, same) for s in range(1, 11)] + [(11, same)])
     assert not steps([(s, same if s % 2 else good) for s in range(1, 30)])
-    assert list(steps([(11, same), (12, same), (13, good), (14, same), (15, same), (16, same)])) == [12, 15]
+    messages = steps([(11, same), (12, same), (13, good), (14, same), (15, same), (16, same)])
+    assert list(messages) == [12, 13, 15]
+    assert messages[13] == "step 13: the representation looks collapsed no more"
 
 
 def test_a_sign_of_the_methods_own_counts_and_is_said():

@@ -13,6 +13,7 @@ import pytest
 import runs
 
 from ssl_jax import configs, experiment, step, train
+from ssl_jax.data import feed
 from ssl_jax.run import signals
 
 EVERY = {"train__log_every": 4, "train__eval_every": 8, "train__checkpoint_every": 4, "data__augment": "device"}
@@ -44,7 +45,7 @@ def test_steps_of_one_program_are_those_of_many(devices):
 def test_stacks_end_at_multiples_wherever_the_run_begins():
     def ends(first, total):
         batches = ({"index": np.full(2, t)} for t in range(first, total + 1))
-        return [(number, stack["index"][:, 0].tolist()) for number, stack in train._stacks(batches, first, 4)]
+        return [(number, stack["index"][:, 0].tolist()) for number, stack in feed.stacked(batches, first, 4)]
 
     assert ends(1, 10) == [(4, [1, 2, 3, 4]), (8, [5, 6, 7, 8]), (10, [9, 10])]
     assert ends(7, 9) == [(8, [7, 8]), (9, [9])]

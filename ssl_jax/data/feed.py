@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from ssl_jax.types import Views
 
@@ -44,3 +48,30 @@ def together(first: Callable[..., Iterator], second: Callable[..., Iterator] | N
             yield batch | {"unlabelled": {name: value for name, value in more.items() if name != "label"}}
 
     return batches
+
+
+def stacked(batches: Iterator, first: int, at_once: int) -> Iterator[tuple[int, Any]]:
+    """(number of the last step, batch); with ``at_once`` above 1 up to so many batches in one, ``[k, rows, ...]``.
+
+    A stack ends at a multiple of ``at_once``, wherever the run begins.
+    """
+    if at_once == 1:
+        yield from enumerate(batches, start=first)
+        return
+    number = first - 1
+    while several := list(itertools.islice(batches, at_once - number % at_once)):
+        number += len(several)
+        yield number, jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+
+
+def placed_ahead(batches: Iterator[tuple[int, Any]], place) -> Iterator[tuple[int, Any]]:
+    """Batches on their devices, the next one on its way while the current one is worked on."""
+    placed = ((number, place(batch)) for number, batch in batches)
+    try:
+        current = next(placed)
+    except StopIteration:
+        return
+    for following in placed:
+        yield current
+        current = following
+    yield current

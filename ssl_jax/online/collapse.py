@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -102,9 +103,11 @@ def alarm(
 ) -> tuple[int, str | None]:
     """Has the representation collapsed? Speaks once, when two reports running after the warmup say so.
 
+    It speaks again when a report says no more so: vision transformers often pass through few dimensions early on.
+
     Args:
       history: suspicious reports in a row so far; 0 at the start, then what this function returned.
-      report: from :func:`collapse_report`; one that is not finite is not suspicious (another guard's business).
+      report: from :func:`collapse_report`; one that is not finite says nothing (another guard's business).
       step: the step that the report belongs to.
       warmup_steps: reports up to here never count: at initialisation projections are close together.
       signs: that count, from :func:`watched`.
@@ -113,12 +116,14 @@ def alarm(
       min_rank: suspicious below this ``effective_rank``.
 
     Returns:
-      ``(history, message or None)``.
+      ``(history, message or None)``; the representation counts as collapsed while ``history`` is 2 or more.
     """
     ratio, rank = report["proj_std_ratio"], report["effective_rank"]
+    if not math.isfinite(ratio):
+        return history, None
     suspicious = (signs.spread and ratio < min_ratio) or (signs.rank and rank < min_rank)
     if step <= warmup_steps or not (suspicious or own):
-        return 0, None
+        return 0, f"step {step}: the representation looks collapsed no more" if history >= 2 else None
     history = int(history) + 1
     if history != 2:
         return history, None

@@ -1,0 +1,56 @@
+"""What a run's own log says of its health: a loss that jumps, a representation that collapses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ssl_jax.online import collapse, spikes
+
+NEW = {
+    "losses": [],  # the last logged ones
+    "loss_spikes": [],  # steps
+    "suspicious": None,  # reports in a row that look like a collapse; None before the first
+    "collapsed": False,  # as the last report has it; None where nobody knows
+}
+
+
+def judge(
+    progress: dict[str, Any],
+    line: Mapping[str, float | None],
+    report: Mapping[str, float],
+    *,
+    step: int,
+    warmup_steps: int,
+    rows: int,
+    own: Callable[[Mapping[str, float | None]], str | None],
+) -> Iterator[str]:
+    """What there is to say of one line of the log; ``progress``, as :data:`NEW`, is brought up to date in place.
+
+    Args:
+      line: of the log, ``train_loss`` among it.
+      report: from :func:`collapse.collapse_report`, with "dim" of the projections; {} where there are none.
+      step, warmup_steps: of the run.
+      rows: of a batch.
+      own: ``hooks["collapse"]`` of the method.
+    """
+    loss = line["train_loss"]
+    if jumped := spikes.spike(progress["losses"], loss, step=step, warmup_steps=warmup_steps):
+        progress["loss_spikes"] = [*progress["loss_spikes"], step]
+        yield f"WARNING: {jumped}"
+    if loss is not None and math.isfinite(loss):
+        progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
+    if not report:
+        return
+    signs = collapse.watched(rows, int(report["dim"]))
+    if progress["suspicious"] is None and (left_out := collapse.unwatched(rows, int(report["dim"]))):
+        yield left_out
+    progress["suspicious"], said = collapse.alarm(
+        *(progress["suspicious"] or 0, report),
+        **{"step": step, "warmup_steps": warmup_steps, "signs": signs},
+        own=own({name.removeprefix("train_"): value for name, value in line.items()}),
+    )
+    progress["collapsed"] = progress["suspicious"] >= 2 or (False if any(signs) else None)
+    if said:
+        yield f"WARNING: {said}" if progress["suspicious"] else said

@@ -1,0 +1,57 @@
+"""What the log says of a run's health, and what the run remembers of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssl_jax.online import alarms, spikes
+
+HEALTHY = {"proj_std": 0.08, "proj_std_ratio": 0.9, "effective_rank": 40.0, "dim": 128}
+COLLAPSED = {"proj_std": 0.001, "proj_std_ratio": 0.01, "effective_rank": 1.0, "dim": 128}
+
+
+def said(progress, loss, report, step, *, rows=64, own=lambda metrics: None):
+    line = {"train_loss": loss, "train_own": 3.0}
+    return list(alarms.judge(progress, line, report, step=step, warmup_steps=0, rows=rows, own=own))
+
+
+def test_a_collapse_that_ends_is_no_collapse():
+    progress = dict(alarms.NEW)
+    found = [said(progress, 1.0, report, step) for step, report in enumerate([HEALTHY, COLLAPSED, COLLAPSED], 1)]
+    assert found[:2] == [[], []]
+    assert found[2][0].startswith("WARNING: step 3: the representation looks collapsed")
+    assert (progress["collapsed"], progress["suspicious"]) == (True, 2)
+    assert said(progress, 1.0, HEALTHY, 4) == ["step 4: the representation looks collapsed no more"]
+    assert (progress["collapsed"], progress["suspicious"]) == (False, 0)
+    assert said(progress, 1.0, HEALTHY, 5) == []
+
+
+def test_what_is_left_out_is_said_once_and_nobody_knows():
+    progress, report = dict(alarms.NEW), HEALTHY | {"dim": 4}
+    assert ["no collapse alarm" in line for line in said(progress, 1.0, report, 1, rows=2)] == [True]
+    assert said(progress, 1.0, report, 2, rows=2) == []
+    assert progress["collapsed"] is None
+
+
+def test_a_run_without_projections_knows_its_loss_alone():
+    progress = dict(alarms.NEW)
+    assert not any(said(progress, 1.0, {}, step) for step in range(1, 30))
+    assert len(progress["losses"]) == spikes.SPIKE_MEMORY
+    (jump,) = said(progress, 9.0, {}, 30)
+    assert jump.startswith("WARNING: step 30: the loss jumped to 9")
+    assert progress["loss_spikes"] == [30]
+    assert said(progress, None, {}, 31) == said(progress, float("nan"), {}, 32) == []
+    assert progress["losses"][-1] == 9.0
+    assert (progress["suspicious"], progress["collapsed"]) == (None, False)
+    assert alarms.NEW["losses"] == [] == alarms.NEW["loss_spikes"]
+
+
+@pytest.mark.parametrize("value", [3.0, 4.0])
+def test_the_methods_own_sign_reads_the_line(value):
+    progress = dict(alarms.NEW)
+    found = [
+        said(progress, 1.0, HEALTHY, step, own=lambda m: f"own is {m['own']:g}" * (m["own"] == value))
+        for step in (1, 2)
+    ]
+    assert found[0] == []
+    assert found[1] == (["WARNING: step 2: the representation looks collapsed: own is 3"] if value == 3.0 else [])
