@@ -39,8 +39,11 @@ def test_a_run_without_projections_knows_its_loss_alone():
     assert len(progress["losses"]) == spikes.SPIKE_MEMORY
     (jump,) = said(progress, 9.0, {}, 30)
     assert jump.startswith("WARNING: step 30: the loss jumped to 9")
-    assert progress["loss_spikes"] == [30]
-    assert said(progress, None, {}, 31) == said(progress, float("nan"), {}, 32) == []
+    assert said(progress, 9.5, {}, 31) == []  # it has not come back
+    assert said(progress, 1.0, {}, 32) == []
+    assert len(said(progress, 9.0, {}, 33)) == 1
+    assert progress["loss_spikes"] == [30, 33]
+    assert said(progress, None, {}, 34) == said(progress, float("nan"), {}, 35) == []
     assert progress["losses"][-1] == 9.0
     assert (progress["suspicious"], progress["collapsed"]) == (None, False)
     assert alarms.NEW["losses"] == [] == alarms.NEW["loss_spikes"]

@@ -10,6 +10,7 @@ from ssl_jax.online import collapse, spikes
 
 NEW = {
     "losses": [],  # the last logged ones
+    "jumped": False,  # the last one
     "loss_spikes": [],  # steps
     "suspicious": None,  # reports in a row that look like a collapse; None before the first
     "collapsed": False,  # as the last report has it; None where nobody knows
@@ -36,9 +37,11 @@ def judge(
       own: ``hooks["collapse"]`` of the method.
     """
     loss = line["train_loss"]
-    if jumped := spikes.spike(progress["losses"], loss, step=step, warmup_steps=warmup_steps):
+    jumped = spikes.spike(progress["losses"], loss, step=step, warmup_steps=warmup_steps)
+    if jumped and not progress["jumped"]:  # one that stays there has jumped once
         progress["loss_spikes"] = [*progress["loss_spikes"], step]
         yield f"WARNING: {jumped}"
+    progress["jumped"] = bool(jumped)
     if loss is not None and math.isfinite(loss):
         progress["losses"] = [*progress["losses"], loss][-spikes.SPIKE_MEMORY :]
     if not report:
