@@ -38,7 +38,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "benchmark", "methods_hour", "pretext_table"]  # tables that scripts write: pages include some
+exclude_patterns = ["_build", "benchmark", "methods_hour", "pretext_table"]  # tables that scripts write
 suppress_warnings = ["ref.python"]  # a type whose name several classes have (bytes) is left without a link
 
 myst_enable_extensions = ["colon_fence"]
