@@ -103,7 +103,7 @@ def alarm(
 ) -> tuple[int, str | None]:
     """Has the representation collapsed? Speaks once, when two reports running after the warmup say so.
 
-    It speaks again when a report says no more so: vision transformers often pass through few dimensions early on.
+    It speaks again when a report says no more so: I-JEPA's small run passes through two dimensions and leaves them.
 
     Args:
       history: suspicious reports in a row so far; 0 at the start, then what this function returned.
