@@ -15,5 +15,5 @@ from configs.common import base, solo_cifar10
 
 def get_config():
     config = solo_cifar10(base(), 0.3, 1e-4)
-    config.method.update({"name": "barlow_twins", "projector_dim": 2048, "scale": 0.1, "bias_rate": 1.0})
+    config.method.update({"name": "barlow_twins", "projector_dim": 2048, "scale": 0.1})
     return config

@@ -14,7 +14,6 @@ from configs.common import base, cifar10_cpu
 def get_config():
     config = cifar10_cpu(base())
     config.method.update({"name": "barlow_twins", "projector_dim": 512, "projector_layers": 2, "scale": 0.025})
-    config.method.bias_rate = 1.0
     config.data.recipe = "byol_cifar"
     config.optim.warmup_epochs = 1.0
     config.train.epochs = 15

@@ -17,7 +17,7 @@ KEYS: dict[str, tuple[Any, str]] = {
         "a workdir, or a file of weights, whose encoder this run starts from; init_from.PART: another part, "
         "init_from.all: everything that a run of the same method holds",
     ),
-    "method.name": ("simclr", "ssl_jax/methods, or yours: ./vicreg.py; its arguments stand beside it"),
+    "method.name": ("simclr", "ssl_jax/methods, or yours: ./w_mse.py; its arguments stand beside it"),
     "model.name": (
         "resnet18",
         "ssl_jax/models, or yours: ./net.py; its arguments stand beside it, dtype float32 or bfloat16",
@@ -100,6 +100,7 @@ KEYS: dict[str, tuple[Any, str]] = {
         "the rate itself; null: 1",
     ),
     "optim.patch_rate": (float, "a further factor of the rate of a ViT's patch embedding (DINOv2: .2); null: 1"),
+    "optim.rates": (str, "factors by the start of a path: encoder/stem=0,projector=10; 0: it stays as it is; null: 1"),
     "optim.average_after": (
         int,
         "checks on validation that are not better than all those before the last so many, after which the mean of the "

@@ -5,7 +5,8 @@
 Cost: not run here. The authors' ViT-L took 42 hours for 800 epochs on 64 V100 (README of facebookresearch/mae).
 Expected: 67.8 % linear on the class token, 83.66 % fine-tuned (the same README and the paper's table 3). Published, not
 ours.
-Rates by depth .65, drop-path .1 and the mean of the patches with a norm behind it are of fine-tuning, not of this.
+Rates by depth .65, drop-path .1 and the mean of the patches with a norm behind it are of fine-tuning
+(configs/mae_imagenet_finetune.py), not of this.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 Cost: not measured; the authors' took 3 minutes 40 an epoch on 64 V100. Not run here.
 Expected: 75.3 % linear after 800 epochs, 72.1 after 100 (facebookresearch/swav README). Published, not ours; statistics
 of BatchNorm are those of the whole batch, theirs of groups of 8 devices.
-At batch 256 the authors have method.queue_size=3840, optim.learning_rate=.6, no warmup: 74.3 %
-after 400 epochs. Without small views: data.recipe=swav_two, 70.1 %.
+At batch 256 the authors have method.queue_size=3840, optim.learning_rate=.6 warmup_epochs=0 start=0: 74.3 % after 400
+epochs. Without small views: data.recipe=swav_two, 70.1 %.
 """
 
 from __future__ import annotations

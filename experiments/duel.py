@@ -61,7 +61,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "byol": {"tau": 0.97, "tau_schedule": "constant", "hidden": 512, "projector_dim": 128},
     "moco": {"temperature": 0.1, "momentum": 0.99, "queue_size": 4096, "projector_version": 2, "bn_groups": 1},
     "simsiam": {"projector_dim": 512, "projector_layers": 2, "predictor_rate": "scheduled"},
-    "barlow_twins": {"off_diagonal": 0.0051, "scale": 0.1, "bias_rate": 1.0, "projector_dim": 512},
+    "barlow_twins": {"off_diagonal": 0.0051, "scale": 0.1, "projector_dim": 512},
     "vicreg": {"projector_dim": 512},
     "dino": {  # .0625 is a float32 as it stands, which lightly makes of it
         **{"tau": 0.97, "temperature": 0.1, "teacher_temperature": 0.0625, "centre_momentum": 0.9},

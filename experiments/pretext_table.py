@@ -157,14 +157,12 @@ def main(arguments: list[str]) -> int:
         return command.refuse(error)
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))  # seeds share their programs
     for number, ((name, seed), config) in enumerate(wanted.items(), 1):
-        path = out / "runs" / f"{name}_{seed}.json"
+        path, workdir = out / "runs" / f"{name}_{seed}.json", out / "unfinished" / f"{name}_{seed}"
         if path.is_file() and json.loads(path.read_text())["config"] == asked(config):
             continue
         print(f"\n{name}, seed {seed} ({number} of {len(wanted)})", flush=True)
         try:
-            result = run(
-                ROWS[name], config, out / "unfinished" / f"{name}_{seed}", with_untrained=options.as_configured
-            )
+            result = run(ROWS[name], config, workdir, with_untrained=options.as_configured)
         except signals.Interrupted as stop:
             print(f"{stop}; the same command goes on from here", file=sys.stderr)
             return stop.exit_code
@@ -173,7 +171,7 @@ def main(arguments: list[str]) -> int:
             return 2 if isinstance(error, ValueError) else 1
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"row": name, "seed": seed, **result}, indent=1) + "\n")
-        shutil.rmtree(out / "unfinished", ignore_errors=True)
+        shutil.rmtree(workdir, ignore_errors=True)  # others that were interrupted go on
         jax.clear_caches()
         write_table(out)
     print(write_table(out))

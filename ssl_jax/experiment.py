@@ -166,7 +166,7 @@ def make_parts(config: Config, plan: Plan) -> Parts:
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=notes,
+        notes=notes + methods.too_long(config.method, plan),
     )
 
 
@@ -359,8 +359,8 @@ def make_method(config: Config, plan: Plan, *, sizes: Sequence[int] = ()) -> Met
                 inputs = jax.ShapeDtypeStruct((2, *plan.input_shape), dtype)
                 models.check_encoder(encoder, config.model.name, inputs)
             models.check_input(encoder, plan.input_shape)
+            method = make(encoder, plan=plan, **arguments)  # it may want another encoder, so before the sizes
             models.check_sizes(encoder, plan.input_shape, sizes)
-            method = make(encoder, plan=plan, **arguments)
         except TypeError as error:
             if encoder.norm is not None or "'NoneType' object is not callable" not in str(error):
                 raise

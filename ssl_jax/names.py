@@ -2,9 +2,9 @@
 
 A method, an encoder, an evaluator, a source, a recipe or an operation of one's own is named in one of four ways::
 
-    ./vicreg.py                   a file, of which what is called as WORDS says is taken: ``make`` of a method
-    ./vicreg.py:other             another thing in it
-    my_lab.vicreg                 a module, or one thing in a module, my_lab.methods.vicreg
+    ./w_mse.py                    a file, of which what is called as WORDS says is taken: ``make`` of a method
+    ./w_mse.py:other              another thing in it
+    my_lab.w_mse                  a module, or one thing in a module, my_lab.methods.vicreg
     my_lab.methods:vicreg         a thing in a module
 
 Own code runs from where it lies. A run keeps a copy of its source (``<workdir>/own``) and the sha256 of it, so that a
@@ -217,7 +217,7 @@ def file_of(name: str, key: str) -> Path | None:
 
 
 def place(error: BaseException, path: Path | None) -> str:
-    """``, vicreg.py line 31``: where in a file an error came up; nothing where it did not pass there."""
+    """``, w_mse.py line 31``: where in a file an error came up; nothing where it did not pass there."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if path and f.filename == str(path)]
     return f", {path.name} line {lines[-1]}" if path and lines else ""
 

@@ -2,8 +2,8 @@
 
     from ssl_jax.testing import check_method
 
-    def test_vicreg():
-        check_method("./vicreg.py", dim=16)
+    def test_w_mse():
+        check_method("./w_mse.py", dim=16)
 
 A few steps of plain SGD in float64, where what is not the same shows: adaptive optimizers hide a gradient that is too
 large by the number of devices, and in float32 a ReLU that flips moves more than most mistakes.

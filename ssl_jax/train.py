@@ -231,7 +231,10 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
     seconds_before, logged, previous, waited = progress["seconds"], first - 1, None, 0.0
 
     def when(number: int) -> dict[str, float]:
-        return {"learning_rate": float(experiment.schedule(number - 1)), "epoch": number / plan.steps_per_epoch}
+        decay: Any = getattr(experiment.tx, "decay", None)
+        used = {"weight_decay": float(decay(number - 1))} if callable(decay) else {}
+        rate = float(experiment.schedule(number - 1))
+        return {"learning_rate": rate, **used, "epoch": number / plan.steps_per_epoch}
 
     judge = partial(
         alarms.judge,

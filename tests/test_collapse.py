@@ -141,7 +141,9 @@ def test_signs_that_mean_nothing_at_a_size_are_left_out(rows, dim, spread, rank)
     same = report_of(np.ones((1, dim)) + (1e-3 * rng.normal(size=(rows, dim)) if dim > 1 else 0))
     history, message = collapse.alarm(1, same, step=40, warmup_steps=10, signs=signs)
     assert (message is not None) == (spread or rank)
-    assert message is None or ("fill" in message) == rank
+    if message is not None:  # names the signs that speak, and no others
+        assert ("differ by" in message) == (spread and same["proj_std_ratio"] < 0.2)
+        assert ("fill" in message) == (rank and same["effective_rank"] < collapse.MIN_RANK)
 
 
 def test_what_is_left_out_is_said():

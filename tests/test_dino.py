@@ -135,6 +135,7 @@ def test_ibots_patches_are_guessed_where_they_are_hidden(shared):
     assert metrics == pytest.approx({"teacher_temperature": 0.07, "patch_teacher_temperature": hot})
 
 
+@pytest.mark.slow
 def test_dinov2s_masks_and_neighbours_reach_the_loss():
     batch = batch_of()
     how = {"mask_choice": "stratified", "block_least": 2, "block_most": 0.25, "mask_ratio": (0.4, 0.6)}
@@ -156,6 +157,7 @@ def test_dinov2s_masks_and_neighbours_reach_the_loss():
     assert abs(float(out.metrics["koleo"]) - near[6]) > 1e-3
 
 
+@pytest.mark.slow
 def test_sinkhorns_teacher_has_no_centre():
     batch, method = batch_of(), method_of("ibot", teacher="sinkhorn")
     variables = jax.jit(method.init)(jax.random.key(0), batch)
@@ -165,6 +167,7 @@ def test_sinkhorns_teacher_has_no_centre():
     assert method.update_aux(variables, out.carry, jnp.int32(0)).keys() == {"target"}
 
 
+@pytest.mark.slow
 def test_batchnorm_in_ibots_heads_is_the_students_and_the_teachers():
     batch, method = batch_of(), method_of("ibot", head_bn=True)
     variables = started(method, batch)

@@ -210,11 +210,43 @@ def test_rates_by_depth_reach_every_method(method):
         ("supervised", None, {"layer_decay": 0.5}, "config.optim.layer_decay=0.5 is method.layer_decay of supervised"),
         ("simclr", None, {"patch_rate": 0.0}, "config.optim.patch_rate=0.0 must be positive"),
         ("simclr", {"name": "convnet"}, {"patch_rate": 0.2}, "optim.patch_rate=0.2 is of a ViT's patch embedding"),
+        ("simclr", None, {"rates": "encoder/stm=0"}, "begins with 'encoder/stm'; did you mean 'encoder/stem"),
+        ("simclr", None, {"rates": "projector=2,heads"}, "'heads' is not the start of a path and a factor from 0 on"),
+        ("simclr", None, {"rates": "projector=-1"}, "'projector=-1' is not the start of a path and a factor"),
     ],
 )
 def test_rates_that_nothing_has_are_refused(method, model, keys, words):
     with pytest.raises(ValueError, match=words):
         parts_of({"name": method}, model, **keys)
+
+
+def test_rates_by_path():
+    """On top of rates by depth; 0 leaves what begins so as it is, weight decay and all."""
+    method = {"name": "simsiam", "projector_dim": 8, "predictor_hidden": 8}
+    keys = {"schedule": "constant", "warmup_epochs": 0.0}
+    by_depth, params = parts_of(method, layer_decay=0.5, **keys)
+    parts, _ = parts_of(method, layer_decay=0.5, rates="encoder/stem=0, predictor=3", **keys)
+
+    def updates(made):
+        tx = made.method.wrap_tx(made.tx)
+        return jax.jit(lambda params: tx.update(params, tx.init(params), params)[0])(params)
+
+    def check(path, found, without):
+        factor = 0.0 if path.startswith("encoder/stem") else 3.0 if path.startswith("predictor") else 1.0
+        np.testing.assert_allclose(found, factor * np.asarray(without), rtol=1e-6, err_msg=path)
+        seen.add(factor)
+
+    seen = set()
+    optim.by_path(check)(updates(parts), updates(by_depth))
+    assert seen == {0.0, 1.0, 3.0}
+
+
+def test_a_group_that_no_parameter_is_of_is_refused():
+    tx = optim.by_group(optax.sgd(0.1), part, {"predictor": Group(rate=2.0), "last": Group(), "lst": Group(first=3)})
+    with pytest.raises(ValueError, match=r"no parameter is of group 'lst'; there are encoder/bias, encoder/kernel, "):
+        tx.init(tree(0))
+    with pytest.raises(ValueError, match="no parameter is of group 'unit rows'; there are encoder/bias"):
+        optim.unit_rows(optax.sgd(0.1), lambda path: path == "prototype/kernel").init(tree(0))
 
 
 def test_rates_by_depth_take_parts_with_names():

@@ -144,6 +144,8 @@ def test_the_queue_is_looked_up_before_this_batch_is_in_it():
     assert [round(m["nn_same_image"], 3) for m in seen[:6]] == [0] * 6
     assert seen[6]["nn_same_image"] == 1
     assert seen[6]["nn_age"] == 4
+    assert seen[0]["nn_age"] == 0  # what is found was there from the beginning
+    assert 1 <= seen[1]["nn_age"] <= 4
     assert seen[6]["nn_cosine"] == pytest.approx(1, abs=1e-5)
     assert seen[7]["nn_same_image"] == 0
 

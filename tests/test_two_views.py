@@ -329,7 +329,8 @@ def test_the_predictor_of_simsiam_keeps_the_peak_of_the_rate():
 
 
 def test_biases_and_norms_of_barlow_twins_have_a_rate_of_their_own():
-    found = moved("barlow_twins", 2, optim.warmup_cosine(0.1, 0, 4))
+    assert {round(rate, 9) for rate in moved("barlow_twins", 2, optim.warmup_cosine(0.1, 0, 4)).values()} == {0.05}
+    found = moved("barlow_twins", 2, optim.warmup_cosine(0.1, 0, 4), bias_rate=0.024)
     small = {path for path, rate in found.items() if rate == pytest.approx(0.05 * 0.024, rel=1e-5)}
     assert small == {path for path in found if path.endswith(("/bias", "/scale"))}
     assert len(small) > 2
@@ -441,7 +442,7 @@ def test_simsiam_whose_gradient_goes_through_both_branches_is_named(monkeypatch)
 
 @pytest.mark.slow
 def test_barlow_twins_without_its_second_term_is_named():
-    small = {"projector_dim": 16, "projector_layers": 2, "bias_rate": 1.0}
+    small = {"projector_dim": 16, "projector_layers": 2}
     said, alive = train("barlow_twins", 0.05, **small, off_diagonal=0.05)
     assert said is None
     said, dead = train("barlow_twins", 0.05, **small, off_diagonal=0.0)

@@ -8,6 +8,7 @@ columns of the table) and a ``[[row]]`` each:
     config     one of ours by name, or a file; a row whose config is not there yet is "not run"
     set        more changes of it, "KEY=VALUE"; PATH in one stands for the folder of --path
     needs, evals   where they are others than the suite's
+    options    of the evaluators, "EVALUATOR.KEY=VALUE"
     cost       of one seed, in words
     command    what is typed instead, of rows that another script runs and another table holds
     published  [{ score, value (as the table shows it: accuracies in %), source }, ...]; the first is compared with ours
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     set: tuple[str, ...]
     needs: str
     evals: tuple[str, ...]
+    options: tuple[str, ...]
     cost: str
     command: str | None
     published: tuple[Published, ...]
@@ -98,6 +100,7 @@ def _suite(name: str, found: Mapping[str, Any], path: str) -> Suite:
                 tuple(change.replace("PATH", path) for change in (*found.get("set", ()), *row.get("set", ()))),
                 needs,
                 tuple(row.get("evals", found["evals"])),
+                tuple(row.get("options", ())),
                 row["cost"],
                 row.get("command"),
                 tuple(Published(**figure) for figure in row.get("published", ())),

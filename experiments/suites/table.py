@@ -28,6 +28,7 @@ one seed, training with its measurements and evaluation. `memory`: the most of a
 NAMES = {
     **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
     **{"val_knn_top1": "val kNN", "val_probe_top1": "val probe"},
+    "test_linear_top1_cls_last4": "test linear, last 4 blocks",
     "test_top1": "test classifier",
 }
 

@@ -114,7 +114,8 @@ def commands(job: Job, runs: Path, changes: Sequence[str]) -> list[list[str]]:
     script = [sys.executable, str(ROOT / "experiments" / "pretrain.py")]
     train = [*script, *rows.command(job.row, job.seed, changes, runs)]
     script = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
-    return [train, [*script, "--workdir", str(runs / job.name), "--evals", ",".join(job.row.evals)]]
+    measure = [*script, "--workdir", str(runs / job.name), "--evals", ",".join(job.row.evals)]
+    return [train, measure + [f"--eval.{option}" for option in job.row.options]]
 
 
 def begin(words: list[str], place: Place, log: Path, mode: str) -> subprocess.Popen:

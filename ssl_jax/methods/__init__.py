@@ -54,6 +54,23 @@ def arguments(name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in parameters if p.kind in named and k not in ("plan", "mean", "std")}
 
 
+IN_EPOCHS = {  # arguments, and what is so if the run ends first
+    **dict.fromkeys(("freeze_last_layer", "freeze_prototypes"), "the prototypes never learn"),
+    "warmup_teacher_epochs": "the teacher's temperature does not reach method.teacher_temperature",
+}
+
+
+def too_long(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
+    """A line for each argument of ``method``, said in epochs, for which the run is too short."""
+    known, epochs = arguments(given["name"]), plan.total_steps / plan.steps_per_epoch
+    said = {name: given.get(name, known[name].default) for name in IN_EPOCHS if name in known}
+    return tuple(
+        f"WARNING: method.{name}={value:g} epochs are not shorter than the run of {epochs:.3g}: {IN_EPOCHS[name]}"
+        for name, value in said.items()
+        if isinstance(value, int | float) and value >= epochs and value > 0
+    )
+
+
 OF_TEXT_TOO = ("supervised", "uda", "imported")  # methods that take what a recipe gives, images or tokens
 UNTRAINED = ("imported",)  # networks as they came
 FROM_LABELS = ("supcon", "supervised")  # methods that are taught by labels: of few they draw those examples alone

@@ -108,7 +108,13 @@ class Tokens(NamedTuple):
         return losses.assigned(logits, centre=centre, **how)
 
     def metrics(
-        self, q: Array, cross_entropy: Array, aux: Tree, step: Array, axis: Axis, weights: Array | None = None
+        self,
+        q: Array,
+        cross_entropy: Array,
+        variables: Variables,
+        step: Array,
+        axis: Axis,
+        weights: Array | None = None,
     ) -> dict[str, Array]:
         """How the teacher's distributions ``[b, n, k]`` collapse: one-hot, uniform, or all at the same prototypes.
 
@@ -122,7 +128,9 @@ class Tokens(NamedTuple):
         found = {"teacher_entropy": h / rows, "kl": (value - h) / rows}
         found["assignment_perplexity"] = losses.perplexity(q, axis, weights=weights)
         found["teacher_temperature"] = jnp.asarray(self.temperature_at(step), q.dtype)
-        found |= {} if self.sinkhorn else {"centre_norm": jnp.linalg.norm(aux[self.centre])}
+        found |= {} if self.sinkhorn else {"centre_norm": jnp.linalg.norm(variables.aux[self.centre])}
+        if "g" in (last := variables.params[self.last_layer]) and self.last_layer.startswith(self.prefix):
+            found["prototype_length"] = last["g"].mean()
         return {self.prefix + name: scalar for name, scalar in found.items()}
 
     def pairs(self, params: Tree, q: Array, z: Array, counts: Sequence[int]) -> Array:

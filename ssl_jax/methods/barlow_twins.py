@@ -33,7 +33,7 @@ def make(
     std: Sequence[float] = (1.0,),
     off_diagonal: float = 0.0051,
     scale: float = 1.0,
-    bias_rate: float = 0.024,
+    bias_rate: float = 1.0,
     projector_dim: int = 8192,
     projector_layers: int = 3,
     projector_hidden: int | None = None,
@@ -44,8 +44,8 @@ def make(
       off_diagonal: lambda.
       scale: what L is multiplied by, 1 in the authors' code; solo-learn has .1 for CIFAR-10 and .048 for ImageNet.
         Under LARS it matters to biases and norms alone.
-      bias_rate: learning rate of biases and norms, so many times that of weights: .0048 / .2 in the authors' code. 1
-        with an optimizer that does not adapt the rate of weights.
+      bias_rate: learning rate of biases and norms, so many times that of weights: with LARS, which adapts that of
+        weights alone, .0048 / .2 = .024 in the authors' code.
       projector_dim: d of the projections ``[b, d]``.
       projector_layers: dense layers of the projector, without biases, BatchNorm and ReLU after all but the last.
       projector_hidden: width of its hidden layers; None: ``projector_dim``.

@@ -100,9 +100,7 @@ def make(
         q = tokens.assign(logits, variables.aux, step, axis)
         value = tokens.pairs(params, q, z, counts)
         metrics = {"tau": jnp.asarray(tau_at(step), value.dtype)}
-        metrics |= tokens.metrics(q, value, variables.aux, step, axis)
-        if not norm_last_layer:
-            metrics["prototype_length"] = params["last_layer"]["g"].mean()
+        metrics |= tokens.metrics(q, value, variables, step, axis)
         return value, LossOut(
             model_state=state | {"target": target_state},
             metrics=metrics,

@@ -136,8 +136,8 @@ def make(
         value = cls_loss + patch_weight * patch_loss
         metrics = {"cls_loss": cls_loss, "patch_loss": patch_loss, "masked": masked.mean(dtype=value.dtype)}
         metrics["tau"] = jnp.asarray(tau_at(step), value.dtype)
-        metrics |= of_class.metrics(q, cls_loss, variables.aux, step, axis)
-        metrics |= of_patches.metrics(patch_q, patch_loss, variables.aux, step, axis, weights)
+        metrics |= of_class.metrics(q, cls_loss, variables, step, axis)
+        metrics |= of_patches.metrics(patch_q, patch_loss, variables, step, axis, weights)
         if koleo:
             near = [losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0])]
             metrics["koleo"] = jnp.stack(near).sum()

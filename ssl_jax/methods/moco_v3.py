@@ -10,7 +10,8 @@ The patch projection of a ViT stays as it was drawn, which is what keeps its tra
 Reference: Chen et al. 2021, "An Empirical Study of Training Vision Transformers with Self-Supervised Learning",
 eq. 1, algorithm 1 and section 4.2 (arXiv:2104.02057).
 Differs from the reference code: the key network moves after the optimizer step instead of before the next forward
-pass, so tau_k is that of one step earlier; a ViT's layers of query, key and value start as one matrix.
+pass, so tau_k is that of one step earlier; a ViT's dense layers start as those of all our ViTs, normal with .02,
+where theirs are uniform by Glorot, queries, keys and values each, and the class token with .02 instead of 1e-6.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ssl_jax import parallel
 from ssl_jax.losses.nnclr import nearest, nnclr_of
 from ssl_jax.losses.normalize import compute_dtype, l2_normalize
 from ssl_jax.methods import init_parts, make_encode, online_trunk, run_views, two_views
@@ -43,7 +44,7 @@ def make(
     """NNCLR around ``encoder``.
 
     ``nn_same_image`` near 1 says that the look-up is useless: a queue longer than the data holds every image itself.
-    ``nn_age`` is how many steps ago, on average, what was found was put in.
+    ``nn_age`` is how many steps ago, on average, what was found was put in; 0 while only what the queue began with is.
 
     Args:
       temperature: T; 0.1 in the paper, 0.2 for CIFAR-10 in solo-learn.
@@ -83,11 +84,13 @@ def make(
         near1, near2 = nearest(z1, aux["queue"]), nearest(z2, aux["queue"])
         value, accuracy = nnclr_of(near1, near2, one["predictor"], two["predictor"], temperature=temperature, axis=axis)
         age = (aux["pointer"] - 1 - near1.place) % queue_size // batch_size + 1
+        known = (aux["index"][near1.place] >= 0).astype(value.dtype)  # the others are random rows of the beginning
+        seen, ages = parallel.mean((known.mean(), (known * age.astype(value.dtype)).mean()), axis)
         metrics = {
             "accuracy": accuracy,
             "nn_same_image": (aux["index"][near1.place] == batch["index"]).astype(value.dtype).mean(),
             "nn_cosine": near1.cosine.mean(),
-            "nn_age": age.astype(value.dtype).mean(),
+            "nn_age": ages / jnp.maximum(seen, 1 / queue_size),
         }
         return value, LossOut(
             model_state,

@@ -121,8 +121,8 @@ def alarm(
     ratio, rank = report["proj_std_ratio"], report["effective_rank"]
     if not math.isfinite(ratio):
         return history, None
-    suspicious = (signs.spread and ratio < min_ratio) or (signs.rank and rank < min_rank)
-    if step <= warmup_steps or not (suspicious or own):
+    narrow, flat = signs.spread and ratio < min_ratio, signs.rank and rank < min_rank
+    if step <= warmup_steps or not (narrow or flat or own):
         return 0, f"step {step}: the representation looks collapsed no more" if history >= 2 else None
     history = int(history) + 1
     if history != 2:
@@ -130,13 +130,14 @@ def alarm(
     if own:
         return history, f"step {step}: the representation looks collapsed: {own}"
     said = [
-        f"differ by {ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g})" if signs.spread else "",
-        f"fill {rank:.1f} dimensions (alarm below {min_rank:g})" if signs.rank else "",
+        f"differ by {ratio:.2g} of what a healthy run shows (alarm below {min_ratio:g})" if narrow else "",
+        f"fill {rank:.1f} dimensions (alarm below {min_rank:g})" if flat else "",
     ]
+    so = "every image gets nearly the same vector" if narrow else "images differ in next to nothing"
     return history, (
         f"step {step}: the representation looks collapsed: projections of different images "
-        f"{' and '.join(filter(None, said))}, so every image gets nearly the same vector and the loss value means "
-        "nothing. Try: a smaller learning rate or a longer warmup; weight decay and LARS that leave biases and norms "
+        f"{' and '.join(filter(None, said))}, so {so} and the loss value means nothing. Try: a smaller learning rate "
+        "or a longer warmup; weight decay and LARS that leave biases and norms "
         "alone; for BYOL and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive "
         "losses a higher temperature; for DINO and iBOT a lower teacher temperature and a centre that moves; for SwAV "
         "a lower epsilon."

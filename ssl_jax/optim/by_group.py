@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -63,8 +63,8 @@ def by_group(
       An optax.GradientTransformation, ``tx`` itself where no group differs.
 
     Raises:
-      ValueError: a group's value outside its meaning, one that ``tx`` cannot be made with, a name that ``of_path``
-        gives and ``groups`` does not have.
+      ValueError: a group's value outside its meaning, one that ``tx`` cannot be made with; from ``init``: a name that
+        ``of_path`` gives and ``groups`` does not have, or a group that no parameter is of.
 
     Example:
       >>> from ssl_jax import optim
@@ -100,7 +100,23 @@ def by_group(
             found = optax.chain(optax.masked(tx.clip, learns), found)
     if set(factor_of.values()) != {1.0}:
         found = optax.chain(found, _scaled(lambda path: factor_of[group_of(path)]))
-    return found
+    return found if found is tx else _where_found(found, groups, group_of)
+
+
+def _where_found(
+    tx: optax.GradientTransformation, names: Iterable[Hashable], of_path: Callable[[str], Hashable]
+) -> optax.GradientTransformation:
+    """``tx`` that begins with parameters of all these names alone: a path that was mistyped says so."""
+
+    def init(params: Tree):
+        paths: list[str] = []
+        by_path(lambda path, _: paths.append(path))(params)
+        if empty := [name for name in names if name not in {of_path(path) for path in paths}]:
+            shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+            raise ValueError(f"no parameter is of group {empty[0]!r}; there are {shown}")
+        return tx.init(params)
+
+    return tx._replace(init=init)
 
 
 def at_rates(tx: Optimizer, factor_of: Callable[[str], float]) -> Optimizer:
@@ -212,6 +228,9 @@ def unit_rows(
     Args:
       where: of a parameter's path, whether its vectors are such; SwAV's prototypes.
       axis: of a Dense kernel ``[in, out]``, 0: what every output is a product with.
+
+    Raises:
+      ValueError: from ``init``, no parameter is such.
     """
 
     def land(path, update, w):
@@ -225,4 +244,6 @@ def unit_rows(
         updates, state = tx.update(updates, state, params)
         return by_path(land)(updates, params), state
 
-    return optax.GradientTransformation(tx.init, update)
+    return _where_found(
+        optax.GradientTransformation(tx.init, update), ["unit rows"], lambda path: where(path) and "unit rows"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import optax
 
 from ssl_jax import models, optim
+from ssl_jax.names import hint
 from ssl_jax.types import Config, Plan
 
 PATCHES = "stem_patches"  # what a ViT calls its patch embedding
@@ -61,21 +63,44 @@ def rates(config: Config, stages: int) -> Callable[[str], float] | None:
       stages: of the encoder, ``encoder.stages``.
     """
     decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")  # younger than some configs
-    if decay is None and patch_rate is None:
+    given = _given_rates(config)
+    if decay is None and patch_rate is None and not given:
         return None
 
     def factor(path: str) -> float:
+        own = math.prod(rate for start, rate in given.items() if path.startswith(start))
         part, _, name = path.partition("/")
         if part != "encoder":
-            return 1.0
+            return own
         below = stages + 1 - models.depth(name, stages=stages)
-        return (decay or 1.0) ** below * ((patch_rate or 1.0) if name.startswith(PATCHES) else 1.0)
+        return own * (decay or 1.0) ** below * ((patch_rate or 1.0) if name.startswith(PATCHES) else 1.0)
 
     return factor
 
 
+def _given_rates(config: Config) -> dict[str, float]:
+    """``optim.rates`` by the start of a path.
+
+    Raises:
+      ValueError: what is not of the form ``start=factor,...``.
+    """
+    found: dict[str, float] = {}
+    for item in (config.optim.get("rates") or "").split(","):
+        start, _, said = (word.strip() for word in item.rpartition("="))
+        try:
+            found |= {start: float(said)} if item.strip() else {}
+        except ValueError:
+            found[""] = -1
+        if "" in found or any(not 0 <= rate < math.inf for rate in found.values()):
+            raise ValueError(
+                f"optim.rates={config.optim.rates!r}: {item.strip()!r} is not the start of a path and a factor from 0 "
+                "on; write encoder/stem=0,projector=10"
+            )
+    return found
+
+
 def check_rates(config: Config, params: Any) -> None:
-    """Refuse rates by depth or of patches of an encoder that has neither.
+    """Refuse rates by depth or of patches of an encoder that has neither, and those of paths that there are not.
 
     Args:
       params: of all parts, ``{"encoder": ...}``.
@@ -95,6 +120,15 @@ def check_rates(config: Config, params: Any) -> None:
             f"optim.patch_rate={patch_rate} is of a ViT's patch embedding, which {config.model.name} does not have; "
             "set it to null"
         )
+    paths: list[str] = []
+    optim.by_path(lambda path, _: paths.append(path))(params)
+    for start in _given_rates(config):
+        if not any(path.startswith(start) for path in paths):
+            parts = sorted({"/".join(path.split("/")[:2]) for path in paths})
+            raise ValueError(
+                f"optim.rates={config.optim.rates!r}: no parameter begins with {start!r}; {hint(start, parts)}"
+                f"there are {', '.join(parts[:6])}{' and more' if len(parts) > 6 else ''}"
+            )
 
 
 def make_tx(

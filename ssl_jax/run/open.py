@@ -288,10 +288,25 @@ def load_given(
         if part in ("encoder", "embedding") and modality.words is not None:
             found, said = vocabulary.by_word(found, _by_token(config), theirs, modality.words)
             notes += [f"{key}={source}: {said}"] if said else []
+        if part == "encoder" and made:
+            found, said = _last_norm(found, made, config)
+            notes += [f"{key}={source}: {said}"] if said else []
         given[part] = _fitted(found, want, f"{key}={source}", fix)
         if part == "encoder" and made:
             notes += _as_they_compute(made, config, f"{key}={source}")
     return given, tuple(notes)
+
+
+def _last_norm(found: tuple[Tree, ...], theirs: Config, config: Config) -> tuple[tuple[Tree, ...], str]:
+    """A ViT's last norm begins anew where it is behind the pooling and was not, or the reverse."""
+    there, here = (bool(of.model.get("norm_after_pool")) for of in (theirs, config))
+    if there == here:
+        return found, ""
+    params, *rest = found
+    start = {"scale": np.ones_like, "bias": np.zeros_like}
+    last = {name: part for name, part in params.items() if re.fullmatch(r"stage\d+_norm", name)}
+    anew = {name: {key: start[key](a) for key, a in part.items()} for name, part in last.items()}
+    return (params | anew, *rest), f"model.norm_after_pool={here} is other than there: the last norm begins anew"
 
 
 def _other_fields(theirs: Config, config: Config) -> str:

@@ -96,7 +96,9 @@ def check_shares(grid: tuple[int, int], low: float, high: float, chance: float) 
       ValueError: numbers that are no shares, or a grid so coarse that no patch is.
     """
     most = math.floor(grid[0] * grid[1] * Fraction(str(high)))
-    if not 0 <= low <= high <= 1 or not 0 < chance <= 1 or most < 1:
+    if low > high:
+        raise ValueError(f"method.mask_ratio={(low, high)} is the least and the most; the paper has (.1, .5)")
+    if not 0 <= low <= 1 or not 0 <= high <= 1 or not 0 < chance <= 1 or most < 1:
         raise ValueError(
             f"method.mask_ratio={(low, high)} and mask_chance={chance} are no shares, or hide none of {grid[0]} x "
             f"{grid[1]} patches; the paper has (.1, .5) and .5, or use a smaller model.patch_size"
