@@ -274,7 +274,7 @@ def linear(known: Encoded, held_out: Encoded, test: Encoded) -> float:
 
 
 def write_table(out: Path) -> str:
-    """``table.json`` and ``table.md`` of all runs there are; returns the latter."""
+    """``table.json`` and ``table.md`` of all runs there are; returns the latter. A row without any stays as it was."""
     runs: dict[str, list[dict]] = {name: [] for name in ROWS}
     for path in sorted((out / "runs").glob("*.json")):
         found = json.loads(path.read_text())
@@ -287,6 +287,8 @@ def write_table(out: Path) -> str:
         for kind in ("knn", "linear"):
             gains = [r[kind]["features"] - b[kind]["features"] for r, b in pairs]
             row[f"{kind}_gain"] = spread(gains) if gains else None
+    had = json.loads((out / "table.json").read_text()) if (out / "table.json").is_file() else {}
+    rows = {name: found for name in ROWS if (found := rows.get(name) or had.get(name))}
     (out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     text = markdown(rows)
     (out / "table.md").write_text(text)

@@ -140,11 +140,11 @@ def make(
         due = step >= first
         return {"queue": jnp.where(due, filled, queue), "batches": batches + due.astype(batches.dtype)}
 
-    def is_prototype(path: str) -> bool:
-        return path.startswith("prototypes/")
+    def group(path: str) -> str | None:
+        return "prototypes" if path.startswith("prototypes/") else None
 
     def wrap_tx(tx):
-        frozen = {True: optim.Group(first=round(freeze_prototypes * plan.steps_per_epoch))}
-        return optim.unit_rows(optim.by_group(tx, lambda path: is_prototype(path) or None, frozen), is_prototype)
+        frozen = {"prototypes": optim.Group(first=round(freeze_prototypes * plan.steps_per_epoch))}
+        return optim.unit_rows(optim.by_group(tx, group, frozen), lambda path: bool(group(path)))
 
     return Method(init, loss, online_trunk, make_encode(parts, mean, std), update_aux, wrap_tx)

@@ -64,7 +64,7 @@ def by_group(
 
     Raises:
       ValueError: a group's value outside its meaning, one that ``tx`` cannot be made with; from ``init``: a name that
-        ``of_path`` gives and ``groups`` does not have, or a group that no parameter is of.
+        ``of_path`` gives and ``groups`` does not have, or a group with a word for a name that no parameter is of.
 
     Example:
       >>> from ssl_jax import optim
@@ -111,7 +111,8 @@ def _where_found(
     def init(params: Tree):
         paths: list[str] = []
         by_path(lambda path, _: paths.append(path))(params)
-        if empty := [name for name in names if name not in {of_path(path) for path in paths}]:
+        there = {of_path(path) for path in paths}
+        if empty := [name for name in names if isinstance(name, str) and name not in there]:  # numbers are depths
             shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
             raise ValueError(f"no parameter is of group {empty[0]!r}; there are {shown}")
         return tx.init(params)
