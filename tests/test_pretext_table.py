@@ -25,7 +25,7 @@ def test_a_gain_is_over_the_untrained_network_of_the_same_seed(tmp_path):
         write(tmp_path, "random", seed, before, 0.5)
         write(tmp_path, "simclr", seed, after, 0.6)
     write(tmp_path, "simclr", 7, 0.9, 0.9)  # of this seed nobody measured the untrained one
-    lines = {line.split(" ")[1]: line for line in pretext_table.write_table(tmp_path).splitlines()}
+    lines = {line.split(" ")[1]: line for line in pretext_table.write_table(tmp_path).splitlines()[2:]}
     found = json.loads((tmp_path / "table.json").read_text())
     assert found["simclr"]["knn_gain"] == pytest.approx([0.13, 0.03 * 2**0.5])
     assert found["random"]["knn_gain"] is None
