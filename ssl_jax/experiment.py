@@ -400,6 +400,11 @@ def _told(config: Config, *kinds: type[Exception]) -> Iterator[None]:
         if not isinstance(error, kinds):
             raise
         said = {k: v for k, v in configs.flatten(config).items() if k.startswith(("model.", "method."))}
+        numbers = [
+            name for name, p in methods.arguments(config.method.name).items() if isinstance(p.default, int | float)
+        ]
+        words = {f"method.{name}": found for name in numbers if isinstance(found := config.method.get(name), str)}
+        said = words or said
         shown = ", ".join(f"{k}={v!r}" for k, v in said.items())
         raise ValueError(f"these do not make a network: {shown} ({str(error).splitlines()[0]})") from None
 

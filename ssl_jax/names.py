@@ -78,10 +78,23 @@ SYNONYMS = {
     **dict.fromkeys(("m", "ema", "emadecay", "emamomentum"), ("method.tau", "method.momentum", "method.ema")),
     **dict.fromkeys(("queue", "k", "queuelen"), ("method.queue_size", "eval.knn_k")),
     **dict.fromkeys(
-        ("projdim", "projectiondim", "outdim", "outputdim", "embdim", "embeddim", "zdim"),
+        ("projdim", "projoutputdim", "projectiondim", "outdim", "outputdim", "embdim", "embeddim", "zdim"),
         ("method.projector_dim", "method.embed_dim", "method.latent_dim", "method.dim"),
     ),
-    **dict.fromkeys(("hiddendim", "projhidden", "mlpdim"), ("method.projector_hidden", "method.hidden")),
+    **dict.fromkeys(
+        ("hiddendim", "projhidden", "projhiddendim", "mlpdim"), ("method.projector_hidden", "method.hidden")
+    ),
+    # Of the other libraries' methods, in their order: SimSiam and BYOL, VICReg, Barlow Twins, SwAV, DINO, MAE.
+    **dict.fromkeys(("predhiddendim", "predhidden"), ("method.predictor_hidden", "method.hidden")),
+    **dict.fromkeys(("simlossweight", "simcoeff", "lambdaparam"), ("method.invariance", "method.off_diagonal")),
+    **dict.fromkeys(("varlossweight", "stdcoeff", "muparam"), ("method.variance",)),
+    **dict.fromkeys(("covlossweight", "covcoeff", "nuparam"), ("method.covariance",)),
+    **dict.fromkeys(("lamb", "lambd", "lambda"), ("method.off_diagonal", "method.sigreg_weight")),
+    **dict.fromkeys(("numprototypes", "nmbprototypes", "nprototypes"), ("method.prototypes", "method.out_dim")),
+    **dict.fromkeys(("teachertemp", "teachertemperature"), ("method.teacher_temperature",)),
+    "warmupteachertemp": ("method.warmup_teacher_temperature",),
+    **dict.fromkeys(("momentumteacher", "basetaumomentum", "basetau"), ("method.tau", "method.momentum")),
+    **dict.fromkeys(("maskpct", "maskingratio"), ("method.mask_ratio",)),
     **dict.fromkeys(("randomseed", "rngseed", "rng"), ("seed",)),
     **dict.fromkeys(("pretrained", "init", "weights", "checkpoint", "ckpt", "resume"), ("init_from",)),
     **dict.fromkeys(("gpus", "numgpus", "ngpus", "ndevices", "numdevices", "worldsize"), ("parallel.devices",)),

@@ -324,21 +324,31 @@ def check_sizes(encoder: nn.Module, input_shape: Sequence[int], sizes: Sequence[
     if len(input_shape) < 3:  # of text, which has no views of several sizes
         return
     height, _, channels = input_shape
-    variables = None
-    for size in sorted(set(sizes) - {height}, reverse=True):
+    others = sorted(set(sizes) - {height}, reverse=True)
+    if not others:
+        return
+
+    def images(size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+
+    try:
+        variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images(height))
+    except Exception as error:  # a module of anyone's
+        raise ValueError(f"data.image_size={height} cannot be taken by {encoder.label}: {_said(error)}") from error
+    for size in others:
         view = f"view {list(sizes).index(size)} of data.recipe, of {size} pixels,"
         if size < encoder.min_size:
             raise ValueError(
                 f"{view} is too small for {encoder.label}; use data.views.local.size={encoder.min_size} or more"
             )
-        large, small = (jax.ShapeDtypeStruct((2, s, s, channels), jnp.float32) for s in (height, size))
         try:
-            if variables is None:
-                variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), large)
-            jax.eval_shape(partial(encoder.apply, train=False), variables, small)
-        except Exception as error:  # a module of anyone's
-            said = str(error).strip().splitlines()[0].rstrip(".")
+            jax.eval_shape(partial(encoder.apply, train=False), variables, images(size))
+        except Exception as error:
             raise ValueError(
-                f"{view} cannot be taken by {encoder.label}, made for {height} pixels: {said}; "
+                f"{view} cannot be taken by {encoder.label}, made for {height} pixels: {_said(error)}; "
                 "use another data.views.local.size, or another encoder"
             ) from error
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
