@@ -297,15 +297,19 @@ def dead(name, steps=24, **arguments):
         state = init_state(method, tx, jax.random.key(0), batch(0), mesh)
         for t in range(steps):
             state, metrics = step(state, batch(t))
-    return {name: float(metrics[name]) for name in metrics if name != "moments"}
+    found = {name: float(metrics[name]) for name in metrics if name != "moments"}
+    return found, method.hooks["collapse"](found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dino", "ibot"])
 def test_dead_runs_show_in_the_metrics_within_a_tenth(name):
     """In 24 of 240 steps."""
-    healthy, one_hot = dead(name), dead(name, centre_momentum=1.0)
-    uniform = dead(name, teacher_temperature=1.0, centre_momentum=0.5)
+    (healthy, silent), (one_hot, told_one) = dead(name), dead(name, centre_momentum=1.0)
+    uniform, told_all = dead(name, teacher_temperature=1.0, centre_momentum=0.5)
+    assert silent is None
+    assert "one of 64 prototypes for all; lower method.centre_momentum" in told_one
+    assert "that of 64 prototypes all alike, 4.16; lower the teacher's temperature" in told_all
     for prefix in ("", "patch_") if name == "ibot" else ("",):
         entropy, perplexity = prefix + "teacher_entropy", prefix + "assignment_perplexity"
         assert one_hot[entropy] < 0.02

@@ -255,8 +255,10 @@ def test_what_is_dead_shows_in_the_first_step():
         value, out = found
         np.testing.assert_allclose(out.metrics["assignment_max"], 1 / K, rtol=0.02)
         assert value > np.log(K) - 1e-9
+        assert "near 1 / K; lower method.epsilon" in method.hooks["collapse"](out.metrics)
     alive = loss_of(method, variables, batch)[1].metrics
     assert alive["assignment_max"] > 2 / K
+    assert method.hooks["collapse"](alive) is None
     assert 1 / K <= alive["top_share"] < 2 / K
     assert 0.8 * K < alive["assignment_perplexity"] <= K + 1e-9
 

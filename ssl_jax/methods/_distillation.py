@@ -159,6 +159,26 @@ class Tokens(NamedTuple):
         return loss(params, z)
 
 
+def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str | None]]:
+    """``hooks`` that tell a teacher which gives every image all prototypes alike, or all images one prototype."""
+
+    def collapse(metrics: Mapping[str, float]) -> str | None:
+        for kind in kinds:
+            k = kind.head[kind.last_layer].features
+            entropy, several = (kind.prefix + name for name in ("teacher_entropy", "assignment_perplexity"))
+            if metrics[entropy] > 0.99 * math.log(k):
+                return (
+                    f"{entropy} is that of {k} prototypes all alike, {math.log(k):.3g}; lower the teacher's temperature"
+                )
+            if metrics[several] < 1.1:
+                return (
+                    f"{several} is {metrics[several]:.2f}: one of {k} prototypes for all; lower method.centre_momentum"
+                )
+        return None
+
+    return {"collapse": collapse}
+
+
 def tokens_of(
     plan: Plan,
     prefix: str,

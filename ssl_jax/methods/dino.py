@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from ssl_jax import methods, optim
 from ssl_jax.methods import init_parts, run_parts, view_by_view
-from ssl_jax.methods._distillation import check, follow, head_of, late_last_layer, tokens_of
+from ssl_jax.methods._distillation import check, collapse_of, follow, head_of, late_last_layer, tokens_of
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.parallel import named_key
 from ssl_jax.types import LossOut, Method, Plan, Variables
@@ -115,4 +115,5 @@ def make(
         encode=methods.make_teacher_encode(teacher_parts, mean, std),
         update_aux=follow(tau_at, centre_momentum),
         wrap_tx=late_last_layer(plan, freeze_last_layer),
+        hooks=collapse_of(tokens),
     )

@@ -110,9 +110,8 @@ def make(
 
     def loss(variables, batch, key, step, axis):
         groups, counts = methods.by_size(batch, mean, std)
-        out, state = run_sizes(
-            parts, variables.params, variables.model_state, groups, counts, axis=axis, key=named_key(key, "encoder")
-        )
+        networks, key = (parts, variables.params, variables.model_state), named_key(key, "encoder")
+        out, state = run_sizes(*networks, groups, counts, axis=axis, key=key)
         large, per_image = counts[0], sum(counts)
         z = l2_normalize(out["projector"].astype(compute_dtype(out["projector"]))).reshape(-1, per_image, projector_dim)
         kernel = variables.params["prototypes"]["kernel"].astype(z.dtype)
@@ -121,11 +120,8 @@ def make(
         full = queue_size > 0 and variables.aux["batches"] >= per_row
         q = jnp.stack([assign(scores[:, g], earlier, queue[g], full, axis) for g in range(large)], axis=1)
         value = mean_over_pairs(cross_entropies(q, scores, temperature=temperature))
-        metrics = {
-            "assignment_perplexity": perplexity(q, axis),
-            "assignment_max": q.max(-1).mean(),
-            "top_share": mean_over_devices(q.mean((0, 1)), axis).max(),
-        }
+        metrics = {"assignment_perplexity": perplexity(q, axis), "assignment_max": q.max(-1).mean()}
+        metrics["top_share"] = mean_over_devices(q.mean((0, 1)), axis).max()
         metrics |= {"queue_full": jnp.asarray(full, value.dtype)} if queue_size else {}
         carry = all_rows(lax.stop_gradient(z[:, :large]), axis) if queue_size else None
         outputs = {"features": view_by_view(out["encoder"], per_image)[0], "projections": z[:, 0]}
@@ -140,11 +136,14 @@ def make(
         due = step >= first
         return {"queue": jnp.where(due, filled, queue), "batches": batches + due.astype(batches.dtype)}
 
-    def group(path: str) -> str | None:
-        return "prototypes" if path.startswith("prototypes/") else None
-
     def wrap_tx(tx):
         frozen = {"prototypes": optim.Group(first=round(freeze_prototypes * plan.steps_per_epoch))}
-        return optim.unit_rows(optim.by_group(tx, group, frozen), lambda path: bool(group(path)))
+        waits = optim.by_group(tx, lambda path: "prototypes" if path.startswith("prototypes/") else None, frozen)
+        return optim.unit_rows(waits, lambda path: path.startswith("prototypes/"))
 
-    return Method(init, loss, online_trunk, make_encode(parts, mean, std), update_aux, wrap_tx)
+    def collapse(metrics):
+        even = metrics["assignment_max"] < 1.5 / prototypes
+        return "assignment_max is near 1 / K; lower method.epsilon" if even else None
+
+    encode, hooks = make_encode(parts, mean, std), {"collapse": collapse}
+    return Method(init, loss, online_trunk, encode, update_aux, wrap_tx, hooks=hooks)
