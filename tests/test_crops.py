@@ -170,6 +170,11 @@ def test_a_view_that_an_encoder_cannot_take_is_refused(name, arguments, size, wo
     assert "\n" not in str(error.value)
 
 
+def test_images_that_do_not_fit_are_not_blamed_on_a_view():
+    with pytest.raises(ValueError, match=r"data.image_size=30 cannot be taken by vit .*does not cut images of 30 x 30"):
+        models.check_sizes(models.make("vit", **VIT), (30, 30, 3), (30, 16))
+
+
 # ------------------------------------------------------------------------------------------------ made
 
 

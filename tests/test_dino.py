@@ -320,6 +320,20 @@ def test_dead_runs_show_in_the_metrics_within_a_tenth(name):
         assert healthy[perplexity] > 1.5
 
 
+def test_what_the_run_is_too_short_for_is_said():
+    plan = testing.plan_of(steps_per_epoch=4, total_steps=8)
+    said = methods.too_long({"name": "dino", "freeze_last_layer": 2, "warmup_teacher_epochs": 30}, plan)
+    assert said == (
+        "WARNING: method.freeze_last_layer=2 epochs are not shorter than the run of 2: the prototypes never learn",
+        "WARNING: method.warmup_teacher_epochs=30 epochs are not shorter than the run of 2: the teacher's temperature "
+        "does not reach method.teacher_temperature",
+    )
+    assert methods.too_long({"name": "dino", "freeze_last_layer": 1, "warmup_teacher_epochs": 0}, plan) == ()
+    assert methods.too_long({"name": "simclr"}, plan) == ()
+    (line,) = methods.too_long({"name": "swav"}, plan._replace(total_steps=4))  # by its default of an epoch
+    assert "method.freeze_prototypes=1 epochs" in line
+
+
 def test_variables_hold_what_the_contract_says():
     variables = jax.jit(method_of("dino").init)(jax.random.key(0), batch_of())
     assert isinstance(variables, Variables)

@@ -21,6 +21,7 @@ from ssl_jax.evals.shared import protocols
 from ssl_jax.methods import supervised
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.parallel import make_mesh, place
+from ssl_jax.run import open as opening
 from ssl_jax.step import compile_step, init_state
 from ssl_jax.types import Plan, Variables
 
@@ -470,3 +471,18 @@ def test_a_run_shorter_than_the_first_wait_is_refused(wait, refused):
     assert f"unfreeze_every={wait:g} epochs are not shorter than the run of 20 steps, 4 epochs" in str(error.value)
     with pytest.raises(ValueError, match=f"finetune.unfreeze_every={wait} must be epochs from 0 to below epochs=3"):
         evaluator(unfreeze_every=wait, epochs=3)
+
+
+def test_a_norm_behind_the_pooling_begins_anew():
+    """MAE's fc_norm: what normed tokens does not norm their mean."""
+    before, behind = (configs.load("configs/mae_cpu.py", words) for words in ([], ["model.norm_after_pool=True"]))
+    norm = {"scale": np.full(3, 2.0, np.float32), "bias": np.ones(3, np.float32)}
+    found = {"stem_cls": np.ones(3), "stage6_norm": norm, "stage6_block": {"norm1": norm}}, {}
+    for theirs, config in ((before, behind), (behind, before)):
+        (params, state), said = opening._last_norm(found, theirs, config)
+        assert params["stage6_norm"]["scale"].tolist() == [1, 1, 1]
+        assert params["stage6_norm"]["bias"].tolist() == [0, 0, 0]
+        assert params["stage6_block"]["norm1"] is norm
+        assert (params["stem_cls"] is found[0]["stem_cls"], state) == (True, {})
+        assert "the last norm begins anew" in said
+    assert opening._last_norm(found, before, before) == (found, "")

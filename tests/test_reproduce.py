@@ -9,6 +9,7 @@ import statistics
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,14 @@ def test_every_row_is_a_config_with_its_cost_and_sources(name):
             for key, text in said.items():
                 wanted = text if isinstance(found[key], str) else configs.literal(text)
                 assert found[key] == (list(wanted) if isinstance(wanted, tuple) else wanted), (row.name, key)
+
+
+def test_options_of_a_row_are_the_evaluators():
+    row = next(row for row in rows.read("imagenet").rows if row.name == "dino_vit_s_100")
+    train, measure = workers.commands(workers.Job(row, 0), Path("runs"), ["data.data_dir=d"])
+    assert measure[-1] == "--eval.linear_probe.layers=features,cls_last4"
+    assert not any("--eval." in word for word in train)
+    assert row.published[0].score == "test_linear_top1_cls_last4"
 
 
 def test_the_six_suites_are_there():
