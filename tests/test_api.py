@@ -483,8 +483,8 @@ def test_the_words_of_the_field_lead_to_our_keys(key, meant):
 
 def test_synonyms_mean_keys_that_there_are():
     ours = set(KNOWN)
-    methods = ("byol", "moco", "uda", "jigsaw", "vicreg", "barlow_twins", "lejepa", "swav", "dino", "mae")
-    for name, model in zip(methods, ("wide_resnet", *["vit"] * 9), strict=True):
+    methods = ("byol", "moco", "uda", "jigsaw", "vicreg", "barlow_twins", "lejepa", "swav", "dino", "mae", "simsiam")
+    for name, model in zip(methods, ("wide_resnet", *["vit"] * 10), strict=True):
         ours |= set(configs.known_keys(configs.load("byol_cifar10", [f"method.name={name}", f"model.name={model}"])))
     ours |= {"method.latent_dim", "method.dim"}  # of autoencoders and of many a user's own
     assert {key for keys in SYNONYMS.values() for key in keys} <= ours
