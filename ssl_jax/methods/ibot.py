@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ssl_jax import losses, methods, models, optim
-from ssl_jax.methods import init_parts, view_by_view
+from ssl_jax.methods import init_parts, teacher_trunk, view_by_view
 from ssl_jax.methods._distillation import check, collapse_of, follow, heads_of, late_last_layer, tokens_of
 from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.tasks.masks import hidden_blocks
@@ -139,12 +139,12 @@ def make(
         metrics |= of_class.metrics(q, cls_loss, variables, step, axis)
         metrics |= of_patches.metrics(patch_q, patch_loss, variables, step, axis, weights)
         if koleo:
-            metrics["koleo"] = sum(losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0]))
+            near = [losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0])]
+            metrics["koleo"] = jnp.stack(near).sum()
             value += koleo * metrics["koleo"]
         outputs = {"features": view_by_view(taught, counts[0])[0], "projections": z[:, 0]}
         return value, LossOut(state | {"target": target_state}, metrics, carry=means, outputs=outputs)
 
     encode = methods.make_teacher_encode({"encoder": encoder, **head}, mean, std)
     update_aux, wrap_tx = follow(tau_at, centre_momentum), late_last_layer(plan, freeze_last_layer)
-    hooks = collapse_of(of_class, of_patches)
-    return Method(init, loss, methods.teacher_trunk, encode, update_aux, wrap_tx, hooks=hooks)
+    return Method(init, loss, teacher_trunk, encode, update_aux, wrap_tx, hooks=collapse_of(of_class, of_patches))
