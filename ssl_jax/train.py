@@ -232,7 +232,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
 
     def when(number: int) -> dict[str, float]:
         decay: Any = getattr(experiment.tx, "decay", None)
-        used = {} if decay is None or isinstance(decay, float) else {"weight_decay": float(decay(number - 1))}
+        used = {} if decay is None or isinstance(decay, int | float) else {"weight_decay": float(decay(number - 1))}
         rate = float(experiment.schedule(number - 1))
         return {"learning_rate": rate, **used, "epoch": number / plan.steps_per_epoch}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.evals import geometry
-from ssl_jax.online import collapse
+from ssl_jax.online import alarms, collapse
 
 
 def unit(x):
@@ -151,3 +151,16 @@ def test_what_is_left_out_is_said():
         "the collapse alarm leaves the rank out: that of 2 examples in 128 dimensions is small in a healthy run, too"
     )
     assert collapse.unwatched(2, 2).startswith("no collapse alarm: that of 2 examples")
+
+
+def test_a_number_that_is_not_finite_is_no_sign_of_a_methods_own():
+    progress = alarms.NEW | {"losses": [], "loss_spikes": []}
+    report = {"proj_std_ratio": 1.0, "effective_rank": 8.0, "dim": 16}
+    for step, seen, suspicious in ((1, None, 0), (2, 3.0, 1), (3, 3.0, 2), (4, None, 0)):
+        line = {"train_loss": 1.0, "train_sign": seen, "train_other": None}
+        how = {"step": step, "warmup_steps": 0, "rows": 64}
+        said = list(alarms.judge(progress, line, report, own=lambda m: "dead" if m["sign"] > 2 else None, **how))
+        assert progress["suspicious"] == suspicious
+        assert said == {3: ["WARNING: step 3: the representation looks collapsed: dead"]}.get(
+            step, ["step 4: the representation looks collapsed no more"] if step == 4 else []
+        )

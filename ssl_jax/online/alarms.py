@@ -25,7 +25,7 @@ def judge(
     step: int,
     warmup_steps: int,
     rows: int,
-    own: Callable[[Mapping[str, float | None]], str | None],
+    own: Callable[[Mapping[str, float]], str | None],
 ) -> Iterator[str]:
     """What there is to say of one line of the log; ``progress``, as :data:`NEW`, is brought up to date in place.
 
@@ -34,7 +34,7 @@ def judge(
       report: from :func:`collapse.collapse_report`, with "dim" of the projections; {} where there are none.
       step, warmup_steps: of the run.
       rows: of a batch.
-      own: ``hooks["collapse"]`` of the method, asked where all numbers are finite.
+      own: ``hooks["collapse"]`` of the method; a number that is not finite is NaN, above and below nothing.
     """
     loss = line["train_loss"]
     jumped = spikes.spike(progress["losses"], loss, step=step, warmup_steps=warmup_steps)
@@ -49,12 +49,11 @@ def judge(
     signs = collapse.watched(rows, int(report["dim"]))
     if progress["suspicious"] is None and (left_out := collapse.unwatched(rows, int(report["dim"]))):
         yield left_out
-    seen = {name.removeprefix("train_"): value for name, value in line.items()}
-    finite = all(value is not None and math.isfinite(value) for value in seen.values())
+    seen = {name.removeprefix("train_"): math.nan if value is None else value for name, value in line.items()}
     progress["suspicious"], said = collapse.alarm(
         *(progress["suspicious"] or 0, report),
         **{"step": step, "warmup_steps": warmup_steps, "signs": signs},
-        own=own(seen) if finite else None,
+        own=own(seen),
     )
     progress["collapsed"] = progress["suspicious"] >= 2 or (False if any(signs) else None)
     if said:
