@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +11,6 @@ import runs
 ROOT = runs.ROOT
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-TUTORIALS = sorted(path for path in (DOCS / "tutorials").glob("*.md") if path.stem != "index")
 _BLOCK = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1[ ]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -73,39 +68,3 @@ def names_in(name: str) -> dict:
     names: dict = {}
     exec(file(name), names)
     return names
-
-
-def script(page: Path) -> Iterator[str]:
-    """The cells of a tutorial as one program of Python."""
-    for cell in filter(lambda block: block.is_cell, blocks(page)):
-        what, name, text = cell.magic
-        if what == "%%writefile":
-            yield f"__import__('pathlib').Path({name!r}).write_text({text!r})\n"
-        elif what == "%%bash":
-            yield f"__import__('subprocess').run(['bash', '-euc', {text!r}], check=True)\n"
-        elif what:
-            raise ValueError(f"{page}: a cell begins with {what}, which only a notebook knows")
-        else:
-            yield re.sub(r"\A(:[^\n]*\n)+", "", text)
-
-
-def run(page: Path, folder: Path) -> str:
-    """Run the cells of a tutorial in an empty folder; what they printed."""
-    path = folder / "tutorial_as_program.py"
-    path.write_text("\n".join(script(page)))
-    where = folder / "bin"  # an environment that is not active has its commands nowhere
-    where.mkdir()
-    for name, code in (("python", '"$@"'), ("ssl-jax", '-c "from ssl_jax.run.cli import main; main()" "$@"')):
-        (where / name).write_text(f"#!/bin/sh\nexec {sys.executable} {code}\n")
-        (where / name).chmod(0o755)
-    env = os.environ | {
-        "PATH": f"{where}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    }
-    done = subprocess.run(
-        [sys.executable, str(path)], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert done.returncode == 0, f"{page}: {done.stdout[-3000:]}"
-    return done.stdout

@@ -217,6 +217,7 @@ def of_feed(source, mode="jit", **changes):
     return jax.device_get(jax.jit(lambda b, k: found.views(b, k, None))(batch | table, jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_every_way_makes_both_sizes(pictures):
     labels = np.zeros(16, np.int32)
     files = np.empty(16, object)

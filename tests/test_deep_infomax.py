@@ -140,6 +140,7 @@ def test_the_loss_is_the_sum_of_its_terms_and_only_the_first_view_is_used():
     assert float(again) == float(value)
 
 
+@pytest.mark.slow
 def test_the_discriminator_and_the_encoder_pull_apart():
     """Each term moves its own parameters alone: the prior's never the discriminator's, and the reverse."""
     method = method_of(prior_weight=0.5)

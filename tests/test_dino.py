@@ -101,7 +101,8 @@ def test_dinos_loss_is_that_of_every_pair_of_views():
         np.testing.assert_allclose(a, 0.9 * b + 0.1 * c, atol=1e-6)
 
 
-@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
 def test_ibots_patches_are_guessed_where_they_are_hidden(shared):
     batch, encoder = batch_of(), models.make("vit", **VIT)
     arguments = {"shared_head": shared, "patch_weight": 3.0, "mask_chance": 0.8, "warmup_teacher_epochs": 0}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import pkgutil
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -117,11 +116,3 @@ def test_the_citation_is_of_this_version():
     assert fields["version"] == ssl_jax.__version__
     assert {"message", "title", "authors", "license", "date-released"} <= set(fields)
     assert f"## [{ssl_jax.__version__}] - " in (pages.ROOT / "CHANGELOG.md").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", pages.TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_runs(page, tmp_path):
-    if shutil.which("bash") is None:
-        pytest.skip("there is no bash")
-    pages.run(page, tmp_path)

@@ -54,6 +54,7 @@ def test_a_vit_by_transformers_own_names(tmp_path):
     assert "AutoModelForImageClassification" not in said
 
 
+@pytest.mark.slow
 def test_a_resnet_by_transformers_own_names(tmp_path):
     run, config, arrays = folder(tmp_path, RESNET, classes=3)
     assert (config["embedding_size"], config["hidden_sizes"]) == (8, [32, 64, 128, 256])

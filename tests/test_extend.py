@@ -30,6 +30,7 @@ def quiet():
         yield
 
 
+@pytest.mark.slow
 def test_where_nothing_follows_the_length_a_longer_run_is_the_same_from_its_beginning(tmp_path):
     constant = {"optim__schedule": "constant"}
     short = fit(tmp_path / "run", 6, **constant)
@@ -42,6 +43,7 @@ def test_where_nothing_follows_the_length_a_longer_run_is_the_same_from_its_begi
     assert fit(tmp_path / "run", 10, **constant) == longer
 
 
+@pytest.mark.slow
 def test_the_schedule_goes_on_as_the_new_length_has_it_and_that_is_said(tmp_path, capsys, monkeypatch):
     fit(tmp_path, 6)
     capsys.readouterr()

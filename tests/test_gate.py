@@ -126,6 +126,7 @@ def test_laws_are_green_and_see_planted_mistakes(name, red, bands):
     assert len(found) <= 3  # and nothing else: what is not planted holds
 
 
+@pytest.mark.slow
 def test_views_see_a_wrong_blur(monkeypatch):
     monkeypatch.setattr(gate_parts, "VIEWS", {"moco_v2": (0,)})
     plant = gate_planted.PLANTS["blur"]

@@ -291,6 +291,7 @@ def test_every_recipe(name, channels):
 TINY = ((1, 1), (1, 2000), (2000, 1), (3, 5000), (2, 1))
 
 
+@pytest.mark.slow
 def test_every_shape_has_a_box_and_an_evaluation_view():
     """At least one pixel, inside the image, for the boxes of every recipe, and some that are smaller still."""
     crops = {view.crop for recipe in published.RECIPES.values() for view in recipe.views if view.crop is not None}

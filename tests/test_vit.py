@@ -184,6 +184,7 @@ def test_the_class_token_after_the_last_four_blocks(float64):
         run(encoder.clone(last_blocks=0), params, jnp.asarray(x))
 
 
+@pytest.mark.slow
 def test_masked_patches_leave_no_trace_and_cost_no_parameter_where_none_are():
     encoder, params, x = tiny(cls_token=True)
     assert "stem_mask" not in params
