@@ -54,14 +54,15 @@ MOVES = ("infeed", "outfeed", "send", "recv", "host_compute")
 
 
 def of_shapes(name, words, *, shallow=False):
-    """A config whose data need not be there; maybe with two blocks for every twelve, which repeat themselves."""
+    """A config whose data need not be there; maybe with fewer of the blocks, which repeat each other."""
     config = configs.load(str(runs.ROOT / "configs" / f"{name}.py"), words)
     with config.unlocked():
         if shallow:
             config.model.name = {"resnet50": "resnet18"}.get(config.model.name, config.model.name)
-            for part, key in (("model", "depth"), ("method", "decoder_depth"), ("method", "predictor_layers")):
-                if config.model.name == "vit" and (config[part].get(key) or 0) > 2:
-                    config[part][key] = 2
+            if config.model.name.startswith("vit"):
+                config.model.update({"width": 384, "heads": 6} | config.model.to_dict() | {"name": "vit", "depth": 2})
+                for key in {"decoder_depth", "predictor_layers"} & set(config.method):
+                    config.method[key] = 2
         if not config.data.num_examples and config.data.source not in program.EXAMPLES:
             config.data.num_examples = 1_000_000
         if "tokenizer" in config.data and not config.data.tokenizer.size:
