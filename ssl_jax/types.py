@@ -77,7 +77,8 @@ class LossOut(NamedTuple):
 
     ``model_state`` and ``carry`` leave the loss already global (the same on every device). ``outputs`` holds
     ``"features"`` ``[b, d]`` and ``"projections"`` for the online probe and the collapse alarm; step.py puts a
-    stop_gradient around them and averages loss, gradients and metrics over devices.
+    stop_gradient around them and averages loss, gradients and metrics over devices. Where the metric ``"stage"``
+    changes, the loss is another one, and its step up or down no jump to warn of.
     """
 
     model_state: Tree

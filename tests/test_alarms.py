@@ -10,8 +10,8 @@ HEALTHY = {"proj_std": 0.08, "proj_std_ratio": 0.9, "effective_rank": 40.0, "dim
 COLLAPSED = {"proj_std": 0.001, "proj_std_ratio": 0.01, "effective_rank": 1.0, "dim": 128}
 
 
-def said(progress, loss, report, step, *, rows=64, own=lambda metrics: None):
-    line = {"train_loss": loss, "train_own": 3.0}
+def said(progress, loss, report, step, *, rows=64, own=lambda metrics: None, **more):
+    line = {"train_loss": loss, "train_own": 3.0} | more
     return list(alarms.judge(progress, line, report, step=step, warmup_steps=0, rows=rows, own=own))
 
 
@@ -47,6 +47,15 @@ def test_a_run_without_projections_knows_its_loss_alone():
     assert progress["losses"][-1] == 9.0
     assert (progress["suspicious"], progress["collapsed"]) == (None, False)
     assert alarms.NEW["losses"] == [] == alarms.NEW["loss_spikes"]
+
+
+def test_a_loss_of_another_stage_is_no_jump():
+    progress = dict(alarms.NEW)
+    losses = [0.01] * 15 + [6.0] * 15 + [60.0]
+    found = [said(progress, loss, {}, k, train_stage=float(loss > 1)) for k, loss in enumerate(losses, 1)]
+    assert not any(found[:-1])
+    assert len(found[-1]) == 1
+    assert progress["loss_spikes"] == [31]
 
 
 @pytest.mark.parametrize("value", [3.0, 4.0])

@@ -241,7 +241,7 @@ def test_the_game_is_its_formula(started, loss):
     value, out = loss(started[1], batch_of(), jnp.int32(3))
     want = game_by_hand(started[1], pictures())
     both = want.pop("all_mask_bce")
-    assert set(out.metrics) == set(want)
+    assert set(out.metrics) == {*want, "stage"}
     for name, expected in want.items():
         assert float(out.metrics[name]) == pytest.approx(expected, rel=2e-3), name
     total = want["discriminator_loss"] + 0.1 * both + want["fool_loss"] + 30 * want["kept_error"]
@@ -346,9 +346,10 @@ def test_the_repair_layers_have_a_rate_of_their_own():
 )
 def test_the_autoencoder_has_a_third_of_the_run_unless_told_otherwise(steps, total, last, started):
     method = make(autoencoder_steps=steps, total_steps=total)
-    value = jax.jit(lambda step: method.loss(started[1], batch_of(), KEY, step, None)[0])
-    own, game = (float(value(jnp.int32(step))) for step in (last, last + 1))
+    run = jax.jit(lambda step: method.loss(started[1], batch_of(), KEY, step, None))
+    (own, first), (game, second) = (run(jnp.int32(step)) for step in (last, last + 1))
     assert own < 5 < game  # a squared error of pixels, and thirty times one
+    assert (first.metrics["stage"], second.metrics["stage"]) == (0, 1)
 
 
 def test_low_precision_networks_have_float32_losses():

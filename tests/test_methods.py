@@ -72,16 +72,7 @@ def test_eight_devices_under_pmap_compute_what_one_does(case):
 
 
 IN_PARTS = ["moco"]  # an EMA target and a queue
-OTHERS_IN_PARTS = [
-    "jepa",
-    "byol",
-    "simclr",
-    "instance_discrimination",
-    "inpainting-adversarial",
-    "supervised-unfreezing",
-    "uda",
-    "bert",
-]
+OTHERS_IN_PARTS = ["jepa", "simclr", "inpainting-adversarial", "supervised-unfreezing", "uda"]
 
 
 @each(some(IN_PARTS, OTHERS_IN_PARTS))
@@ -89,9 +80,8 @@ def test_a_state_in_parts_computes_what_a_whole_one_does(case):
     assert_computes_what_one_device_does(case, "fsdp")
 
 
-# The programs are those of one process with eight devices; what two processes do otherwise is to put in and take out.
 TWO_PROCESSES = ["moco"]  # a queue, a shuffle of all rows, statistics in groups
-OTHERS_IN_TWO = ["swav", "language_model", "uda", "inpainting-adversarial"]  # a queue, rows, two parts, two roles
+OTHERS_IN_TWO = [case for case in contract.CASES if case not in TWO_PROCESSES]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def make(
         first_value, first = ae.loss(own, {"views": (images,)}, key, step, axis)
         early = step < steps
         old = variables.model_state
+        first.metrics["stage"], out.metrics["stage"] = jnp.zeros(()), jnp.ones(())  # whose losses are not compared
         state, metrics = jax.tree.map(
             lambda a, b: jnp.where(early, a, b),
             (old | {"autoencoder": first.model_state}, {**out.metrics, **first.metrics}),

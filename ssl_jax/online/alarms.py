@@ -9,7 +9,8 @@ from typing import Any
 from ssl_jax.online import collapse, spikes
 
 NEW = {
-    "losses": [],  # the last logged ones
+    "losses": [],  # the last logged ones, of this stage of the method
+    "stage": None,
     "jumped": False,  # the last one
     "loss_spikes": [],  # steps
     "suspicious": None,  # reports in a row that look like a collapse; None before the first
@@ -30,13 +31,16 @@ def judge(
     """What there is to say of one line of the log; ``progress``, as :data:`NEW`, is brought up to date in place.
 
     Args:
-      line: of the log, ``train_loss`` among it.
+      line: of the log, ``train_loss`` among it; where a metric ``train_stage`` of the method changes, its loss is
+        another one than before.
       report: from :func:`collapse.collapse_report`, with "dim" of the projections; {} where there are none.
       step, warmup_steps: of the run.
       rows: of a batch.
       own: ``hooks["collapse"]`` of the method; a number that is not finite is NaN, above and below nothing.
     """
     loss = line["train_loss"]
+    if (stage := line.get("train_stage")) != progress["stage"]:
+        progress |= {"stage": stage, "losses": []}
     jumped = spikes.spike(progress["losses"], loss, step=step, warmup_steps=warmup_steps)
     if jumped and not progress["jumped"]:  # one that stays there has jumped once
         progress["loss_spikes"] = [*progress["loss_spikes"], step]
