@@ -1,9 +1,11 @@
-"""NNCLR: its loss by hand, what it looks up and when, its queue."""
+"""NNCLR: its loss by hand and by solo-learn, what it looks up and when, its queue."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+from functools import partial
+from pathlib import Path
 
 import contract
 import jax
@@ -17,6 +19,7 @@ from ssl_jax import methods, testing
 from ssl_jax.losses.nnclr import nearest, nnclr
 
 T = 0.2
+ORACLE = np.load(Path(__file__).parent / "oracles" / "solo.npz")
 
 
 @pytest.fixture
@@ -60,6 +63,19 @@ def test_the_loss_is_that_of_the_paper(x64):
     np.testing.assert_allclose(swapped, value, rtol=1e-12)
     uniform, _ = f(z1, z2, np.ones_like(p1), np.ones_like(p2), queue)
     np.testing.assert_allclose(uniform, np.log(6), rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_the_loss_is_solo_learns(x64, case):
+    """Theirs is one direction, ctr(NN(z1), p2): ours is the mean of both, so the gradient of either is halved."""
+    (z1, z2), (p1, p2), queue = (ORACLE[f"{name}/{case}"] for name in ("z", "p", "queue"))
+    f = partial(nnclr, temperature=float(ORACLE["temperatures"][case]))
+    value, found = jax.jit(jax.value_and_grad(f, argnums=range(5)))(z1, z2, p1, p2, queue)
+    np.testing.assert_allclose(value, sum(ORACLE[f"nnclr/loss/{case}/{v}"] for v in (0, 1)) / 2, rtol=1e-12)
+    for v in (0, 1):
+        wanted = ORACLE[f"nnclr/gradient/{case}/{v}"] / 2
+        np.testing.assert_allclose(found[2 + v], wanted, rtol=1e-10, atol=1e-13)
+    assert not any(np.any(found[i]) for i in (0, 1, 4))
 
 
 def test_devices_compute_the_loss_of_all_rows(x64):

@@ -1,4 +1,7 @@
-"""The streaming forms against the plain ones and NumPy: values, gradients, devices, bits, memory, extreme inputs."""
+"""The streaming forms against the plain ones and NumPy: values, gradients, devices, bits, memory, extreme inputs.
+
+MoCo v3 also against solo-learn.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import importlib
 import re
 from collections import Counter
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,7 @@ from ssl_jax.losses import info_nce_queue, moco_v3, nt_xent, streaming, sup_con
 from ssl_jax.losses.normalize import compute_dtype
 
 LABEL = np.array([2, 0, -1, 0, 2, 2, -1, 1, 0, 1, 2, 7, -1, 0, 2, 1], np.int32)
+SOLO = np.load(Path(__file__).parent / "oracles" / "solo.npz")
 SIXTEEN = 16  # rows of a view in most tests
 
 
@@ -122,6 +127,18 @@ def test_both_forms_are_the_papers(x64, name, block):
         assert not np.any(g2)
     else:
         close(g2, numeric_gradient(lambda z: in_numpy(name, z1, z, label, keys=keys), z2), 1e-7)
+
+
+@pytest.mark.parametrize(("case", "block"), [(0, 0), (1, 0), (2, 0), (2, 4)])
+def test_moco_v3_is_solo_learns(x64, case, block):
+    """Theirs is one direction with the factor 2 T in it, ctr(q1, k2): ours is the sum of both."""
+    q1, q2, k1, k2 = *SOLO[f"p/{case}"], *SOLO[f"z/{case}"]
+    f = partial(moco_v3, temperature=float(SOLO["temperatures"][case]), block=block)
+    value, found = jax.jit(jax.value_and_grad(f, argnums=range(4)))(q1, q2, k1, k2)
+    np.testing.assert_allclose(value, sum(SOLO[f"moco_v3/loss/{case}/{v}"] for v in (0, 1)), rtol=1e-12)
+    for v in (0, 1):
+        np.testing.assert_allclose(found[v], SOLO[f"moco_v3/gradient/{case}/{v}"], rtol=1e-10, atol=1e-13)
+    assert not np.any(found[2:])
 
 
 @every_loss
