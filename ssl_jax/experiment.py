@@ -166,7 +166,7 @@ def make_parts(config: Config, plan: Plan) -> Parts:
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,
-        notes=notes + methods.too_long(config.method, plan),
+        notes=notes + methods.doubts(config.method, plan),
     )
 
 

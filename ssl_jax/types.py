@@ -157,7 +157,7 @@ class Method(NamedTuple):
         "next": ``f(variables, tokens [b, t], rows) -> (logits [b, vocab] of the next token, rows)``.
         Of methods of text "asked": ``f(batch, key) -> {"tokens", "targets" [b, t]}``, what is read and asked for, 0:
         nothing, for pictures. "collapse": ``f(metrics) -> str | None``, on the host, what the method's own numbers of a
-        step show of a collapse that the directions of projections do not.
+        step show of a collapse that the directions of projections do not; "": that there is none, whatever those say.
       parts: what ``init`` may be given besides the encoder, by name.
     """
 

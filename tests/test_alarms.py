@@ -21,9 +21,13 @@ def test_a_collapse_that_ends_is_no_collapse():
     assert found[:2] == [[], []]
     assert found[2][0].startswith("WARNING: step 3: the representation looks collapsed")
     assert (progress["collapsed"], progress["suspicious"]) == (True, 2)
-    assert said(progress, 1.0, HEALTHY, 4) == ["step 4: the representation looks collapsed no more"]
+    for step in (4, 6):  # one sound report is no end, and what comes after it no new beginning
+        assert said(progress, 1.0, HEALTHY, step) == said(progress, 1.0, COLLAPSED, step + 1) == []
+        assert progress["collapsed"]
+    assert said(progress, 1.0, HEALTHY, 8) == []
+    assert said(progress, 1.0, HEALTHY, 9) == ["step 9: the representation looks collapsed no more"]
     assert (progress["collapsed"], progress["suspicious"]) == (False, 0)
-    assert said(progress, 1.0, HEALTHY, 5) == []
+    assert said(progress, 1.0, HEALTHY, 10) == []
 
 
 def test_what_is_left_out_is_said_once_and_nobody_knows():
@@ -56,6 +60,20 @@ def test_a_loss_of_another_stage_is_no_jump():
     assert not any(found[:-1])
     assert len(found[-1]) == 1
     assert progress["loss_spikes"] == [31]
+
+
+def test_the_methods_own_sign_is_said_once_where_another_spoke_before():
+    progress = dict(alarms.NEW)
+    signs = [None, None, None, "dead", "dead", "dead"]
+    found = [said(progress, 1.0, COLLAPSED, k, own=lambda _, sign=sign: sign) for k, sign in enumerate(signs, 1)]
+    assert [len(lines) for lines in found] == [0, 1, 0, 1, 0, 0]
+    assert found[3] == ["WARNING: step 4: the representation looks collapsed: dead"]
+
+
+def test_where_the_methods_own_numbers_are_sound_no_other_sign_counts():
+    progress = dict(alarms.NEW)
+    assert not any(said(progress, 1.0, COLLAPSED, step, own=lambda _: "") for step in range(1, 9))
+    assert progress["collapsed"] is False
 
 
 @pytest.mark.parametrize("value", [3.0, 4.0])

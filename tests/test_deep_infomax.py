@@ -169,7 +169,7 @@ def test_without_other_images_it_learns_nothing_and_the_log_says_so(monkeypatch)
         _, right = deep_infomax_and_accuracy(places, images, form=form, axis=axis)
         return jax.nn.softplus(-jnp.einsum("bpd,bd->bp", places, images)).mean(), right
 
-    sound = {"prior_weight": 0.0, "form": "info_nce"}
+    sound = {"prior_weight": 0.0, "form": "info_nce", "stage": "stage2"}
     _, well, _ = planted.train(method_of(**sound), 100, 1e-2, batches=1)
     monkeypatch.setattr(module, "deep_infomax_and_accuracy", positives)
     _, dead, _ = planted.train(method_of(**sound), 100, 1e-2, batches=1)

@@ -308,7 +308,7 @@ def test_dead_runs_show_in_the_metrics_within_a_tenth(name):
     """In 24 of 240 steps."""
     (healthy, silent), (one_hot, told_one) = dead(name), dead(name, centre_momentum=1.0)
     uniform, told_all = dead(name, teacher_temperature=1.0, centre_momentum=0.5)
-    assert silent is None
+    assert not silent
     assert "one of 64 prototypes for all; lower method.centre_momentum" in told_one
     assert "that of 64 prototypes all alike, 4.16; lower the teacher's temperature" in told_all
     for prefix in ("", "patch_") if name == "ibot" else ("",):
@@ -321,18 +321,33 @@ def test_dead_runs_show_in_the_metrics_within_a_tenth(name):
         assert healthy[perplexity] > 1.5
 
 
+@pytest.mark.parametrize("name", ["dino", "ibot"])
+def test_a_teacher_that_tells_images_apart_is_sound_whatever_its_bottleneck(name):
+    said = method_of(name).hooks["collapse"]
+    sound = {"teacher_entropy": 2.0, "assignment_perplexity": float(np.exp(2.2))}
+    sound |= {f"patch_{key}": value for key, value in sound.items()}
+    assert said(sound) == ""
+    for key in sound if name == "ibot" else ("teacher_entropy", "assignment_perplexity"):
+        nearly = 2.15 if key.endswith("entropy") else float(np.exp(2.05))
+        assert said(sound | {key: nearly}) is None
+        assert said(sound | {key: float("nan")}) is None
+
+
 def test_what_the_run_is_too_short_for_is_said():
     plan = testing.plan_of(steps_per_epoch=4, total_steps=8)
-    said = methods.too_long({"name": "dino", "freeze_last_layer": 2, "warmup_teacher_epochs": 30}, plan)
+    said = methods.doubts({"name": "dino", "freeze_last_layer": 2, "warmup_teacher_epochs": 30}, plan)
     assert said == (
         "WARNING: method.freeze_last_layer=2 epochs are not shorter than the run of 2: the prototypes never learn",
         "WARNING: method.warmup_teacher_epochs=30 epochs are not shorter than the run of 2: the teacher's temperature "
         "does not reach method.teacher_temperature",
     )
-    assert methods.too_long({"name": "dino", "freeze_last_layer": 1, "warmup_teacher_epochs": 0}, plan) == ()
-    assert methods.too_long({"name": "simclr"}, plan) == ()
-    (line,) = methods.too_long({"name": "swav"}, plan._replace(total_steps=4))  # by its default of an epoch
-    assert "method.freeze_prototypes=1 epochs" in line
+    assert methods.doubts({"name": "dino", "freeze_last_layer": 1, "warmup_teacher_epochs": 0}, plan) == ()
+    assert methods.doubts({"name": "simclr"}, plan) == ()
+    lines = methods.doubts({"name": "swav"}, plan._replace(total_steps=4))  # by its defaults of an epoch and of 3000
+    assert "method.freeze_prototypes=1 epochs" in lines[0]
+    assert lines[1].startswith("WARNING: 64 rows of a batch cannot use method.prototypes=3000 alike")
+    assert methods.doubts({"name": "swav", "queue_size": 640}, plan) == ()
+    assert methods.doubts({"name": "swav", "prototypes": 64}, plan) == ()
 
 
 def test_variables_hold_what_the_contract_says():

@@ -60,15 +60,22 @@ IN_EPOCHS = {  # arguments, and what is so if the run ends first
 }
 
 
-def too_long(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
-    """A line for each argument of ``method``, said in epochs, for which the run is too short."""
+def doubts(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
+    """A line for each argument of ``method`` for which the run is too short or its batch too small."""
     known, epochs = arguments(given["name"]), plan.total_steps / plan.steps_per_epoch
-    said = {name: given.get(name, known[name].default) for name in IN_EPOCHS if name in known}
-    return tuple(
+    has = {name: given.get(name, parameter.default) for name, parameter in known.items()}
+    lines = [
         f"WARNING: method.{name}={value:g} epochs are not shorter than the run of {epochs:.3g}: {IN_EPOCHS[name]}"
-        for name, value in said.items()
-        if isinstance(value, int | float) and value >= epochs and value > 0
-    )
+        for name in IN_EPOCHS
+        if isinstance(value := has.get(name), int | float) and value >= epochs and value > 0
+    ]
+    prototypes, rows = has.get("prototypes", 0), plan.global_batch_size
+    if prototypes > rows and not has.get("queue_size"):
+        lines.append(
+            f"WARNING: {rows} rows of a batch cannot use method.prototypes={prototypes} alike; set method.queue_size, a "
+            "multiple of the batch, or fewer prototypes"
+        )
+    return tuple(lines)
 
 
 OF_TEXT_TOO = ("supervised", "uda", "imported")  # methods that take what a recipe gives, images or tokens
@@ -90,11 +97,14 @@ def check_labels(name: str, plan: Plan) -> int:
     return plan.num_classes
 
 
-def check_vit(encoder: nn.Module, name: str, why: str) -> None:
-    """Refuse an encoder that is no ViT, of the method ``name`` that ``why`` ("shows its encoder single patches")."""
+def check_vit(encoder: nn.Module, name: str, why: str, more: str = "") -> None:
+    """Refuse an encoder that is no ViT, of the method ``name`` that ``why`` ("shows its encoder single patches").
+
+    ``more`` is what it needs of a ViT, too.
+    """
     if not isinstance(encoder, ViT):
         label = getattr(encoder, "label", type(encoder).__name__)
-        raise ValueError(f"method.name={name!r} {why}, which takes a ViT and no {label}; use model.name=vit_ti")
+        raise ValueError(f"method.name={name!r} {why}, which takes a ViT and no {label}; use model.name=vit_ti{more}")
 
 
 def takes_images(make: Callable) -> bool:

@@ -159,10 +159,18 @@ class Tokens(NamedTuple):
         return loss(params, z)
 
 
+TOLD_APART = 0.1  # nats; healthy small runs begin at 0.8 and stay above 0.15, dead ones end at 0
+
+
 def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str | None]]:
-    """``hooks`` that tell a teacher which gives every image all prototypes alike, or all images one prototype."""
+    """``hooks`` that tell a teacher which gives every image all prototypes alike, or all images one prototype.
+
+    What it knows of the image is ``ln(assignment_perplexity) - teacher_entropy``, in nats. While that is well above 0
+    the run is sound whatever the spread of the bottleneck, where vectors lie close together for a long time.
+    """
 
     def collapse(metrics: Mapping[str, float]) -> str | None:
+        known = []
         for kind in kinds:
             k = kind.head[kind.last_layer].features
             entropy, several = (kind.prefix + name for name in ("teacher_entropy", "assignment_perplexity"))
@@ -174,7 +182,8 @@ def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str
                 return (
                     f"{several} is {metrics[several]:.2f}: one of {k} prototypes for all; lower method.centre_momentum"
                 )
-        return None
+            known.append(math.log(metrics[several]) - metrics[entropy])
+        return "" if all(nats > TOLD_APART for nats in known) else None
 
     return {"collapse": collapse}
 

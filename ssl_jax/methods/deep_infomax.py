@@ -7,7 +7,8 @@ image; F, F' and G embed them so that an inner product is the score of a place, 
 minus the Jensen-Shannon estimate of their mutual information, or InfoNCE (``losses/deep_infomax.py``). D tells y from
 uniform noise in [0, 1]^d, and y learns to be taken for it; D's own loss, -log D(noise) - log(1 - D(y)), is added to L.
 
-The image is shown once, so a map whose places see the whole image makes the task trivial: take one of a lower stage.
+The image is shown once, so a map whose places see the whole image makes the task trivial: it is one of a lower stage.
+In a ViT every block sees everything.
 
 Reference: Hjelm et al. 2019, "Learning deep representations by mutual information estimation and maximization",
 eqs. 4-8 and appendix (arXiv:1808.06670).
@@ -52,7 +53,7 @@ def make(
 
     Args:
       form: "jsd" or "info_nce".
-      stage: the map of which the places are, as "stage2"; None: the last.
+      stage: the map of which the places are, as "stage2"; None: of the last stage but one.
       local_weight, global_weight: beta and alpha; DIM(L) has 1 and 0, DIM(G) 0 and 1.
       prior_weight: gamma; DIM(L) has 0.1, DIM(G) 1. With 0 there is no discriminator, and y has no sigmoid.
       projector_hidden: width of the projector's hidden layer.
@@ -87,7 +88,7 @@ def make(
             )
         if stage and stage not in maps:
             raise ValueError(f"method.stage={stage!r} is no map of {encoder.label}; it has {', '.join(maps)}")
-        places = maps[stage] if stage else models.deepest(maps)
+        places = maps.get(stage or f"stage{encoder.stages - 1}", models.deepest(maps))
         y = jax.nn.sigmoid(out["projector"]) if prior_weight else out["projector"]
         b, *_, channels = places.shape
         given = {"of_image": y, "of_place": places.reshape(b, -1, channels), "of_map": places.reshape(b, -1)}

@@ -10,6 +10,7 @@ update, no decay, no moments. Teacher BatchNorm runs in train mode and its stati
 student's. The teacher is the product.
 
 Collapse shows in the metrics: "teacher_entropy" towards 0 or log K, "assignment_perplexity" towards 1, "kl" towards 0.
+What iBOT has, too, assignments, schedules and metrics, is in ``methods/_distillation.py``.
 
 Reference: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", equations 1 to 4 and
 algorithm 1 (arXiv:2104.14294).

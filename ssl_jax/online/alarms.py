@@ -15,6 +15,7 @@ NEW = {
     "loss_spikes": [],  # steps
     "suspicious": None,  # reports in a row that look like a collapse; None before the first
     "collapsed": False,  # as the last report has it; None where nobody knows
+    "named": False,  # that collapse, by the method's own sign
 }
 
 
@@ -36,7 +37,8 @@ def judge(
       report: from :func:`collapse.collapse_report`, with "dim" of the projections; {} where there are none.
       step, warmup_steps: of the run.
       rows: of a batch.
-      own: ``hooks["collapse"]`` of the method; a number that is not finite is NaN, above and below nothing.
+      own: ``hooks["collapse"]`` of the method; a number that is not finite is NaN, above and below nothing. It speaks
+        once in a collapse, also where another sign has spoken before.
     """
     loss = line["train_loss"]
     if (stage := line.get("train_stage")) != progress["stage"]:
@@ -54,11 +56,13 @@ def judge(
     if progress["suspicious"] is None and (left_out := collapse.unwatched(rows, int(report["dim"]))):
         yield left_out
     seen = {name.removeprefix("train_"): math.nan if value is None else value for name, value in line.items()}
-    progress["suspicious"], said = collapse.alarm(
-        *(progress["suspicious"] or 0, report),
-        **{"step": step, "warmup_steps": warmup_steps, "signs": signs},
-        own=own(seen),
-    )
-    progress["collapsed"] = progress["suspicious"] >= 2 or (False if any(signs) else None)
+    sign, history = own(seen), progress["suspicious"] or 0
+    how: dict[str, Any] = {"step": step, "warmup_steps": warmup_steps, "signs": signs}
+    progress["suspicious"], said = collapse.alarm(history, report, own=sign, **how)
+    collapsed = collapse.collapsed(progress["suspicious"])
+    progress["collapsed"] = collapsed or (False if any(signs) else None)
+    if collapsed and sign and not progress["named"]:
+        said = said or f"step {step}: the representation looks collapsed: {sign}"
+    progress["named"] = collapsed and (progress["named"] or bool(sign))
     if said:
-        yield f"WARNING: {said}" if progress["suspicious"] else said
+        yield f"WARNING: {said}" if collapsed else said

@@ -103,29 +103,35 @@ def alarm(
 ) -> tuple[int, str | None]:
     """Has the representation collapsed? Speaks once, when two reports running after the warmup say so.
 
-    It speaks again when a report says no more so: I-JEPA's small run passes through two dimensions and leaves them.
+    It speaks again when two say no more so: I-JEPA's small run passes through two dimensions and leaves them.
 
     Args:
-      history: suspicious reports in a row so far; 0 at the start, then what this function returned.
+      history: suspicious reports in a row so far, -1 after the first sound one of a collapse; 0 at the start, then what
+        this function returned.
       report: from :func:`collapse_report`; one that is not finite says nothing (another guard's business).
       step: the step that the report belongs to.
       warmup_steps: reports up to here never count: at initialisation projections are close together.
       signs: that count, from :func:`watched`.
-      own: what the method's own numbers show of a collapse, ``hooks["collapse"]``; a sign that counts, too.
+      own: what the method's own numbers show of a collapse, ``hooks["collapse"]``; a sign that counts, too. "": they
+        show that there is none, and no other sign counts.
       min_ratio: suspicious below this ``proj_std_ratio``.
       min_rank: suspicious below this ``effective_rank``.
 
     Returns:
-      ``(history, message or None)``; the representation counts as collapsed while ``history`` is 2 or more.
+      ``(history, message or None)``; see :func:`collapsed`.
     """
     ratio, rank = report["proj_std_ratio"], report["effective_rank"]
     if not math.isfinite(ratio):
         return history, None
-    narrow, flat = signs.spread and ratio < min_ratio, signs.rank and rank < min_rank
+    narrow, flat = (own != "" and sign for sign in (signs.spread and ratio < min_ratio, signs.rank and rank < min_rank))
     if step <= warmup_steps or not (narrow or flat or own):
-        return 0, f"step {step}: the representation looks collapsed no more" if history >= 2 else None
+        if history >= 2:
+            return -1, None
+        return 0, f"step {step}: the representation looks collapsed no more" if collapsed(history) else None
+    if collapsed(history):
+        return 2, None
     history = int(history) + 1
-    if history != 2:
+    if history < 2:
         return history, None
     if own:
         return history, f"step {step}: the representation looks collapsed: {own}"
@@ -139,9 +145,14 @@ def alarm(
         f"{' and '.join(filter(None, said))}, so {so} and the loss value means nothing. Try: a smaller learning rate "
         "or a longer warmup; weight decay and LARS that leave biases and norms "
         "alone; for BYOL and SimSiam a predictor with BatchNorm and no gradient into the target; for contrastive "
-        "losses a higher temperature; for DINO and iBOT a lower teacher temperature and a centre that moves; for SwAV "
-        "a lower epsilon."
+        "losses a higher temperature; for Barlow Twins and VICReg no weight of 0; for DINO and iBOT a lower teacher "
+        "temperature and a centre that moves; for SwAV a lower epsilon."
     )
+
+
+def collapsed(history: int) -> bool:
+    """Whether the representation counts as collapsed, of what :func:`alarm` returned."""
+    return history >= 2 or history < 0
 
 
 def entropy_rank(eigenvalues: np.ndarray) -> float:
