@@ -72,8 +72,8 @@ def doubts(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     prototypes, rows = has.get("prototypes", 0), plan.global_batch_size
     if prototypes > rows and not has.get("queue_size"):
         lines.append(
-            f"WARNING: {rows} rows of a batch cannot use method.prototypes={prototypes} alike; set method.queue_size, a "
-            "multiple of the batch, or fewer prototypes"
+            f"WARNING: {rows} rows of a batch cannot use method.prototypes={prototypes} alike; set method.queue_size, "
+            "a multiple of the batch, or fewer prototypes"
         )
     return tuple(lines)
 
