@@ -215,12 +215,12 @@ def make(
         first_value, first = ae.loss(own, {"views": (images,)}, key, step, axis)
         early = step < steps
         old = variables.model_state
-        first.metrics["stage"], out.metrics["stage"] = jnp.zeros(()), jnp.ones(())  # whose losses are not compared
         state, metrics = jax.tree.map(
             lambda a, b: jnp.where(early, a, b),
             (old | {"autoencoder": first.model_state}, {**out.metrics, **first.metrics}),
             (out.model_state, out.metrics),
         )
+        metrics |= {"stage": (~early).astype(value.dtype)}  # whose losses are not compared
         return jnp.where(early, first_value, value), out._replace(model_state=state, metrics=metrics)
 
     def wrap_tx(tx):
