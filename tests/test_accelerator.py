@@ -278,8 +278,9 @@ def test_a_rehearsal(tmp_path):
     for name in filter(lambda name: name.startswith("step_"), REHEARSED):
         one = found["parts"][name]
         assert one["per_second"] > 0
-        assert one["measured_over_roofline_measured"] > 0
-        assert sum(one["profile_kinds"].values()) > 0, name
+        if "+" not in name:
+            assert one["measured_over_roofline_measured"] > 0
+            assert sum(one["profile_kinds"].values()) > 0, name
     assert found["parts"]["step_simclr_cifar"]["share_of_views"] < 1  # of two times, which other jobs may turn around
     assert found["parts"]["kill_and_resume"]["deterministic"]["same"]
     assert found["parts"]["kill_and_resume"]["deterministic"]["kills"] == 1
