@@ -211,6 +211,7 @@ def test_rates_by_depth_reach_every_method(method):
         ("simclr", None, {"patch_rate": 0.0}, "config.optim.patch_rate=0.0 must be positive"),
         ("simclr", {"name": "convnet"}, {"patch_rate": 0.2}, "optim.patch_rate=0.2 is of a ViT's patch embedding"),
         ("simclr", None, {"rates": "encoder/stm=0"}, "begins with 'encoder/stm'; did you mean 'encoder/stem"),
+        ("simclr", None, {"rates": "projecter=2"}, "begins with 'projecter'; did you mean 'projector'"),
         ("simclr", None, {"rates": "projector=2,heads"}, "'heads' is not the start of a path and a factor from 0 on"),
         ("simclr", None, {"rates": "projector=-1"}, "'projector=-1' is not the start of a path and a factor"),
     ],

@@ -124,9 +124,11 @@ def check_rates(config: Config, params: Any) -> None:
     optim.by_path(lambda path, _: paths.append(path))(params)
     for start in _given_rates(config):
         if not any(path.startswith(start) for path in paths):
-            parts = sorted({"/".join(path.split("/")[:2]) for path in paths})
+            parts, alike = (
+                sorted({"/".join(path.split("/")[:depth]) for path in paths}) for depth in (2, start.count("/") + 1)
+            )
             raise ValueError(
-                f"optim.rates={config.optim.rates!r}: no parameter begins with {start!r}; {hint(start, parts)}"
+                f"optim.rates={config.optim.rates!r}: no parameter begins with {start!r}; {hint(start, alike)}"
                 f"there are {', '.join(parts[:6])}{' and more' if len(parts) > 6 else ''}"
             )
 
