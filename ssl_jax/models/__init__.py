@@ -334,8 +334,8 @@ def check_sizes(encoder: nn.Module, input_shape: Sequence[int], sizes: Sequence[
     try:
         variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images(height))
     except Exception as error:  # a module of anyone's
-        if str(error).startswith("model."):  # says itself which key is wrong
-            raise
+        if _said(error).startswith("model."):  # says itself which key is wrong
+            raise ValueError(_said(error)) from error
         raise ValueError(f"data.image_size={height} cannot be taken by {encoder.label}: {_said(error)}") from error
     for size in others:
         view = f"view {list(sizes).index(size)} of data.recipe, of {size} pixels,"
