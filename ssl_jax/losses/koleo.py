@@ -51,9 +51,7 @@ def koleo(x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None
         u = my_rows(all_rows(u, axis), axis)[None]  # the same rows, but said to be split, or all that follows is whole
     else:
         if group < 1 or len(u) % group:
-            raise ValueError(
-                f"koleo group={group} does not divide the {len(u)} rows of a device; see method.koleo_group"
-            )
+            raise ValueError(f"koleo group={group} does not divide the {len(u)} rows of a device; use a divisor")
         others = u = u.reshape(-1, group, u.shape[-1])
         own = jnp.broadcast_to(jnp.arange(group, dtype=jnp.int32)[None], u.shape[:2])
     if others.shape[1] < 2:
