@@ -174,7 +174,7 @@ def test_images_that_do_not_fit_are_not_blamed_on_a_view():
     words = (
         "model.patch_size=8 does not cut images of 30 x 30 pixels into whole patches; use a divisor, or another data"
     )
-    with pytest.raises(ValueError, match=f"^{words}.image_size$"):
+    with pytest.raises(ValueError, match=f"^{words} data.image_size$"):
         models.check_sizes(models.make("vit", **VIT), (30, 30, 3), (30, 16))
 
 
