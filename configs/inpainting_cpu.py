@@ -4,8 +4,9 @@
 
 Cost: 20 epochs; 16 minutes of a core of an AMD EPYC.
 Expected: test kNN 0.348 ± 0.009, linear 0.420 ± 0.002 on the features (our runs, seeds 0 to 2), 0.039 ± 0.010 and
-0.046 ± 0.007 above the same network before training. After 5 epochs in their own schedule 0.321 and 0.407, and PSNR of the hole on 500 test images 16.2 dB, against
-12.5 of the mean colour and 15.4 of biharmonic filling (experiments/inpainting_psnr.py).
+0.046 ± 0.007 above the same network before training. After 5 epochs in their own schedule 0.321 and 0.407, and PSNR of
+the hole on 500 test images 16.2 dB, against 12.5 of the mean colour and 15.4 of biharmonic filling
+(experiments/inpainting_psnr.py).
 """
 
 from __future__ import annotations

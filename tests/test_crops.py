@@ -171,9 +171,7 @@ def test_a_view_that_an_encoder_cannot_take_is_refused(name, arguments, size, wo
 
 
 def test_images_that_do_not_fit_are_not_blamed_on_a_view():
-    words = (
-        "model.patch_size=8 does not cut images of 30 x 30 pixels into whole patches; use a divisor, or another data"
-    )
+    words = "model.patch_size=8 does not cut images of 30 x 30 pixels into whole patches; use a divisor, or another"
     with pytest.raises(ValueError, match=f"^{words} data.image_size$"):
         models.check_sizes(models.make("vit", **VIT), (30, 30, 3), (30, 16))
 
