@@ -137,6 +137,24 @@ def test_text_that_lies_on_no_device_is_refused():
             experiment.build(text_of("language_model_demo.py", *keys, other))
 
 
+def steps_through(after, monkeypatch):
+    """What every step of a run returns goes through ``after``."""
+    making = train.compile_step
+
+    def compile_step(*arguments, **keywords):
+        made = making(*arguments, **keywords)
+
+        class Watched:
+            place = made.place
+
+            def __call__(self, state, batch):
+                return after(made(state, batch))
+
+        return Watched()
+
+    monkeypatch.setattr(train, "compile_step", compile_step)
+
+
 @pytest.mark.slow
 def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_path):
     """On one device: after the first step and the third, to know its speed, and at each line; no program later on."""
@@ -150,26 +168,16 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
             return original(*arguments)
 
         monkeypatch.setattr(jax, name, counted)
-    making = train.compile_step
 
-    def counting(*arguments, **keywords):
-        made = making(*arguments, **keywords)
-
-        class Counted:
-            place = made.place
-
-            def __call__(self, state, batch):
-                out = made(state, batch)
-                now["step"] += 1
-                return out
-
-        return Counted()
+    def counted_step(out):
+        now["step"] += 1
+        return out
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(now["step"])
 
-    monkeypatch.setattr(train, "compile_step", counting)
+    steps_through(counted_step, monkeypatch)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         quiet = {"train__log_every": 5, "train__eval_every": 0, "train__checkpoint_every": 0, "eval__knn": False}
@@ -187,20 +195,7 @@ def test_the_loop_waits_only_where_it_logs_and_compiles_once(monkeypatch, tmp_pa
 @pytest.mark.slow
 def test_waiting_for_input_is_seen(tmp_path, monkeypatch):
     """Of a feed that is asked when the device has nothing to do, all the time is counted, however long steps take."""
-    making = train.compile_step
-
-    def waited_for(*arguments, **keywords):
-        made = making(*arguments, **keywords)
-
-        class WaitedFor:
-            place = made.place
-
-            def __call__(self, state, batch):
-                return jax.block_until_ready(made(state, batch))
-
-        return WaitedFor()
-
-    monkeypatch.setattr(train, "compile_step", waited_for)
+    steps_through(jax.block_until_ready, monkeypatch)
     quiet = {"train__eval_every": 0, "train__checkpoint_every": 0, "train__log_every": 5, "train__steps": 10}
     built = experiment.build(runs.config("simclr", data__augment="device", **quiet))
 
