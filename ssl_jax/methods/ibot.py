@@ -4,7 +4,7 @@
 
 q and p are DINO's, of the tokens at patch t, with a centre of their own. In the student's global views the patches M_i,
 blocks in half of them, are one learned token. The mean is over all views: half of the log K of a dead run is there to
-lose. Patches can collapse alone: see the metrics. DINOv2: ``configs/ibot_imagenet.py``; parts: ``_distillation.py``.
+lose. The teacher is the product. Patches can collapse alone. Parts: ``_distillation.py``; DINOv2: ``ibot_imagenet``.
 
 Reference: Zhou et al. 2022 (arXiv:2111.07832), equations 2 and 3; Oquab et al. 2023, DINOv2 (arXiv:2304.07193), part 4.
 Differs from the reference code: heads are shared by default, as in its README's commands, and their BatchNorm takes

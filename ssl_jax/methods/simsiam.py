@@ -4,7 +4,7 @@
 
 z = projector(encoder(view)), q the predictor, sg no gradient. No negatives, no moving average. Each view is forwarded
 by itself, so BatchNorm statistics are per view. L is -1 where all images have one z; without sg it goes there, and the
-effective rank of z, which the collapse alarm watches, to 1. ``feature_spread`` falls with the features, later.
+effective rank of z, which the collapse alarm watches, below 2; ``feature_spread`` need not fall with it.
 
 Reference: Chen and He 2021, "Exploring Simple Siamese Representation Learning", eqs. 1-4 and section 4
 (arXiv:2011.10566).
