@@ -15,11 +15,15 @@ os.environ.setdefault("SSL_JAX_PROGRESS", "inf")  # lines of progress depend on 
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
+import numpy as np
 import pytest
 
 if jax.__version_info__ < (0, 11):  # a flag that a later XLA does not know would end the process
     # The older way to make a fused loop, in less than half of the time; nothing is promised of XLA's speed here.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+gc.disable()  # until all tests are collected
+gc.set_threshold(20_000, 20, 100)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,6 +52,19 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"SSL_JAX_DATA={path} is not there")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _a_test_has_its_numbers_in_any_order(request):
+    for module in (request.module, sys.modules.get("pictures")):
+        if hasattr(module, "RNG"):
+            module.RNG = np.random.default_rng(0)
+
+
+def pytest_collection_finish():
+    """What was imported stays: looking through it for what can be let go was a sixth of the tests' time."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -234,8 +234,8 @@ ENCODERS = [
     ({"name": "convnet", "widths": (4, 8)}, 32),
     ({"name": "mlp", "widths": (8,)}, 8),
     ({"name": "vit", "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "cls_token": True}, 16),
-    ({"name": "wide_resnet", "depth": 10, "widen": 1}, 16),
-    ({"name": "resnet18", "width": 0.0625}, 160),
+    pytest.param({"name": "wide_resnet", "depth": 10, "widen": 1}, 16, marks=pytest.mark.slow),
+    pytest.param({"name": "resnet18", "width": 0.0625}, 160, marks=pytest.mark.slow),
 ]
 
 

@@ -172,7 +172,7 @@ BACK = [
 ]
 
 
-@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("classes", [pytest.param(None, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("model", BACK, ids=str)
 def test_what_went_out_comes_back_with_the_same_bits(model, classes, tmp_path):
     run, _, _ = folder(tmp_path, model, classes=classes)

@@ -77,6 +77,7 @@ def test_there_must_be_a_run(tmp_path, capsys):
     assert pretrain.main(["--config", "simclr_digits", "--workdir", str(tmp_path / "no"), "--extend", "0"]) == 2
 
 
+@pytest.mark.slow
 def test_everything_of_another_run_is_where_one_begins(tmp_path):
     """Heads, statistics and target are those of the other run, which its encoder alone does not bring."""
     byol = {"method": "byol", "data__recipe": "runs:VIEWS"}

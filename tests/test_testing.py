@@ -111,7 +111,9 @@ def test_statistics_of_one_device_alone_are_told():
         check_method(str(VICREG), encoder=models.from_module(Alone(), dim=16), dim=16, modes=("pmap",))
 
 
-@pytest.mark.parametrize("case", contract.ALL)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c in contract.VARIANTS else ()) for c in contract.ALL]
+)
 def test_ours_stay_in_the_type_of_their_inputs_and_draw_from_keys(case):
     with testing.double():
         testing.check_trace(contract.tried(case))
