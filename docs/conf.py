@@ -125,6 +125,11 @@ def plain_marks(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = out
 
 
+def plain_names(app, what, name, obj, options, signature, returns):
+    """Names of ``autodoc_type_aliases`` inside another type, as Sphinx 9 leaves them."""
+    return tuple(part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returns))
+
+
 def joined(outputs: list) -> list:
     """What a cell printed, as it was printed: MyST-NB's own form puts a line's end behind each hundred characters that
     ``%%bash`` reads at a time."""
@@ -152,3 +157,4 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", plain_marks, priority=400)
+    app.connect("autodoc-process-signature", plain_names)
