@@ -113,6 +113,7 @@ KEYS: dict[str, tuple[Any, str]] = {
         "steps in one program, without the host; where all images, or the text of a stream, lie on the device",
     ),
     "train.log_every": (50, "steps between lines of metrics.jsonl"),
+    "train.grad_norms": ((), "starts of paths whose gradients' norms are logged, too: predictor,encoder/stem"),
     "train.eval_every": (1000, "steps between measurements on validation; 0: none"),
     "train.checkpoint_every": (1000, "steps between checkpoints; 0: the last alone"),
     "train.keep_checkpoints": (3, "the last so many are kept, and the best"),

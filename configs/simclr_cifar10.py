@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/simclr_cifar10.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 180 PFLOP; not yet run here. Needs an accelerator.
+Cost: about 300 PFLOP, by count of multiplications; not yet run here. Needs an accelerator.
 Expected: about 91 % linear (google-research/simclr README); 90.7 % in solo-learn (1000 epochs, batch 256);
 84.8 % kNN after 200 epochs in lightly. Published figures, not ours. LARS as SimCLR's code means it; the loss is the
 official sum over both views (``loss_scale="official"``), which matters to parameters that LARS does not adapt.

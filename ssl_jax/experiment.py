@@ -28,7 +28,7 @@ from ssl_jax.data.text import recipes as text
 from ssl_jax.names import brief, hint, is_imported, own, place, said_of
 from ssl_jax.online.average import averaged
 from ssl_jax.online.probe import online_probe
-from ssl_jax.optim.from_config import check_rates, make_schedule, make_tx, rates
+from ssl_jax.optim.from_config import check_rates, check_starts, make_schedule, make_tx, rates
 from ssl_jax.types import Batch, Method, Plan, Probe, Variables
 
 
@@ -283,6 +283,8 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> tu
     batch = modality.spec(plan.global_batch_size)
     variables = jax.eval_shape(method.init, jax.random.key(0), batch)
     check_rates(config, variables.params)
+    starts = tuple(config.train.get("grad_norms", ()))
+    check_starts(starts, variables.params, f"train.grad_norms={','.join(starts)}")
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     looked = _looked_at(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,6 +113,7 @@ def make_train_step(
     probe: Probe | None = None,
     axis: Axis = None,
     on_nonfinite: Literal["stop", "skip"] = "stop",
+    grad_norms: Sequence[str] = (),
 ):
     """A pure ``step(state, batch) -> (state, metrics)``.
 
@@ -120,8 +121,9 @@ def make_train_step(
     not-a-number, nothing is applied: parameters, statistics, optimizer, aux, rows and probe stay as they were and
     ``state.bad`` keeps the first such step; in ``stop`` mode nothing is applied after it either.
 
-    Metrics are scalars under ``"loss"``, ``"grad_norm"`` and the method's and probe's own names, and
-    ``"moments"``, what the collapse alarm needs of the projections (``online/collapse.py``).
+    Metrics are scalars under ``"loss"``, ``"grad_norm"``, ``"START_grad_norm"`` of the parameters whose paths begin
+    with each of ``grad_norms`` and of the method's, the method's and the probe's own names, and ``"moments"``, what
+    the collapse alarm needs of the projections (``online/collapse.py``). Gradients are those before they are clipped.
     """
     tx = method.wrap_tx(tx)
 
@@ -132,6 +134,10 @@ def make_train_step(
         outputs = lax.stop_gradient(dict(out.outputs))
 
         metrics: dict[str, Any] = {"loss": loss, "grad_norm": optax.tree.norm(grads), **out.metrics}
+        paths = jax.tree_util.tree_leaves_with_path(grads)
+        for start in dict.fromkeys((*method.grad_norms, *grad_norms)):
+            of_start = [leaf for path, leaf in paths if _said(path).startswith(start)]
+            metrics[f"{start}_grad_norm"] = optax.tree.norm(of_start)
         if "projections" in outputs:
             metrics["moments"] = projection_moments(outputs["projections"], axis)
         probe_state = state.probe
@@ -169,6 +175,10 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _said(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 @dataclass(frozen=True)
@@ -242,11 +252,13 @@ def compile_step(
     views: Views | None = None,
     probe: Probe | None = None,
     on_nonfinite: Literal["stop", "skip"] = "stop",
+    grad_norms: Sequence[str] = (),
     several: bool = False,
 ) -> Step:
     """The train step as one program over ``mesh``; the state is donated.
 
     Args:
+      grad_norms: see :func:`make_train_step`.
       mode: ``"jit"``, the global view that XLA partitions (default), or ``"pmap"``, the same function per device with
         explicit collectives. Both compute the same (tested in float64).
       several: the program makes one step after the other of batches whose leaves are stacked, ``[k, b, ...]`` (but for
@@ -255,7 +267,8 @@ def compile_step(
     if mode not in MODES:
         raise ValueError(f"parallel.mode={mode!r} is not one of {', '.join(MODES)}")
     axis = parallel.DATA if mode == "pmap" else None
-    step = make_train_step(method, tx, views=views, probe=probe, axis=axis, on_nonfinite=on_nonfinite)
+    how = {"on_nonfinite": on_nonfinite, "grad_norms": grad_norms}
+    step = make_train_step(method, tx, views=views, probe=probe, axis=axis, **how)
     if mode == "jit":
         function = _laid_out(_one_after_the_other(step) if several else step, mesh)
         return Step(mesh, mode, jax.jit(function, donate_argnums=0), several)

@@ -207,6 +207,7 @@ def _loop(experiment, mesh, state, progress, writer, saver, online, draw, explai
         views=experiment.feed.views,
         probe=experiment.probe,
         on_nonfinite=config.train.on_nonfinite,
+        grad_norms=config.train.get("grad_norms", ()),
         several=at_once > 1,
     )
     rate = f"{experiment.modality.unit}_per_sec"

@@ -159,6 +159,7 @@ class Method(NamedTuple):
         nothing, for pictures. "collapse": ``f(metrics) -> str | None``, on the host, what the method's own numbers of a
         step show of a collapse that the directions of projections do not; "": that there is none, whatever those say.
       parts: what ``init`` may be given besides the encoder, by name.
+      grad_norms: starts of paths of parameters the norm of whose gradients says how the method does: "predictor".
     """
 
     init: Callable[..., Variables]
@@ -169,6 +170,7 @@ class Method(NamedTuple):
     wrap_tx: Callable[[Any], Any] = _same_tx
     hooks: Mapping[str, Callable[..., Any]] = {}
     parts: Mapping[str, Part] = {}
+    grad_norms: tuple[str, ...] = ()
 
 
 class Probe(NamedTuple):

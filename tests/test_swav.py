@@ -267,10 +267,6 @@ def test_what_is_dead_shows_in_the_first_step():
     ("arguments", "words"),
     [
         ({"queue_size": 12}, r"method.queue_size=12 is no multiple of data.global_batch_size=8; use 16, or 0"),
-        (
-            {"queue_size": 32, "queue_from": 8},
-            r"method.queue_size=32, filled from epoch queue_from=8 on, is full after step 20 and the run has 20",
-        ),
         ({"queue_size": -8}, r"method.queue_size=-8 must be 0 or more"),
         ({"prototypes": 1}, r"method.prototypes=1 must be 2 or more"),
         ({"epsilon": 0.0}, r"method.temperature=0.1, epsilon=0.0 must be positive"),

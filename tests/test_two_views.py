@@ -12,17 +12,18 @@ import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import runs
 from numeric import numeric_gradient
 from sklearn.datasets import load_digits
 
-from ssl_jax import experiment, methods, models, optim, parallel, testing
+from ssl_jax import configs, experiment, methods, models, optim, parallel, testing
 from ssl_jax.losses import barlow_twins, byol_regression, nt_xent, sup_con, vicreg
 from ssl_jax.methods import spread
 from ssl_jax.models.heads import MLP
 from ssl_jax.online.collapse import alarm, collapse_report
-from ssl_jax.step import make_init, make_train_step
+from ssl_jax.step import gradients, make_init, make_train_step
 
 ORACLE = np.load(Path(__file__).parent / "oracles" / "two_views.npz")
 ALL_ONE = np.array([[1.0, 1.0], [-1.0, -1.0]])
@@ -222,6 +223,34 @@ def test_views_that_nobody_looks_at_are_said(name, notes):
     config.method.update({"name": name} | contract.CASES[name])
     built = experiment.build(config)
     assert built.notes.count(f"method.name='{name}' looks at 1 of the 2 views that the recipe makes") == notes
+
+
+def test_norms_of_the_gradients_of_parts_are_logged():
+    """Of those that the method names, and of those that the config does: the norm of the part's gradient."""
+    config = runs.config("supervised", data__recipe="simclr_cifar", method__name="simsiam")
+    config.train.grad_norms = ("encoder/stem", "predictor/dense1")
+    built, batch = experiment.build(config), testing.batch_of(0)
+    method = methods.get("simsiam")(models.make("convnet", widths=(8, 16), residual=False), plan=testing.plan_of())
+    state = jax.jit(make_init(method, built.tx))(jax.random.key(0), batch, None)
+    grads = jax.jit(gradients(method))(state, batch)[2]
+    _, found = jax.jit(make_train_step(method, built.tx, grad_norms=config.train.grad_norms))(state, batch)
+    wanted = {
+        "predictor": grads["predictor"],
+        "predictor/dense1": grads["predictor"]["dense1"],
+        "encoder/stem": [part for name, part in grads["encoder"].items() if name.startswith("stem")],
+    }
+    for start, part in wanted.items():
+        assert found[f"{start}_grad_norm"] == pytest.approx(float(optax.tree.norm(part)), rel=1e-5)
+    for start, hint in (("prdictor", "did you mean 'predictor'"), ("encoder/steem", "did you mean 'encoder/stem")):
+        with pytest.raises(ValueError, match=f"train.grad_norms={start}: no parameter begins with '{start}'; {hint}"):
+            experiment.build(configs.change(config, [f"train.grad_norms={start}"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["simsiam", "barlow_twins", "vicreg", "swav", "dino", "moco_v3", "mae", "nnclr", "ibot"]
+)
+def test_a_file_of_a_method_can_be_read_at_a_sitting(name):
+    assert len(Path(methods.__path__[0], f"{name}.py").read_text().splitlines()) <= 150
 
 
 def test_a_head_without_width_is_refused():

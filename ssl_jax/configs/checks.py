@@ -49,7 +49,8 @@ RANGES = (
     # Steps are counted in int32.
     ("must be below 2**31", lambda x: x < 1 << 31, ("train.steps", "train.epochs", "optim.warmup_epochs")),
 )
-COUNTS = ("_dim", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")  # of methods and models
+# Of methods and models.
+COUNTS = ("_dim", "_hidden", "_layers", "_size", "_stride", "_kernel", "_width", ".hidden", ".width")
 
 
 def check(config: Config) -> None:

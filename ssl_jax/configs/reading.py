@@ -29,7 +29,7 @@ from ssl_jax.configs.keys import (
 from ssl_jax.names import HOME, hint, nearest
 from ssl_jax.types import Config
 
-LISTS = ("train.loggers", "eval.during")  # of names, which may be written with commas
+LISTS = ("train.loggers", "train.grad_norms", "eval.during")  # of names, which may be written with commas
 RENAMED = {"method.autoencoder": "init_from.autoencoder"}  # what older commands say
 
 

@@ -17,7 +17,7 @@ FREE_ON_RESUME = (
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.max_pixels",  # which images are read, their fingerprint says
     "data.table_limit",  # the views have the same bits wherever the images lie
-    *("train.loggers", "train.tensorboard", "eval.during"),
+    *("train.loggers", "train.tensorboard", "train.grad_norms", "eval.during"),
 )
 
 OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have

@@ -75,6 +75,13 @@ def doubts(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
             f"WARNING: {rows} rows of a batch cannot use method.prototypes={prototypes} alike; set method.queue_size, "
             "a multiple of the batch, or fewer prototypes"
         )
+    if "queue_from" in has and has["queue_size"]:
+        full_at = round(has["queue_from"] * plan.steps_per_epoch) + has["queue_size"] // rows
+        if full_at >= plan.total_steps:
+            lines.append(
+                f"WARNING: method.queue_size={has['queue_size']}, filled from epoch queue_from={has['queue_from']:g} "
+                f"on, is full after step {full_at} and the run has {plan.total_steps}: it is never used"
+            )
     return tuple(lines)
 
 
@@ -105,6 +112,8 @@ def check_vit(encoder: nn.Module, name: str, why: str, more: str = "") -> None:
     if not isinstance(encoder, ViT):
         label = getattr(encoder, "label", type(encoder).__name__)
         raise ValueError(f"method.name={name!r} {why}, which takes a ViT and no {label}; use model.name=vit_ti{more}")
+    if encoder.norm_after_pool:
+        raise ValueError(f"method.name={name!r} reads patches, which model.norm_after_pool=True leaves without a norm")
 
 
 def takes_images(make: Callable) -> bool:

@@ -51,6 +51,16 @@ def check(**arguments: float | None) -> None:
             raise ValueError(f"method.{name}={value} must be {'positive' if low == 1e-6 else rule}; papers use {usual}")
 
 
+def check_group(rows: int | None, plan: Plan) -> None:
+    """Refuse ``koleo_group`` that a batch does not fall into."""
+    check(koleo_group=rows)
+    if rows is not None and plan.global_batch_size % rows:
+        raise ValueError(
+            f"method.koleo_group={rows} does not divide data.global_batch_size={plan.global_batch_size}; use a "
+            "divisor, or null for the whole batch"
+        )
+
+
 class Tokens(NamedTuple):
     """How the student's tokens of one kind, of the class or of patches, learn from the teacher's.
 
@@ -159,14 +169,17 @@ class Tokens(NamedTuple):
         return loss(params, z)
 
 
-TOLD_APART = 0.1  # nats; healthy small runs begin at 0.8 and stay above 0.15, dead ones end at 0
+# What a teacher knows of an image, in nats: healthy small runs begin at 0.8 and stay above 0.15, dead ones end at 0.
+# One whose prototypes become one has 0.6 to 0.2 while they are 8 to 2; healthy runs use 25 of 1024 and more.
+TOLD_APART, OF_FEW, FEW = 0.1, 1.0, 10
 
 
 def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str | None]]:
     """``hooks`` that tell a teacher which gives every image all prototypes alike, or all images one prototype.
 
     What it knows of the image is ``ln(assignment_perplexity) - teacher_entropy``, in nats. While that is well above 0
-    the run is sound whatever the spread of the bottleneck, where vectors lie close together for a long time.
+    the run is sound whatever the spread of the bottleneck, where vectors lie close together for a long time; unless
+    all images share a few prototypes, between which the teacher does not choose.
     """
 
     def collapse(metrics: Mapping[str, float]) -> str | None:
@@ -178,11 +191,12 @@ def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str
                 return (
                     f"{entropy} is that of {k} prototypes all alike, {math.log(k):.3g}; lower the teacher's temperature"
                 )
-            if metrics[several] < 1.1:
-                return (
-                    f"{several} is {metrics[several]:.2f}: one of {k} prototypes for all; lower method.centre_momentum"
-                )
             known.append(math.log(metrics[several]) - metrics[entropy])
+            if metrics[several] < max(1.1, min(FEW, k / 10)) and known[-1] < OF_FEW:
+                return (
+                    f"{several} is {metrics[several]:.2f}: so few of {k} prototypes for all images; lower "
+                    "method.centre_momentum"
+                )
         return "" if all(nats > TOLD_APART for nats in known) else None
 
     return {"collapse": collapse}
@@ -200,6 +214,8 @@ def tokens_of(
     teacher: str = "centre",
 ) -> Tokens:
     """Tokens whose teacher's temperature goes from the first to the last in so many epochs."""
+    check(temperature=temperature, teacher_temperature=last)
+    check(warmup_teacher_temperature=first, warmup_teacher_epochs=epochs)
     if teacher not in ("centre", "sinkhorn"):
         raise ValueError(f"method.teacher={teacher!r} is not one of centre, sinkhorn")
     temperature_at = optim.linear_by_epoch(first, last, epochs, plan.steps_per_epoch)
@@ -244,6 +260,15 @@ def follow(tau_at: Schedule, centre_momentum: float) -> Callable[[Variables, Tre
         return {"target": optim.ema(aux["target"], variables.params, tau_at(step)), **centres}
 
     return update_aux
+
+
+def kept_apart(views: Sequence[Array], group: int | None, axis: Axis) -> dict[str, Array]:
+    """KoLeo of each view's rows, summed, and the least distance of all, which shows two rows that are one."""
+    how = {"group": group, "axis": axis}
+    return {
+        "koleo": jnp.stack([losses.koleo(x, **how) for x in views]).sum(),
+        "koleo_nearest": jnp.stack([losses.koleo_nearest(x, **how) for x in views]).min(),
+    }
 
 
 def late_last_layer(plan: Plan, epochs: float) -> Callable[[Any], Any]:

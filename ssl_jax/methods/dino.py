@@ -14,9 +14,8 @@ What iBOT has, too, assignments, schedules and metrics, is in ``methods/_distill
 
 Reference: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", equations 1 to 4 and
 algorithm 1 (arXiv:2104.14294).
-Differs from the reference code: the schedule of tau reaches 1 at the end of the run, there one step later; weights of
-the encoder start as ``model.*`` says. Its clipping of each parameter is ``optim.clip_each``, its schedule of the weight
-decay ``optim.weight_decay_end``.
+Differs from the reference code: weights of the encoder start as ``model.*`` says. Its clipping of each parameter is
+``optim.clip_each``, its schedule of the weight decay ``optim.weight_decay_end``.
 """
 
 from __future__ import annotations
@@ -72,8 +71,6 @@ def make(
     """
     sizes = {"out_dim": out_dim, "hidden": hidden, "bottleneck": bottleneck, "layers": layers}
     check(**sizes, tau=tau, centre_momentum=centre_momentum, freeze_last_layer=freeze_last_layer)
-    check(temperature=temperature, teacher_temperature=teacher_temperature)
-    check(warmup_teacher_temperature=warmup_teacher_temperature, warmup_teacher_epochs=warmup_teacher_epochs)
     tau_at = optim.tau_schedule(tau, plan.total_steps)
     head = head_of(encoder, sizes, head_bn=head_bn, norm_last_layer=norm_last_layer)
     how = {"temperature": temperature, "epochs": warmup_teacher_epochs}

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from ssl_jax import losses, methods, models, optim
-from ssl_jax.methods import init_parts, teacher_trunk, view_by_view
+from ssl_jax import methods, models, optim
+from ssl_jax.methods import _distillation, init_parts, teacher_trunk, view_by_view
 from ssl_jax.methods._distillation import check, collapse_of, follow, heads_of, late_last_layer, tokens_of
 from ssl_jax.parallel import named_key, row_keys
 from ssl_jax.tasks.masks import hidden_blocks
@@ -78,9 +78,9 @@ def make(
         raise ValueError(f"method.name='ibot' and model.pool={encoder.pool!r}: set pool='cls' and model.cls_token=True")
     sizes = {"out_dim": out_dim, "hidden": hidden, "bottleneck": bottleneck, "layers": layers}
     check(**sizes, tau=tau, centre_momentum=centre_momentum, freeze_last_layer=freeze_last_layer, koleo=koleo)
-    check(temperature=temperature, teacher_temperature=teacher_temperature, patch_temperature=patch_temperature)
-    check(warmup_teacher_temperature=warmup_teacher_temperature, warmup_patch_temperature=warmup_patch_temperature)
-    check(warmup_teacher_epochs=warmup_teacher_epochs, patch_weight=patch_weight, koleo_group=koleo_group)
+    check(patch_temperature=patch_temperature, warmup_patch_temperature=warmup_patch_temperature)
+    check(patch_weight=patch_weight)
+    _distillation.check_group(koleo_group, plan)
     kind = {"head_bn": head_bn, "norm_last_layer": norm_last_layer, "shared_head": shared_head}
     head, patch_head = heads_of(encoder, sizes, **kind, patch_out_dim=patch_out_dim, patch_bottleneck=patch_bottleneck)
     blocks = {"choice": mask_choice, "least": block_least, "most": block_most}
@@ -139,8 +139,7 @@ def make(
         metrics |= of_class.metrics(q, cls_loss, variables, step, axis)
         metrics |= of_patches.metrics(patch_q, patch_loss, variables, step, axis, weights)
         if koleo:
-            near = [losses.koleo(x, group=koleo_group, axis=axis) for x in view_by_view(cls, counts[0])]
-            metrics["koleo"] = jnp.stack(near).sum()
+            metrics |= _distillation.kept_apart(view_by_view(cls, counts[0]), koleo_group, axis)
             value += koleo * metrics["koleo"]
         outputs = {"features": view_by_view(taught, counts[0])[0], "projections": z[:, 0]}
         return value, LossOut(state | {"target": target_state}, metrics, carry=means, outputs=outputs)

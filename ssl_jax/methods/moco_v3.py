@@ -122,6 +122,7 @@ def make(
         encode=make_encode(target_parts, mean, std),
         update_aux=update_aux,
         wrap_tx=wrap_tx,
+        grad_norms=("encoder/stem_patches",) if isinstance(encoder, ViT) else (),
     )
 
 

@@ -52,7 +52,7 @@ def make(
         raise ValueError(f"method.predictor_rate={predictor_rate!r} is not one of {', '.join(rates)}")
     if projector_layers < 1:
         raise ValueError(f"method.projector_layers={projector_layers} must be 1 or more; the paper has 3, CIFAR-10 2")
-    hidden = projector_dim // 4 if predictor_hidden is None else predictor_hidden
+    hidden = max(1, projector_dim // 4) if predictor_hidden is None else predictor_hidden
     shared = {"hidden_bias": False, "kernel_init": torch_kernel, "norm": encoder.norm, "dtype": encoder.dtype}
     parts = {
         "encoder": encoder,
@@ -83,4 +83,5 @@ def make(
         return optim.by_group(tx, group, {"predictor": optim.Group(rate=rates[predictor_rate])})
 
     encode = make_encode({k: parts[k] for k in ("encoder", "projector")}, mean, std)
-    return Method(init=init, loss=loss, trunk=online_trunk, encode=encode, wrap_tx=wrap_tx)
+    watched = ("predictor",)
+    return Method(init=init, loss=loss, trunk=online_trunk, encode=encode, wrap_tx=wrap_tx, grad_norms=watched)

@@ -82,9 +82,6 @@ def make(
             f"use {max(1, round(queue_size / batch_size)) * batch_size}, or 0 for none"
         )
     per_row, first = queue_size // batch_size, round(queue_from * plan.steps_per_epoch)
-    if queue_size and (full_at := first + per_row) >= plan.total_steps:
-        filled = f"method.queue_size={queue_size}, filled from epoch queue_from={queue_from:g} on, is full after step"
-        raise ValueError(f"{filled} {full_at} and the run has {plan.total_steps}; lower queue_from, or have no queue")
     kind = {"kernel_init": torch_kernel, "bias_init": torch_bias, "norm": encoder.norm, "dtype": encoder.dtype}
     parts = {"encoder": encoder, "projector": MLP((hidden, projector_dim), **kind)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optax
@@ -120,15 +120,24 @@ def check_rates(config: Config, params: Any) -> None:
             f"optim.patch_rate={patch_rate} is of a ViT's patch embedding, which {config.model.name} does not have; "
             "set it to null"
         )
+    check_starts(_given_rates(config), params, f"optim.rates={config.optim.rates!r}")
+
+
+def check_starts(starts: Iterable[str], params: Any, said: str) -> None:
+    """Refuse starts of paths with which no parameter begins.
+
+    Raises:
+      ValueError: the first of them, and what there is.
+    """
     paths: list[str] = []
     optim.by_path(lambda path, _: paths.append(path))(params)
-    for start in _given_rates(config):
+    for start in starts:
         if not any(path.startswith(start) for path in paths):
             parts, alike = (
                 sorted({"/".join(path.split("/")[:depth]) for path in paths}) for depth in (2, start.count("/") + 1)
             )
             raise ValueError(
-                f"optim.rates={config.optim.rates!r}: no parameter begins with {start!r}; {hint(start, alike)}"
+                f"{said}: no parameter begins with {start!r}; {hint(start, alike)}"
                 f"there are {', '.join(parts[:6])}{' and more' if len(parts) > 6 else ''}"
             )
 

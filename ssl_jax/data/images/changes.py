@@ -58,6 +58,8 @@ def _counted(views: Sequence[View], local: dict[str, Any], path: str, name: str)
     """The views with as many local ones as ``local.count`` says, which is taken out of ``local``."""
     large, small = ([view for view in views if (view.size is None) == one] for one in (True, False))
     count, size = local.pop("count", None), local.get("size")
+    if size is not None and typed(size, int, f"{path}.local.size") < 1:
+        raise ValueError(f"{path}.local.size={size} must be 1 or more")
     if count is None:
         if local and not small:
             raise ValueError(
