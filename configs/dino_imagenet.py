@@ -5,7 +5,7 @@
 Cost: the authors' took 1.75 days on 8 GPUs (their README). Not run here.
 Expected: 74.0 % linear on the class tokens of the last four blocks (--eval.linear_probe.layers=cls_last4), 69.3 % kNN
 on the last, of the teacher (facebookresearch/dino README). Published, not ours. Their run of 800 epochs, 77.0 % and
-74.5 %, has batch 1024, recipe ibot, method.teacher_temperature=0.07, warmup_teacher_epochs=30.
+74.5 %, has batch 1024, recipe ibot, method.teacher_temperature=0.07, warmup_teacher_epochs=30, optim.end=5e-4.
 The prototypes have learned lengths, as the code advises for ViT-S. Clipping is of each parameter by itself, and decay
 leaves biases and norms out.
 """

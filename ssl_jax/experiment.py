@@ -162,7 +162,7 @@ def make_parts(config: Config, plan: Plan) -> Parts:
     schedule, warmup_steps, notes = make_schedule(config, plan)
     return Parts(
         method=make_method(config, plan),
-        tx=make_tx(config, schedule, plan.total_steps, rate_of=rates(config, _encoder(config, plan).stages)),
+        tx=make_tx(config, schedule, plan.total_steps, rate_of=rates(config, _encoder(config, plan))),
         schedule=schedule,
         warmup_steps=warmup_steps,
         probe=online_probe(plan.num_classes) if config.eval.probe and plan.num_classes else None,

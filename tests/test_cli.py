@@ -94,6 +94,10 @@ REFUSED = {
         ["--config", f"{CONFIGS}/moco_cifar10_cpu.py", "--config.method.bn_strided=2"],
         "must be true or false",
     ),
+    "half a layer": (
+        ["--config", f"{CONFIGS}/dino_cpu.py", "--config.method.layers=2.5"],
+        "config.method.layers=2.5 must be a whole number",
+    ),
     "nobody's home": (["--config.data.source=folder:~no_such_user/x"], "cannot be looked at"),
     "empty split": (["--config.data.test_split="], "mean nothing to 'digits'"),
     "endless path": ([f"--config.data.source=npz:{'a' * 5000}"], "cannot be looked at (["),

@@ -127,6 +127,19 @@ def test_an_encoder_without_that_map_is_refused_before_anything_is_compiled(enco
         jax.eval_shape(method.init, jax.random.key(0), contract.batch_of(0))
 
 
+def test_of_a_deep_vit_which_shows_some_stages_alone_it_is_the_last_but_one_of_those():
+    encoder, batch = models.make("vit", patch_size=4, width=8, depth=12, heads=2), contract.batch_of(0)
+    variables = jax.jit(method_of(encoder).init)(jax.random.key(0), batch)
+    shown, _ = models.forward(encoder, variables.params["encoder"], {}, batch["views"][0], train=False)
+    assert [name for name in shown if name.startswith("stage")] == ["stage3", "stage6", "stage9", "stage12"]
+    loss = {
+        stage: method_of(encoder, stage=stage).loss(variables, batch, jax.random.key(2), jnp.int32(0), None)[0]
+        for stage in (None, "stage6", "stage9", "stage12")
+    }
+    assert loss[None] == loss["stage9"]
+    assert len({float(value) for value in loss.values()}) == 3
+
+
 def test_the_loss_is_the_sum_of_its_terms_and_only_the_first_view_is_used():
     method = method_of(global_weight=0.5, prior_weight=0.25, local_weight=2.0)
     batch = contract.batch_of(0)

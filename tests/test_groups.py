@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from ssl_jax import configs, experiment, models, optim
+from ssl_jax import configs, experiment, methods, models, optim, testing
 from ssl_jax.models.vit import ViT
 from ssl_jax.optim import Group
 from ssl_jax.optim.from_config import check_rates
@@ -139,19 +139,17 @@ def test_rates_that_are_numbers_multiply_the_update():
 
 
 def test_layer_decay_of_a_vit():
-    """facebookresearch/mae: patches, class token and positions .65^13, block k .65^(12 - k), the head 1."""
+    """facebookresearch/mae: patches, class token and positions .65^13, block k .65^(12 - k), last norm and head 1."""
     encoder = ViT(4, 8, 12, 2, cls_token=True, positions="learned")
     params = jax.eval_shape(lambda key: models.init(encoder, key, jnp.zeros((1, 8, 8, 3)))[0], jax.random.key(0))
     params = jax.tree.map(lambda a: jnp.ones(a.shape), {"encoder": params, "classifier": {"kernel": jnp.ones(2)}})
-    top = encoder.stages + 1
-    tx = optim.by_group(
-        optax.sgd(1.0), lambda path: models.depth(path, stages=12), optim.by_depth(top, layer_decay=0.65)
-    )
+    tx = methods.get("supervised")(encoder, plan=testing.plan_of(), layer_decay=0.65).wrap_tx(optax.sgd(1.0))
     updates, _ = tx.update(params, tx.init(params), params)
     want = {"stem": 0.65**13, **{f"stage{k + 1}": 0.65 ** (12 - k) for k in range(12)}, "kernel": 1.0}
+    want["stage12_norm"] = 1.0
     seen = set()
     for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
-        name = next(w for w in path[1].key.split("_") if w)
+        name = path[1].key if path[1].key in want else next(w for w in path[1].key.split("_") if w)
         np.testing.assert_allclose(update, -want[name], rtol=1e-6)
         seen.add(name)
     assert seen == set(want)
@@ -195,6 +193,7 @@ def test_rates_by_depth_reach_every_method(method):
         part, _, name = path.partition("/")
         word = name.split("_")[0] if part == "encoder" else part
         factor = {"stem": 0.5**3, "stage1": 0.5**2, "stage2": 0.5}.get(word, 1.0)
+        factor = 1.0 if name.startswith("stage2_norm/") else factor  # behind the last block
         factor *= 0.2 if name.startswith("stem_patches") else 1.0
         np.testing.assert_allclose(found, factor * np.asarray(without), rtol=1e-6, err_msg=path)
         seen.add(word)

@@ -102,6 +102,10 @@ def check(config: Config) -> None:
                     f"{unknown_key(f'config.{part}.{name}', [f'config.{part}.{k}' for k in known])} "
                     f"({config[part].name!r} does not have it; start from one of its own configs)"
                 )
+    for name, parameter in methods.arguments(config.method.name).items():
+        key = f"method.{name}"
+        whole = parameter.annotation in (int, "int", "int | None")
+        _refuse(flat, key, whole and isinstance(flat.get(key), float), "must be a whole number")
     _check_switches(flat)
 
 

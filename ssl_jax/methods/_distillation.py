@@ -193,10 +193,8 @@ def collapse_of(*kinds: Tokens) -> dict[str, Callable[[Mapping[str, float]], str
                 )
             known.append(math.log(metrics[several]) - metrics[entropy])
             if metrics[several] < max(1.1, min(FEW, k / 10)) and known[-1] < OF_FEW:
-                return (
-                    f"{several} is {metrics[several]:.2f}: so few of {k} prototypes for all images; lower "
-                    "method.centre_momentum"
-                )
+                fix = "use method.teacher=centre" if kind.sinkhorn else "lower method.centre_momentum"
+                return f"{several} is {metrics[several]:.2f}: so few of {k} prototypes for all images; {fix}"
         return "" if all(nats > TOLD_APART for nats in known) else None
 
     return {"collapse": collapse}

@@ -53,12 +53,15 @@ def make(
 
     Args:
       form: "jsd" or "info_nce".
-      stage: the map of which the places are, as "stage2"; None: of the last stage but one.
+      stage: the map of which the places are, as "stage2"; None: of the last stage but one that gives a map.
       local_weight, global_weight: beta and alpha; DIM(L) has 1 and 0, DIM(G) 0 and 1.
       prior_weight: gamma; DIM(L) has 0.1, DIM(G) 1. With 0 there is no discriminator, and y has no sigmoid.
       projector_hidden: width of the projector's hidden layer.
       projector_dim: d of y ``[b, d]``.
       score_dim: width of the embeddings whose inner product is the score.
+
+    Raises:
+      ValueError: an argument outside its meaning, or an encoder without maps.
     """
     if form not in FORMS:
         raise ValueError(f"method.form={form!r} is not one of {', '.join(FORMS)}")
@@ -88,7 +91,8 @@ def make(
             )
         if stage and stage not in maps:
             raise ValueError(f"method.stage={stage!r} is no map of {encoder.label}; it has {', '.join(maps)}")
-        places = maps.get(stage or f"stage{encoder.stages - 1}", models.deepest(maps))
+        stages = sorted(int(name[5:]) for name in maps if name[:5] == "stage" and name[5:].isdigit())
+        places = maps[stage or f"stage{stages[-2:][0]}"]
         y = jax.nn.sigmoid(out["projector"]) if prior_weight else out["projector"]
         b, *_, channels = places.shape
         given = {"of_image": y, "of_place": places.reshape(b, -1, channels), "of_map": places.reshape(b, -1)}

@@ -58,6 +58,9 @@ def make(
       t_max, knots: of the characteristic function that is compared.
       projector_hidden: width of the projector's two hidden layers.
       projector_dim: d of the embeddings ``[b, d]``; 16 to 1024.
+
+    Raises:
+      ValueError: an argument outside its meaning.
     """
     if not 0 <= sigreg_weight <= 1:
         raise ValueError(f"method.sigreg_weight={sigreg_weight} must be between 0 and 1; the authors use 0.02 to 0.1")

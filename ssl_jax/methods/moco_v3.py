@@ -61,6 +61,9 @@ def make(
       hidden: width of the hidden layers of projector and predictor.
       projector_dim: d of queries and keys ``[b, d]``.
       freeze_patches: leave a ViT's patch projection as it starts; of other encoders nothing is frozen.
+
+    Raises:
+      ValueError: an argument outside its meaning.
     """
     kind = heads or ("vit" if isinstance(encoder, ViT) else "resnet")
     if temperature <= 0:

@@ -52,6 +52,9 @@ def make(
       projector_hidden: width of the projector's two hidden layers.
       projector_dim: d of projections and predictions ``[b, d]``.
       predictor_hidden: width of the predictor's hidden layer.
+
+    Raises:
+      ValueError: an argument outside its meaning.
     """
     batch_size = plan.global_batch_size
     if temperature <= 0:

@@ -22,6 +22,7 @@ from ssl_jax import models, optim
 from ssl_jax.losses.normalize import compute_dtype
 from ssl_jax.methods import check_labels, init_parts, make_encode, normalize, online_trunk, run_parts
 from ssl_jax.models.heads import Classifier, linear
+from ssl_jax.models.vit import ViT
 from ssl_jax.parallel import mean as mean_over_devices
 from ssl_jax.types import LossOut, Method, Plan, Variables
 
@@ -119,8 +120,13 @@ def make(
         top1 = (known * (logits.argmax(-1) == label).astype(known.dtype)).sum() / count
         return value, LossOut(model_state, metrics={"top1": top1}, outputs={"features": features})
 
+    def group_of(path) -> int | str:
+        return "last norm" if models.is_last_norm(path, encoder) else depth(path)
+
     def wrap_tx(tx):
-        return optim.by_group(tx, depth, {d: group._replace(first=first[d]) for d, group in groups.items()})
+        given = {d: group._replace(first=first[d]) for d, group in groups.items()}
+        last_norm = {"last norm": optim.Group(first=first[encoder.stages])} if isinstance(encoder, ViT) else {}
+        return optim.by_group(tx, group_of, given | last_norm)
 
     def classify(variables, images):
         images = normalize(images, mean, std)

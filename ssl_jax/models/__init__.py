@@ -293,6 +293,14 @@ def depth(path: Any, *, stages: int = 4) -> int:
     return stages + 1
 
 
+def is_last_norm(path: str, encoder: nn.Module) -> bool:
+    """Whether a parameter is of the norm behind a ViT's last block, which has the head's rate where rates go by depth.
+
+    So it is in the code of MAE (``util/lr_decay.py``), DINOv2 and timm; where parts are frozen it is the last block's.
+    """
+    return isinstance(encoder, ViT) and f"stage{encoder.stages}_norm" in path.split("/")
+
+
 def check_input(encoder: str | nn.Module, input_shape: Sequence[int]) -> None:
     """Refuse inputs that are too small or too long for an encoder, given as a module or by name.
 

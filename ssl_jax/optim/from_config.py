@@ -56,11 +56,11 @@ def make_schedule(config: Config, plan: Plan) -> tuple[optax.Schedule, int, tupl
     return schedules[o.schedule](), warmup, tuple(notes)
 
 
-def rates(config: Config, stages: int) -> Callable[[str], float] | None:
+def rates(config: Config, encoder: Any) -> Callable[[str], float] | None:
     """Factor of the learning rate of a parameter by its path, where ``optim`` has one.
 
     Args:
-      stages: of the encoder, ``encoder.stages``.
+      encoder: in whose stages depth is counted.
     """
     decay, patch_rate = config.optim.get("layer_decay"), config.optim.get("patch_rate")  # younger than some configs
     given = _given_rates(config)
@@ -72,7 +72,8 @@ def rates(config: Config, stages: int) -> Callable[[str], float] | None:
         part, _, name = path.partition("/")
         if part != "encoder":
             return own
-        below = stages + 1 - models.depth(name, stages=stages)
+        below = encoder.stages + 1 - models.depth(name, stages=encoder.stages)
+        below = 0 if models.is_last_norm(name, encoder) else below
         return own * (decay or 1.0) ** below * ((patch_rate or 1.0) if name.startswith(PATCHES) else 1.0)
 
     return factor
