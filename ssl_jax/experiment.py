@@ -285,6 +285,7 @@ def _trace(method: Method, config: Config, modality: Modality, plan: Plan) -> tu
     check_rates(config, variables.params)
     starts = tuple(config.train.get("grad_norms", ()))
     check_starts(starts, variables.params, f"train.grad_norms={','.join(starts)}")
+    check_starts(method.grad_norms, variables.params, f"grad_norms={method.grad_norms} of {config.method.name}")
     key, step = jax.random.key(0), jax.ShapeDtypeStruct((), np.int32)
     looked = _looked_at(loss, variables, batch, key, step)
     if config.parallel.mode == "pmap":

@@ -331,6 +331,20 @@ def test_a_teacher_that_tells_images_apart_is_sound_whatever_its_bottleneck(name
         assert said(sound | {key: float("nan")}) is None
 
 
+@pytest.mark.parametrize("name", ["dino", "ibot"])
+def test_how_far_the_teacher_is_behind_is_logged(name):
+    batch, method = batch_of(), method_of(name)
+    variables = started(method, batch)
+    student, teacher = (
+        np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree)])
+        for tree in (variables.params, variables.aux["target"])
+    )
+    _, out = run_loss(method, variables, batch)
+    wanted = np.linalg.norm(student - teacher) / np.linalg.norm(student)
+    assert float(out.metrics["ema_distance"]) == pytest.approx(wanted, rel=1e-5)
+    assert wanted > 0.1
+
+
 @pytest.mark.parametrize("prefix", ["", "patch_"])
 def test_a_teacher_of_few_prototypes_is_dead_unless_it_chooses_between_them(prefix):
     said = method_of("ibot", out_dim=64).hooks["collapse"]
@@ -357,6 +371,7 @@ def test_what_the_run_is_too_short_for_is_said():
     assert lines[1].startswith("WARNING: 64 rows of a batch cannot use method.prototypes=3000 alike")
     assert methods.doubts({"name": "swav", "queue_size": 640, "queue_from": 0}, plan._replace(total_steps=20)) == ()
     assert methods.doubts({"name": "swav", "prototypes": 64}, plan) == ()
+    assert methods.doubts({"name": "swav", "prototypes": None}, plan) == ()  # another method may mean other things
     queue = {"name": "swav", "queue_size": 640, "queue_from": 0}
     assert methods.doubts(queue, plan._replace(total_steps=11)) == ()
     assert methods.doubts(queue, plan._replace(total_steps=10)) == (

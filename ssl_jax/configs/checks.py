@@ -104,7 +104,7 @@ def check(config: Config) -> None:
                 )
     for name, parameter in methods.arguments(config.method.name).items():
         key = f"method.{name}"
-        whole = parameter.annotation in (int, "int", "int | None")
+        whole = parameter.annotation in (int, int | None, "int", "int | None", "Optional[int]")
         _refuse(flat, key, whole and isinstance(flat.get(key), float), "must be a whole number")
     _check_switches(flat)
 

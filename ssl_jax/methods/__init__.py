@@ -64,10 +64,11 @@ def doubts(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     """A line for each argument of ``method`` for which the run is too short or its batch too small."""
     known, epochs = arguments(given["name"]), plan.total_steps / plan.steps_per_epoch
     has = {name: given.get(name, parameter.default) for name, parameter in known.items()}
+    has = {name: value for name, value in has.items() if isinstance(value, int | float)}
     lines = [
         f"WARNING: method.{name}={value:g} epochs are not shorter than the run of {epochs:.3g}: {IN_EPOCHS[name]}"
         for name in IN_EPOCHS
-        if isinstance(value := has.get(name), int | float) and value >= epochs and value > 0
+        if (value := has.get(name, 0)) >= epochs and value > 0
     ]
     prototypes, rows = has.get("prototypes", 0), plan.global_batch_size
     if prototypes > rows and not has.get("queue_size"):
@@ -75,13 +76,13 @@ def doubts(given: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
             f"WARNING: {rows} rows of a batch cannot use method.prototypes={prototypes} alike; set method.queue_size, "
             "a multiple of the batch, or fewer prototypes"
         )
-    if "queue_from" in has and has["queue_size"]:
-        full_at = round(has["queue_from"] * plan.steps_per_epoch) + has["queue_size"] // rows
-        if full_at >= plan.total_steps:
-            lines.append(
-                f"WARNING: method.queue_size={has['queue_size']}, filled from epoch queue_from={has['queue_from']:g} "
-                f"on, is full after step {full_at} and the run has {plan.total_steps}: it is never used"
-            )
+    size, start = has.get("queue_size", 0), has.get("queue_from")  # MoCo's and NNCLR's are used from the first step
+    full_at = round((start or 0) * plan.steps_per_epoch) + size // rows
+    if size and start is not None and full_at >= plan.total_steps:
+        lines.append(
+            f"WARNING: method.queue_size={size}, filled from epoch queue_from={start:g} on, is full after step "
+            f"{full_at} and the run has {plan.total_steps}: it is never used"
+        )
     return tuple(lines)
 
 

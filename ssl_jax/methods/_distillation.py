@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
+from jax import lax
 
 from ssl_jax import losses, models, optim
 from ssl_jax.methods import run_parts
@@ -141,6 +143,9 @@ class Tokens(NamedTuple):
         found |= {} if self.sinkhorn else {"centre_norm": jnp.linalg.norm(variables.aux[self.centre])}
         if "g" in (last := variables.params[self.last_layer]) and self.last_layer.startswith(self.prefix):
             found["prototype_length"] = last["g"].mean()
+        if not self.prefix:
+            student, teacher = lax.stop_gradient((variables.params, variables.aux["target"]))
+            found["ema_distance"] = optax.tree.norm(optax.tree.sub(student, teacher)) / optax.tree.norm(student)
         return {self.prefix + name: scalar for name, scalar in found.items()}
 
     def pairs(self, params: Tree, q: Array, z: Array, counts: Sequence[int]) -> Array:

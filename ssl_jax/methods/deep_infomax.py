@@ -84,14 +84,14 @@ def make(
         """What scorers and discriminator get, by their names, and the outputs of all parts with their state."""
         out, state = run_parts(parts, params, state, images, train=train, axis=axis, key=key)
         maps = {name: a for name, a in out["encoder"].items() if a.ndim == 4}
-        if not maps:
+        stages = sorted(int(name[5:]) for name in maps if name[:5] == "stage" and name[5:].isdigit())
+        if not (stages or stage in maps):
             raise ValueError(
                 f"method.name='deep_infomax' learns from the places of a map and {encoder.label} makes none; use a "
                 "ResNet, a ConvNet or a ViT as model.name"
             )
         if stage and stage not in maps:
             raise ValueError(f"method.stage={stage!r} is no map of {encoder.label}; it has {', '.join(maps)}")
-        stages = sorted(int(name[5:]) for name in maps if name[:5] == "stage" and name[5:].isdigit())
         places = maps[stage or f"stage{stages[-2:][0]}"]
         y = jax.nn.sigmoid(out["projector"]) if prior_weight else out["projector"]
         b, *_, channels = places.shape
