@@ -249,7 +249,7 @@ def test_norms_of_the_gradients_of_parts_are_logged():
 NEWER = ("simsiam", "barlow_twins", "vicreg", "swav", "dino", "moco_v3", "mae", "nnclr", "ibot", "supcon", "lejepa")
 
 
-@pytest.mark.parametrize("name", (*NEWER, "deep_infomax"))
+@pytest.mark.parametrize("name", [*NEWER, "deep_infomax"])
 def test_a_file_of_a_method_can_be_read_at_a_sitting(name):
     assert len(Path(methods.__path__[0], f"{name}.py").read_text().splitlines()) <= 150
 
