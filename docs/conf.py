@@ -126,7 +126,7 @@ def plain_marks(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def plain_names(app, what, name, obj, options, signature, returns):
-    """Names of ``autodoc_type_aliases`` inside another type, as Sphinx 9 leaves them."""
+    """Sphinx 9 writes an alias inside another type as ``TypeAliasForwardRef('Array')``; readers need its name alone."""
     return tuple(part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returns))
 
 

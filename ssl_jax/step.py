@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.online.collapse import projection_moments
+from ssl_jax.optim import by_path
 from ssl_jax.types import WHOLE, Array, Axis, Batch, LossOut, Method, Probe, TrainState, Tree, Variables, Views
 
 Metrics = Mapping[str, Any]
@@ -134,10 +135,8 @@ def make_train_step(
         outputs = lax.stop_gradient(dict(out.outputs))
 
         metrics: dict[str, Any] = {"loss": loss, "grad_norm": optax.tree.norm(grads), **out.metrics}
-        paths = jax.tree_util.tree_leaves_with_path(grads)
         for start in dict.fromkeys((*method.grad_norms, *grad_norms)):
-            of_start = [leaf for path, leaf in paths if _said(path).startswith(start)]
-            metrics[f"{start}_grad_norm"] = optax.tree.norm(of_start)
+            metrics[f"{start}_grad_norm"] = optax.tree.norm(_beginning(grads, start))
         if "projections" in outputs:
             metrics["moments"] = projection_moments(outputs["projections"], axis)
         probe_state = state.probe
@@ -177,8 +176,9 @@ def make_train_step(
     return train_step
 
 
-def _said(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _beginning(tree: Tree, start: str) -> Tree:
+    """The leaves whose paths begin so, and None elsewhere."""
+    return by_path(lambda path, leaf: leaf if path.startswith(start) else None)(tree)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def check(config: Config) -> None:
     for name, parameter in methods.arguments(config.method.name).items():
         key = f"method.{name}"
         whole = parameter.annotation in (int, int | None, "int", "int | None", "Optional[int]")
-        _refuse(flat, key, whole and isinstance(flat.get(key), float), "must be a whole number")
+        value = flat.get(key)
+        _refuse(flat, key, whole and isinstance(value, float) and value % 1 != 0, "must be a whole number")
     _check_switches(flat)
 
 

@@ -20,7 +20,7 @@ from ssl_jax.losses.distillation import (
 from ssl_jax.losses.info_nce import info_nce
 from ssl_jax.losses.info_nce_queue import info_nce_queue
 from ssl_jax.losses.instance import estimate_log_z, instance_nce, instance_softmax
-from ssl_jax.losses.koleo import koleo, koleo_nearest
+from ssl_jax.losses.koleo import koleo, koleo_and_nearest
 from ssl_jax.losses.masked_pixels import masked_mse, standardized_patches
 from ssl_jax.losses.moco_v3 import moco_v3
 from ssl_jax.losses.nnclr import nnclr
@@ -47,7 +47,7 @@ __all__ = [
     "instance_nce",
     "instance_softmax",
     "koleo",
-    "koleo_nearest",
+    "koleo_and_nearest",
     "masked_mse",
     "mean_over_pairs",
     "moco_v3",

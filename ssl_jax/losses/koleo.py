@@ -43,23 +43,17 @@ def koleo(x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None
     "DINOv2", 2023, section 4 (https://arxiv.org/abs/2304.07193).
     Differs from the reference code: there neighbours are looked for on one device, whatever its batch (``group``).
     """
-    return -jnp.mean(jnp.log(_distances(x, group, axis) + EPS))
+    return koleo_and_nearest(x, group=group, axis=axis)[0]
 
 
 @on_any_mesh
-def koleo_nearest(x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None) -> Float[Array, ""]:
-    """The smallest distance that :func:`koleo` sees, over all devices; without a gradient.
-
-    Two rows that are the same have 1e-8, where the loss is far from what it was.
-
-    Args:
-      x, group, axis: as of :func:`koleo`.
-
-    Returns:
-      Scalar, from 0 to 2.
-    """
-    least = lax.stop_gradient(_distances(x, group, axis)).min()
-    return least if axis is None else lax.pmin(least, axis)
+def koleo_and_nearest(
+    x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """:func:`koleo`, and the smallest distance that it sees, over all devices, without a gradient: next to 0 of equal rows."""
+    distances = _distances(x, group, axis)
+    least = lax.stop_gradient(distances).min()
+    return -jnp.mean(jnp.log(distances + EPS)), least if axis is None else lax.pmin(least, axis)
 
 
 def _distances(x: Array, group: int | None, axis: Axis) -> Array:

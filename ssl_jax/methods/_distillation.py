@@ -267,11 +267,9 @@ def follow(tau_at: Schedule, centre_momentum: float) -> Callable[[Variables, Tre
 
 def kept_apart(views: Sequence[Array], group: int | None, axis: Axis) -> dict[str, Array]:
     """KoLeo of each view's rows, summed, and the least distance of all, which shows two rows that are one."""
-    how = {"group": group, "axis": axis}
-    return {
-        "koleo": jnp.stack([losses.koleo(x, **how) for x in views]).sum(),
-        "koleo_nearest": jnp.stack([losses.koleo_nearest(x, **how) for x in views]).min(),
-    }
+    of_views = [jnp.stack(losses.koleo_and_nearest(x, group=group, axis=axis)) for x in views]
+    value, nearest = jnp.stack(of_views, axis=1)
+    return {"koleo": value.sum(), "koleo_nearest": nearest.min()}
 
 
 def late_last_layer(plan: Plan, epochs: float) -> Callable[[Any], Any]:
