@@ -50,7 +50,7 @@ def koleo(x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None
 def koleo_and_nearest(
     x: Float[Array, "b d"], *, group: int | None = None, axis: Axis = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """:func:`koleo`, and the smallest distance that it sees, over all devices, without a gradient: next to 0 of equal rows."""
+    """:func:`koleo`, and the smallest distance that it sees, over all devices and without a gradient."""
     distances = _distances(x, group, axis)
     least = lax.stop_gradient(distances).min()
     return -jnp.mean(jnp.log(distances + EPS)), least if axis is None else lax.pmin(least, axis)
