@@ -26,7 +26,7 @@ evaluate: $(VENV)/.installed
 benchmark: $(VENV)/.installed-peers
 	@$(RUN) experiments/benchmark.py $(if $(ARGS),$(ARGS),--out runs/benchmark)
 
-gate: $(VENV)/.installed
+gate: $(VENV)/.installed-peers
 	@$(RUN) experiments/gate.py $(if $(ARGS),$(ARGS),--out runs/gate)
 
 test: $(VENV)/.installed-dev

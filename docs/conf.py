@@ -156,5 +156,6 @@ def formula(translator, node) -> None:
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("source-read", read_source)
+    app.connect("include-read", lambda app, path, docname, content: read_source(app, docname, content))
     app.connect("autodoc-process-docstring", plain_marks, priority=400)
     app.connect("autodoc-process-signature", plain_names)

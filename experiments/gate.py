@@ -138,7 +138,7 @@ def checked(part: str, found: Mapping[str, Any], bands: Mapping[str, Any], here:
         return [{"check": part, "state": "skipped", "why": found["skipped"]}]
     recorded = bands["values"].get(part, {})
     pinned = bands["machines"].get(part, {}).get("torch")
-    if part == "pace" and pinned != here["torch"]:
+    if part == "pace" and public(pinned) != public(here["torch"]):
         why = f"torch {here['torch']} is not the recorded {pinned}"
         return [{"check": part, "state": "skipped", "why": why}]
     checks = []
@@ -159,6 +159,11 @@ def checked(part: str, found: Mapping[str, Any], bands: Mapping[str, Any], here:
         gone = recorded.keys() - found.keys()
         checks += [{"check": name, "state": "red", "why": "recorded, and no longer measured"} for name in sorted(gone)]
     return checks
+
+
+def public(version: str | None) -> str:
+    """Without what follows a plus: a build for a GPU computes on a CPU as one for CPUs alone."""
+    return str(version).partition("+")[0]
 
 
 def band(values: Sequence[float], part: str) -> tuple[float, float | None]:

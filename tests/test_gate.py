@@ -56,6 +56,8 @@ def test_pace_is_compared_with_the_torch_it_was_recorded_with_alone():
     recorded = {"values": {"pace": {"a": [2.5, 4.0]}}, "machines": {"pace": {"torch": "2.13.0"}}}
     (check,) = gate.checked("pace", {"a": figure(1.9)}, recorded, HERE)
     assert (check["state"], check["low"]) == ("red", 2.0)
+    (check,) = gate.checked("pace", {"a": figure(1.9)}, recorded, HERE | {"torch": "2.13.0+cpu"})
+    assert check["state"] == "red"
     (check,) = gate.checked("pace", {"a": figure(1.9)}, recorded, HERE | {"torch": "2.12.0"})
     assert (check["state"], check["why"]) == ("skipped", "torch 2.12.0 is not the recorded 2.13.0")
     (check,) = gate.checked("pace", {"skipped": "no lightly"}, recorded, HERE)
