@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments.suites import rows as suites
 from experiments.suites import table, workers
 from experiments.suites.rows import Row, Suite
-from ssl_jax.run import command, folder, provenance
+from ssl_jax import configs
+from ssl_jax.run import command, folder, provenance, several
 from ssl_jax.run.open import read_run
 
 
@@ -65,9 +66,10 @@ def main(arguments: list[str]) -> int:
         if options.rows and (unknown := set(options.rows.split(",")) - {row.name for row in suite.rows}):
             names = ", ".join(row.name for row in suite.rows)
             raise ValueError(f"--rows {','.join(sorted(unknown))} is unknown; known: {names}")
+        began = provenance.commit()
         if not (options.dirty or options.show):
-            table.refuse_dirty(provenance.commit())
-        known = refuse_others(out, suite, options, changes)
+            table.refuse_dirty(began)
+        known = refuse_others(out, suite, options, changes, began)
         platform, places = ("none", []) if options.show else workers.here(options.cores or suite.cores)
         left_out = {row.name: why for row in suite.rows if (why := why_not(row, asked, platform, options))}
         jobs = [
@@ -82,10 +84,10 @@ def main(arguments: list[str]) -> int:
             return table.write(suite, out, left_out, changes, options.dirty, made)
 
         write()  # what is refused of the runs that are there is refused now
-        jobs = [job for job in jobs if not table.is_done(out / "runs" / job.name, job.row)]
+        jobs = [job for job in jobs if table.why_not_done(out / "runs" / job.name, job.row)]
         if jobs:
             print(f"{known} of {known + len(jobs)} runs are done; {len(places)} at a time", file=sys.stderr)
-        failed = workers.run(jobs, places, out, changes, write)
+        failed = workers.run(jobs, places, out, changes, write, lambda: options.dirty or refuse_moved(began))
         print(write())
     except ValueError as error:
         return command.refuse(error)
@@ -106,9 +108,18 @@ def list_suites() -> int:
     return 0
 
 
-def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str]) -> int:
+def refuse_moved(began: str | None) -> None:
+    """One line where the checkout is no longer what it was when the suite began."""
+    if (now := provenance.commit()) != began:
+        raise ValueError(
+            f"the suite began at commit {provenance.short(began)} and this is {provenance.short(now)}: check that one "
+            "out and give the same command; what is done stays"
+        )
+
+
+def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now: str | None) -> int:
     """How many runs are done, of a folder that has none of other configs or commits than those that would join them."""
-    now, done = provenance.commit(), 0
+    done = 0
     for row in suite.rows:
         for seed in range(options.seeds):
             workdir = out / "runs" / f"{row.name}-{seed}"
@@ -117,17 +128,17 @@ def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str]) -> 
                     suites.config(row, seed, changes)
                 continue
             stored, resolved = read_run(workdir)
-            wanted = suites.config(row, seed, changes)
-            if provenance.config_hash(stored) != provenance.config_hash(wanted):
-                one, two = provenance.settings(stored), provenance.settings(wanted)
-                keys = [key for key in sorted({*one, *two}) if str(one.get(key)) != str(two.get(key))]
-                raise ValueError(f"{workdir} is a run of another config ({', '.join(keys)}); give another --out")
-            if not options.show and resolved.get("commit") != now:
+            refused, free = configs.differences(stored.to_dict(), suites.config(row, seed, changes))
+            other = [*refused, *(key for key in free if table.matters(key) and key != "data.source")]  # it moved
+            if other:
+                raise ValueError(f"{workdir} is a run of another config ({', '.join(other)}); give another --out")
+            made = {str(one.get("commit")) for one in (resolved, *several.resumptions(workdir))}
+            if not options.show and (others := made - {str(now)}):
                 raise ValueError(
-                    f"{workdir} was made at commit {str(resolved.get('commit'))[:12]} and this is {str(now)[:12]}: "
-                    "check that one out, or give another --out"
+                    f"{workdir} was made at commit {', '.join(map(provenance.short, sorted(others)))} and this is "
+                    f"{provenance.short(now)}: check that one out, or give another --out"
                 )
-            done += table.is_done(workdir, row)
+            done += table.why_not_done(workdir, row) is None
     return done
 
 

@@ -54,7 +54,7 @@ def made(run):
 
 def test_a_window_is_the_mean_of_its_lines():
     lines = [{"step": step, "a": step} for step in (1, 10, 11, 20)] + [{"step": 12, "a": None}, {"step": 30, "b": 1}]
-    assert reference.windowed(lines, "a", np.array([10, 20, 30])) == pytest.approx([5.5, np.nan, np.nan], nan_ok=True)
+    assert reference.windowed(lines, "a", np.array([10, 20, 30])) == pytest.approx([5.5, np.inf, np.nan], nan_ok=True)
     assert reference.windowed(lines[:4], "a", np.array([10, 20, 30])) == pytest.approx([5.5, 15.5, np.nan], nan_ok=True)
 
 
@@ -103,6 +103,13 @@ def test_a_run_that_leaves_the_band_is_told_with_its_side_and_step(made, shift, 
     assert said in reference.said(loss)
     assert score.on_track
     assert "on track at step 200" in reference.said(score)
+
+
+def test_a_loss_that_is_no_number_is_off_track(made):
+    lines = [line | ({"train_loss": None} if line["step"] > 50 else {}) for line in logged(100)]
+    loss, _ = reference.judge(made, lines)
+    assert not loss.on_track
+    assert "off track at step 200, not finite since step 60" in reference.said(loss)
 
 
 def test_what_is_back_inside_after_a_while_is_still_off_track(made):

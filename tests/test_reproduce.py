@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import signal
 import statistics
 import sys
@@ -71,13 +72,14 @@ def suite(tmp_path):
 def made(tmp_path, suite):
     """Folders of runs as finished and evaluated ones leave them, without what trains them."""
 
-    def make(seed, knn=0.5, *, row="fine", commit="c" * 40, evaluated_at=None):
+    def make(seed, knn=0.5, *, row="fine", commit="c" * 40, evaluated_at=None, resumed_at=(), test="t"):
         config = rows.config(suite.rows[0], seed, [])
         resolved = {"plan": {"steps_per_epoch": 2, "total_steps": 4}, "commit": commit, "cpu": "x", "cores": 2}
-        resolved["data"] = {"sizes": {"test": 3}}
+        resolved["data"] = {"sizes": {"test": 3}, "fingerprints": {"test": test}}
+        resumed = [{"step": 2, "resolved": {"commit": other, "cpu": "y", "cores": 4}} for other in resumed_at]
         place = tmp_path / "out" / "runs" / f"{row}-{seed}"
         (place / "evaluation").mkdir(parents=True)
-        stored = {"config": json.loads(config.to_json_best_effort()), "resolved": resolved}
+        stored = {"config": json.loads(config.to_json_best_effort()), "resolved": resolved, "resumed": resumed}
         (place / "config.json").write_text(json.dumps(stored))
         lines = [{"step": k, "line": k, "train_loss": 5.0 - k + seed / 10, "val_knn_top1": 0.3} for k in (1, 2, 3, 4)]
         (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -85,7 +87,8 @@ def made(tmp_path, suite):
         summary |= {"collapsed": seed == 2, "peak_memory": {"host": 3 << 30, "device": None}, "params_fingerprint": "f"}
         (place / "summary.json").write_text(json.dumps(summary))
         found = {"metrics": {"test_knn_top1": knn, "test_linear_top1": 0.6, "test_linear_top5": None}}
-        found |= {"evaluators": {"knn": {}, "linear_probe": {}}}
+        settings = {"k": [200], "temperature": [0.1], "centre": True}
+        found |= {"evaluators": {"knn": {"settings": settings}, "linear_probe": {"settings": {"layers": ["features"]}}}}
         found["provenance"] = {"seconds": 600, "commit": evaluated_at or commit}
         (place / "evaluation" / "evaluation.json").write_text(json.dumps(found))
         return place
@@ -104,7 +107,7 @@ def test_every_row_is_a_config_with_its_cost_and_sources(name):
             found = configs.flatten(rows.config(row, 3, []))
             assert found["seed"] == 3
             said = dict(change.split("=", 1) for change in row.set)  # of a key that is said twice the last
-            for key, text in said.items():
+            for key, text in ((key, text) for key, text in said.items() if not key.startswith("data.views")):
                 wanted = text if isinstance(found[key], str) else configs.literal(text)
                 assert found[key] == (list(wanted) if isinstance(wanted, tuple) else wanted), (row.name, key)
 
@@ -112,7 +115,7 @@ def test_every_row_is_a_config_with_its_cost_and_sources(name):
 def test_options_of_a_row_are_the_evaluators():
     row = next(row for row in rows.read("imagenet").rows if row.name == "dino_vit_s_100")
     train, measure = workers.commands(workers.Job(row, 0), Path("runs"), ["data.data_dir=d"])
-    assert measure[-1] == "--eval.linear_probe.layers=features,cls_last4"
+    assert "--eval.linear_probe.layers=features,cls_last4" in measure
     assert not any("--eval." in word for word in train)
     assert row.published[0].score == "test_linear_top1_cls_last4"
 
@@ -157,6 +160,7 @@ def test_a_table_has_mean_spread_and_difference_and_fills_nothing_in(made, suite
         "large": "it needs a TPU",
     }
     assert "launch_pod.sh --tpu NAME" in text
+    assert "evaluate.py --workdir OUT/runs/large-SEED --evals knn,linear_probe" in text
     assert json.loads((out / "curves" / "fine.json").read_text())["seeds"] == [0, 1, 2]
     as_it_is = suite._replace(rows=(suite.rows[0]._replace(set=()),))
     table.write(as_it_is, out, {}, [], False, "")
@@ -171,17 +175,105 @@ def test_a_change_of_every_row_is_a_try_without_comparison(made, suite, tmp_path
     assert content["rows"][0]["published"][0]["difference"] is None
 
 
-def test_commits_are_not_mixed_and_changed_files_are_refused(made, suite, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "free"),
+    [
+        *(("data.download", True), ("train.log_every", True), ("parallel.devices", True)),
+        *(("parallel.matmul_precision", False), ("optim.learning_rate", False)),
+    ],
+)
+def test_keys_that_change_no_result_leave_the_comparison(made, suite, tmp_path, key, free):
     made(0)
-    made(1, commit="d" * 40)
-    with pytest.raises(ValueError, match=r"several commits .* \(cccccccccccc: fine-0; dddddddddddd: fine-1\)"):
+    table.write(suite, tmp_path / "out", {}, [f"{key}=1"], False, "")
+    (row,) = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert (row["published"][0]["difference"] is not None) == free
+
+
+def test_a_figure_of_another_recipe_has_no_difference(made, suite, tmp_path):
+    made(0)
+    figure = suite.rows[0].published[0]._replace(other="twice as long")
+    other = suite._replace(rows=(suite.rows[0]._replace(published=(figure,)),))
+    text = table.write(other, tmp_path / "out", {}, [], False, "")
+    (row,) = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert row["published"][0]["difference"] is None
+    assert "- `fine`: published test kNN 60: theirs; of another recipe: twice as long\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seed_1", "said"),
+    [
+        ({"commit": "d" * 40}, r"several commits .* \(cccccccccccc: fine-0; dddddddddddd: fine-1\)"),
+        ({"commit": "c" * 40 + "+"}, r"several commits .* \(cccccccccccc: fine-0; cccccccccccc\+: fine-1\)"),
+        ({"resumed_at": ["d" * 40]}, r"several commits .* \(cccccccccccc: fine-0, fine-1; dddddddddddd: fine-1\)"),
+        ({"test": "u"}, "fine-0 and .*fine-1 are not measured on the same test examples"),
+    ],
+)
+def test_commits_and_data_are_not_mixed(made, suite, tmp_path, seed_1, said):
+    made(0)
+    made(1, **seed_1)
+    with pytest.raises(ValueError, match=said):
         table.write(suite, tmp_path / "out", {}, [], True, "")
 
 
-def test_a_run_that_was_evaluated_at_another_commit_is_refused(made, suite, tmp_path):
-    made(0, evaluated_at="d" * 40)
-    with pytest.raises(ValueError, match="several commits"):
-        table.write(suite, tmp_path / "out", {}, [], True, "")
+def test_a_resumption_on_another_machine_is_told(made, suite, tmp_path):
+    made(0, resumed_at=["c" * 40])
+    assert "Hardware: 2 x x, then 4 x y." in table.write(suite, tmp_path / "out", {}, [], False, "")
+
+
+def test_how_knn_was_measured_is_told(made, suite, tmp_path):
+    made(0)
+    assert "kNN: k = 200, T = 0.1, centred." in table.write(suite, tmp_path / "out", {}, [], False, "")
+
+
+@pytest.mark.parametrize(
+    ("how", "changes", "why"),
+    [
+        ({"evaluated_at": "d" * 40}, {}, "seed 0 was made at cccccccccccc and evaluated at dddddddddddd"),
+        ({}, {"options": ("knn.k=20",)}, "seed 0 was evaluated with knn.k=[200], not 20"),
+        ({}, {"options": ("knn.centre=False",)}, "seed 0 was evaluated with knn.centre=True, not False"),
+        ({}, {"options": ("linear_probe.layers=features,x",)}, "seed 0 was evaluated with linear_probe.layers=['fea"),
+        ({}, {"evals": ("knn", "geometry")}, "seed 0 is not evaluated by geometry yet"),
+        ({}, {"options": ("knn.k=200", "knn.centre=true", "linear_probe.layers=features")}, None),
+    ],
+)
+def test_what_is_not_evaluated_as_the_row_asks_is_not_in_the_table(made, suite, tmp_path, how, changes, why):
+    made(0, **how)
+    asked = suite._replace(rows=(suite.rows[0]._replace(**changes),))
+    table.write(asked, tmp_path / "out", {}, [], False, "")
+    content = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert (content["rows"] == []) == (why is not None)
+    assert why is None or content["not_run"][0]["why"].startswith(why)
+
+
+def test_a_row_may_have_a_dot_in_its_name(made, suite, tmp_path):
+    made(0, row="t0.5")
+    (tmp_path / "out" / "runs" / "t0.5-1.failed").write_text("exit code 1: no memory\n")
+    dotted = suite._replace(rows=(suite.rows[0]._replace(name="t0.5"),))
+    text = table.write(dotted, tmp_path / "out", {}, [], False, "")
+    assert "| t0.5 | 1 |" in text
+    assert "seed 1 failed: exit code 1: no memory" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "fine"', 'name = "a/b"', "row 'a/b' names folders; use letters"),
+        ('cost = "none"', 'cost = "none"\nuse = ["longer"]', "row broken: use 'longer' is none of sets ()"),
+        ("cores = 1", "core = 1", "'core' is unknown"),
+    ],
+)
+def test_suites_that_make_no_sense(tmp_path, old, new, said):
+    (tmp_path / "toy.toml").write_text(TOY.replace(old, new, 1))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        rows.read(str(tmp_path / "toy.toml"))
+
+
+def test_named_sets_come_between_those_of_the_suite_and_of_the_row(tmp_path):
+    given = '[sets]\na = ["train.steps=9", "seed=1"]\n\n[[row]]\nuse = ["a"]\nset = ["seed=2"]'
+    (tmp_path / "toy.toml").write_text(TOY.replace("[[row]]", given, 1))
+    row = rows.read(str(tmp_path / "toy.toml")).rows[0]
+    assert row.set[0] == "train.steps=4"
+    assert row.set[-3:] == ("train.steps=9", "seed=1", "seed=2")
 
 
 @pytest.mark.parametrize(("commit", "said"), [("c+", "files differ from commit c"), (None, "no checkout of git")])
@@ -237,6 +329,20 @@ def test_what_is_done_is_skipped_and_failures_are_told(made, suite, tmp_path, mo
     why = {row["row"]: row["why"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["not_run"]}
     assert why["later"] == "there is no config a_method_of_tomorrow yet"
     assert why["large"] == "it needs a TPU"
+
+
+def test_a_checkout_that_moves_ends_the_suite_when_what_runs_is_done(suite, tmp_path, monkeypatch, capsys):
+    """The commit is another one from the second process on: the first run ends, is told, and no other begins."""
+    commits = iter(["c" * 40] * 2)
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits, "d" * 40))
+    monkeypatch.setattr(workers, "here", lambda cores: ("cpu", [workers.Place()]))
+    monkeypatch.setattr(workers, "commands", lambda job, folder, changes: [[sys.executable, "-c", "print(1)"]])
+    words = ["--suite", str(tmp_path / "toy.toml"), "--seeds", "2", "--out", str(tmp_path / "out"), "--rows", "fine"]
+    assert reproduce.main(words) == 2
+    said = capsys.readouterr().err
+    assert "fine-0 ..." in said
+    assert "fine-1 ..." not in said
+    assert "the suite began at commit cccccccccccc and this is dddddddddddd" in said
 
 
 def test_every_place_has_one_process_and_its_own_cores(suite, tmp_path, monkeypatch):

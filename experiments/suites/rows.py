@@ -1,23 +1,25 @@
 """Suites: lists of what is to be run, with what is published of it. ``NAME.toml`` beside this file, or a file of yours.
 
 A suite has ``about`` (a sentence), ``needs`` (cpu, accelerator or tpu: the least that its rows are run on), ``cores``
-(of one run on a CPU), ``set`` (changes of all rows' configs), ``evals`` (of ``ssl-jax evaluate``), ``scores`` (the
-columns of the table) and a ``[[row]]`` each:
+(of one run on a CPU), ``set`` (changes of all rows' configs), ``sets`` (by name, those that several rows have),
+``evals`` (of ``ssl-jax evaluate``) and their ``options``, ``scores`` (the columns of the table) and a ``[[row]]`` each:
 
     name       of the row, and of its runs' folders
     config     one of ours by name, or a file; a row whose config is not there yet is "not run"
-    set        more changes of it, "KEY=VALUE"; PATH in one stands for the folder of --path
-    needs, evals   where they are others than the suite's
-    options    of the evaluators, "EVALUATOR.KEY=VALUE"
+    use        names of ``sets``
+    set        more changes, "KEY=VALUE", of a key that is said twice the last; PATH stands for the folder of --path
+    needs, evals, options   where they are others than the suite's; options are "EVALUATOR.KEY=VALUE"
     cost       of one seed, in words
     command    what is typed instead, of rows that another script runs and another table holds
-    published  [{ score, value (as the table shows it: accuracies in %), source }, ...]; the first is compared with ours
+    published  [{ score, value (as the table shows it: accuracies in %), source, other }, ...]; other: what is another
+               in the recipe of the published run, so that its figure stands there without a difference
 
 Nothing in a suite is a result of ours: those are made by running it.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +38,7 @@ class Published(NamedTuple):
     score: str
     value: float
     source: str
+    other: str = ""
 
 
 class Row(NamedTuple):
@@ -86,21 +89,26 @@ def read(name: str, path: str | None = None) -> Suite:
 
 
 def _suite(name: str, found: Mapping[str, Any], path: str) -> Suite:
-    _refuse_unknown(name, found, ("about", "needs", "cores", "set", "evals", "scores", "row"))
-    rows = []
+    _refuse_unknown(name, found, ("about", "needs", "cores", "set", "sets", "evals", "options", "scores", "row"))
+    rows, sets = [], found.get("sets", {})
     for row in found["row"]:
-        _refuse_unknown(f"{name}, row {row['name']}", row, Row._fields)
-        needs = row.get("needs", found["needs"])
+        _refuse_unknown(f"{name}, row {row['name']}", row, (*Row._fields, "use"))
+        needs, used = row.get("needs", found["needs"]), row.get("use", ())
         if needs not in NEEDS:
             raise ValueError(f"suite {name}, row {row['name']}: needs {needs!r}; use {', '.join(NEEDS)}")
+        if unknown := [one for one in used if one not in sets]:
+            raise ValueError(f"suite {name}, row {row['name']}: use {unknown[0]!r} is none of sets ({', '.join(sets)})")
+        if not re.fullmatch(r"[\w.-]+", row["name"]):
+            raise ValueError(f"suite {name}: row {row['name']!r} names folders; use letters, digits, _ . and -")
+        changes = (*found.get("set", ()), *(change for one in used for change in sets[one]), *row.get("set", ()))
         rows.append(
             Row(
                 row["name"],
                 row["config"],
-                tuple(change.replace("PATH", path) for change in (*found.get("set", ()), *row.get("set", ()))),
+                tuple(change.replace("PATH", path) for change in changes),
                 needs,
                 tuple(row.get("evals", found["evals"])),
-                tuple(row.get("options", ())),
+                tuple(row.get("options", found.get("options", ()))),
                 row["cost"],
                 row.get("command"),
                 tuple(Published(**figure) for figure in row.get("published", ())),
@@ -133,7 +141,9 @@ def config(row: Row, seed: int, changes: Sequence[str]) -> configs.Config:
     return found
 
 
-def command(row: Row, seed: int | str, changes: Sequence[str], folder: Path | str) -> list[str]:
-    """The words of ``ssl-jax pretrain`` for a run, in a folder that holds them all."""
-    said = [f"--config.{change}" for change in (*row.set, *changes)]
-    return ["--config", row.config, "--workdir", f"{folder}/{row.name}-{seed}", *said, f"--config.seed={seed}"]
+def commands(row: Row, seed: int | str, changes: Sequence[str], folder: Path | str) -> tuple[list[str], list[str]]:
+    """The words of ``ssl-jax pretrain`` and ``ssl-jax evaluate`` for a run, in a folder that holds them all."""
+    said, workdir = [f"--config.{change}" for change in (*row.set, *changes)], f"{folder}/{row.name}-{seed}"
+    train = ["--config", row.config, "--workdir", workdir, *said, f"--config.seed={seed}"]
+    options = [f"--eval.{option}" for option in row.options]
+    return train, ["--workdir", workdir, "--evals", ",".join(row.evals), *options]

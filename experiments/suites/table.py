@@ -11,42 +11,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.suites.rows import Row, Suite, command
+from experiments.suites.rows import Row, Suite, commands
+from ssl_jax import configs
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import provenance, reference, several
-
-FREE = ("data.data_dir", "parallel.", "train.keep_checkpoints", "train.loggers")  # keys that make no other result
 
 NOTE = """\
 Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last checkpoint, frozen; the penalty of the
 linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
 (online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
 last step. Test is read at the end, of the last checkpoint alone, and nothing is chosen on it. ± is the standard
-deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source tells. `hours`: of
-one seed, training with its measurements and evaluation. `memory`: the most of a device, on a CPU of the process."""
+deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source tells; none where
+the recipe is another. `hours`: of one seed, training with its measurements and evaluation. `memory`: the most of a
+device, on a CPU of the process."""
 
 NAMES = {
     **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
     **{"val_knn_top1": "val kNN", "val_probe_top1": "val probe"},
     "test_linear_top1_cls_last4": "test linear, last 4 blocks",
+    "test_knn_top1_projections": "test kNN, projections",
     "test_top1": "test classifier",
 }
 
 
 def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[str], dirty: bool, made: str) -> str:
     """``table.json``, ``table.md`` and the curves of what OUT holds; returns the text."""
-    changed = [change for change in changes if not change.startswith(FREE)]
+    changed = [change for change in changes if matters(change.partition("=")[0])]
     found: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, dict[int, str]] = {}
     for row in suite.rows:
         for path in sorted((out / "runs").glob(f"{row.name}-*"), key=lambda path: (len(path.name), path.name)):
-            seed = path.stem.removeprefix(f"{row.name}-")
+            seed = path.name.removesuffix(".failed").removeprefix(f"{row.name}-")
             if not seed.isdecimal():
                 continue
-            if path.suffix == ".failed":
-                failed.setdefault(row.name, {})[int(seed)] = path.read_text().strip()
-            elif path.is_dir() and is_done(path, row):
+            if path.name.endswith(".failed"):
+                failed.setdefault(row.name, {})[int(seed)] = f"failed: {path.read_text().strip()}"
+            elif (why := why_not_done(path, row)) is None:
                 found.setdefault(row.name, []).append(collect(path))
+            elif (path / "summary.json").is_file():
+                failed.setdefault(row.name, {}).setdefault(int(seed), why)
     commit, made_rows, missing = commit_of(found, dirty=dirty), [], []
     for row in suite.rows:
         runs, lost = found.get(row.name, []), failed.get(row.name, {})
@@ -54,7 +57,7 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
         if runs:
             made_rows.append(summarised(row, runs, lost, not changed))
         else:
-            why = "; ".join(f"seed {seed} failed: {said}" for seed, said in lost.items())
+            why = "; ".join(f"seed {seed} {said}" for seed, said in lost.items())
             missing.append(not_run(row, why or left_out.get(row.name, "not yet"), changes))
     dirty = commit is not None and (commit == "None" or commit.endswith("+"))
     content = {"suite": suite.name, "commit": commit, "dirty": dirty, "changed": changed, "command": made}
@@ -65,17 +68,47 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
     for row in made_rows:
         if len(row["seeds"]) > 1:
             runs = [several.read(out / "runs" / f"{row['row']}-{seed}") for seed in row["seeds"]]
+            several.refuse_other_data(runs, "test")
             name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
             write_json(out / "curves" / f"{name}.json", reference.make(runs))
     return text
 
 
-def is_done(workdir: Path, row: Row) -> bool:
-    """Whether a run is finished, and evaluated by all that the row asks for."""
+def matters(key: str) -> bool:
+    """Whether a result may be another one with another value."""
+    return not key.startswith(several.NO_MATTER) or key == "parallel.matmul_precision"
+
+
+def why_not_done(workdir: Path, row: Row) -> str | None:
+    """None of a run that is finished and evaluated as the row asks for, at the commit that made it."""
     summary, file = workdir / "summary.json", workdir / "evaluation" / "evaluation.json"
-    if not summary.is_file() or "test" in (json.loads(summary.read_text()).get("not_measured") or {}):
-        return False
-    return file.is_file() and set(row.evals) <= set(json.loads(file.read_text()).get("evaluators", ()))
+    if not summary.is_file():
+        return "is not finished"
+    if "test" in (json.loads(summary.read_text()).get("not_measured") or {}):
+        return "has no test"
+    if not file.is_file():
+        return "is not evaluated yet"
+    found = json.loads(file.read_text())
+    if lacking := [name for name in row.evals if name not in found.get("evaluators", {})]:
+        return f"is not evaluated by {', '.join(lacking)} yet"
+    for option in row.options:
+        key, _, text = option.partition("=")
+        name, _, key = key.partition(".")
+        value = found["evaluators"][name].get("settings", {}).get(key)
+        if value != _stored(text, value):
+            return f"was evaluated with {name}.{key}={value}, not {text}"
+    made, measured = several.read(workdir).commits, str(found["provenance"].get("commit"))
+    if measured not in made:
+        said = " and ".join(map(provenance.short, sorted(made)))
+        return f"was made at {said} and evaluated at {provenance.short(measured)}"
+    return None
+
+
+def _stored(text: str, value: Any) -> Any:
+    """What an evaluation stores of an option, in the form of the value that it has."""
+    if isinstance(value, list):
+        return [_stored(part, value[0] if value else "") for part in text.split(",")]
+    return text if isinstance(value, str) else configs.literal(text)
 
 
 def collect(workdir: Path) -> dict[str, Any]:
@@ -98,7 +131,8 @@ def collect(workdir: Path) -> dict[str, Any]:
         "steps": summary["steps"],
         "collapsed": summary["collapsed"],
         "hardware": several.hardware(run),
-        "commits": sorted({str(run.resolved.get("commit")), str(evaluation["provenance"].get("commit"))}),
+        "commits": sorted({*run.commits, str(evaluation["provenance"].get("commit"))}),
+        "evaluators": {name: one.get("settings") for name, one in evaluation["evaluators"].items()},
         "config_hash": provenance.config_hash(run.config),
         "params_fingerprint": summary["params_fingerprint"],
     }
@@ -116,7 +150,8 @@ def commit_of(found: Mapping[str, Sequence[Mapping[str, Any]]], *, dirty: bool) 
             for commit in run["commits"]:
                 by_commit.setdefault(commit, []).append(f"{row}-{run['seed']}")
     if len(by_commit) > 1:
-        said = "; ".join(f"{commit[:12]}: {', '.join(dict.fromkeys(names))}" for commit, names in by_commit.items())
+        parts = ((provenance.short(commit), ", ".join(dict.fromkeys(names))) for commit, names in by_commit.items())
+        said = "; ".join(f"{commit}: {names}" for commit, names in parts)
         raise ValueError(f"runs of several commits are no table ({said}); make them at one, in a folder of its own")
     commit = next(iter(by_commit), None)
     if commit is not None and not dirty:
@@ -148,7 +183,8 @@ def summarised(row: Row, runs: Sequence[Mapping[str, Any]], failed: Mapping[int,
     published = []
     for figure in row.published:
         ours = scores.get(figure.score)
-        difference = shown_as(figure.score, ours["mean"]) - figure.value if ours and compare else None
+        same = ours and compare and not figure.other
+        difference = shown_as(figure.score, ours["mean"]) - figure.value if same else None
         published.append(figure._asdict() | {"difference": difference})
 
     def average(key: str) -> float | None:
@@ -185,13 +221,14 @@ def _is_share(score: str) -> bool:
 
 def not_run(row: Row, why: str, changes: list[str]) -> dict[str, Any]:
     """A row of which there is no run."""
-    words = command(row, "SEED", changes, "OUT/runs")
-    script = f"ssl-jax pretrain {shlex.join(words)}"
+    train, measure = (shlex.join(words) for words in commands(row, "SEED", changes, "OUT/runs"))
     if row.needs == "tpu":
-        script = f"experiments/launch_pod.sh --tpu NAME --zone ZONE -- experiments/pretrain.py {shlex.join(words)}"
-    words = row.command or script
+        pod = "experiments/launch_pod.sh --tpu NAME --zone ZONE -- experiments"
+        words = f"{pod}/pretrain.py {train}; {pod}/evaluate.py {measure}"
+    else:
+        words = f"ssl-jax pretrain {train}; ssl-jax evaluate {measure}"
     published = [figure._asdict() for figure in row.published]
-    return {"row": row.name, "why": why, "command": words, "cost": row.cost, "published": published}
+    return {"row": row.name, "why": why, "command": row.command or words, "cost": row.cost, "published": published}
 
 
 def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
@@ -204,7 +241,8 @@ def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
         lines += ["**A try, not a result**: made from files that no commit holds.", ""]
     if rows:
         lines += _results(suite, rows)
-        lines += ["", NOTE, "", f"Commit {content['commit']}. Made by `{content['command']}`.", ""]
+        lines += ["", f"{NOTE} {_of_knn(rows)}".rstrip(), ""]
+        lines += [f"Commit {content['commit']}. Made by `{content['command']}`.", ""]
         hardware = list(dict.fromkeys(h for row in rows for h in row["hardware"]))
         several_kinds = len(hardware) > 1
         lines += [f"Hardware: {'; '.join(hardware)}{' (each row: `table.json`)' * several_kinds}.", ""]
@@ -236,9 +274,22 @@ def _results(suite: Suite, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _of_knn(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How kNN was measured, by row where that differs."""
+    by_way: dict[str, list[str]] = {}
+    for row in rows:
+        for settings in (run["evaluators"].get("knn") for run in row["runs"]):
+            if settings:
+                k, temperature = (", ".join(f"{value:g}" for value in settings[key]) for key in ("k", "temperature"))
+                said = f"k = {k}, T = {temperature}, {'' if settings['centre'] else 'not '}centred"
+                by_way.setdefault(said, []).append(row["row"])
+    ways = [said if len(by_way) == 1 else f"{said} ({', '.join(dict.fromkeys(of))})" for said, of in by_way.items()]
+    return f"kNN: {'; '.join(ways)}." if ways else ""
+
+
 def _remarks(row: Mapping[str, Any]) -> list[str]:
     """What a row's cells leave out: failed seeds, collapses, and every figure that is published."""
-    found = [f"seed {seed} failed: {why}" for seed, why in row["failed"].items()]
+    found = [f"seed {seed} {why}" for seed, why in row["failed"].items()]
     if row["collapsed"]:
         found.append(f"{row['collapsed']} of {len(row['seeds'])} seeds collapsed")
     return [*found, *(_figure(figure) for figure in row["published"])]
@@ -247,7 +298,9 @@ def _remarks(row: Mapping[str, Any]) -> list[str]:
 def _figure(figure: Mapping[str, Any]) -> str:
     difference = figure.get("difference")
     ours = "" if difference is None else f", ours {difference:+.1f}"
-    return f"published {NAMES.get(figure['score'], figure['score'])} {figure['value']:g}: {figure['source']}{ours}"
+    other = f"; of another recipe: {figure['other']}" * bool(figure["other"])
+    score = NAMES.get(figure["score"], figure["score"])
+    return f"published {score} {figure['value']:g}: {figure['source']}{other}{ours}"
 
 
 def _score(name: str, score: Mapping[str, Any] | None) -> str:

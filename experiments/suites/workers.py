@@ -64,10 +64,34 @@ def here(cores: int) -> tuple[str, list[Place]]:
 
 
 def run(
-    jobs: Sequence[Job], places: Sequence[Place], out: Path, changes: list[str], write: Callable[[], object]
+    jobs: Sequence[Job],
+    places: Sequence[Place],
+    out: Path,
+    changes: list[str],
+    write: Callable[[], object],
+    check: Callable[[], object] = lambda: None,
 ) -> list[str]:
-    """Make all runs; returns the names of those that failed. What one of them does wrong, the others do not feel."""
+    """Make all runs; returns the names of those that failed. What one of them does wrong, the others do not feel.
+
+    Args:
+      write: called after every run.
+      check: called before every process; what it or ``write`` refuses ends all when those that are under way are done.
+
+    Raises:
+      ValueError: what was refused.
+      Stopped: by a signal.
+    """
     waiting, failed, free = list(jobs), [], list(places)
+    refused: list[ValueError] = []
+
+    def allowed(call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except ValueError as error:
+            refused.append(error)
+            waiting.clear()
+        return not refused
+
     running: list[tuple[Job, Place, subprocess.Popen, list[list[str]]]] = []
     number: list[int] = []
 
@@ -77,7 +101,7 @@ def run(
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         while (waiting or running) and not number:
-            while waiting and free:
+            while waiting and free and allowed(check):
                 job, place = waiting.pop(0), free.pop(0)
                 print(f"{job.name} ...", file=sys.stderr, flush=True)
                 words = commands(job, out / "runs", changes)
@@ -86,7 +110,7 @@ def run(
             for entry in [entry for entry in running if entry[2].poll() is not None]:
                 job, place, process, rest = entry
                 running.remove(entry)
-                if process.returncode == 0 and rest:
+                if process.returncode == 0 and rest and allowed(check):
                     log = out / "runs" / f"{job.name}.log"
                     running.append((job, place, begin(rest[0], place, log, "a"), rest[1:]))
                     continue
@@ -96,7 +120,7 @@ def run(
                     print(f"{job.name} failed: {tell_failure(out, job, process.returncode)}", file=sys.stderr)
                 elif not process.returncode:
                     (out / "runs" / f"{job.name}.failed").unlink(missing_ok=True)
-                    write()
+                    allowed(write)
     finally:
         for _, _, process, _ in running:  # once: a second one would not let them save
             process.send_signal(signal.SIGINT)
@@ -106,16 +130,16 @@ def run(
             signal.signal(signum, handler)
     if number:
         raise Stopped(number[0])
+    if refused:
+        raise refused[0]
     return failed
 
 
 def commands(job: Job, runs: Path, changes: Sequence[str]) -> list[list[str]]:
     """Train, then evaluate."""
-    script = [sys.executable, str(ROOT / "experiments" / "pretrain.py")]
-    train = [*script, *rows.command(job.row, job.seed, changes, runs)]
-    script = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
-    measure = [*script, "--workdir", str(runs / job.name), "--evals", ",".join(job.row.evals)]
-    return [train, measure + [f"--eval.{option}" for option in job.row.options]]
+    words = rows.commands(job.row, job.seed, changes, runs)
+    scripts = [ROOT / "experiments" / name for name in ("pretrain.py", "evaluate.py")]
+    return [[sys.executable, str(script), *more] for script, more in zip(scripts, words, strict=True)]
 
 
 def begin(words: list[str], place: Place, log: Path, mode: str) -> subprocess.Popen:

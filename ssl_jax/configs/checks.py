@@ -152,7 +152,8 @@ def _check_arguments(flat: Mapping[str, Any]) -> None:
             _refuse(flat, key, wrong, "must hold whole numbers from 1 on")
         elif key.startswith(("method.", "model.")) and numbers:
             _refuse(flat, key, min(numbers) < 0, "must not be negative")
-            _refuse(flat, key, key.endswith(COUNTS) and min(numbers) < 1, "must be positive")
+            counts = key.endswith(COUNTS) and key != "method.queue_size"  # SwAV's may be 0, the others refuse it
+            _refuse(flat, key, counts and min(numbers) < 1, "must be positive")
 
 
 def _refuse(flat: Mapping[str, Any], key: str, wrong: bool, why: str) -> None:

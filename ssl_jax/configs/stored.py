@@ -20,6 +20,7 @@ FREE_ON_RESUME = (
     *("train.loggers", "train.tensorboard", "train.grad_norms", "eval.during"),
 )
 
+_OF_PATHS = ("folder", "tar", "arrayrecord", "npz", "csv", "text")  # kinds of data.source whose name is a path
 OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have
 
 
@@ -80,5 +81,10 @@ def _moved(key: str, old: Any, new: Any) -> bool:
     if key in WORDS and is_file(old) and is_file(new):
         return os.path.basename(old) == os.path.basename(new)
     schemes = {str(value).partition(":")[0] for value in (old, new)}
-    of_paths = {"folder", "tar", "arrayrecord", "npz", "csv", "hf"}
-    return key == "data.source" and len(schemes) == 1 and schemes <= of_paths
+    return key == "data.source" and len(schemes) == 1 and schemes <= {*_OF_PATHS, "hf"}
+
+
+def placeless(source: Any) -> Any:
+    """What a dataset is called wherever it lies: ``folder:imagenet100`` of ``folder:/data/imagenet100``."""
+    scheme, _, path = str(source).partition(":")
+    return f"{scheme}:{os.path.basename(os.path.normpath(path))}" if scheme in _OF_PATHS and path else source

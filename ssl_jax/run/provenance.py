@@ -114,10 +114,16 @@ def commit() -> str | None:
     return None
 
 
+def short(commit: str | None) -> str:
+    """Twelve digits of a commit, with the "+" of changed files."""
+    return str(commit)[:12] + "+" * str(commit).endswith("+")
+
+
 def settings(config: Config) -> dict[str, Any]:
     """The keys of a config by which it is the same as another one: all but its seed and where its data lie."""
     flat = configs.flatten(to_json(config))
-    return {key: value for key, value in flat.items() if key not in _NO_MATTER}
+    found = {key: value for key, value in flat.items() if key not in _NO_MATTER}
+    return found | {"data.source": configs.placeless(found["data.source"])}
 
 
 def config_hash(config: Config) -> str:

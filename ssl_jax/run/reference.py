@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
     """Of one curve of a run: its windows so far against the band.
 
     Attributes:
-      values: by window, NaN where the run has none.
+      values: by window, NaN where the run has none, infinity where it is not finite.
       sides: -1 below the band, 0 inside, 1 above, of the windows that both have.
       steps: the last steps of these.
     """
@@ -89,12 +89,13 @@ def make(runs: Sequence[several.Run]) -> dict[str, Any]:
     curves = {}
     for name in names:
         values = np.array([windowed(run.lines, name, steps) for run in runs])
+        values[np.isinf(values)] = np.nan
         if np.isfinite(values).all(0).any():
             curves[name] = {"mean": _rounded(values.mean(0)), "spread": _rounded(values.std(0, ddof=1))}
     return {
         "settings": settings,
         "config_hash": provenance.config_hash(first.config),
-        "commits": sorted({str(run.resolved.get("commit")) for run in runs}),
+        "commits": sorted(set().union(*(run.commits for run in runs))),
         "hardware": sorted({several.hardware(run) for run in runs}),
         "seeds": seeds,
         "steps": steps.tolist(),
@@ -157,9 +158,9 @@ def judge(reference: Mapping[str, Any], lines: Lines) -> list[Verdict]:
     for name, band in bands(reference).items():
         values = windowed(lines, name, band.steps)
         values[band.steps > last] = np.nan  # a window that is not whole
-        known = np.isfinite(values) & np.isfinite(band.mean)
+        known = ~np.isnan(values) & np.isfinite(band.mean)
         sides = np.where(values > band.high, 1, np.where(values < band.low, -1, 0))
-        if np.isfinite(windowed(lines, name, band.steps)).any():
+        if not np.isnan(windowed(lines, name, band.steps)).all():
             verdicts.append(Verdict(name, band, values, sides[known], band.steps[known]))
     return verdicts
 
@@ -171,8 +172,8 @@ def said(verdict: Verdict) -> str:
     at = int(np.flatnonzero(verdict.band.steps == verdict.steps[-1])[0])
     low, value, high = (float(a[at]) for a in (verdict.band.low, verdict.values, verdict.band.high))
     numbers = f"{value:.4g}, band {low:.4g} to {high:.4g}"
-    step, where = int(verdict.steps[-1]), {-1: "below the band", 0: "inside the band", 1: "above the band"}
-    side = int(verdict.sides[-1])
+    step, side = int(verdict.steps[-1]), int(verdict.sides[-1])
+    where = "not finite" if np.isinf(value) else "above the band" if side > 0 else "below the band"
     if verdict.on_track:
         return f"{verdict.metric}: on track at step {step}: {numbers}"
     if side == 0:
@@ -183,12 +184,12 @@ def said(verdict: Verdict) -> str:
         )
     same = len(verdict.sides) - int(np.argmax(np.append(verdict.sides[::-1] != side, True)))
     since = int(verdict.steps[same])
-    return f"{verdict.metric}: off track at step {step}, {where[side]} since step {since}: {numbers}"
+    return f"{verdict.metric}: off track at step {step}, {where} since step {since}: {numbers}"
 
 
 def notes(reference: Mapping[str, Any], config: Any) -> list[str]:
     """What must be known to read the verdicts: what the reference is of, and in what the run's config differs."""
-    commits, seeds = ", ".join(c[:12] for c in reference["commits"]), len(reference["seeds"])
+    commits, seeds = ", ".join(map(provenance.short, reference["commits"])), len(reference["seeds"])
     found = [f"reference: {seeds} seeds at {commits}, {'; '.join(reference['hardware'])}"]
     other = _differences(reference["settings"], json.loads(json.dumps(provenance.settings(config))))
     return found + ([f"this run differs from the reference in {', '.join(other)}"] if other else [])
@@ -215,11 +216,12 @@ def watch(reference: Mapping[str, Any], lines: Lines, say: Callable[[str], None]
 
 
 def windowed(lines: Lines, name: str, steps: np.ndarray) -> np.ndarray:
-    """Means of a metric over the windows that end at ``steps``; NaN of an empty one, or where a number is none."""
+    """Means of a metric over the windows that end at ``steps``; NaN of an empty one, infinity where one is none."""
     points = [(line["step"], np.nan if line[name] is None else line[name]) for line in lines if name in line]
     if not points:
         return np.full(len(steps), np.nan)
     at, values = np.array(points, float).T
+    values[~np.isfinite(values)] = np.inf
     place = np.searchsorted(steps, at)  # a step that ends a window is its last
     return np.array([values[place == k].mean() if np.any(place == k) else np.nan for k in range(len(steps))])
 

@@ -16,20 +16,29 @@ from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import Config
 
 # Where things lie, how often one looks and on what it runs: never what tells two rows apart.
-_NO_MATTER = (
+NO_MATTER = (
     *("seed", *configs.FREE_ON_RESUME, "train.keep_checkpoints", "train.steps_per_dispatch", "eval.label_efficiency"),
     *("data.download", "data.verify", "data.max_unreadable", "data.memory_limit"),
 )
 
 
 class Run(NamedTuple):
-    """What is read of a run's folder; ``summary`` is None of a run that has not come to its end."""
+    """What is read of a run's folder; ``summary`` is None of a run that has not come to its end.
+
+    ``resumed`` has what each resumption says of code and machine, as ``resolved`` has it of the beginning.
+    """
 
     folder: Path
     config: Config
     resolved: dict[str, Any]
     lines: list[dict[str, Any]]
     summary: dict[str, Any] | None
+    resumed: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def commits(self) -> set[str]:
+        """Of its beginning and of every resumption."""
+        return {str(one.get("commit")) for one in (self.resolved, *self.resumed)}
 
 
 class Row(NamedTuple):
@@ -50,7 +59,13 @@ def read(folder: Path) -> Run:
     lines = read_metrics(log) if log.is_file() else []
     if not lines:
         raise ValueError(f"{folder} has no metrics yet (metrics.jsonl); leave it out")
-    return Run(folder, config, resolved, lines, json.loads(summary.read_text()) if summary.is_file() else None)
+    ended = json.loads(summary.read_text()) if summary.is_file() else None
+    return Run(folder, config, resolved, lines, ended, resumptions(folder))
+
+
+def resumptions(folder: Path) -> tuple[dict[str, Any], ...]:
+    """What each resumption of a run says of its code and machine."""
+    return tuple(one["resolved"] for one in json.loads((folder / "config.json").read_text()).get("resumed", ()))
 
 
 def refuse_other_data(runs: Sequence[Run], split: str) -> None:
@@ -102,7 +117,7 @@ def _changes(first: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     return {
         key: pair
         for key, pair in (refused | free).items()
-        if key in matter or not (key.startswith(_NO_MATTER) or (key in free and _same_content(key, first, other)))
+        if key in matter or not (key.startswith(NO_MATTER) or (key in free and _same_content(key, first, other)))
     }
 
 
@@ -170,8 +185,8 @@ def scores(found: Sequence[Row], split: str) -> list[dict[str, Any]]:
                 "minutes": _minutes(row),
                 "unfinished": [str(run.folder) for run in row.runs if run.summary is None],
                 "folders": [str(run.folder) for run in row.runs],
-                "commits": sorted({str(run.resolved.get("commit")) for run in row.runs}),
-                "cpus": sorted({f"{run.resolved.get('cores')} x {run.resolved.get('cpu')}" for run in row.runs}),
+                "commits": sorted(set().union(*(run.commits for run in row.runs))),
+                "cpus": sorted({cpu for run in row.runs for cpu in map(_cpu, (run.resolved, *run.resumed))}),
             }
         )
     return table
@@ -189,12 +204,18 @@ def _summed(values: Sequence[float]) -> dict[str, Any]:
 
 
 def hardware(run: Run) -> str:
-    """``2 x AMD EPYC ...`` cores, or accelerators with the machine's CPU."""
-    found = run.resolved
-    cpu = f"{found.get('cores')} x {found.get('cpu')}"
+    """``2 x AMD EPYC ...`` cores, or accelerators with the machine's CPU; "then" others, of a resumption."""
+    return ", then ".join(dict.fromkeys(_hardware(one) for one in (run.resolved, *run.resumed)))
+
+
+def _hardware(found: Mapping[str, Any]) -> str:
     if found.get("platform", "cpu") == "cpu":
-        return cpu
-    return f"{found.get('devices')} x {found.get('device_kind')}, host {cpu}"
+        return _cpu(found)
+    return f"{found.get('devices')} x {found.get('device_kind')}, host {_cpu(found)}"
+
+
+def _cpu(found: Mapping[str, Any]) -> str:
+    return f"{found.get('cores')} x {found.get('cpu')}"
 
 
 def _minutes(row: Row) -> float | None:
