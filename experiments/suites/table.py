@@ -183,8 +183,8 @@ def summarised(row: Row, runs: Sequence[Mapping[str, Any]], failed: Mapping[int,
     published = []
     for figure in row.published:
         ours = scores.get(figure.score)
-        same = ours and compare and not figure.other
-        difference = shown_as(figure.score, ours["mean"]) - figure.value if same else None
+        compared = ours if compare and not figure.other else None
+        difference = shown_as(figure.score, compared["mean"]) - figure.value if compared else None
         published.append(figure._asdict() | {"difference": difference})
 
     def average(key: str) -> float | None:
