@@ -105,3 +105,9 @@ def test_scores_of_the_same_seeds_are_compared_in_pairs():
     for wrong in ([1.0], [1.0, 2.0, 3.0]):
         with pytest.raises(ValueError, match="the same two or more seeds"):
             robustness.paired_seeds(wrong, wrong[:2])
+
+
+def test_holm_multiplies_the_smallest_by_all_and_the_next_by_one_less():
+    assert robustness.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert robustness.holm([0.5, 0.9]) == [1, 1]
+    assert robustness.holm([0.04]) == [0.04]
