@@ -178,6 +178,10 @@ def test_axes_begin_at_zero_or_say_where(tmp_path, saved):
     worse = {"a": [([1, 2], [0.2, 0.4])]}
     curves.learning_curves({"a val_top1": rows, "b val_top1": worse}, tmp_path / "two.png", table=[["a"], ["1"]])
     assert [axes.get_ylim() for axes in saved[3].axes[1:]] == [pytest.approx((0, 1.05))] * 2
+    both = {"a": rows["a"], "b": worse["a"]}
+    curves.learning_curves({"loss": both, "rank": both, "x": both}, tmp_path / "d.png", columns=1, dashed=["b"])
+    assert saved[4].axes[0].get_gridspec().ncols == 1
+    assert [line.get_linestyle() for line in saved[4].axes[0].lines] == ["-", "--"]
 
 
 @pytest.fixture

@@ -85,6 +85,8 @@ def learning_curves(
     path: str | Path,
     title: str = "",
     table: Sequence[Sequence[str]] = (),
+    columns: int | None = None,
+    dashed: Sequence[str] = (),
 ) -> None:
     """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
 
@@ -94,6 +96,8 @@ def learning_curves(
       path: file to write.
       title: a line above all panels.
       table: rows of cells below the panels, the first one of headings.
+      columns: panels side by side; default: three, or two of four.
+      dashed: rows that are dashed, so that one is seen that lies beneath.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -105,7 +109,8 @@ def learning_curves(
     dashes: dict[str, Any] = {
         name: ("-", "--", ":", "-.")[number // len(COLOURS) % 4] for number, name in enumerate(rows)
     }
-    columns = 2 if len(drawn) == 4 else min(3, len(drawn))
+    dashes |= dict.fromkeys(dashed, (0, (3, 3)))
+    columns = columns or (2 if len(drawn) == 4 else min(3, len(drawn)))
     high = -(-len(drawn) // columns)
     tall, below = 3.1 * high, 0.24 * len(table)
     figure = canvas.blank(max(6.6 if table else 0, 4.4 * columns), tall + below + 0.22 * len(rows) + 0.2)
