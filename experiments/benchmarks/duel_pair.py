@@ -86,6 +86,7 @@ def pair(experiment: Experiment) -> dict[str, Any]:
     return found | {
         "epochs": epochs,
         "steps_per_epoch": plan.steps_per_epoch,
+        "images": plan.num_examples,
         "val_knn_top1": curve,
         "test_knn_top1": test,
         "losses": {side: [float(f"{loss:.6g}") for loss in losses[side]] for side in SIDES},
@@ -116,9 +117,9 @@ def views(experiment: Experiment, mesh: Any) -> Iterator[Sequence[np.ndarray]]:
 
 
 def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-    """How far apart float64 leaves them: the first loss, its gradients (of the largest), then losses and weights.
+    """How far apart float64 leaves them: the first loss, its gradients, then losses and all that goes on from a step.
 
-    Weights are those of the slow copy, too, and a centre is compared where a method has one.
+    That is weights and BatchNorm's running statistics, those of the slow copy, too, DINO's centre and MoCo's queue.
     """
     config, method = experiment.config, experiment.method
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -136,22 +137,32 @@ def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Seque
             state, metrics = step(state, batch)
             difference = abs(float(metrics["loss"]) - value) / abs(value)
             found.setdefault("loss", difference)
-            found["losses"] = max(difference, found.get("losses", 0.0))
-        last, aux = jax.device_get((state.params, state.aux or {}))
-        compared = {"weights": (last, peer.weights)}
+            found["losses"] = float(np.maximum(difference, found.get("losses", 0.0)))  # keeps what is not a number
+        last, running, aux = jax.device_get((state.params, state.model_state, state.aux or {}))
+        compared = {
+            "weights": (last, peer.weights),
+            "statistics": (statistics(running), lightlies.statistics(peer.parts)),
+        }
         if peer.target is not None:
             compared["target"] = (aux["target"], peer.target_weights())
-        if (centre := peer.centre()) is not None:
-            compared["centre"] = ({"centre": aux["centre"]}, {"centre": centre})
+            compared["target statistics"] = (statistics(running["target"]), lightlies.statistics(peer.target))
+        for name, value in peer.held().items():
+            compared[name] = ({name: aux[name]}, {name: value})
         for name, (tree, others) in compared.items():
             mine = lightlies.flat(tree)
             found[name] = apart(mine, {path: lightlies.ours(others[path]) for path in mine})
     return found
 
 
+def statistics(model_state: Mapping[str, Any]) -> dict[str, Any]:
+    """BatchNorm's, of every part that has them."""
+    return {part: held["batch_stats"] for part, held in model_state.items() if "batch_stats" in held}
+
+
 def apart(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> float:
     """The largest difference, of the largest value."""
-    return float(max(np.abs(mine[k] - others[k]).max() for k in mine) / max(np.abs(a).max() for a in mine.values()))
+    differences = [np.abs(mine[k] - others[k]).max() for k in mine]
+    return float(np.max(differences) / np.max([np.abs(a).max() for a in mine.values()]))
 
 
 def theirs(experiment: Experiment, began: Variables, *, double: bool = False) -> tuple[lightlies.Peer, Any]:

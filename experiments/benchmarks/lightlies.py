@@ -32,7 +32,7 @@ class Peer(NamedTuple):
       before: what comes between the gradient and the optimizer, by step.
       after: what follows the optimizer, by step.
       target: the slow copy of ``parts``, or None.
-      centre: of the teacher's logits, after the last step; None where there is none.
+      held: what else goes from step to step, after the last one, by the names of our ``aux``: centre, queue.
     """
 
     parts: Any
@@ -42,7 +42,7 @@ class Peer(NamedTuple):
     before: Callable[[int], None] = lambda step: None
     after: Callable[[int], None] = lambda step: None
     target: Any = None
-    centre: Callable[[], Any] = lambda: None
+    held: Callable[[], dict[str, Any]] = dict
 
     def target_weights(self) -> dict[str, Any]:
         """``weights`` of the target."""
@@ -91,6 +91,8 @@ def make(
         weights |= _fill(parts[module], part, params)
     if double:
         parts.double()
+        for layer in _norms(parts).values():  # before the target becomes a copy
+            layer.register_forward_hook(_count)
     kept = {id(parameter) for parameter in weights.values()}
     for parameter in parts.parameters():  # what ours has not: the bias of SimCLR's last BatchNorm
         parameter.requires_grad_(id(parameter) in kept)
@@ -188,21 +190,8 @@ def _dino_head(params: Any, norm_last_layer: bool) -> Any:
 def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
     """Give a network our weights; what they are in it, by our paths."""
     import torch
-    from torch import nn
 
-    if part == "encoder":
-        named = {name.replace("__", "/"): layer for name, layer in module.named_children()}
-    elif part == "last_layer":
-        named = {"": module.last_layer}
-    else:
-        linear = [layer for layer in module.layers if isinstance(layer, nn.Linear)]
-        named = {f"dense{i}": layer for i, layer in enumerate(linear)}
-        number = -1
-        for layer in module.layers:
-            number += isinstance(layer, nn.Linear)
-            if isinstance(layer, nn.BatchNorm1d):
-                named[f"norm{number}"] = layer
-    found = {}
+    named, found = _layers(module, part), {}
     for path, value in flat(params).items():
         at, _, word = path.rpartition("/")
         parameter = getattr(named[at], {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(word, "weight"))
@@ -211,6 +200,54 @@ def _fill(module: Any, part: str, params: Any) -> dict[str, Any]:
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.array(value, order="C")))
         found[f"{part}/{path}"] = parameter
+    return found
+
+
+def _layers(module: Any, part: str) -> dict[str, Any]:
+    """The layers of a network by our paths within it."""
+    from torch import nn
+
+    if part == "encoder":
+        return {name.replace("__", "/"): layer for name, layer in module.named_children()}
+    if part == "last_layer":
+        return {"": module.last_layer}
+    linear = [layer for layer in module.layers if isinstance(layer, nn.Linear)]
+    named = {f"dense{i}": layer for i, layer in enumerate(linear)}
+    number = -1
+    for layer in module.layers:
+        number += isinstance(layer, nn.Linear)
+        if isinstance(layer, nn.BatchNorm1d):
+            named[f"norm{number}"] = layer
+    return named
+
+
+def _norms(parts: Any) -> dict[str, Any]:
+    """Every BatchNorm of networks by our path, "encoder/stem_norm"."""
+    from torch import nn
+
+    layers = {f"{part}/{at}": layer for part, module in parts.items() for at, layer in _layers(module, part).items()}
+    return {path: layer for path, layer in layers.items() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))}
+
+
+def _count(layer: Any, given: Any, out: Any) -> None:
+    """Note how many values of a channel a pass of BatchNorm has: torch's variances depend on it."""
+    layer.values_of_a_pass = given[0].numel() // layer.num_features
+
+
+def statistics(parts: Any) -> dict[str, Any]:
+    """Running means and variances of networks made in float64, by our paths; variances made biased ones, as ours are.
+
+    Both move by a tenth per pass. torch normalises with the biased variance and keeps the unbiased one, n / (n - 1) of
+    it for n values of a channel, ours keeps what it normalises with. Both begin with 1, of which ``.9^k`` is left after
+    k passes, and n is that of every pass, so that the rest times (n - 1) / n is what ours has to be. In the duel's
+    training a variance differs by 1/127 where a head's batch is the 128 rows, by 3e-5 to 5e-4 in the encoder, whose
+    features the kNN takes.
+    """
+    found = {}
+    for path, layer in _norms(parts).items():
+        first = (1 - layer.momentum) ** int(layer.num_batches_tracked)
+        found[f"{path}/mean"] = layer.running_mean
+        found[f"{path}/var"] = first + (layer.running_var - first) * (1 - 1 / layer.values_of_a_pass)
     return found
 
 
@@ -294,7 +331,8 @@ def _moco(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dic
         for name in names:
             update_momentum(parts[name], target[name], m=arguments["momentum"])
 
-    return {"loss": loss, "after": after, "target": target}
+    # Transposed as matrices are in torch, which ``ours`` takes back.
+    return {"loss": loss, "after": after, "target": target, "held": lambda: {"queue": criterion.memory_bank.bank.T}}
 
 
 def _simsiam(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dict[str, Any]:
@@ -376,7 +414,7 @@ def _dino(parts: Any, arguments: Mapping[str, Any], aux: Any, plan: Plan) -> dic
 
     return {
         **{"loss": loss, "before": head.cancel_last_layer_gradients, "after": after, "target": target},
-        **{"trunk": target["encoder"], "centre": lambda: criterion.center.flatten()},
+        **{"trunk": target["encoder"], "held": lambda: {"centre": criterion.center.flatten()}},
     }
 
 
