@@ -5,12 +5,15 @@
 
 One pipeline, ours, makes the views of both, so that a pair of runs sees the very same arrays and differs in what is
 compared here: networks in training, loss, BatchNorm, average, queue, optimizer. That the views follow torchvision's law
-is tested elsewhere. The first steps are compared in float64: the loss and every gradient of the first,
-then losses, weights, those of the slow copy and DINO's centre, to ``SAME`` of the largest; what is apart later is
-rounding that grew. Then both train in float32, epoch by epoch in turn on all cores, and one kNN, ours, measures the
-features of both: on validation examples while they train, on test examples once. Runs of a seed are a pair: the table
-says by a paired t test over the seeds whether they differ. Seconds are those of steps on views that lie ready,
-normalised for torch; where others use the machine, the processor's are the ones to believe.
+is tested elsewhere. The first steps are compared in float64, to ``SAME`` of the largest: the loss and every gradient of
+the first, then losses, weights and BatchNorm's running statistics, those of the slow copy, DINO's centre and MoCo's
+queue; what is apart later is rounding that grew.
+
+Then both train in float32, epoch by epoch in turn on all cores, and one kNN, ours, measures the features of both: on
+validation examples while they train, on test examples once. The table says whether the means differ by more than seeds
+do, the pooled standard deviation over them; runs of a seed are a pair, and a paired t test stands beside it. Seconds
+are those of steps on views that lie ready, normalised for torch; where others use the machine, the processor's are the
+ones to believe.
 
 DINO has two global views and no small ones. Its last layer is frozen in the first epoch, so in the first steps, too.
 Its first steps are a proof, its kNN and loss not yet: in 3 epochs of 4,000 images the teacher became uniform (entropy
@@ -18,7 +21,8 @@ log K) at all of six settings tried on our side, rates .005 to .2, T_t 1/16 and 
 validation examples of .26 to .28 where the untrained encoder has .25. Two collapsed runs agree whatever else differs.
 
 Writes METHOD_SEED.json of each pair, ``duel.json``, ``duel.md`` and ``duel.png``. The same command goes on with the
-pairs that are missing; one that was cut short begins anew.
+pairs that are missing; one that was cut short begins anew. Table and picture are of the pairs that were asked for, all
+of one commit, whatever else is in the folder.
 Exit codes: 0 done, 1 first steps are not the same, 2 refused, 130 stopped.
 """
 
@@ -31,7 +35,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from benchmarks import lightlies
 from benchmarks.duel_pair import pair
-from benchmarks.duel_table import SAME, drawn, markdown, table
+from benchmarks.duel_table import SAME, SIDES, drawn, markdown, table
 
 from configs.common import base, cifar10_cpu
 from ssl_jax import configs, methods
@@ -53,7 +57,7 @@ from ssl_jax.data.from_config import load_splits
 from ssl_jax.evals.shared import curves
 from ssl_jax.experiment import build
 from ssl_jax.interop.files import write_json
-from ssl_jax.run import command, folder, processes
+from ssl_jax.run import command, folder, processes, provenance
 
 # Small, and without what lightly has not: groups of BatchNorm, rates of parts, an average that slows down.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -93,27 +97,59 @@ def main(arguments: list[str]) -> int:
         for config in wanted.values():
             configs.check(config)
             lightlies.check(config.method.name, config.method)
+        commit = provenance.commit()
+        check_there(out, wanted, commit)
         processes.configure_as(next(iter(wanted.values())).parallel)
         out.mkdir(parents=True, exist_ok=True)
         splits = None
         for number, ((name, seed), config) in enumerate(wanted.items(), 1):
-            path = out / f"{name}_{seed}.json"
-            if path.is_file():
-                if json.loads(path.read_text())["config"] != to_json(config):
-                    raise ValueError(f"{path} is of another config; use another --out")
+            if (path := path_of(out, name, seed)).is_file():
                 continue
             print(f"--- {number} of {len(wanted)}: {name}, seed {seed}", file=sys.stderr, flush=True)
             splits = splits or load_splits(config)
-            write_json(path, pair(build(config, splits, asked=changes)))
+            made = pair(build(config, splits, asked=changes))
+            made["machine"]["commit"] = commit  # of the code that runs, whatever was committed meanwhile
+            write_json(path, made)
     except ValueError as error:
         return command.refuse(error)
-    pairs = [json.loads(path.read_text()) for path in sorted(out.glob("*_*.json"))]
+    pairs = [json.loads(path_of(out, *key).read_text()) for key in wanted]
     rows = table(pairs)
-    write_json(out / "duel.json", {"rows": rows, "machine": pairs[-1]["machine"]})
+    machines = [one["machine"] for one in pairs]
+    machines = [machine for number, machine in enumerate(machines) if machine not in machines[:number]]
+    write_json(out / "duel.json", {"rows": rows, "machines": machines})
     (out / "duel.md").write_text(markdown(rows, pairs))
-    curves.learning_curves(drawn(pairs), out / "duel.png", f"ssl_jax and lightly, {len(pairs)} pairs of runs")
+    title = f"ssl_jax and lightly, {len(pairs)} pairs of runs: means, between the least and the most of the seeds"
+    curves.learning_curves(drawn(pairs), out / "duel.png", title, columns=2, dashed=SIDES[1:])
     print(markdown(rows, pairs))
     return int(any(not row["first_steps"] <= SAME for row in rows))
+
+
+def path_of(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name}_{seed}.json"
+
+
+def check_there(out: Path, wanted: Mapping[tuple[str, int], configs.Config], commit: str | None) -> None:
+    """Refuse pairs that cannot stand in one table.
+
+    Args:
+      commit: of this code, which makes the pairs that are missing.
+
+    Raises:
+      ValueError: a pair is of another config than is asked for, or of another commit than the rest.
+    """
+    commits: dict[str | None, str] = {}  # -> one that is of it
+    for key, config in wanted.items():
+        path = path_of(out, *key)
+        if not path.is_file():
+            commits.setdefault(commit, "this code")
+            continue
+        there = json.loads(path.read_text())
+        if there["config"] != to_json(config):
+            raise ValueError(f"{path} is of another config; use another --out")
+        commits.setdefault(there["machine"]["commit"], str(path))
+    if len(commits) > 1:
+        one, other = [f"{what} is of commit {provenance.short(of)}" for of, what in commits.items()][:2]
+        raise ValueError(f"{one} and {other}, and a table is of one commit; use another --out")
 
 
 def config_of(name: str, seed: int, changes: Sequence[str] = ()) -> configs.Config:

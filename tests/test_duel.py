@@ -15,8 +15,10 @@ import duel
 from benchmarks import duel_pair, duel_table, lightlies
 
 from ssl_jax import methods
+from ssl_jax.configs import to_json
 from ssl_jax.data.source import Splits, from_arrays
 from ssl_jax.experiment import build
+from ssl_jax.run import provenance
 
 # Of DINO's four steps two have the last layer frozen, two do not.
 SMALL = {"moco": ["method.queue_size=64"], "dino": ["method.freeze_last_layer=0.5", "method.out_dim=64"]}
@@ -24,18 +26,35 @@ MACHINE = {"commit": "c" * 40, "cpu": "x", "cores": 2, "versions": {"jax": "0.10
 
 
 def a_pair(seed, ours, theirs, apart=1e-13):
-    data = {"num_examples": 100, "source": "s", "global_batch_size": 8}
+    data = {"num_examples": 100, "source": "s", "global_batch_size": 8, "val_fraction": 0.1}
     return {
         "config": {"method": {"name": "simclr"}, "seed": seed, "data": data},
         "first_steps": {"steps": 5, "loss": 1e-15, "gradients": apart, "losses": 1e-14, "weights": 1e-14},
         "epochs": [1.0, 2.0],
         "steps_per_epoch": 2,
+        "images": 100,
         "val_knn_top1": {"ssl_jax": [0.1, 0.2], "lightly": [0.1, 0.3]},
         "test_knn_top1": {"ssl_jax": ours, "lightly": theirs},
         "losses": {"ssl_jax": [4.0, 3.0, 2.0, 1.0], "lightly": [4.0, 3.0, 3.0, 1.0]},
         "milliseconds": {"ssl_jax": [10.0, 10.0], "lightly": [20.0, 30.0]},
         "machine": MACHINE,
     }
+
+
+def lying(out, name, seed, commit="c" * 40, cpu="x", **found):
+    """A pair in the folder, of the config that the same command asks for."""
+    made = a_pair(seed, 0.5, 0.5) | {"machine": MACHINE | {"commit": commit, "cpu": cpu}}
+    made |= {"config": to_json(duel.config_of(name, seed))} | found
+    (out / f"{name}_{seed}.json").write_text(json.dumps(made))
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """A folder for pairs; of other code than theirs, which trains nothing."""
+    monkeypatch.setattr(lightlies, "available", lambda: None)
+    monkeypatch.setattr(provenance, "commit", lambda: "d" * 40)
+    monkeypatch.setattr(duel, "pair", lambda experiment: pytest.fail("a pair was trained"))
+    return tmp_path
 
 
 def test_the_table_says_whether_sides_differ_beyond_the_seeds():
@@ -55,8 +74,78 @@ def test_the_table_says_whether_sides_differ_beyond_the_seeds():
     assert row["first_steps"] == 1e-3
     far[0]["first_steps"]["centre"] = 2e-3
     assert duel_table.table(far)[0]["first_steps"] == 2e-3
+    far[0]["first_steps"]["queue"] = float("nan")
+    assert np.isnan(duel_table.table(far)[0]["first_steps"])
     (row,) = duel_table.table(near[:1])
     assert "one seed" in duel_table.markdown([row], near[:1])
+
+
+def test_within_is_as_large_as_seeds_are_apart_however_sure_a_test_is():
+    large = [a_pair(i, *scores) for i, scores in enumerate([(0.50, 0.45), (0.52, 0.45), (0.51, 0.49)])]
+    (row,) = duel_table.table(large)
+    assert row["p"] > 0.05
+    assert row["pooled"] == pytest.approx(np.sqrt((0.01**2 + 0.0016 / 3) / 2))
+    assert not row["within"]
+    small = [a_pair(i, *scores) for i, scores in enumerate([(0.50, 0.502), (0.52, 0.5221), (0.48, 0.4819)])]
+    (row,) = duel_table.table(small)
+    assert row["p"] < 0.01
+    assert row["within"]
+
+
+def test_p_is_corrected_for_the_number_of_methods():
+    pairs = [a_pair(seed, *scores) for seed, scores in enumerate([(0.50, 0.60), (0.54, 0.64), (0.52, 0.63)])]
+    more = [one | {"config": one["config"] | {"method": {"name": "byol"}}} for one in pairs]
+    rows = duel_table.table([*pairs, *more])
+    assert [row["p_holm"] for row in rows] == pytest.approx([2 * rows[0]["p"]] * 2)
+    text = duel_table.markdown(rows, pairs)
+    assert f"| {rows[0]['p_holm']:.2f} |" in text
+    assert "p by Holm for 2 methods: the interval reaches 2.5 standard deviations" in text
+    assert "√((s₁² + s₂²) / 2)" in text
+
+
+def test_the_table_is_of_the_pairs_that_were_asked_for(there):
+    lying(there, "simclr", 0)
+    lying(there, "simclr", 1, cpu="y")
+    lying(there, "simclr", 2, "e" * 40)
+    lying(there, "byol", 0, config={}, first_steps={"steps": 5, "loss": 1.0})
+    assert duel.main(["--out", str(there), "--methods", "simclr", "--seeds", "2"]) == 0
+    found, text = json.loads((there / "duel.json").read_text()), (there / "duel.md").read_text()
+    assert [(row["method"], row["seeds"]) for row in found["rows"]] == [("simclr", [0, 1])]
+    assert [machine["cpu"] for machine in found["machines"]] == ["x", "y"]
+    assert "2 cores of x, jax 0.10, torch 2.13.0; 2 cores of y, jax 0.10, torch 2.13.0; commit cccccccccccc." in text
+    assert "byol" not in text
+    assert (there / "duel.png").is_file()
+
+
+def test_a_table_is_of_one_commit(there, capsys):
+    lying(there, "simclr", 0)
+    lying(there, "simclr", 1, "c" * 40 + "+")
+    asked = ["--out", str(there), "--methods", "simclr", "--seeds"]
+    assert duel.main([*asked, "2"]) == 2
+    said = capsys.readouterr().err
+    assert f"{there / 'simclr_0.json'} is of commit cccccccccccc and {there / 'simclr_1.json'} is of commit " in said
+    assert "cccccccccccc+, and a table is of one commit; use another --out" in said
+    (there / "simclr_1.json").unlink()  # it would be made by this code
+    assert duel.main([*asked, "2"]) == 2
+    assert "this code is of commit dddddddddddd, and a table" in capsys.readouterr().err
+    assert not (there / "duel.md").exists()
+    assert duel.main([*asked, "1"]) == 0
+
+
+def test_changed_files_are_said(there, monkeypatch):
+    commit = "d" * 40 + "+"
+    lying(there, "simclr", 0, commit)
+    monkeypatch.setattr(provenance, "commit", lambda: commit)
+    monkeypatch.setattr(duel, "load_splits", lambda config: config)
+    monkeypatch.setattr(duel, "build", lambda config, splits, asked: config)
+    meanwhile = {"machine": MACHINE | {"commit": "e" * 40}}
+    monkeypatch.setattr(duel, "pair", lambda config: a_pair(1, 0.5, 0.5) | {"config": to_json(config)} | meanwhile)
+    assert duel.main(["--out", str(there), "--methods", "simclr", "--seeds", "2"]) == 0
+    text = (there / "duel.md").read_text()
+    assert "commit dddddddddddd+, **a try: made from files that no commit holds**." in text
+    pairs = [a_pair(0, 0.5, 0.5)]
+    assert "a try" not in duel_table.markdown(duel_table.table(pairs), pairs)
+    assert [provenance.short(c) for c in ("c" * 40, "c" * 40 + "+", None)] == ["c" * 12, "c" * 12 + "+", "None"]
 
 
 def test_curves_are_by_epoch_and_side():
@@ -104,8 +193,9 @@ def test_first_steps_are_the_same_and_pairs_run(name):
     changes += ["model.widths=(8,16)", "model.stem_width=8", *SMALL.get(name, [])]
     found = duel_pair.pair(build(duel.config_of(name, 0, changes), Splits(*parts)))
     assert found["first_steps"].pop("steps") == 4
-    of_averages = {"byol": {"target"}, "moco": {"target"}, "dino": {"target", "centre"}}.get(name, set())
-    assert found["first_steps"].keys() == {"loss", "gradients", "losses", "weights"} | of_averages
+    slow = {"target", "target statistics"}
+    of_averages = {"byol": slow, "moco": slow | {"queue"}, "dino": slow | {"centre"}}.get(name, set())
+    assert found["first_steps"].keys() == {"loss", "gradients", "losses", "weights", "statistics"} | of_averages
     assert max(found["first_steps"].values()) < 1e-9
     losses = [found["losses"][side][:2] for side in duel_table.SIDES]  # later ones are of rounding that grew
     np.testing.assert_allclose(*losses, rtol=1e-4)

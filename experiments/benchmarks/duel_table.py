@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ssl_jax.evals.shared import robustness
+from ssl_jax.run.provenance import short
 
 SIDES = ("ssl_jax", "lightly")
-SAME = 1e-5  # of the largest, how far apart first losses, gradients and weights may be in float64
+SAME = 1e-5  # of the largest, how far apart what ``first_steps`` compares may be in float64
 SHOWN = ("jax", "flax", "torch", "lightly")
 
 
 def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each method: mean and spread of both, the paired test over seeds, the ratio of seconds."""
+    """A row for each method: mean and spread of both, the paired test over seeds, the ratio of seconds.
+
+    "within": the means differ by no more than the pooled standard deviation over seeds, which says how large a
+    difference is. The test says how sure one is, and of few seeds that is little, so it decides nothing.
+    """
     rows = []
     for name in dict.fromkeys(one["config"]["method"]["name"] for one in pairs):
         of = [one for one in pairs if one["config"]["method"]["name"] == name]
@@ -34,18 +41,24 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(of) > 1:
             test = robustness.paired_seeds(row["ssl_jax"]["values"], row["lightly"]["values"])
             row |= dict(zip(("difference", "low", "high", "p"), test, strict=True))
-            row["within"] = test[1] <= 0 <= test[2]
+            row["pooled"] = math.sqrt(statistics.fmean(row[side]["spread"] ** 2 for side in SIDES))
+            row["within"] = abs(test[0]) <= row["pooled"]
         times = [np.divide(one["milliseconds"]["lightly"], one["milliseconds"]["ssl_jax"]) for one in of]
         row["ratio"] = np.median(times, 0).tolist()
-        row["first_steps"] = max(value for one in of for what, value in one["first_steps"].items() if what != "steps")
+        apart = [value for one in of for what, value in one["first_steps"].items() if what != "steps"]
+        row["first_steps"] = float(np.max(apart))  # not-a-number, too, which max may lose
         rows.append(row)
+    tested = [row for row in rows if "p" in row]
+    for row, p in zip(tested, robustness.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = p
     return rows
 
 
 def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
     """The table, and below it what was done where."""
-    head = ["method", "seeds", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p", "within the seeds' spread"]
+    head = ["method", "seeds", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p (Holm)"]
     head += [
+        "within the seeds' spread",
         "last epoch's loss",
         "ms per step",
         "lightly / ssl_jax",
@@ -59,7 +72,7 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
         tested = ["", "", "one seed"]
         if "p" in row:
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            tested = [interval, f"{row['p']:.2f}", "yes" if row["within"] else "**no**"]
+            tested = [interval, f"{row['p_holm']:.2f}", "yes" if row["within"] else "**no**"]
         apart = f"{row['first_steps']:.0e}" if row["first_steps"] <= SAME else f"**{row['first_steps']:.0e}**"
         cells = [row["method"], str(len(row["seeds"])), *shown, *tested, f"{a['loss']:.4f}, {b['loss']:.4f}"]
         cells += [
@@ -68,17 +81,42 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
             apart,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    one, where = pairs[-1], pairs[-1]["machine"]
-    commits = sorted({str(each["machine"]["commit"])[:13] for each in pairs})
-    lines += [
-        "",
-        f"{one['config']['data']['num_examples']:,} images of {one['config']['data']['source']} (a tenth of all held "
-        f"out), {one['epochs'][-1]:.3g} epochs of {one['steps_per_epoch']} steps, batch "
-        f"{one['config']['data']['global_batch_size']}; kNN on test, mean ± standard deviation over seeds. "
-        f"{where['cores']} cores of {where['cpu']}; commit {', '.join(commits)}; "
-        f"{', '.join(f'{k} {v}' for k, v in (where['versions'] | where['peers']).items() if k in SHOWN)}.",
-    ]
+    lines += ["", *([rule(rows), ""] if any("p" in row for row in rows) else []), caption(pairs)]
     return "\n".join(lines) + "\n"
+
+
+def rule(rows: Sequence[dict[str, Any]]) -> str:
+    """What "within the seeds' spread" means, and how much the test beside it can see."""
+    tested = [row for row in rows if "p" in row]
+    sees = " and ".join(
+        f"{stats.t.ppf(0.975, n - 1) / math.sqrt(n):.1f} standard deviations of the pairs' differences with {n} pairs"
+        for n in sorted({len(row["seeds"]) for row in tested})
+    )
+    return (
+        "Within the seeds' spread: the means differ by no more than the pooled standard deviation over seeds, "
+        "√((s₁² + s₂²) / 2). Interval and p, for information, are those of a paired t test over seeds, p by Holm for "
+        f"{len(tested)} {'method' if len(tested) == 1 else 'methods'}: the interval reaches {sees} to either side, and "
+        "a smaller difference is hardly found."
+    )
+
+
+def caption(pairs: Sequence[dict[str, Any]]) -> str:
+    """What was done where; configs are of one command, machines may be several."""
+    one, data = pairs[-1], pairs[-1]["config"]["data"]
+    machines = dict.fromkeys(_words(each["machine"]) for each in pairs)
+    commits = dict.fromkeys(each["machine"]["commit"] for each in pairs)
+    attempt = ", **a try: made from files that no commit holds**" if any(str(c).endswith("+") for c in commits) else ""
+    return (
+        f"{one['images']:,} images of {data['source']} (besides, a share of {data['val_fraction']:.3g} of all is held "
+        f"out), {one['epochs'][-1]:.3g} epochs of {one['steps_per_epoch']} steps, batch {data['global_batch_size']}; "
+        f"kNN on test, mean ± standard deviation over seeds. {'; '.join(machines)}; commit "
+        f"{', '.join(map(short, commits))}{attempt}."
+    )
+
+
+def _words(machine: Mapping[str, Any]) -> str:
+    versions = (f"{k} {v}" for k, v in (machine["versions"] | machine["peers"]).items() if k in SHOWN)
+    return ", ".join((f"{machine['cores']} cores of {machine['cpu']}", *versions))
 
 
 def drawn(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
