@@ -1,7 +1,7 @@
 """What ``experiments/gate.py`` looks at: laws that a step must keep, what augmentation does, short runs, seconds.
 
-Each part gives figures by name. Laws carry the range they must lie in, of the others the range is that of what was
-recorded over seeds.
+Each part gives figures by name. Laws and shares carry the range they must lie in, of the others the range is that of
+what was recorded over seeds.
 """
 
 # pyright: reportMissingImports=false
@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "moco": {"temperature": 0.2, "momentum": 0.99, "queue_size": 512, "bn_groups": 8},
 }
 PARTS = 8  # devices of the law, simulated by vmap
+RUNS = 8  # whose mean is a figure: from run to run BYOL's kNN has a standard deviation of more than two points
 
 
 class Figure(NamedTuple):
@@ -149,31 +150,57 @@ def _unit(a: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------- views
 
-VIEWS = {"simclr_cifar": (0,), "byol": (0, 1), "moco_v2": (0,), "digits": (0,)}
+# How often each operation is done: what the publications say, written down once more, for the recipe may be wrong.
+VIEWS: dict[tuple[str, int], dict[str, float]] = {
+    ("simclr_cifar", 0): {"Flip": 0.5, "Jitter": 0.8, "Gray": 0.2},
+    ("byol", 0): {"Flip": 0.5, "Jitter": 0.8, "Gray": 0.2, "Blur": 1.0, "Solarize": 0.0},
+    ("byol", 1): {"Flip": 0.5, "Jitter": 0.8, "Gray": 0.2, "Blur": 0.1, "Solarize": 0.2},
+    ("moco_v2", 0): {"Jitter": 0.8, "Gray": 0.2, "Blur": 0.5, "Flip": 0.5},
+    ("digits", 0): {"Jitter": 0.8, "Noise": 0.5},
+}
+SEEN = {"Blur": 0.944}  # of sigmas between 0.1 and 2, those above 0.206: a smaller one changes nothing in float32
+ROUNDED = 1e-5  # mean change of an image between two programs that do the same to it
 
 
-def views(seed: int, count: int = 512) -> Figures:
-    """What each operation of a view changes: the share of images, and those by how much, all else being drawn alike."""
-    for name, numbers in VIEWS.items():
-        recipe = published.get(name)
+def views(seed: int, count: int = 4096) -> Figures:
+    """What each operation of a view changes: the share of images, and those by how much, all else being drawn alike.
+
+    A share is of images of noise, where whatever is done can be seen (grey photographs stay as they are), so that it is
+    the probability but for four standard errors.
+    """
+    for (name, number), chances in VIEWS.items():
+        view = published.get(name).views[number]
         images = _digits(count) if name == "digits" else _photos(count)
-        for number in numbers:
-            view = recipe.views[number]
-            full = _made(view, images, seed)
-            yield f"{name}[{number}]: mean", Figure(float(full.mean()))
-            yield f"{name}[{number}]: spread", Figure(float(full.std()))
-            without = {"Crop": view._replace(crop=None)} if view.crop is not None else {}
-            for op in view.ops:
-                without[type(op).__name__] = view._replace(ops=tuple(o for o in view.ops if o is not op))
-            for op, other in without.items():
-                rest = _made(other, images, seed)
-                change = np.abs(full - rest).mean((1, 2, 3))
-                done = change > 1e-5  # two programs round differently
-                yield f"{name}[{number}]: {op} share", Figure(float(done.mean()))
-                if done.any():
-                    yield f"{name}[{number}]: {op} size", Figure(float(change[done].mean()))
-                if done.any() and op in ("Blur", "Noise"):  # whatever an image shows, blur leaves so much of its edges
-                    yield f"{name}[{number}]: {op} edges", Figure(_edges(full[done]) / _edges(rest[done]))
+        noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+        full, full_noise = _made(view, images, seed), _made(view, noise, seed)
+        yield f"{name}[{number}]: mean", Figure(float(full.mean()))
+        yield f"{name}[{number}]: spread", Figure(float(full.std()))
+        for op in dict.fromkeys(("Crop", *(type(o).__name__ for o in view.ops), *chances)):
+            left = tuple(o for o in view.ops if type(o).__name__ != op)
+            other = view._replace(ops=left, crop=None if op == "Crop" else view.crop)
+            rest = _made(other, images, seed)
+            change = _change(full, rest)
+            done = change > ROUNDED
+            share = (_change(full_noise, _made(other, noise, seed)) > ROUNDED).mean()
+            yield f"{name}[{number}]: {op} share", _share(float(share), chances, op, count)
+            if done.any():
+                yield f"{name}[{number}]: {op} size", Figure(float(change[done].mean()))
+            if done.any() and op in ("Blur", "Noise"):  # whatever an image shows, blur leaves so much of its edges
+                yield f"{name}[{number}]: {op} edges", Figure(_edges(full[done]) / _edges(rest[done]))
+
+
+def _share(share: float, chances: Mapping[str, float], op: str, count: int) -> Figure:
+    """Between what four standard errors allow; an operation that no publication names is never done."""
+    if op == "Crop":  # always done, and sometimes with the whole image
+        return Figure(share)
+    p = chances.get(op, 0.0) * SEEN.get(op, 1.0)
+    room = 4 * (p * (1 - p) / count) ** 0.5
+    return Figure(share, p - room, p + room)
+
+
+def _change(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each image, the mean over its pixels."""
+    return np.abs(some - others).mean((1, 2, 3))
 
 
 def _edges(images: np.ndarray) -> float:
@@ -208,27 +235,28 @@ def _photos(count: int, size: int = 32) -> np.ndarray:
 def _digits(count: int) -> np.ndarray:
     from ssl_jax.data.readers.arrays import digits
 
-    images = digits().columns["image"][:count]
-    return images.repeat(2, axis=1).repeat(2, axis=2)
+    images = digits().columns["image"]
+    return images[np.arange(count) % len(images)].repeat(2, axis=1).repeat(2, axis=2)
 
 
 # ----------------------------------------------------------------------------------------------------------- runs
 
 
-def runs(seed: int, changes: Mapping[str, Any] | None = None) -> Figures:
-    """Whole runs on digits: last accuracies on validation examples, and the mean loss of each quarter."""
+def runs(seed: int) -> Figures:
+    """Means of eight runs on digits: last accuracies on validation examples, and the loss of each quarter."""
     for name in METHODS:
-        config = config_of(name, seed)
-        for key, value in (changes or {}).items():
-            config.update_from_flattened_dict({key: value})
-        with tempfile.TemporaryDirectory() as folder:
-            train.fit(build(config), Path(folder) / "run", test=False)
-            lines = read_metrics(Path(folder) / "run" / "metrics.jsonl")
-        for score in ("knn", "probe"):
-            yield f"{name}: {score}", Figure(lines[-1][f"val_{score}_top1"])
-        loss = [line["train_loss"] for line in lines if "train_loss" in line]
-        for i, part in enumerate(np.array_split(loss, 4), 1):
-            yield f"{name}: loss, quarter {i}", Figure(float(np.mean(part)))
+        found = [_run(config_of(name, RUNS * seed + i)) for i in range(RUNS)]
+        for figure in found[0]:
+            yield f"{name}: {figure}", Figure(float(np.mean([one[figure] for one in found])))
+
+
+def _run(config: configs.Config) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        train.fit(build(config), Path(folder) / "run", test=False)
+        lines = read_metrics(Path(folder) / "run" / "metrics.jsonl")
+    loss = [line["train_loss"] for line in lines if "train_loss" in line]
+    quarters = {f"loss, quarter {i}": float(np.mean(part)) for i, part in enumerate(np.array_split(loss, 4), 1)}
+    return {score: lines[-1][f"val_{score}_top1"] for score in ("knn", "probe")} | quarters
 
 
 # ----------------------------------------------------------------------------------------------------------- pace
