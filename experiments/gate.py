@@ -220,7 +220,7 @@ def said(check: Mapping[str, Any]) -> str:
     if "why" in check:
         return check["why"]
     if check["state"] == "moved":
-        return f"{check['value']:.5g}, was {check['was']:.5g} on such a machine with these versions"
+        return f"{check['value']:.5g}, was {check['was']:.5g}"
     if check["high"] is None:
         return f"{check['value']:.5g} is below {check['low']:.5g}"
     return f"{check['value']:.5g} is not in {check['low']:.5g} to {check['high']:.5g}"
