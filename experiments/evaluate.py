@@ -2,6 +2,7 @@
 
     ssl-jax evaluate --workdir runs/simclr_digits --evals knn,linear_probe,geometry
     ssl-jax evaluate --workdir runs/a runs/b --out runs/a_and_b --eval.knn.k=20,200
+    ssl-jax evaluate --workdir runs/a --step 1000           # an earlier checkpoint, into runs/a/evaluation_1000
     ssl-jax evaluate --list
 
 Exit codes: 0 done, 1 the evaluation failed, 2 refused before anything was computed, 130 interrupted: what was encoded
@@ -42,6 +43,7 @@ WORDS = (
     "--evals",
     "--outdir",
     "--out",
+    "--step",
     "--source",
     "--data_dir",
     "--data.label_column",
@@ -61,7 +63,8 @@ def main(arguments: list[str]) -> int:
     said = "evaluators, comma-separated, your own by its file (./centroid.py) or dotted path; default: those of "
     said += f"{DEFAULT} that suit the data, and score and classify where the network has them"
     parser.add_argument("--evals", help=said)
-    parser.add_path("--outdir", "--out", help="where everything goes; default: <workdir>/evaluation")
+    parser.add_path("--outdir", "--out", help="where everything goes; default: <workdir>/evaluation[_STEP]")
+    parser.add_argument("--step", type=int, help="of a checkpoint that is kept; default: the last")
     parser.add_argument("--source", type=command.named, help="another dataset than the run's own, as in data.source")
     for name in COLUMNS:
         said = "of a table, where it is not that of the run's own data or has no usual name"
@@ -83,6 +86,8 @@ def main(arguments: list[str]) -> int:
         if not given.workdir:
             raise ValueError("--workdir is missing; name the folder of a finished run")
         given.workdir = command.folders(given.workdir)
+        if given.step is not None and len(given.workdir) == 1:
+            given.outdir = given.outdir or f"{given.workdir[0]}/evaluation_{given.step}"
         stored = [read_run(workdir)[0].parallel for workdir in given.workdir]
         processes.configure(
             given.devices or max(run.devices or 1 for run in stored),
@@ -97,6 +102,7 @@ def main(arguments: list[str]) -> int:
     with phase("loading the libraries"):
         from ssl_jax.evals import Diverged
         from ssl_jax.evaluation import evaluate
+        from ssl_jax.run.open import open_run
         from ssl_jax.run.signals import Interrupted
 
     places = {"outdir": given.outdir, "source": given.source, "data_dir": given.data_dir}
@@ -105,7 +111,8 @@ def main(arguments: list[str]) -> int:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on there is something to keep
         with processes.ending_together():
-            evaluate(given.workdir, names, options, **places)
+            runs = given.workdir if given.step is None else [open_run(workdir, given.step) for workdir in given.workdir]
+            evaluate(runs, names, options, **places)
     except ValueError as error:
         return refuse(error)
     except (KeyboardInterrupt, Interrupted) as stop:

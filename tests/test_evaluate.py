@@ -73,6 +73,7 @@ REFUSED = {
     "unknown flag": (["--wordir=x"], "argument '--wordir=x' is unknown"),
     "no value": (["--evals=knn", "--eval.knn.k="], "has no value"),
     "k above the bank": (["--evals=knn", "--eval.knn.k=5000"], "5000"),
+    "no such step": (["--step=99"], "no checkpoint of step 99 under"),
     "zero temperature": (["--evals=knn", "--eval.knn.temperature=0"], "temperature"),
     "unknown layer": (["--evals=knn", "--eval.knn.layers=stage9"], "stage9"),
     "text for a number": (
@@ -233,6 +234,18 @@ def test_one_folder_under_two_names_is_refused(workdirs, capfd):
     arguments = ["--workdir", str(run), str(run / ".." / "simclr"), "--outdir", str(workdirs / "out"), "--evals=knn"]
     assert evaluate.main(arguments) == 2
     assert "is named twice" in capfd.readouterr().err
+
+
+def test_an_earlier_checkpoint_is_evaluated_beside_the_last(tmp_path):
+    runs.fit(tmp_path / "run", train__steps=4, train__eval_every=0, train__checkpoint_every=2)
+    for more in ([], ["--step=2"]):
+        assert evaluate.main(["--workdir", str(tmp_path / "run"), "--evals=knn", *more]) == 0
+    last, earlier = (
+        json.loads((tmp_path / "run" / name / "evaluation.json").read_text())["provenance"]
+        for name in ("evaluation", "evaluation_2")
+    )
+    assert (last["step"], earlier["step"]) == (4, 2)
+    assert last["checkpoint"] != earlier["checkpoint"]
 
 
 def test_pictures_of_an_earlier_evaluation_lie_inside_its_folder(tmp_path):
