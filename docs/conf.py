@@ -38,7 +38,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "benchmark", "methods_hour", "pretext_table"]  # tables that scripts write
+# Tables that scripts write, and that pages include.
+exclude_patterns = ["_build", "benchmark", "cpu_suite", "duel", "methods_hour", "pretext_table"]
 suppress_warnings = ["ref.python"]  # a type whose name several classes have (bytes) is left without a link
 
 myst_enable_extensions = ["colon_fence"]

@@ -129,7 +129,7 @@ def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now
                 continue
             stored, resolved = read_run(workdir)
             refused, free = configs.differences(stored.to_dict(), suites.config(row, seed, changes))
-            other = [*refused, *(key for key in free if table.matters(key) and key != "data.source")]  # it moved
+            other = [*refused, *(key for key in free if configs.matters(key) and key != "data.source")]  # it moved
             if other:
                 raise ValueError(f"{workdir} is a run of another config ({', '.join(other)}); give another --out")
             made = {str(one.get("commit")) for one in (resolved, *several.resumptions(workdir))}

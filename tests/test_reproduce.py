@@ -345,6 +345,23 @@ def test_a_checkout_that_moves_ends_the_suite_when_what_runs_is_done(suite, tmp_
     assert "the suite began at commit cccccccccccc and this is dddddddddddd" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        *(("data.source=folder:elsewhere/photos", True), ("data.data_dir=d", True), ("seed=7", True)),
+        *(("train.log_every=3", True), ("parallel.devices=4", True), ("optim.clip_norm=null", True)),
+        *(("data.source=folder:/a/b/paintings", False), ("data.source=tar:/a/b/photos", False)),
+        *(("parallel.matmul_precision=highest", False), ("optim.clip_norm=1", False)),
+    ],
+)
+def test_the_hash_of_a_config_is_of_what_a_run_computes(change, same):
+    one, two = (
+        provenance.config_hash(configs.load("simclr_folder_cpu", ["data.source=folder:/a/b/photos", *more]))
+        for more in ([], [change])
+    )
+    assert (one == two) == same
+
+
 def test_every_place_has_one_process_and_its_own_cores(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
     done = workers.subprocess.CompletedProcess([], 0, '["cpu", [0]]', "")

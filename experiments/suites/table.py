@@ -21,9 +21,11 @@ Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last ch
 linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
 (online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
 last step. Test is read at the end, of the last checkpoint alone, and nothing is chosen on it. ± is the standard
-deviation over seeds (n - 1). `difference`: ours less the published figure, whose protocol its source tells; none where
-the recipe is another. `hours`: of one seed, training with its measurements and evaluation. `memory`: the most of a
-device, on a CPU of the process."""
+deviation over seeds (n - 1). `hours`: of one seed, training with its measurements and evaluation. `memory`: the most
+of a device, on a CPU of the process."""
+
+DIFFERENCE = """\
+`difference`: ours less the published figure, whose protocol its source tells; none where the recipe is another."""
 
 NAMES = {
     **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
@@ -36,7 +38,7 @@ NAMES = {
 
 def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[str], dirty: bool, made: str) -> str:
     """``table.json``, ``table.md`` and the curves of what OUT holds; returns the text."""
-    changed = [change for change in changes if matters(change.partition("=")[0])]
+    changed = [change for change in changes if configs.matters(change.partition("=")[0])]
     found: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, dict[int, str]] = {}
     for row in suite.rows:
@@ -72,11 +74,6 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
             name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
             write_json(out / "curves" / f"{name}.json", reference.make(runs))
     return text
-
-
-def matters(key: str) -> bool:
-    """Whether a result may be another one with another value."""
-    return not key.startswith(several.NO_MATTER) or key == "parallel.matmul_precision"
 
 
 def why_not_done(workdir: Path, row: Row) -> str | None:
@@ -241,7 +238,8 @@ def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
         lines += ["**A try, not a result**: made from files that no commit holds.", ""]
     if rows:
         lines += _results(suite, rows)
-        lines += ["", f"{NOTE} {_of_knn(rows)}".rstrip(), ""]
+        notes = [NOTE, _of_knn(rows), *([DIFFERENCE] if any(row["published"] for row in rows) else [])]
+        lines += ["", "\n".join(filter(None, notes)), ""]
         lines += [f"Commit {content['commit']}. Made by `{content['command']}`.", ""]
         hardware = list(dict.fromkeys(h for row in rows for h in row["hardware"]))
         several_kinds = len(hardware) > 1

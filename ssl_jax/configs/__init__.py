@@ -6,11 +6,10 @@ Everything here happens before a device is touched or a file written. Every refu
 from ssl_jax.configs.checks import LOGGERS, check
 from ssl_jax.configs.keys import flatten, known_keys, loggers, starts, unknown_key
 from ssl_jax.configs.reading import change, files, find, give_recipe, literal, load, overrides, path
-from ssl_jax.configs.stored import FREE_ON_RESUME, differences, modern, placeless, to_json
+from ssl_jax.configs.stored import differences, matters, modern, placeless, to_json
 from ssl_jax.types import Config
 
 __all__ = [
-    "FREE_ON_RESUME",
     "LOGGERS",
     "Config",
     "change",
@@ -24,6 +23,7 @@ __all__ = [
     "literal",
     "load",
     "loggers",
+    "matters",
     "modern",
     "overrides",
     "path",

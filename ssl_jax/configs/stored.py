@@ -12,7 +12,7 @@ from ssl_jax.names import WORDS, is_file
 from ssl_jax.types import Config
 
 # May differ between a run and its resumption: where things lie, how often one looks, on what it runs, when it gives up.
-FREE_ON_RESUME = (
+_FREE_ON_RESUME = (
     *("parallel.", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite"),
     "data.data_dir",  # not init_from: another run's encoder is another experiment
     "data.max_pixels",  # which images are read, their fingerprint says
@@ -20,6 +20,11 @@ FREE_ON_RESUME = (
     *("train.loggers", "train.tensorboard", "train.grad_norms", "eval.during"),
 )
 
+# Nor do these make another result, nor tell two rows of a table apart.
+_NO_MATTER = (
+    *("seed", *_FREE_ON_RESUME, "train.keep_checkpoints", "train.steps_per_dispatch", "eval.label_efficiency"),
+    *("data.download", "data.verify", "data.max_unreadable", "data.memory_limit"),
+)
 _OF_PATHS = ("folder", "tar", "arrayrecord", "npz", "csv", "text")  # kinds of data.source whose name is a path
 OF_TEXT = ("data.length", "data.document_length", "data.tokenizer.")  # which runs on images did not always have
 
@@ -69,8 +74,13 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[d
     before, after = (known_defaults(flat) | flat for flat in (old, new))
     keys = [k for k in sorted(old | new) if k in old or not k.startswith(OF_TEXT)]
     changed = {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
-    free = {k: v for k, v in changed.items() if k.startswith(FREE_ON_RESUME) or _moved(k, *v)}
+    free = {k: v for k, v in changed.items() if k.startswith(_FREE_ON_RESUME) or _moved(k, *v)}
     return {k: v for k, v in changed.items() if k not in free}, free
+
+
+def matters(key: str) -> bool:
+    """Whether with another value a run may compute something else: what it is of, not how it is looked at."""
+    return not key.startswith(_NO_MATTER) or key == "parallel.matmul_precision"
 
 
 def _moved(key: str, old: Any, new: Any) -> bool:

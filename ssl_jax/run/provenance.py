@@ -22,8 +22,6 @@ from ssl_jax.data.source import identity
 from ssl_jax.experiment import Experiment
 from ssl_jax.run import origins
 
-_NO_MATTER = ("seed", "data.data_dir", "data.download")  # to what a config is
-
 VERSIONED = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu", "tensorflow-datasets"),
     *("libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
@@ -120,9 +118,9 @@ def short(commit: str | None) -> str:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """The keys of a config by which it is the same as another one: all but its seed and where its data lie."""
+    """What a config is: the keys that matter and are not null, data by name; of all seeds and machines the same."""
     flat = configs.flatten(to_json(config))
-    found = {key: value for key, value in flat.items() if key not in _NO_MATTER}
+    found = {key: value for key, value in flat.items() if configs.matters(key) and value is not None}
     return found | {"data.source": configs.placeless(found["data.source"])}
 
 

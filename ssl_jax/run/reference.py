@@ -241,5 +241,5 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 def _differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """Keys that matter to what a run computes, with both values."""
     one, two = (json.loads(json.dumps(settings)) for settings in (one, two))
-    keys = [key for key in sorted({*one, *two}) if not key.startswith(configs.FREE_ON_RESUME)]
+    keys = sorted({*one, *two})
     return [f"{key}: {two.get(key)!r}, not {one.get(key)!r}" for key in keys if one.get(key) != two.get(key)]

@@ -15,12 +15,6 @@ from ssl_jax.run.open import read_run
 from ssl_jax.run.writer import read_metrics
 from ssl_jax.types import Config
 
-# Where things lie, how often one looks and on what it runs: never what tells two rows apart.
-NO_MATTER = (
-    *("seed", *configs.FREE_ON_RESUME, "train.keep_checkpoints", "train.steps_per_dispatch", "eval.label_efficiency"),
-    *("data.download", "data.verify", "data.max_unreadable", "data.memory_limit"),
-)
-
 
 class Run(NamedTuple):
     """What is read of a run's folder; ``summary`` is None of a run that has not come to its end.
@@ -113,11 +107,11 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 def _changes(first: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     refused, free = configs.differences(first.config.to_dict(), other.config)
     averaged = any(run.config.get("optim", {}).get("average_after") is not None for run in (first, other))
-    matter = ("parallel.matmul_precision", *["train.eval_every"] * averaged)  # which starts the average
+    also = ["train.eval_every"] * averaged  # which starts the average
     return {
         key: pair
         for key, pair in (refused | free).items()
-        if key in matter or not (key.startswith(NO_MATTER) or (key in free and _same_content(key, first, other)))
+        if key in also or (configs.matters(key) and not (key in free and _same_content(key, first, other)))
     }
 
 
