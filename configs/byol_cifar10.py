@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/byol_cifar10.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 400 PFLOP, by count of multiplications; not yet run here. Needs an accelerator.
+Cost: about 500 PFLOP, by count of multiplications; not yet run here. Needs an accelerator.
 Expected: 92.6 % online linear (solo-learn, 1000 epochs, batch 256); 86.8 % kNN after 200 epochs, 91.0 % after 800 in
 lightly. Published figures, not ours. BYOL's paper has no CIFAR-10 recipe: optimizer, decay, widths and tau are
 solo-learn's, and the encoder starts as torchvision's does.

@@ -168,9 +168,12 @@ def cifar10(config: Config) -> Config:
 
 
 def solo_cifar10(config: Config, learning_rate: float, weight_decay: float) -> Config:
-    """CIFAR-10 as solo-learn trains ResNet-18 on it: 1000 epochs at batch 256 with its LARS, rates from 3e-5 on."""
+    """CIFAR-10 as solo-learn trains ResNet-18 on it: 1000 epochs at batch 256 with its LARS, rates from 3e-5 on.
+
+    Its stem pads by 2, so that maps are 34, 17, 9 and 5 pixels wide.
+    """
     config = cifar10(config)
-    config.model.update({"name": "resnet18", "stem": "cifar"})
+    config.model.update({"name": "resnet18", "stem": "cifar", "stem_padding": 2})
     config.data.update({"global_batch_size": 256, "recipe": "byol_cifar"})
     config.optim.update({"name": "larc", "eta": 0.02, "clip_rate": True, "decay_bias_and_norm": False})
     config.optim.update({"learning_rate": learning_rate, "weight_decay": weight_decay})

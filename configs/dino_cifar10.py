@@ -2,7 +2,7 @@
 
     make pretrain CONFIG=configs/dino_cifar10.py ARGS="--config.data.data_dir=PATH/tfds"
 
-Cost: about 400 PFLOP, as BYOL's; not yet run here. Needs an accelerator.
+Cost: about 500 PFLOP, as BYOL's; not yet run here. Needs an accelerator.
 Expected: 89.5 % online linear (solo-learn, 1000 epochs); 84.8 % kNN after 800 epochs in lightly, whose head has
 BatchNorm and 2048 prototypes. Published figures, not ours. DINO's paper has no CIFAR-10 recipe: rate, decay, head and
 temperatures are solo-learn's, and its LARS: optim.name=larc with eta=.02, clip_rate, no decay of biases and norms.

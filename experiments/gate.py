@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> int:
         return command.refuse(ValueError(f"--only {','.join(unknown)} is unknown; known: {', '.join(PARTS)}"))
     if options.record is not None and options.record < 5:
         return command.refuse(ValueError(f"--record {options.record}: a band is of 5 seeds or more"))
+    if options.record is not None and parts == ["laws"]:
+        return command.refuse(ValueError("--record --only laws: laws have no record"))
     if options.record is not None and (why := unsettled(provenance.commit())):
         return command.refuse(ValueError(f"--record: {why}"))
     processes.configure(None)

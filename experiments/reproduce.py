@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
         began = provenance.commit()
         if not (options.dirty or options.show):
             table.refuse_dirty(began)
-        known = refuse_others(out, suite, options, changes, began)
+        refuse_others(out, suite, options, changes, began)
         platform, places = ("none", []) if options.show else workers.here(options.cores or suite.cores)
         left_out = {row.name: why for row in suite.rows if (why := why_not(row, asked, platform, options))}
         jobs = [
@@ -84,9 +84,9 @@ def main(arguments: list[str]) -> int:
             return table.write(suite, out, left_out, changes, options.dirty, made)
 
         write()  # what is refused of the runs that are there is refused now
-        jobs = [job for job in jobs if table.why_not_done(out / "runs" / job.name, job.row)]
+        known, jobs = len(jobs), [job for job in jobs if table.why_not_done(out / "runs" / job.name, job.row)]
         if jobs:
-            print(f"{known} of {known + len(jobs)} runs are done; {len(places)} at a time", file=sys.stderr)
+            print(f"{known - len(jobs)} of {known} runs are done; {len(places)} at a time", file=sys.stderr)
         failed = workers.run(jobs, places, out, changes, write, lambda: options.dirty or refuse_moved(began))
         print(write())
     except ValueError as error:
@@ -117,11 +117,10 @@ def refuse_moved(began: str | None) -> None:
         )
 
 
-def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now: str | None) -> int:
-    """How many runs are done, of a folder that has none of other configs or commits than those that would join them."""
-    done = 0
+def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now: str | None) -> None:
+    """One line where a folder has runs of other configs or commits than those that would join them."""
     for row in suite.rows:
-        for seed in range(options.seeds):
+        for seed in sorted({*range(options.seeds), *table.seeds_of(out, row)}):
             workdir = out / "runs" / f"{row.name}-{seed}"
             if not (workdir / "config.json").is_file():
                 if suites.there_is(row):
@@ -130,7 +129,7 @@ def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now
             stored, resolved = read_run(workdir)
             refused, free = configs.differences(stored.to_dict(), suites.config(row, seed, changes))
             other = [*refused, *(key for key in free if configs.matters(key) and key != "data.source")]  # it moved
-            if other:
+            if other and not row.command:  # which says more than the row
                 raise ValueError(f"{workdir} is a run of another config ({', '.join(other)}); give another --out")
             made = {str(one.get("commit")) for one in (resolved, *several.resumptions(workdir))}
             if not options.show and (others := made - {str(now)}):
@@ -138,8 +137,6 @@ def refuse_others(out: Path, suite: Suite, options: Any, changes: list[str], now
                     f"{workdir} was made at commit {', '.join(map(provenance.short, sorted(others)))} and this is "
                     f"{provenance.short(now)}: check that one out, or give another --out"
                 )
-            done += table.why_not_done(workdir, row) is None
-    return done
 
 
 def why_not(row: Row, asked: Sequence[Row], platform: str, options: Any) -> str | None:

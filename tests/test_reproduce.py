@@ -205,7 +205,7 @@ def test_a_figure_of_another_recipe_has_no_difference(made, suite, tmp_path):
         ({"commit": "d" * 40}, r"several commits .* \(cccccccccccc: fine-0; dddddddddddd: fine-1\)"),
         ({"commit": "c" * 40 + "+"}, r"several commits .* \(cccccccccccc: fine-0; cccccccccccc\+: fine-1\)"),
         ({"resumed_at": ["d" * 40]}, r"several commits .* \(cccccccccccc: fine-0, fine-1; dddddddddddd: fine-1\)"),
-        ({"test": "u"}, "fine-0 and .*fine-1 are not measured on the same test examples"),
+        ({"test": "u"}, "fine-0 and fine-1 have other test examples, both called digits"),
     ],
 )
 def test_commits_and_data_are_not_mixed(made, suite, tmp_path, seed_1, said):
@@ -243,6 +243,23 @@ def test_what_is_not_evaluated_as_the_row_asks_is_not_in_the_table(made, suite, 
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     assert (content["rows"] == []) == (why is not None)
     assert why is None or content["not_run"][0]["why"].startswith(why)
+
+
+def test_a_row_of_another_command_may_say_more_than_its_config(made, suite, tmp_path, capsys):
+    place = made(0)
+    other = TOY.replace('cost = "seconds"', 'cost = "seconds"\nset = ["train.steps=9"]\ncommand = "by hand"', 1)
+    (tmp_path / "toy.toml").write_text(other)
+    words = ["--suite", str(tmp_path / "toy.toml"), "--out", str(place.parent.parent), "--show"]
+    assert reproduce.main(words) == 0
+    assert "| fine | 1 |" in capsys.readouterr().out
+
+
+def test_one_name_of_data_is_one_dataset_in_all_rows(made, suite, tmp_path):
+    made(0)
+    made(0, row="broken", test="u")
+    with pytest.raises(ValueError, match="fine-0 and broken-0 have other test examples, both called digits"):
+        table.write(suite, tmp_path / "out", {}, [], False, "")
+    assert not (tmp_path / "out" / "table.json").exists()
 
 
 def test_a_row_may_have_a_dot_in_its_name(made, suite, tmp_path):

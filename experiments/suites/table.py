@@ -42,20 +42,19 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
     found: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, dict[int, str]] = {}
     for row in suite.rows:
-        for path in sorted((out / "runs").glob(f"{row.name}-*"), key=lambda path: (len(path.name), path.name)):
-            seed = path.name.removesuffix(".failed").removeprefix(f"{row.name}-")
-            if not seed.isdecimal():
-                continue
-            if path.name.endswith(".failed"):
-                failed.setdefault(row.name, {})[int(seed)] = f"failed: {path.read_text().strip()}"
-            elif (why := why_not_done(path, row)) is None:
+        for seed in seeds_of(out, row):
+            path = out / "runs" / f"{row.name}-{seed}"
+            note = path.with_name(f"{path.name}.failed")
+            if (why := why_not_done(path, row)) is None:
                 found.setdefault(row.name, []).append(collect(path))
+            elif note.is_file():
+                failed.setdefault(row.name, {})[seed] = f"failed: {note.read_text().strip()}"
             elif (path / "summary.json").is_file():
-                failed.setdefault(row.name, {}).setdefault(int(seed), why)
+                failed.setdefault(row.name, {})[seed] = why
+    refuse_other_data(found)
     commit, made_rows, missing = commit_of(found, dirty=dirty), [], []
     for row in suite.rows:
         runs, lost = found.get(row.name, []), failed.get(row.name, {})
-        lost = {seed: why for seed, why in lost.items() if seed not in [run["seed"] for run in runs]}
         if runs:
             made_rows.append(summarised(row, runs, lost, not changed))
         else:
@@ -70,10 +69,27 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
     for row in made_rows:
         if len(row["seeds"]) > 1:
             runs = [several.read(out / "runs" / f"{row['row']}-{seed}") for seed in row["seeds"]]
-            several.refuse_other_data(runs, "test")
             name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
             write_json(out / "curves" / f"{name}.json", reference.make(runs))
     return text
+
+
+def seeds_of(out: Path, row: Row) -> list[int]:
+    """Those that OUT has of a row, of which runs may have failed."""
+    names = (path.name.removesuffix(".failed") for path in (out / "runs").glob(f"{row.name}-*"))
+    ends = {name.removeprefix(f"{row.name}-") for name in names}
+    return sorted(int(end) for end in ends if end.isdecimal())
+
+
+def refuse_other_data(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """One line where data of one name are not the same: rows would look like a comparison."""
+    first: dict[str, tuple[str, str]] = {}
+    for row, runs in found.items():
+        for run in runs:
+            name, test = run["data"], run["test_fingerprint"]
+            other, known = first.setdefault(name, (f"{row}-{run['seed']}", test))
+            if test != known:
+                raise ValueError(f"{other} and {row}-{run['seed']} have other test examples, both called {name}")
 
 
 def why_not_done(workdir: Path, row: Row) -> str | None:
@@ -131,6 +147,8 @@ def collect(workdir: Path) -> dict[str, Any]:
         "commits": sorted({*run.commits, str(evaluation["provenance"].get("commit"))}),
         "evaluators": {name: one.get("settings") for name, one in evaluation["evaluators"].items()},
         "config_hash": provenance.config_hash(run.config),
+        "data": configs.placeless(run.config.data.source),
+        "test_fingerprint": run.resolved["data"]["fingerprints"]["test"],
         "params_fingerprint": summary["params_fingerprint"],
     }
 

@@ -118,8 +118,9 @@ def run(
                 if process.returncode and not number:
                     failed.append(job.name)
                     print(f"{job.name} failed: {tell_failure(out, job, process.returncode)}", file=sys.stderr)
-                elif not process.returncode:
+                elif not process.returncode and not rest:
                     (out / "runs" / f"{job.name}.failed").unlink(missing_ok=True)
+                if not number:
                     allowed(write)
     finally:
         for _, _, process, _ in running:  # once: a second one would not let them save
