@@ -60,8 +60,12 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--suite is missing; known: {', '.join(suites.known())}")
         if options.seeds < 1:
             raise ValueError(f"--seeds {options.seeds} is below 1")
+        if any(change.startswith("seed=") for change in changes):
+            raise ValueError("--config.seed is not for a suite; --seeds N makes those from 0 on")
         suite = suites.read(options.suite, options.path)
         out = folder.check(options.out or Path("runs") / suite.name, "--out")
+        if options.show and not changes:
+            changes = table.changed_of(out)
         asked = [row for row in suite.rows if options.rows is None or row.name in options.rows.split(",")]
         if options.rows and (unknown := set(options.rows.split(",")) - {row.name for row in suite.rows}):
             names = ", ".join(row.name for row in suite.rows)
@@ -70,13 +74,14 @@ def main(arguments: list[str]) -> int:
         if not (options.dirty or options.show):
             table.refuse_dirty(began)
         refuse_others(out, suite, options, changes, began)
-        platform, places = ("none", []) if options.show else workers.here(options.cores or suite.cores)
+        cores = suite.cores if options.cores is None else options.cores
+        platform, places = ("none", []) if options.show else workers.here(cores)
         left_out = {row.name: why for row in suite.rows if (why := why_not(row, asked, platform, options))}
         jobs = [
             workers.Job(row, seed) for seed in range(options.seeds) for row in suite.rows if row.name not in left_out
         ]
         if not options.show and not jobs:
-            said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+            said = "; ".join(f"{row.name}: {left_out[row.name]}" for row in asked)
             raise ValueError(f"nothing of suite {suite.name} is run here ({said}); --show writes the table of OUT")
         made = f"python experiments/reproduce.py {shlex.join(a for a in arguments if a != '--show')}"
 
@@ -104,7 +109,7 @@ def list_suites() -> int:
         suite = suites.read(name)
         print(f"{name}: {suite.about}")
         for row in suite.rows:
-            print(f"    {row.name:24} {row.config} {' '.join(row.set)} ({row.needs}; {row.cost})")
+            print(f"    {row.name:24} {row.config} ({row.needs}; {row.cost})")
     return 0
 
 

@@ -75,6 +75,7 @@ def made(tmp_path, suite):
     def make(seed, knn=0.5, *, row="fine", commit="c" * 40, evaluated_at=None, resumed_at=(), test="t"):
         config = rows.config(suite.rows[0], seed, [])
         resolved = {"plan": {"steps_per_epoch": 2, "total_steps": 4}, "commit": commit, "cpu": "x", "cores": 2}
+        resolved["versions"] = {"jax": "0.10.2", "libtpu": "1"}
         resolved["data"] = {"sizes": {"test": 3}, "fingerprints": {"test": test}}
         resumed = [{"step": 2, "resolved": {"commit": other, "cpu": "y", "cores": 4}} for other in resumed_at]
         place = tmp_path / "out" / "runs" / f"{row}-{seed}"
@@ -220,9 +221,27 @@ def test_a_resumption_on_another_machine_is_told(made, suite, tmp_path):
     assert "Hardware: 2 x x, then 4 x y." in table.write(suite, tmp_path / "out", {}, [], False, "")
 
 
-def test_how_knn_was_measured_is_told(made, suite, tmp_path):
+def test_how_and_with_what_was_measured_is_told(made, suite, tmp_path):
     made(0)
-    assert "kNN: k = 200, T = 0.1, centred." in table.write(suite, tmp_path / "out", {}, [], False, "")
+    text = table.write(suite, tmp_path / "out", {}, [], False, "c")
+    assert "kNN: k = 200, T = 0.1, centred." in text
+    assert "kNN against no more than 10,000 train images" in text
+    assert f"Commit {'c' * 40}; jax 0.10.2. The last command: `c`." in text
+
+
+def test_a_seed_that_other_rows_have_is_missed(made, suite, tmp_path):
+    made(0)
+    made(1)
+    made(1, row="broken")
+    assert "- `broken`: no run of seed 0\n" in table.write(suite, tmp_path / "out", {}, [], False, "")
+
+
+def test_a_try_is_shown_as_it_was_made(made, suite, tmp_path, capsys):
+    place = made(0)
+    table.write(suite, place.parent.parent, {}, ["train.epochs=1"], False, "")
+    words = ["--suite", str(tmp_path / "toy.toml"), "--out", str(place.parent.parent), "--show"]
+    assert reproduce.main(words) == 2  # this run has not that key
+    assert "is a run of another config (train.epochs)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -312,6 +331,7 @@ def test_changed_files_are_no_result(made, suite, tmp_path, commit, said, monkey
         (["--suite", "cifar"], "did you mean 'cifar10'?"),
         (["--suite", "TOY", "--rows", "fine,none"], "--rows none is unknown; known: fine, broken, later, large"),
         (["--suite", "TOY", "--seeds", "0"], "--seeds 0 is below 1"),
+        (["--suite", "TOY", "--config.seed=7"], "--config.seed is not for a suite"),
         (["--suite", "TOY", "--config.optim.rate=1"], "did you mean --config.optim.learning_rate?"),
         (["--suite", "TOY", "--config.train.steps=5"], "is a run of another config (train.steps); give another --out"),
         (["--suite", "TOY"], "was made at commit cccccccccccc and this is eeeeeeeeeeee"),

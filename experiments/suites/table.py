@@ -20,12 +20,14 @@ NOTE = """\
 Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last checkpoint, frozen; the penalty of the
 linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
 (online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
-last step. Test is read at the end, of the last checkpoint alone, and nothing is chosen on it. ± is the standard
-deviation over seeds (n - 1). `hours`: of one seed, training with its measurements and evaluation. `memory`: the most
-of a device, on a CPU of the process."""
+last step, kNN against no more than {bank} train images. Test is read at the end, of the last checkpoint alone, and
+nothing is chosen on it. ± is the standard deviation over seeds (n - 1). `hours`: of one seed, training with its
+measurements and evaluation. `memory`: the most of a device, on a CPU of the process."""
 
 DIFFERENCE = """\
 `difference`: ours less the published figure, whose protocol its source tells; none where the recipe is another."""
+
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu")  # what the bits of a run hang on
 
 NAMES = {
     **{"test_knn_top1": "test kNN", "test_linear_top1": "test linear", "test_probe_top1": "test probe"},
@@ -72,6 +74,12 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
             name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
             write_json(out / "curves" / f"{name}.json", reference.make(runs))
     return text
+
+
+def changed_of(out: Path) -> list[str]:
+    """Keys that were changed in every row when a table was last written."""
+    file = out / "table.json"
+    return json.loads(file.read_text())["changed"] if file.is_file() else []
 
 
 def seeds_of(out: Path, row: Row) -> list[int]:
@@ -144,6 +152,8 @@ def collect(workdir: Path) -> dict[str, Any]:
         "steps": summary["steps"],
         "collapsed": summary["collapsed"],
         "hardware": several.hardware(run),
+        "versions": {name: v for name, v in run.resolved["versions"].items() if name in VERSIONS},
+        "online_bank": run.config.eval.online_bank,
         "commits": sorted({*run.commits, str(evaluation["provenance"].get("commit"))}),
         "evaluators": {name: one.get("settings") for name, one in evaluation["evaluators"].items()},
         "config_hash": provenance.config_hash(run.config),
@@ -256,13 +266,20 @@ def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
         lines += ["**A try, not a result**: made from files that no commit holds.", ""]
     if rows:
         lines += _results(suite, rows)
-        notes = [NOTE, _of_knn(rows), *([DIFFERENCE] if any(row["published"] for row in rows) else [])]
+        banks = sorted({run["online_bank"] for row in rows for run in row["runs"]})
+        bank = " or ".join(f"{size:,}" for size in banks)
+        notes = [
+            NOTE.format(bank=bank),
+            _of_knn(rows),
+            *([DIFFERENCE] if any(row["published"] for row in rows) else []),
+        ]
         lines += ["", "\n".join(filter(None, notes)), ""]
-        lines += [f"Commit {content['commit']}. Made by `{content['command']}`.", ""]
+        lines += [f"Commit {content['commit']}; {_versions(rows)}. The last command: `{content['command']}`.", ""]
         hardware = list(dict.fromkeys(h for row in rows for h in row["hardware"]))
         several_kinds = len(hardware) > 1
         lines += [f"Hardware: {'; '.join(hardware)}{' (each row: `table.json`)' * several_kinds}.", ""]
-        lines += [f"- `{row['row']}`: {line}" for row in rows for line in _remarks(row)]
+        seeds = {seed for row in rows for seed in row["seeds"]}
+        lines += [f"- `{row['row']}`: {line}" for row in rows for line in _remarks(row, seeds)]
     if missing:
         lines += ["", "## Not run", "", "| row | why | cost of a seed | published | command |", "|---" * 5 + "|"]
         for row in missing:
@@ -303,9 +320,16 @@ def _of_knn(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"kNN: {'; '.join(ways)}." if ways else ""
 
 
-def _remarks(row: Mapping[str, Any]) -> list[str]:
-    """What a row's cells leave out: failed seeds, collapses, and every figure that is published."""
+def _versions(rows: Sequence[Mapping[str, Any]]) -> str:
+    said = (", ".join(f"{name} {v}" for name, v in run["versions"].items()) for row in rows for run in row["runs"])
+    return " and ".join(dict.fromkeys(said))
+
+
+def _remarks(row: Mapping[str, Any], seeds: set[int]) -> list[str]:
+    """What a row's cells leave out: seeds that others have, collapses, and every figure that is published."""
     found = [f"seed {seed} {why}" for seed, why in row["failed"].items()]
+    lacking = sorted(seeds - {*row["seeds"], *map(int, row["failed"])})
+    found += [f"no run of seed {', '.join(map(str, lacking))}"] if lacking else []
     if row["collapsed"]:
         found.append(f"{row['collapsed']} of {len(row['seeds'])} seeds collapsed")
     return [*found, *(_figure(figure) for figure in row["published"])]

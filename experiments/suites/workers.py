@@ -105,7 +105,7 @@ def run(
                 job, place = waiting.pop(0), free.pop(0)
                 print(f"{job.name} ...", file=sys.stderr, flush=True)
                 words = commands(job, out / "runs", changes)
-                running.append((job, place, begin(words[0], place, out / "runs" / f"{job.name}.log", "w"), words[1:]))
+                running.append((job, place, begin(words[0], place, out / "runs" / f"{job.name}.log", "a"), words[1:]))
             time.sleep(0.1)
             for entry in [entry for entry in running if entry[2].poll() is not None]:
                 job, place, process, rest = entry
