@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             if options.help_config:
                 return help_config(config)
             configs.check(config)
-        given = None if options.compare is None else reference_of(options.compare)
+        given = None if options.compare is None else reference_of(options.compare, config)
         processes.configure_as(config.parallel)
     except ValueError as error:
         return command.refuse(processes.tell(error))
@@ -89,6 +89,8 @@ def main(arguments: list[str]) -> int:
     try:
         with processes.ending_together():
             hooks = [] if given is None else [reference.watch(given, reference.lines_of(workdir), tell)]
+            for line in () if given is None else reference.notes(given, experiment.config):
+                tell(line)
             kept = {"test": not options.no_test, "extend": options.extend is not None}
             summary = train.fit(experiment, workdir, hooks=hooks, **kept)
     except train.Refused as error:
@@ -110,10 +112,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def reference_of(name: str) -> dict:
+def reference_of(name: str, config: configs.Config) -> dict:
     from ssl_jax.run import reference
 
-    return reference.read(name)
+    found = reference.read(name)
+    reference.refuse_another(found, config, name)
+    return found
 
 
 def tell(text: str) -> None:
@@ -125,14 +129,16 @@ def tell(text: str) -> None:
 
 
 def compare(given: dict, config: configs.Config, workdir: Path) -> None:
-    """A finished run against a reference: in words, and as ``figures/compare.png``."""
+    """A finished run against a reference: in words, as ``compare.json``, and as ``figures/compare.png``."""
     from ssl_jax.evals.shared import curves
+    from ssl_jax.interop.files import write_json
     from ssl_jax.run import reference
 
     verdicts = reference.judge(given, reference.lines_of(workdir))
     print()
     for line in (*reference.notes(given, config), *map(reference.said, verdicts)):
         print(f"  {line}")
+    write_json(workdir / "compare.json", reference.summary(given, config, verdicts))
     drawn = {v.metric: (*v.band, v.values, v.on_track) for v in verdicts}
     if drawn:
         curves.against_bands(drawn, workdir / "figures" / "compare.png", f"{workdir.name} against the reference")

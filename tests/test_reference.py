@@ -118,7 +118,7 @@ def test_what_is_back_inside_after_a_while_is_still_off_track(made):
         line["train_loss"] += 0.5 * (line["step"] <= 30)
     verdict = reference.judge(made, lines)[0]
     assert not verdict.on_track
-    assert "inside the band now, but outside it in 3 of 20 windows" in reference.said(verdict)
+    assert "inside the band now, but above it in 3 of 20 windows, the last at step 30" in reference.said(verdict)
 
 
 def test_a_run_under_way_is_judged_by_its_whole_windows(made):
@@ -128,6 +128,26 @@ def test_a_run_under_way_is_judged_by_its_whole_windows(made):
     (verdict,) = reference.judge(made, logged(100, until=36))
     assert verdict.steps.tolist() == [10, 20, 30]
     assert "on track at step 30" in reference.said(verdict)
+
+
+def test_what_programs_read(made, run):
+    verdicts = reference.judge(made, logged(100, shift=0.4))
+    found = reference.summary(made, run(7, rate=0.5).config, verdicts)
+    assert found["on_track"] is False
+    assert found["differs"] == ["optim.learning_rate: 0.5, not 0.03"]
+    assert {name: curve["on_track"] for name, curve in found["curves"].items()} == {
+        **{"train_loss": False, "val_knn_top1": True}
+    }
+    assert reference.summary(made, run(7).config, [])["on_track"] is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("method.name", "byol"), ("model.name", "vit_s"), ("data.source", "npz:x")])
+def test_a_reference_of_something_else_is_refused(made, run, key, value):
+    config = run(0).config
+    reference.refuse_another(made, config, "a.json")
+    config[key.partition(".")[0]][key.partition(".")[2]] = value
+    with pytest.raises(ValueError, match=f"--compare a.json is of {key}=.*, and this run has {value}; give one"):
+        reference.refuse_another(made, config, "a.json")
 
 
 def test_a_run_is_told_once_when_it_leaves_the_track(made):

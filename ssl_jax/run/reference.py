@@ -177,21 +177,43 @@ def said(verdict: Verdict) -> str:
     if verdict.on_track:
         return f"{verdict.metric}: on track at step {step}: {numbers}"
     if side == 0:
-        outside = np.count_nonzero(verdict.sides)
+        outside = [
+            f"{word} it in {len(at)} of {len(verdict.sides)} windows, the last at step {at[-1]}"
+            for sign, word in ((-1, "below"), (1, "above"))
+            if len(at := verdict.steps[verdict.sides == sign])
+        ]
         return (
-            f"{verdict.metric}: off track at step {step}, inside the band now, but outside it in {outside} of "
-            f"{len(verdict.sides)} windows: {numbers}"
+            f"{verdict.metric}: off track at step {step}, inside the band now, but {' and '.join(outside)}: {numbers}"
         )
     same = len(verdict.sides) - int(np.argmax(np.append(verdict.sides[::-1] != side, True)))
     since = int(verdict.steps[same])
     return f"{verdict.metric}: off track at step {step}, {where} since step {since}: {numbers}"
 
 
+def summary(reference: Mapping[str, Any], config: Any, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What is said of a run, for programs: ``{"on_track", "differs", "curves": {metric: {"on_track", "said"}}}``."""
+    curves = {verdict.metric: {"on_track": verdict.on_track, "said": said(verdict)} for verdict in verdicts}
+    on_track = all(curve["on_track"] for curve in curves.values()) if curves else None
+    return {"on_track": on_track, "differs": _of_config(reference, config), "curves": curves}
+
+
+def refuse_another(reference: Mapping[str, Any], config: Any, name: str) -> None:
+    """One line where a reference is of another method, network or dataset, so that no curve of it says anything."""
+    settings = provenance.settings(config)
+    for key in ("method.name", "model.name", "data.source"):
+        if (has := settings.get(key)) != (wanted := reference["settings"].get(key)):
+            raise ValueError(f"--compare {name} is of {key}={wanted}, and this run has {has}; give one of the same")
+
+
+def _of_config(reference: Mapping[str, Any], config: Any) -> list[str]:
+    return _differences(reference["settings"], json.loads(json.dumps(provenance.settings(config))))
+
+
 def notes(reference: Mapping[str, Any], config: Any) -> list[str]:
     """What must be known to read the verdicts: what the reference is of, and in what the run's config differs."""
     commits, seeds = ", ".join(map(provenance.short, reference["commits"])), len(reference["seeds"])
     found = [f"reference: {seeds} seeds at {commits}, {'; '.join(reference['hardware'])}"]
-    other = _differences(reference["settings"], json.loads(json.dumps(provenance.settings(config))))
+    other = _of_config(reference, config)
     return found + ([f"this run differs from the reference in {', '.join(other)}"] if other else [])
 
 
