@@ -97,6 +97,11 @@ def _loss_law(block: int, seed: int) -> Figures:
     way = jax.random.normal(jax.random.key(seed + 1), z.shape, jnp.float64)
     yield f"nt_xent block {block}: slope, 8 parts", _slope(lambda e: loss(z + e * way, None), jnp.vdot(slope, way))
     yield f"nt_xent block {block}: loss, 8 parts less 1", Figure(float(value - loss(z, None)), -1e-9, 1e-9)
+    rows = _unit(np.concatenate(np.asarray(z)))
+    logits = rows @ rows.T / 0.5 - np.diag([np.inf] * len(rows))
+    own = np.diag(np.roll(logits, len(rows) // 2, axis=1))
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - own)
+    yield f"nt_xent block {block}: loss less that of the equation", Figure(float(value - expected), -1e-9, 1e-9)
 
 
 def _method_laws(name: str, seed: int) -> Figures:
