@@ -160,7 +160,7 @@ def config_of(name: str, seed: int, changes: Sequence[str] = ()) -> configs.Conf
     config.method.update({"name": name, **ARGUMENTS[name]})
     config.data.update({"recipe": "simclr_cifar", "num_examples": 10_000})
     config.optim.update({"learning_rate": RATES.get(name, 0.2), "decay_bias_and_norm": True, "warmup_epochs": 1.0})
-    config.train.epochs, config.seed, config.eval.probe = 20, seed, False
+    config.train.epochs, config.seed, config.eval.probe = 10, seed, False
     config.parallel.devices = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return configs.change(config, changes)
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks import lightlies
+from benchmarks import lightlies, lightly_networks
 from benchmarks.duel_table import SIDES
 
 from ssl_jax import configs, models, parallel
@@ -56,13 +56,8 @@ def pair(experiment: Experiment) -> dict[str, Any]:
         parts = (images[i : i + 512] for i in range(0, len(images), 512))
         return np.concatenate([encode(measure.variables_of(state), part)["features"] for part in parts])
 
-    features = dict(
-        zip(
-            SIDES,
-            (ours, partial(lightlies.encode, peer, mean=tuple(config.data.mean), std=tuple(config.data.std))),
-            strict=True,
-        )
-    )
+    theirs_encode = partial(lightlies.encode, peer, mean=tuple(config.data.mean), std=tuple(config.data.std))
+    features = dict(zip(SIDES, (ours, theirs_encode), strict=True))
     one = dict(zip(SIDES, (one_of_ours, one_of_theirs), strict=True))
     losses: dict[str, list[float]] = {side: [] for side in SIDES}
     seconds: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
@@ -132,8 +127,8 @@ def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Seque
             batch = {"views": wide, "index": np.zeros(len(wide[0]), np.int32)}
             value, _, grads = step_of(peer, optimizer, experiment, number, pixels(config, wide))
             if number == 0:
-                mine = lightlies.flat(jax.device_get(slope(state, batch)[2]))
-                found["gradients"] = apart(mine, {path: lightlies.ours(grads[path]) for path in mine})
+                mine = lightly_networks.flat(jax.device_get(slope(state, batch)[2]))
+                found["gradients"] = apart(mine, {path: lightly_networks.ours(grads[path]) for path in mine})
             state, metrics = step(state, batch)
             difference = abs(float(metrics["loss"]) - value) / abs(value)
             found.setdefault("loss", difference)
@@ -141,16 +136,16 @@ def first_steps(experiment: Experiment, began: TrainState, ready: Sequence[Seque
         last, running, aux = jax.device_get((state.params, state.model_state, state.aux or {}))
         compared = {
             "weights": (last, peer.weights),
-            "statistics": (statistics(running), lightlies.statistics(peer.parts)),
+            "statistics": (statistics(running), lightly_networks.statistics(peer.parts)),
         }
         if peer.target is not None:
             compared["target"] = (aux["target"], peer.target_weights())
-            compared["target statistics"] = (statistics(running["target"]), lightlies.statistics(peer.target))
+            compared["target statistics"] = (statistics(running["target"]), lightly_networks.statistics(peer.target))
         for name, value in peer.held().items():
             compared[name] = ({name: aux[name]}, {name: value})
         for name, (tree, others) in compared.items():
-            mine = lightlies.flat(tree)
-            found[name] = apart(mine, {path: lightlies.ours(others[path]) for path in mine})
+            mine = lightly_networks.flat(tree)
+            found[name] = apart(mine, {path: lightly_networks.ours(others[path]) for path in mine})
     return found
 
 
@@ -191,7 +186,7 @@ def step_of(peer: lightlies.Peer, optimizer: Any, experiment: Experiment, number
 
 
 def pixels(config: configs.Config, both: Sequence[np.ndarray]) -> list[Any]:
-    return [lightlies.tensor(view, tuple(config.data.mean), tuple(config.data.std)) for view in both]
+    return [lightly_networks.tensor(view, tuple(config.data.mean), tuple(config.data.std)) for view in both]
 
 
 def encoder_of(config: configs.Config) -> Any:

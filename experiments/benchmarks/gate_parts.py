@@ -273,7 +273,7 @@ def pace(seed: int) -> Figures:
     Raises:
       ImportError: torch or lightly is not there.
     """
-    from benchmarks import lightlies
+    from benchmarks import lightlies, lightly_networks
 
     if missing := lightlies.available():
         raise ImportError(missing)
@@ -301,7 +301,7 @@ def pace(seed: int) -> Figures:
         given = jax.device_get(jax.jit(method.init)(jax.random.key(0), batch))
         peer = lightlies.make(name, encoder, given, arguments, plan)
         optimizer = torch.optim.SGD(peer.parts.parameters(), lr=0.03, momentum=0.9)
-        tensors = [lightlies.tensor(view, (0.0,), (1.0,)) for view in both]
+        tensors = [lightly_networks.tensor(view, (0.0,), (1.0,)) for view in both]
 
         def theirs(peer=peer, optimizer=optimizer, tensors=tensors) -> float:
             optimizer.zero_grad(set_to_none=True)
