@@ -5,10 +5,10 @@
     python experiments/gate.py --out runs/gate --record 5    # after a change that was meant: docs/gate/bands.json
 
 Four parts. ``laws`` need no record: in float64 gradients are compared with differences of the loss, in one part and in
-eight; a target's statistics must be its own; NT-Xent and MoCo's loss must be those of their equations. ``views``: which
-share of images each operation of a recipe changes, which must be as published, and by how much. ``runs``: SimCLR, BYOL
-and MoCo on digits, kNN and probe on validation examples, loss by quarters, means of eight runs. ``pace``: seconds of
-lightly's step over ours on one core, where processor, torch, lightly and jax are those recorded.
+eight; a target's statistics must be its own; NT-Xent and the losses of BYOL and MoCo must be those of their equations.
+``views``: which share of images each operation of a recipe changes, which must be as published, and by how much.
+``runs``: SimCLR, BYOL and MoCo on digits, kNN and probe on validation examples, loss by quarters, means of eight runs.
+``pace``: seconds of lightly's step over ours on one core, where processor, torch, lightly and jax are those recorded.
 
 What is measured is seed 0, which was recorded: a figure is red further from its value than those of all seeds lie apart
 (pace: below four fifths of the least). Another order of sums stays within; another order of random draws has to be

@@ -96,6 +96,9 @@ def main(arguments: list[str]) -> int:
         print(write())
     except ValueError as error:
         return command.refuse(error)
+    except OSError as error:
+        print(f"the suite ended: {error}", file=sys.stderr)
+        return 1
     except workers.Stopped as stopped:
         print("stopped; the same command goes on", file=sys.stderr)
         return 128 + stopped.args[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import hashlib
 import json
 import re
 import signal
@@ -227,6 +228,28 @@ def test_how_and_with_what_was_measured_is_told(made, suite, tmp_path):
     assert "kNN: k = 200, T = 0.1, centred." in text
     assert "kNN against no more than 10,000 train images" in text
     assert f"Commit {'c' * 40}; jax 0.10.2. The last command: `c`." in text
+
+
+def test_files_that_no_commit_holds_are_told(made, suite, tmp_path):
+    """The suite here, and a config of one's own; those of the checkout are in its commit."""
+    made(0)
+    own = tmp_path / "own.py"
+    own.write_text("1")
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in (own, tmp_path / "toy.toml")]
+    with_own = suite._replace(rows=(*suite.rows, suite.rows[0]._replace(name="own", config=str(own))))
+    text = table.write(with_own, tmp_path / "out", {}, [], False, "")
+    assert f"The commit does not hold own.py (sha256 {digests[0]}), toy.toml (sha256 {digests[1]})." in text
+    assert rows.brought(rows.read("cpu")) == {}
+
+
+def test_a_place_where_nothing_can_be_written_is_one_line(suite, tmp_path, monkeypatch, capsys):
+    def full(path, value):
+        raise OSError(f"{path} could not be written: why")
+
+    monkeypatch.setattr(table, "write_json", full)
+    words = ["--suite", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "out"), "--dirty"]
+    assert reproduce.main(words) == 1
+    assert capsys.readouterr().err == f"the suite ended: {tmp_path / 'out' / 'table.json'} could not be written: why\n"
 
 
 def test_a_seed_that_other_rows_have_is_missed(made, suite, tmp_path):

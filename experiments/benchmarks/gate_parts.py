@@ -141,12 +141,25 @@ def _method_laws(name: str, seed: int) -> Figures:
         others = np.exp(q @ queue.T / config.method.temperature).sum(1)
         expected = np.mean(np.log(np.exp(own) + others) - own)
         yield "moco: loss less that of the queue before it", Figure(float(value - expected), -1e-9, 1e-9)
+    if name == "byol":  # the equation, of a target that is the online network still, so that it has its projections
+        swapped = whole(state, batch | {"views": batch["views"][::-1]})[1]
+        one, two = (np.asarray(a.outputs["projections"]) for a in (out, swapped))
+        p, q = (_unit(_by_hand(state.params["predictor"], z)) for z in (one, two))
+        expected = np.mean(4 - 2 * (p * _unit(two)).sum(1) - 2 * (q * _unit(one)).sum(1))
+        yield "byol: loss less that of the equation", Figure(float(value - expected), -1e-9, 1e-9)
 
 
 def _slope(loss, along) -> Figure:
     """A slope over that of two values of the loss: 1."""
     step = 1e-8  # so small that hardly any ReLU turns within it
     return Figure(float(along / ((loss(step) - loss(-step)) / (2 * step))), 0.999, 1.001)
+
+
+def _by_hand(head: Any, z: np.ndarray) -> np.ndarray:
+    """A head of two layers, with BatchNorm and ReLU between them, in train mode."""
+    h = z @ head["dense0"]["kernel"] + head["dense0"].get("bias", 0)
+    h = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5) * head["norm0"]["scale"] + head["norm0"]["bias"]
+    return np.maximum(h, 0) @ head["dense1"]["kernel"] + head["dense1"].get("bias", 0)
 
 
 def _unit(a: np.ndarray) -> np.ndarray:

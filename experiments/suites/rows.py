@@ -19,6 +19,7 @@ Nothing in a suite is a result of ours: those are made by running it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -56,9 +57,10 @@ class Row(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """What a file of rows says."""
+    """What a file of rows says, and which file."""
 
     name: str
+    file: Path
     about: str
     cores: int
     scores: tuple[str, ...]
@@ -83,12 +85,13 @@ def read(name: str, path: str | None = None) -> Suite:
     if not file.is_file():
         raise ValueError(f"--suite {name} is no suite; {hint(name, known())}known: {', '.join(known())}, or a file")
     try:
-        return _suite(file.stem, tomllib.loads(file.read_text()), path or "PATH")
+        return _suite(file, tomllib.loads(file.read_text()), path or "PATH")
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"suite {file} is not one ({type(error).__name__}: {error}); see {__file__}") from None
 
 
-def _suite(name: str, found: Mapping[str, Any], path: str) -> Suite:
+def _suite(file: Path, found: Mapping[str, Any], path: str) -> Suite:
+    name = file.stem
     _refuse_unknown(name, found, ("about", "needs", "cores", "set", "sets", "evals", "options", "scores", "row"))
     rows, sets = [], found.get("sets", {})
     for row in found["row"]:
@@ -117,7 +120,7 @@ def _suite(name: str, found: Mapping[str, Any], path: str) -> Suite:
     names = [row.name for row in rows]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise ValueError(f"suite {name} has rows called {', '.join(twice)} twice")
-    return Suite(name, found["about"], found.get("cores", 2), tuple(found["scores"]), tuple(rows))
+    return Suite(name, file, found["about"], found.get("cores", 2), tuple(found["scores"]), tuple(rows))
 
 
 def _refuse_unknown(where: str, found: Mapping[str, Any], fields: tuple[str, ...]) -> None:
@@ -128,6 +131,14 @@ def _refuse_unknown(where: str, found: Mapping[str, Any], fields: tuple[str, ...
 def there_is(row: Row) -> bool:
     """Whether the config of a row is there; methods may come later than the suites that name them."""
     return row.config in configs.files() or Path(row.config).is_file()
+
+
+def brought(suite: Suite) -> dict[str, str]:
+    """sha256 of the suite's files that no commit of ours has: itself, and configs of its rows."""
+    files = (suite.file, *(Path(row.config) for row in suite.rows if row.config not in configs.files()))
+    others = {file.resolve() for file in files if file.is_file()}
+    others = sorted(file for file in others if not file.is_relative_to(FOLDER.parent.parent))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in others}
 
 
 def config(row: Row, seed: int, changes: Sequence[str]) -> configs.Config:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.suites.rows import Row, Suite, commands
+from experiments.suites.rows import Row, Suite, brought, commands
 from ssl_jax import configs
 from ssl_jax.interop.files import write_json
 from ssl_jax.run import provenance, reference, several
@@ -64,7 +64,7 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
             missing.append(not_run(row, why or left_out.get(row.name, "not yet"), changes))
     dirty = commit is not None and (commit == "None" or commit.endswith("+"))
     content = {"suite": suite.name, "commit": commit, "dirty": dirty, "changed": changed, "command": made}
-    content |= {"rows": made_rows, "not_run": missing}
+    content |= {"files": brought(suite), "rows": made_rows, "not_run": missing}
     write_json(out / "table.json", content)
     text = markdown(suite, content)
     (out / "table.md").write_text(text)
@@ -275,6 +275,8 @@ def markdown(suite: Suite, content: Mapping[str, Any]) -> str:
         ]
         lines += ["", "\n".join(filter(None, notes)), ""]
         lines += [f"Commit {content['commit']}; {_versions(rows)}. The last command: `{content['command']}`.", ""]
+        files = [f"{name} (sha256 {digest[:12]})" for name, digest in content["files"].items()]
+        lines += [f"The commit does not hold {', '.join(files)}.", ""] if files else []
         hardware = list(dict.fromkeys(h for row in rows for h in row["hardware"]))
         several_kinds = len(hardware) > 1
         lines += [f"Hardware: {'; '.join(hardware)}{' (each row: `table.json`)' * several_kinds}.", ""]
