@@ -74,7 +74,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         **{"out_dim": 1024, "hidden": 512, "bottleneck": 128, "norm_last_layer": True, "freeze_last_layer": 1.0},
     },
 }
-RATES = {"simclr": 0.4, "barlow_twins": 0.05, "vicreg": 0.02}
+OPTIM: dict[str, dict[str, Any]] = {
+    "simclr": {"learning_rate": 0.4},
+    "barlow_twins": {"learning_rate": 0.05},
+    "vicreg": {"learning_rate": 0.02},
+    "dino": {"name": "adamw", "learning_rate": 1e-3},
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -98,7 +103,7 @@ def main(arguments: list[str]) -> int:
         wanted = {(name, seed): config_of(name, seed, changes) for seed in range(options.seeds) for name in names}
         for config in wanted.values():
             configs.check(config)
-            lightlies.check(config.method.name, config.method)
+            lightlies.check(config.method.name, config.method, config.optim)
         commit = provenance.commit()
         check_there(out, wanted, commit)
         processes.configure_as(next(iter(wanted.values())).parallel)
@@ -159,7 +164,7 @@ def config_of(name: str, seed: int, changes: Sequence[str] = ()) -> configs.Conf
     config = cifar10_cpu(base())
     config.method.update({"name": name, **ARGUMENTS[name]})
     config.data.update({"recipe": "simclr_cifar", "num_examples": 10_000})
-    config.optim.update({"learning_rate": RATES.get(name, 0.2), "decay_bias_and_norm": True, "warmup_epochs": 1.0})
+    config.optim.update({"learning_rate": 0.2, "decay_bias_and_norm": True, "warmup_epochs": 1.0} | OPTIM.get(name, {}))
     config.train.epochs, config.seed, config.eval.probe = 10, seed, False
     config.parallel.devices = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return configs.change(config, changes)

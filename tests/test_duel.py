@@ -167,6 +167,8 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
     for change in ("layers=2", "head_bn=True", "warmup_teacher_epochs=3"):
         assert duel.main([*out, "--methods", "dino", f"--config.method.{change}"]) == 2
         assert f"method.{change}: the duel's dino has" in capsys.readouterr().err
+    assert duel.main([*out, "--methods", "byol", "--config.optim.name=larc"]) == 2
+    assert "optim.name=larc: the duel has sgd and adamw" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
     (tmp_path / "simclr_0.json").write_text(json.dumps({"config": {}}))
     assert duel.main([*out, "--methods", "simclr", "--seeds", "1"]) == 2

@@ -161,14 +161,11 @@ def apart(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> f
 
 
 def theirs(experiment: Experiment, began: Variables, *, double: bool = False) -> tuple[lightlies.Peer, Any]:
-    """lightly's side, and torch's SGD for it."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    config, o = experiment.config, experiment.config.optim
+    """lightly's side, and its optimizer."""
+    config = experiment.config
     method, encoder = config.method, encoder_of(config)
     peer = lightlies.make(method.name, encoder, jax.device_get(began), method, experiment.plan, double=double)
-    learning = [parameter for parameter in peer.parts.parameters() if parameter.requires_grad]
-    return peer, torch.optim.SGD(learning, lr=0.0, momentum=o.momentum, weight_decay=o.weight_decay)
+    return peer, lightlies.optimizer(peer, config.optim)
 
 
 def step_of(peer: lightlies.Peer, optimizer: Any, experiment: Experiment, number: int, given: Sequence[Any]):

@@ -102,7 +102,7 @@ def make(
     return Peer(parts, weights, **({"trunk": parts["encoder"]} | METHODS[name](parts, arguments, aux, plan)))
 
 
-def check(name: str, arguments: Mapping[str, Any]) -> None:
+def check(name: str, arguments: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
     """Refuse what lightly has not, or what is not written here.
 
     Raises:
@@ -111,6 +111,18 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
     for key, value in ALONE.get(name, {}).items():
         if arguments.get(key, value) != value:
             raise ValueError(f"method.{key}={arguments[key]}: the duel's {name} has {value} on lightly's side; use it")
+    if optim["name"] not in ("sgd", "adamw"):
+        raise ValueError(f"optim.name={optim['name']}: the duel has sgd and adamw, which torch has, too")
+
+
+def optimizer(peer: Peer, optim: Mapping[str, Any]) -> Any:
+    """torch's, of what learns; its rate is set at every step."""
+    import torch
+
+    learning = [parameter for parameter in peer.parts.parameters() if parameter.requires_grad]
+    if optim["name"] == "adamw":
+        return torch.optim.AdamW(learning, lr=0.0, weight_decay=optim["weight_decay"])
+    return torch.optim.SGD(learning, lr=0.0, momentum=optim["momentum"], weight_decay=optim["weight_decay"])
 
 
 def encode(peer: Peer, images: np.ndarray, mean, std, rows: int = 512) -> np.ndarray:
