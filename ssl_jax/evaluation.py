@@ -313,14 +313,16 @@ def _columns(run: Run, wanted: Sequence[str]) -> tuple[tuple[int, ...] | None, s
 
 
 def _of_itself(run: Run) -> dict[str, Any]:
-    """What the run measured of itself, and its alarms; where it has not ended, those of its checkpoint.
+    """What the run measured of itself, and its alarms; where it has not ended, or an earlier checkpoint was asked for,
+    those of the checkpoint.
 
     A step that was not finite and ended the run is in no checkpoint: what was kept of it tells of it.
     """
-    found = folder.read_summary(run.workdir) or run.progress
-    first = min(_numbered(run.workdir.glob("nonfinite/step_*")), default=None)
     steps = checkpoint.steps(run.workdir)
-    there = [*steps, *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
+    earlier = run.chosen and any(step > run.step for step in steps)
+    found = run.progress if earlier else folder.read_summary(run.workdir) or run.progress
+    first = min(_numbered(run.workdir.glob("nonfinite/step_*")), default=None)
+    there = [*([] if run.chosen else steps), *_numbered(run.workdir.glob("checkpoints/damaged_*"))]
     damaged = {step for step in there if step > run.step}  # than what was opened, the newest that could be read
     if run.step in steps and checkpoint.why_no_run_goes_on(run.workdir, run.step):
         damaged.add(run.step)

@@ -246,6 +246,8 @@ def test_an_earlier_checkpoint_is_evaluated_beside_the_last(tmp_path):
     )
     assert (last["step"], earlier["step"]) == (4, 2)
     assert last["checkpoint"] != earlier["checkpoint"]
+    found = json.loads((tmp_path / "run" / "evaluation_2" / "evaluation.json").read_text())
+    assert (found["online"], found["alarms"]["damaged"]) == ({}, [])  # those of the end, and newer ones that are whole
 
 
 def test_pictures_of_an_earlier_evaluation_lie_inside_its_folder(tmp_path):

@@ -131,6 +131,7 @@ class Run(NamedTuple):
 
     ``progress`` is what the run knew of itself when it wrote that: "collapsed", "loss_spikes", "nonfinite", ...
     ``splits`` are its data where they were handed over from Python and are still here.
+    ``chosen``: the checkpoint was asked for by its step, so that newer ones say nothing.
     """
 
     workdir: Path
@@ -144,6 +145,7 @@ class Run(NamedTuple):
     step: int
     progress: Mapping[str, Any]
     splits: Splits | None = None
+    chosen: bool = False
 
     def __repr__(self) -> str:
         method, model, data = self.config.method.name, self.config.model.name, self.config.data.source
@@ -175,7 +177,7 @@ def open_run(workdir: str | Path, step: int | None = None, *, encoder: Any = Non
     tree, record = checkpoint.restore_variables(workdir, step)
     variables = _fit_into(variables_spec(method, modality, plan), tree, workdir)
     found = record["step"], record["metadata"]
-    return Run(workdir, config, resolved, plan, recipe, modality, method, variables, *found)
+    return Run(workdir, config, resolved, plan, recipe, modality, method, variables, *found, chosen=step is not None)
 
 
 def open_weights(path: str | Path, *, encoder: Any = None) -> Run:
