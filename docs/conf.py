@@ -39,7 +39,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 # Tables that scripts write, and that pages include.
-exclude_patterns = ["_build", "benchmark", "cpu_suite", "duel", "methods_hour", "pretext_table"]
+exclude_patterns = ["_build", "benchmark", "cpu_suite", "duel", "methods_hour", "pretext_table", "suites"]
 suppress_warnings = ["ref.python"]  # a type whose name several classes have (bytes) is left without a link
 
 myst_enable_extensions = ["colon_fence"]

@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
     rows = table(pairs)
     machines = [one["machine"] for one in pairs]
     machines = [machine for number, machine in enumerate(machines) if machine not in machines[:number]]
-    write_json(out / "duel.json", {"rows": rows, "machines": machines})
+    write_json(out / "duel.json", {"rows": rows, "curves": drawn(pairs), "machines": machines})
     (out / "duel.md").write_text(markdown(rows, pairs))
     title = f"ssl_jax and lightly, {len(pairs)} pairs of runs: means, between the least and the most of the seeds"
     curves.learning_curves(drawn(pairs), out / "duel.png", title, columns=2, dashed=SIDES[1:])
@@ -151,8 +151,9 @@ def check_there(out: Path, wanted: Mapping[tuple[str, int], configs.Config], com
             commits.setdefault(commit, "this code")
             continue
         there = json.loads(path.read_text())
-        if there["config"] != to_json(config):
-            raise ValueError(f"{path} is of another config; use another --out")
+        had, has = (configs.flatten(one) for one in (there["config"], to_json(config)))
+        if other := [key for key in had | has if configs.matters(key) and had.get(key) != has.get(key)]:
+            raise ValueError(f"{path} is of another config ({', '.join(other)}); use another --out")
         commits.setdefault(there["machine"]["commit"], str(path))
     if len(commits) > 1:
         one, other = [f"{what} is of commit {provenance.short(of)}" for of, what in commits.items()][:2]

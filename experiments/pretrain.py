@@ -138,7 +138,10 @@ def compare(given: dict, config: configs.Config, workdir: Path) -> None:
     print()
     for line in (*reference.notes(given, config), *map(reference.said, verdicts)):
         print(f"  {line}")
-    write_json(workdir / "compare.json", reference.summary(given, config, verdicts))
+    found = reference.summary(given, config, verdicts)
+    if verdicts and found["on_track"] is None:
+        print("  whether the run is on track cannot be told: the band of every curve has room for one that never moves")
+    write_json(workdir / "compare.json", found)
     drawn = {v.metric: (*v.band, v.values, v.on_track) for v in verdicts}
     if drawn:
         curves.against_bands(drawn, workdir / "figures" / "compare.png", f"{workdir.name} against the reference")

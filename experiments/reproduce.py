@@ -96,6 +96,8 @@ def main(arguments: list[str]) -> int:
         print(write())
     except ValueError as error:
         return command.refuse(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"the suite ended: {error}", file=sys.stderr)
         return 1
@@ -152,7 +154,7 @@ def why_not(row: Row, asked: Sequence[Row], platform: str, options: Any) -> str 
     if not suites.there_is(row):
         return f"there is no config {row.config} yet"
     if row.command:
-        return "another script runs it"
+        return "it has a command of its own"
     if any("PATH" in change for change in row.set):
         return "it needs --path"
     if row not in asked:

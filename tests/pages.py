@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1[ ]*$", re.DOTALL | re.MULTILIN
 
 def pages() -> list[Path]:
     """Every page of the site; tables that scripts write are included in some."""
-    beside = {"_build", "benchmark", "cpu_suite", "duel", "methods_hour", "pretext_table"}
+    beside = {"_build", "benchmark", "cpu_suite", "duel", "methods_hour", "pretext_table", "suites"}
     return sorted(path for path in DOCS.rglob("*.md") if not beside & set(path.relative_to(DOCS).parts))
 
 

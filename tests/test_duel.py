@@ -30,11 +30,12 @@ def a_pair(seed, ours, theirs, apart=1e-13):
     return {
         "config": {"method": {"name": "simclr"}, "seed": seed, "data": data},
         "first_steps": {"steps": 5, "loss": 1e-15, "gradients": apart, "losses": 1e-14, "weights": 1e-14},
-        "epochs": [1.0, 2.0],
+        "epochs": [0.0, 1.0, 2.0],
         "steps_per_epoch": 2,
         "images": 100,
-        "val_knn_top1": {"ssl_jax": [0.1, 0.2], "lightly": [0.1, 0.3]},
+        "val_knn_top1": {"ssl_jax": [0.05, 0.1, 0.2], "lightly": [0.05, 0.1, 0.3]},
         "test_knn_top1": {"ssl_jax": ours, "lightly": theirs},
+        "untrained_test_knn_top1": 0.06,
         "losses": {"ssl_jax": [4.0, 3.0, 2.0, 1.0], "lightly": [4.0, 3.0, 3.0, 1.0]},
         "milliseconds": {"ssl_jax": [10.0, 10.0], "lightly": [20.0, 30.0]},
         "machine": MACHINE,
@@ -64,7 +65,7 @@ def test_the_table_says_whether_sides_differ_beyond_the_seeds():
     assert row["p"] == pytest.approx(stats.ttest_rel([0.50, 0.54, 0.52], [0.51, 0.52, 0.53]).pvalue)
     assert (row["ratio"], row["ssl_jax"]["loss"], row["lightly"]["loss"]) == ([2.0, 3.0], 1.5, 2.0)
     text = duel_table.markdown([row], near)
-    assert "| simclr | 3 | 0.520 ± 0.020 | 0.520 ± 0.010 |" in text
+    assert "| simclr | 3 | 0.060 | 0.520 ± 0.020 | 0.520 ± 0.010 |" in text
     assert "| yes |" in text
     far = [a_pair(0, 0.50, 0.60), a_pair(1, 0.54, 0.64), a_pair(2, 0.52, 0.63, apart=1e-3)]
     (row,) = duel_table.table(far)
@@ -151,7 +152,18 @@ def test_changed_files_are_said(there, monkeypatch):
 def test_curves_are_by_epoch_and_side():
     drawn = duel_table.drawn([a_pair(0, 0.5, 0.5), a_pair(1, 0.5, 0.5)])
     assert drawn["simclr_loss"]["lightly"] == [([1.0, 2.0], [3.5, 2.0])] * 2
-    assert drawn["simclr_val_knn_top1"]["ssl_jax"] == [([1.0, 2.0], [0.1, 0.2])] * 2
+    assert drawn["simclr_val_knn_top1"]["ssl_jax"] == [([0.0, 1.0, 2.0], [0.05, 0.1, 0.2])] * 2
+
+
+def test_where_the_curves_of_the_sides_do_not_meet_is_counted():
+    """At the second epoch kNN is .2 with all seeds of one and .3 of the other, and losses are 1.5 and 2."""
+    pairs = [a_pair(seed, 0.5, 0.5) for seed in range(3)]
+    said = duel_table.courses(duel_table.drawn(pairs))
+    assert "at 2 of 4 points of the curves the seeds' ranges of the two do not meet (simclr val knn top1 2, " in said
+    assert "simclr loss 2); of two draws of one law it is a share of 0.1, 0 points if independent." in said
+    assert said in duel_table.markdown(duel_table.table(pairs), pairs)
+    pairs[0]["val_knn_top1"]["ssl_jax"][2] = 0.31
+    assert "at 1 of 4 points" in duel_table.courses(duel_table.drawn(pairs))
 
 
 def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
@@ -172,7 +184,11 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
     assert not any(tmp_path.iterdir())
     (tmp_path / "simclr_0.json").write_text(json.dumps({"config": {}}))
     assert duel.main([*out, "--methods", "simclr", "--seeds", "1"]) == 2
-    assert "is of another config" in capsys.readouterr().err
+    assert "is of another config (data.augment, " in capsys.readouterr().err
+    config = duel.config_of("simclr", 0, ["data.data_dir=elsewhere", "optim.learning_rate=1"])
+    lying(tmp_path, "simclr", 0, config=to_json(config))
+    assert duel.main([*out, "--methods", "simclr", "--seeds", "1"]) == 2
+    assert "is of another config (optim.learning_rate); use another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", lightlies.METHODS)
@@ -201,4 +217,4 @@ def test_first_steps_are_the_same_and_pairs_run(name):
     assert max(found["first_steps"].values()) < 1e-9
     losses = [found["losses"][side][:2] for side in duel_table.SIDES]  # later ones are of rounding that grew
     np.testing.assert_allclose(*losses, rtol=1e-4)
-    assert all(len(found["val_knn_top1"][side]) == 1 for side in duel_table.SIDES)
+    assert all(len(found["val_knn_top1"][side]) == 2 for side in duel_table.SIDES)

@@ -112,6 +112,31 @@ def test_a_loss_that_is_no_number_is_off_track(made):
     assert "off track at step 200, not finite since step 60" in reference.said(loss)
 
 
+def test_where_a_constant_would_be_on_track_the_curve_cannot_tell(made, run):
+    """As in the first windows, or where seeds are far apart."""
+    loss, score = reference.judge(made, logged(100))
+    assert loss.tells
+    assert score.tells
+    flat = [line | {"train_loss": 3.05} for line in logged(100)]
+    assert not reference.judge(made, flat)[0].on_track  # as it says
+    early = reference.judge(made, logged(100, until=16))
+    assert "on track at step 10, which tells little: a value that never moves would be, too" in reference.said(early[0])
+    assert reference.summary(made, run(7).config, early)["on_track"] is None
+    wide = copy.deepcopy(made)
+    wide["curves"]["train_loss"]["spread"] = [1.0] * 20
+    loss, score = reference.judge(wide, flat)
+    assert loss.on_track
+    assert not loss.tells
+    assert reference.summary(wide, run(7).config, [loss])["on_track"] is None
+    assert reference.summary(wide, run(7).config, [loss, score])["on_track"] is True
+    for outlier, tells in ((5, False), (9, True)):  # one window in ten may be outside, but not the last
+        low, high = np.full(10, -1.0), np.full(10, 1.0)
+        low[outlier], high[outlier] = 8, 9
+        band = reference.Band(np.arange(10), (low + high) / 2, low, high)
+        verdict = reference.Verdict("a", band, np.zeros(10), np.zeros(10, int), np.arange(10))
+        assert verdict.tells is tells
+
+
 def test_what_is_back_inside_after_a_while_is_still_off_track(made):
     lines = logged(100)
     for line in lines:
@@ -135,8 +160,8 @@ def test_what_programs_read(made, run):
     found = reference.summary(made, run(7, rate=0.5).config, verdicts)
     assert found["on_track"] is False
     assert found["differs"] == ["optim.learning_rate: 0.5, not 0.03"]
-    assert {name: curve["on_track"] for name, curve in found["curves"].items()} == {
-        **{"train_loss": False, "val_knn_top1": True}
+    assert {name: (curve["on_track"], curve["tells"]) for name, curve in found["curves"].items()} == {
+        **{"train_loss": (False, True), "val_knn_top1": (True, True)}
     }
     assert reference.summary(made, run(7).config, [])["on_track"] is None
 

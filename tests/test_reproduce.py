@@ -252,11 +252,21 @@ def test_a_place_where_nothing_can_be_written_is_one_line(suite, tmp_path, monke
     assert capsys.readouterr().err == f"the suite ended: {tmp_path / 'out' / 'table.json'} could not be written: why\n"
 
 
+@pytest.mark.parametrize("name", ["cifar10", "imagenet", "imagenet100", "imagenette", "text"])
+def test_the_pages_list_what_was_not_run(name, tmp_path, capsys):
+    """``docs/suites`` is what --show writes of an empty folder."""
+    assert reproduce.main(["--suite", name, "--show", "--out", str(tmp_path)]) == 0
+    page = Path(reproduce.__file__).parent.parent / "docs" / "suites" / f"{name}.md"
+    assert page.read_text() == (tmp_path / "table.md").read_text(), f"reproduce.py --suite {name} --show made {page}"
+
+
 def test_a_seed_that_other_rows_have_is_missed(made, suite, tmp_path):
     made(0)
     made(1)
     made(1, row="broken")
-    assert "- `broken`: no run of seed 0\n" in table.write(suite, tmp_path / "out", {}, [], False, "")
+    assert "- `broken`: seeds that other rows have and this has not: 0\n" in table.write(
+        suite, tmp_path / "out", {}, [], False, ""
+    )
 
 
 def test_a_try_is_shown_as_it_was_made(made, suite, tmp_path, capsys):
@@ -356,6 +366,7 @@ def test_changed_files_are_no_result(made, suite, tmp_path, commit, said, monkey
         (["--suite", "TOY", "--seeds", "0"], "--seeds 0 is below 1"),
         (["--suite", "TOY", "--config.seed=7"], "--config.seed is not for a suite"),
         (["--suite", "TOY", "--config.optim.rate=1"], "did you mean --config.optim.learning_rate?"),
+        (["--suite", "KNNN"], "'knnn' is unknown; did you mean 'knn'?"),
         (["--suite", "TOY", "--config.train.steps=5"], "is a run of another config (train.steps); give another --out"),
         (["--suite", "TOY"], "was made at commit cccccccccccc and this is eeeeeeeeeeee"),
     ],
@@ -363,7 +374,9 @@ def test_changed_files_are_no_result(made, suite, tmp_path, commit, said, monkey
 def test_refusals(made, tmp_path, monkeypatch, capsys, words, said):
     made(0)
     monkeypatch.setattr(provenance, "commit", lambda: "e" * 40)
-    words = [str(tmp_path / "toy.toml") if word == "TOY" else word for word in words]
+    (tmp_path / "knnn.toml").write_text(TOY.replace('evals = ["knn"', 'evals = ["knnn"', 1))
+    files = {"TOY": "toy.toml", "KNNN": "knnn.toml"}
+    words = [str(tmp_path / files[word]) if word in files else word for word in words]
     assert reproduce.main([*words, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
 

@@ -61,8 +61,9 @@ def pair(experiment: Experiment) -> dict[str, Any]:
     one = dict(zip(SIDES, (one_of_ours, one_of_theirs), strict=True))
     losses: dict[str, list[float]] = {side: [] for side in SIDES}
     seconds: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-    curve: dict[str, list[float]] = {side: [] for side in SIDES}
-    epochs = []
+    untrained = {split: knn_top1(experiment, ours, split) for split in ("val", "test")}
+    curve: dict[str, list[float]] = {side: [untrained["val"]] for side in SIDES}
+    epochs = [0.0]
     ready: list[Sequence[np.ndarray]] = []
     for number, made in enumerate(itertools.chain(first, batches)):
         ready.append(made)
@@ -84,6 +85,7 @@ def pair(experiment: Experiment) -> dict[str, Any]:
         "images": plan.num_examples,
         "val_knn_top1": curve,
         "test_knn_top1": test,
+        "untrained_test_knn_top1": untrained["test"],
         "losses": {side: [float(f"{loss:.6g}") for loss in losses[side]] for side in SIDES},
         "milliseconds": {side: list(np.round(1e3 * np.median(seconds[side][1:], 0), 2)) for side in SIDES},
         "machine": machine() | {"peers": packages},

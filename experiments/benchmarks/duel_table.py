@@ -38,6 +38,7 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "loss": statistics.fmean(ends),
                 "milliseconds": statistics.median(one["milliseconds"][side][0] for one in of),
             }
+        row["untrained"] = statistics.fmean(one["untrained_test_knn_top1"] for one in of)
         if len(of) > 1:
             test = robustness.paired_seeds(row["ssl_jax"]["values"], row["lightly"]["values"])
             row |= dict(zip(("difference", "low", "high", "p"), test, strict=True))
@@ -56,7 +57,7 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
     """The table, and below it what was done where."""
-    head = ["method", "seeds", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p (Holm)"]
+    head = ["method", "seeds", "untrained kNN", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p (Holm)"]
     head += [
         "within the seeds' spread",
         "last epoch's loss",
@@ -74,14 +75,16 @@ def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
             tested = [interval, f"{row['p_holm']:.2f}", "yes" if row["within"] else "**no**"]
         apart = f"{row['first_steps']:.0e}" if row["first_steps"] <= SAME else f"**{row['first_steps']:.0e}**"
-        cells = [row["method"], str(len(row["seeds"])), *shown, *tested, f"{a['loss']:.4f}, {b['loss']:.4f}"]
+        cells = [row["method"], str(len(row["seeds"])), f"{row['untrained']:.3f}", *shown, *tested]
+        cells += [f"{a['loss']:.4f}, {b['loss']:.4f}"]
         cells += [
             f"{a['milliseconds']:.0f}, {b['milliseconds']:.0f}",
             *(f"{ratio:.2f}" for ratio in row["ratio"]),
             apart,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *([rule(rows), ""] if any("p" in row for row in rows) else []), caption(pairs)]
+    tested = [rule(rows), "", courses(drawn(pairs)), ""] if all("p" in row for row in rows) else []
+    lines += ["", *tested, caption(pairs)]
     return "\n".join(lines) + "\n"
 
 
@@ -107,10 +110,31 @@ def caption(pairs: Sequence[dict[str, Any]]) -> str:
     commits = dict.fromkeys(each["machine"]["commit"] for each in pairs)
     attempt = ", **a try: made from files that no commit holds**" if any(str(c).endswith("+") for c in commits) else ""
     return (
-        f"{one['images']:,} images of {data['source']} (besides, a share of {data['val_fraction']:.3g} of all is held "
-        f"out), {one['epochs'][-1]:.3g} epochs of {one['steps_per_epoch']} steps, batch {data['global_batch_size']}; "
-        f"kNN on test, mean ± standard deviation over seeds. {'; '.join(machines)}; commit "
+        f"{one['images']:,} images of {data['source']} ({data['val_fraction']:.3g} of all images were held out before "
+        f"these were taken), {one['epochs'][-1]:.3g} epoch{'s' * (one['epochs'][-1] != 1)} of {one['steps_per_epoch']} "
+        f"steps, batch {data['global_batch_size']}; kNN on test, its bank these images, mean ± standard deviation over "
+        f"seeds; untrained: the network with which both began. {'; '.join(machines)}; commit "
         f"{', '.join(map(short, commits))}{attempt}."
+    )
+
+
+def courses(curves: Mapping[str, Any]) -> str:
+    """In a sentence, at how many epochs the sides' ranges over seeds do not meet, and how many that would be by chance.
+
+    All n values of one law lie above all n of the same law in 2 n! n! / (2 n)! of cases: one in ten of three seeds.
+    """
+    met: list[str] = []
+    points = 0
+    for name, sides in curves.items():
+        epochs, (a, b) = sides[SIDES[0]][0][0], (np.array([of_one for _, of_one in sides[side]]) for side in SIDES)
+        disjoint = (a.min(0) > b.max(0)) | (b.min(0) > a.max(0))
+        points += sum(epoch > 0 for epoch in epochs)
+        met += [f"{name.replace('_', ' ')} {epoch:g}" for epoch, is_so in zip(epochs, disjoint, strict=True) if is_so]
+    chance = 2 / math.comb(2 * len(a), len(a))
+    return (
+        f"By epoch: at {len(met)} of {points} points of the curves the seeds' ranges of the two do not meet"
+        + f" ({', '.join(met)})" * bool(met)
+        + f"; of two draws of one law it is a share of {chance:.2g}, {chance * points:.0f} points if independent."
     )
 
 
@@ -120,13 +144,16 @@ def _words(machine: Mapping[str, Any]) -> str:
 
 
 def drawn(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What ``curves.learning_curves`` draws: kNN and loss of each method, a row for each side."""
+    """What ``curves.learning_curves`` draws: kNN and loss of each method, a row for each side, each seed's curve."""
     found: dict[str, Any] = {}
     for one in pairs:
         name, of_epoch = one["config"]["method"]["name"], one["steps_per_epoch"]
         for side in SIDES:
             losses = [one["losses"][side][i : i + of_epoch] for i in range(0, len(one["losses"][side]), of_epoch)]
-            values = {"val_knn_top1": one["val_knn_top1"][side], "loss": [statistics.fmean(part) for part in losses]}
+            values = {
+                "val_knn_top1": (one["epochs"], one["val_knn_top1"][side]),
+                "loss": (one["epochs"][1:], [statistics.fmean(part) for part in losses]),
+            }
             for what, points in values.items():
-                found.setdefault(f"{name}_{what}", {}).setdefault(side, []).append((one["epochs"], points))
+                found.setdefault(f"{name}_{what}", {}).setdefault(side, []).append(points)
     return found

@@ -26,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssl_jax import configs
+from experiments.evaluate import read_options
+from ssl_jax import configs, evals
 from ssl_jax.names import hint
 
 FOLDER = Path(__file__).resolve().parent
@@ -145,10 +146,11 @@ def config(row: Row, seed: int, changes: Sequence[str]) -> configs.Config:
     """The config of a run.
 
     Raises:
-      ValueError: a key or value is none.
+      ValueError: a key or value is none, or an evaluator or option of its evaluation.
     """
     found = configs.load(row.config, [*row.set, *changes, f"seed={seed}"])
     configs.check(found)
+    read_options([f"--eval.{option}" for option in row.options], evals.called(row.evals))
     return found
 
 

@@ -21,8 +21,9 @@ Accuracies in %. `test kNN` and `test linear`: `ssl-jax evaluate` on the last ch
 linear classifier is chosen on held-out train images. `test probe`: the classifier that was trained beside the method
 (online), at the run's end; `test classifier`: the method's own. `val ...`: online, on the held-out train images, at the
 last step, kNN against no more than {bank} train images. Test is read at the end, of the last checkpoint alone, and
-nothing is chosen on it. ± is the standard deviation over seeds (n - 1). `hours`: of one seed, training with its
-measurements and evaluation. `memory`: the most of a device, on a CPU of the process."""
+nothing is chosen on it. ± is the standard deviation over seeds (n - 1). `per second`, `hours`: from the least to the
+most of the seeds; hours are those of training with its measurements and of the evaluation. `memory`: the most of a
+device, on a CPU of the process."""
 
 DIFFERENCE = """\
 `difference`: ours less the published figure, whose protocol its source tells; none where the recipe is another."""
@@ -303,10 +304,18 @@ def _results(suite: Suite, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if published:
             cells += ["" if first is None else f"{first['value']:g} ({NAMES.get(first['score'], first['score'])})"]
             cells += ["" if difference is None else f"{difference:+.1f}"]
-        cells += ["" if row["per_second"] is None else f"{row['per_second']:,.0f} {row['unit']}"]
-        cells += [f"{row['hours']:.2g}", "" if row["memory"] is None else f"{row['memory'] / 2**30:.1f} GiB"]
+        cells += [_range([run["per_second"] for run in row["runs"]], ",.0f", row["unit"])]
+        cells += [_range([run["hours"] for run in row["runs"]], ".2g")]
+        cells += ["" if row["memory"] is None else f"{row['memory'] / 2**30:.1f} GiB"]
         lines.append(f"| {' | '.join(cells)} | `{row['config_hash'][0]}` |")
     return lines
+
+
+def _range(values: Sequence[float | None], form: str, unit: str = "") -> str:
+    """From the least to the most: of a machine that others use a mean says little."""
+    ends = sorted(value for value in values if value is not None)
+    shown = dict.fromkeys(f"{value:{form}}" for value in (ends[0], ends[-1])) if ends else ()
+    return " ".join(filter(None, (" to ".join(shown), unit * bool(shown))))
 
 
 def _of_knn(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -331,7 +340,7 @@ def _remarks(row: Mapping[str, Any], seeds: set[int]) -> list[str]:
     """What a row's cells leave out: seeds that others have, collapses, and every figure that is published."""
     found = [f"seed {seed} {why}" for seed, why in row["failed"].items()]
     lacking = sorted(seeds - {*row["seeds"], *map(int, row["failed"])})
-    found += [f"no run of seed {', '.join(map(str, lacking))}"] if lacking else []
+    found += [f"seeds that other rows have and this has not: {', '.join(map(str, lacking))}"] if lacking else []
     if row["collapsed"]:
         found.append(f"{row['collapsed']} of {len(row['seeds'])} seeds collapsed")
     return [*found, *(_figure(figure) for figure in row["published"])]

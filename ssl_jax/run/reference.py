@@ -9,6 +9,7 @@ empty ones aside. The band is
 t the 99.95th percentile of Student's distribution with as many degrees of freedom as were pooled: where one more seed
 would lie 999 times in 1000, if windows were independent; the second term is for seeds that are all but equal. A curve
 is on track if its newest whole window is inside the band, and at most one in ten of its windows so far is outside.
+Where a value that never moves would be on track as well, the curve cannot tell.
 """
 
 from __future__ import annotations
@@ -58,8 +59,19 @@ class Verdict(NamedTuple):
 
     @property
     def on_track(self) -> bool:
-        outside = np.count_nonzero(self.sides)
-        return not len(self.sides) or bool(self.sides[-1] == 0 and outside <= OUTSIDE * len(self.sides))
+        return not len(self.sides) or _on_track(self.sides)
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is no constant that would be on track in these windows."""
+        judged = np.isin(self.band.steps, self.steps)
+        low, high = self.band.low[judged], self.band.high[judged]
+        levels = np.concatenate([low, high])  # if any constant is inside so many, one of these is
+        return not any(_on_track(np.where(level > high, 1, np.where(level < low, -1, 0))) for level in levels)
+
+
+def _on_track(sides: np.ndarray) -> bool:
+    return bool(sides[-1] == 0 and np.count_nonzero(sides) <= OUTSIDE * len(sides))
 
 
 def make(runs: Sequence[several.Run]) -> dict[str, Any]:
@@ -175,7 +187,8 @@ def said(verdict: Verdict) -> str:
     step, side = int(verdict.steps[-1]), int(verdict.sides[-1])
     where = "not finite" if np.isinf(value) else "above the band" if side > 0 else "below the band"
     if verdict.on_track:
-        return f"{verdict.metric}: on track at step {step}: {numbers}"
+        doubt = "" if verdict.tells else ", which tells little: a value that never moves would be, too"
+        return f"{verdict.metric}: on track at step {step}{doubt}: {numbers}"
     if side == 0:
         outside = [
             f"{word} it in {len(at)} of {len(verdict.sides)} windows, the last at step {at[-1]}"
@@ -191,9 +204,12 @@ def said(verdict: Verdict) -> str:
 
 
 def summary(reference: Mapping[str, Any], config: Any, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What is said of a run, for programs: ``{"on_track", "differs", "curves": {metric: {"on_track", "said"}}}``."""
-    curves = {verdict.metric: {"on_track": verdict.on_track, "said": said(verdict)} for verdict in verdicts}
-    on_track = all(curve["on_track"] for curve in curves.values()) if curves else None
+    """What programs read: ``{"on_track", "differs", "curves": {metric: {"on_track", "tells", "said"}}}``.
+
+    The first is False where a curve is off track, and None where all are on it and none tells.
+    """
+    curves = {v.metric: {"on_track": v.on_track, "tells": v.tells, "said": said(v)} for v in verdicts}
+    on_track = None if all(v.on_track and not v.tells for v in verdicts) else all(v.on_track for v in verdicts)
     return {"on_track": on_track, "differs": _of_config(reference, config), "curves": curves}
 
 
