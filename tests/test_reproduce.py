@@ -230,6 +230,12 @@ def test_how_and_with_what_was_measured_is_told(made, suite, tmp_path):
     assert f"Commit {'c' * 40}; jax 0.10.2. The last command: `c`." in text
 
 
+def test_speeds_are_from_the_least_to_the_most_of_the_seeds():
+    assert table._range([1200.0, None, 850.4], ",.0f", "images") == "850 to 1,200 images"
+    assert table._range([0.201, 0.199], ".2g") == "0.2"
+    assert table._range([None], ",.0f", "images") == ""
+
+
 def test_files_that_no_commit_holds_are_told(made, suite, tmp_path):
     """The suite here, and a config of one's own; those of the checkout are in its commit."""
     made(0)
