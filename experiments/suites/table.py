@@ -72,7 +72,8 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
     for row in made_rows:
         if len(row["seeds"]) > 1:
             runs = [several.read(out / "runs" / f"{row['row']}-{seed}") for seed in row["seeds"]]
-            name = row["row"] if row["set"] or changed else Path(row["config"]).stem  # a config as it is
+            other = changed or any(configs.matters(change.partition("=")[0]) for change in row["set"])
+            name = row["row"] if other else Path(row["config"]).stem  # a config as it is
             write_json(out / "curves" / f"{name}.json", reference.make(runs))
     return text
 
