@@ -10,6 +10,8 @@ import sys
 import pytest
 import runs
 
+from ssl_jax.run import provenance
+
 WORDS = ["--config", "simclr_digits", "--no-test", "--config.train.steps=6", "--config.train.log_every=1"]
 WORDS += ["--config.train.eval_every=3", "--config.eval.label_efficiency=False", "--config.parallel.devices=1"]
 
@@ -29,3 +31,15 @@ def test_the_same_command_in_another_process_gives_the_same_bits(tmp_path):
         found[-1].append(summary["params_fingerprint"])
     assert len(found[0]) == 7
     assert found[0] == found[1]
+
+
+def test_two_generations_of_processors_that_are_called_alike_are_told_apart(monkeypatch):
+    block = "processor\t: 0\ncpu family\t: {}\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+    found = []
+    for family in (25, 26):
+        text = f"{block.format(family)}\n{block.format(7)}"
+        monkeypatch.setattr(provenance.Path, "read_text", lambda self, text=text: text)
+        found.append(provenance._cpu_model())
+    assert found == [f"AMD EPYC (family {family}, model 2, stepping 1)" for family in (25, 26)]
+    monkeypatch.setattr(provenance.Path, "read_text", lambda self: "Hardware\t: BCM2835\n")
+    assert provenance._cpu_model() == (provenance.platform.processor() or provenance.platform.machine())

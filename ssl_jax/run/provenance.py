@@ -87,11 +87,17 @@ def version(package: str) -> str | None:
         return None
 
 
+_NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}
+
+
 def _cpu_model() -> str:
+    """With family, model and stepping, since a cloud may call several generations by one name."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+        about = {key.strip(): value.strip() for key, _, value in lines}
+        if name := about.get("model name"):
+            numbers = [f"{key} {about[word]}" for word, key in _NUMBERS.items() if word in about]
+            return f"{name} ({', '.join(numbers)})" if numbers else name
     return platform.processor() or platform.machine()
 
 
