@@ -57,26 +57,19 @@ def table(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
     """The table, and below it what was done where."""
-    head = ["method", "seeds", "untrained kNN", "ssl_jax kNN", "lightly kNN", "difference (95 %)", "p (Holm)"]
-    head += [
-        "within the seeds' spread",
-        "last epoch's loss",
-        "ms per step",
-        "lightly / ssl_jax",
-        "by processor time",
-        f"first {pairs[-1]['first_steps']['steps']} steps apart",
-    ]
+    head = ["method", "seeds", "kNN untrained", "ssl_jax", "lightly", "difference (95 %)", "p (Holm)", "within"]
+    head += ["ms per step", "lightly / ssl_jax", "by processor time"]
+    head += [f"first {pairs[-1]['first_steps']['steps']} steps apart"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         a, b = (row[side] for side in SIDES)
         shown = [f"{s['knn']:.3f}" + ("" if s["spread"] is None else f" ± {s['spread']:.3f}") for s in (a, b)]
         tested = ["", "", "one seed"]
         if "p" in row:
-            interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
             tested = [interval, f"{row['p_holm']:.2f}", "yes" if row["within"] else "**no**"]
         apart = f"{row['first_steps']:.0e}" if row["first_steps"] <= SAME else f"**{row['first_steps']:.0e}**"
         cells = [row["method"], str(len(row["seeds"])), f"{row['untrained']:.3f}", *shown, *tested]
-        cells += [f"{a['loss']:.4f}, {b['loss']:.4f}"]
         cells += [
             f"{a['milliseconds']:.0f}, {b['milliseconds']:.0f}",
             *(f"{ratio:.2f}" for ratio in row["ratio"]),
@@ -96,7 +89,7 @@ def rule(rows: Sequence[dict[str, Any]]) -> str:
         for n in sorted({len(row["seeds"]) for row in tested})
     )
     return (
-        "Within the seeds' spread: the means differ by no more than the pooled standard deviation over seeds, "
+        "Within: within the seeds' spread, the means differ by no more than the pooled standard deviation over seeds, "
         "√((s₁² + s₂²) / 2). Interval and p, for information, are those of a paired t test over seeds, p by Holm for "
         f"{len(tested)} {'method' if len(tested) == 1 else 'methods'}: the interval reaches {sees} to either side, and "
         "a smaller difference is hardly found."
