@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
         print(write())
     except ValueError as error:
         return command.refuse(error)
-    except BrokenPipeError:
+    except BrokenPipeError:  # nothing that could not be written: nobody reads on
         raise
     except OSError as error:
         print(f"the suite ended: {error}", file=sys.stderr)

@@ -119,6 +119,8 @@ def test_where_a_constant_would_be_on_track_the_curve_cannot_tell(made, run):
     assert score.tells
     flat = [line | {"train_loss": 3.05} for line in logged(100)]
     assert not reference.judge(made, flat)[0].on_track  # as it says
+    none = reference.judge(made, logged(100, until=8))
+    assert reference.summary(made, run(7).config, none)["on_track"] is None
     early = reference.judge(made, logged(100, until=16))
     assert "on track at step 10, which tells little: a value that never moves would be, too" in reference.said(early[0])
     assert reference.summary(made, run(7).config, early)["on_track"] is None

@@ -116,17 +116,19 @@ def courses(curves: Mapping[str, Any]) -> str:
 
     All n values of one law lie above all n of the same law in 2 n! n! / (2 n)! of cases: one in ten of three seeds.
     """
-    met: list[str] = []
+    parted: list[str] = []
     points = 0
     for name, sides in curves.items():
         epochs, (a, b) = sides[SIDES[0]][0][0], (np.array([of_one for _, of_one in sides[side]]) for side in SIDES)
         disjoint = (a.min(0) > b.max(0)) | (b.min(0) > a.max(0))
         points += sum(epoch > 0 for epoch in epochs)
-        met += [f"{name.replace('_', ' ')} {epoch:g}" for epoch, is_so in zip(epochs, disjoint, strict=True) if is_so]
+        parted += [
+            f"{name.replace('_', ' ')} {epoch:g}" for epoch, is_so in zip(epochs, disjoint, strict=True) if is_so
+        ]
     chance = 2 / math.comb(2 * len(a), len(a))
     return (
-        f"By epoch: at {len(met)} of {points} points of the curves the seeds' ranges of the two do not meet"
-        + f" ({', '.join(met)})" * bool(met)
+        f"By epoch: at {len(parted)} of {points} points of the curves the seeds' ranges of the two do not meet"
+        + f" ({', '.join(parted)})" * bool(parted)
         + f"; of two draws of one law it is a share of {chance:.2g}, {chance * points:.0f} points if independent."
     )
 

@@ -111,5 +111,5 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = 130
     except BrokenPipeError:  # nobody reads on, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-        code = 0
+        code = 128 + signal.SIGPIPE  # as if the signal had ended it, which Python ignores
     sys.exit(code)

@@ -63,11 +63,12 @@ class Verdict(NamedTuple):
 
     @property
     def tells(self) -> bool:
-        """Whether there is no constant that would be on track in these windows."""
+        """Whether there are windows, and no constant that would be on track in them."""
         judged = np.isin(self.band.steps, self.steps)
         low, high = self.band.low[judged], self.band.high[judged]
         levels = np.concatenate([low, high])  # if any constant is inside so many, one of these is
-        return not any(_on_track(np.where(level > high, 1, np.where(level < low, -1, 0))) for level in levels)
+        flat = (np.where(level > high, 1, np.where(level < low, -1, 0)) for level in levels)
+        return len(levels) > 0 and not any(map(_on_track, flat))
 
 
 def _on_track(sides: np.ndarray) -> bool:
