@@ -262,7 +262,7 @@ def test_a_place_where_nothing_can_be_written_is_one_line(suite, tmp_path, monke
     assert capsys.readouterr().err == f"the suite ended: {tmp_path / 'out' / 'table.json'} could not be written: why\n"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "imagenet", "imagenet100", "imagenette", "methods", "text"])
+@pytest.mark.parametrize("name", ["cifar10", "imagenet", "imagenet100", "imagenette", "text"])
 def test_the_pages_list_what_was_not_run(name, tmp_path, capsys):
     """``docs/suites`` is what --show writes of an empty folder."""
     assert reproduce.main(["--suite", name, "--show", "--out", str(tmp_path)]) == 0
