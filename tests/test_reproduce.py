@@ -270,6 +270,13 @@ def test_the_pages_list_what_was_not_run(name, tmp_path, capsys):
     assert page.read_text() == (tmp_path / "table.md").read_text(), f"reproduce.py --suite {name} --show made {page}"
 
 
+def test_the_page_of_the_other_methods_has_every_row():
+    """Of these some were run: the page is the table with them."""
+    page = (Path(reproduce.__file__).parent.parent / "docs" / "suites" / "methods.md").read_text()
+    told = re.findall(r"^\| (\w+) \|(?! seeds| why)", page, re.MULTILINE)
+    assert sorted(told) == sorted(row.name for row in rows.read("methods").rows)
+
+
 def test_a_seed_that_other_rows_have_is_missed(made, suite, tmp_path):
     made(0)
     made(1)
