@@ -48,7 +48,10 @@ def test_a_second_try_has_the_same_bits(tmp_path):
     assert not place.exists()
     first = run("first")
     (kind,) = place.iterdir()
-    kept = set(os.listdir(kind))
+    kept = {name for name in os.listdir(kind) if name.endswith("-cache")}
     assert kept
     assert run("second") == first == none
-    assert {name for name in os.listdir(kind) if name.endswith("-cache")} == {n for n in kept if n.endswith("-cache")}
+    # What took longer to compile than the first time, on a busy machine, may be kept now: nothing is kept twice.
+    now = [name.rsplit("-", 2)[0] for name in os.listdir(kind) if name.endswith("-cache")]
+    assert kept <= set(os.listdir(kind))
+    assert {name: now.count(name) for name in now if now.count(name) > 1} == {}
