@@ -50,7 +50,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from benchmarks import lightlies
 from benchmarks.duel_pair import pair
-from benchmarks.duel_table import SAME, SIDES, drawn, markdown, table
+from benchmarks.duel_table import SAME, SIDES, drawn, ends, markdown, table
 
 from configs.common import base, cifar10_cpu
 from ssl_jax import configs, methods
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
     write_json(out / "duel.json", {"rows": rows, "curves": drawn(pairs), "machines": machines})
     (out / "duel.md").write_text(markdown(rows, pairs))
     title = f"ssl_jax and lightly, {len(pairs)} pairs of runs: means, between the least and the most of the seeds"
-    curves.learning_curves(drawn(pairs), out / "duel.png", title, columns=2, dashed=SIDES[1:])
+    curves.learning_curves(drawn(pairs), out / "duel.png", title, columns=2, dashed=SIDES[1:], notes=ends(rows))
     print(markdown(rows, pairs))
     return int(any(not row["first_steps"] <= SAME for row in rows))
 

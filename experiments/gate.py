@@ -49,14 +49,18 @@ def main(arguments: list[str]) -> int:
         print("\n" + json.dumps(pace_here(int(arguments[1]))))
         return 0
     from ssl_jax.interop.files import write_json
-    from ssl_jax.run import command, processes, provenance
+    from ssl_jax.run import command, folder, processes, provenance
 
     parser = command.Parser("Whether all is as it was.")
     parser.add_path("--out", required=True, help="folder of gate.json, and of what --record has so far")
     parser.add_argument("--only", default=",".join(PARTS), help="parts with commas between; default: all")
     parser.add_argument("--record", type=int, metavar="SEEDS", help="write the bands anew, over so many seeds")
     options = parser.parse_args(arguments)
-    parts, out = options.only.split(","), Path(options.out)
+    parts = options.only.split(",")
+    try:
+        out = folder.check(options.out, "--out")
+    except ValueError as error:
+        return command.refuse(error)
     if unknown := [part for part in parts if part not in PARTS]:
         return command.refuse(ValueError(f"--only {','.join(unknown)} is unknown; known: {', '.join(PARTS)}"))
     if options.record is not None and options.record < 5:

@@ -37,7 +37,7 @@ from ssl_jax.data.images import device_ops
 from ssl_jax.interop.files import write_json
 from ssl_jax.methods import moco
 from ssl_jax.parallel import all_rows
-from ssl_jax.run import command, processes, provenance
+from ssl_jax.run import command, folder, processes, provenance
 
 
 class Plant(NamedTuple):
@@ -64,8 +64,11 @@ def main(arguments: list[str]) -> int:
     names = options.only.split(",")
     if unknown := [name for name in names if name not in PLANTS]:
         return command.refuse(ValueError(f"--only {','.join(unknown)} is unknown; known: {', '.join(PLANTS)}"))
+    try:
+        path = folder.check(options.out, "--out") / "planted.json"
+    except ValueError as error:
+        return command.refuse(error)
     processes.configure(None)
-    path = Path(options.out) / "planted.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     commit, kept = provenance.commit(), json.loads(path.read_text()) if path.is_file() else {}
     reused = kept.get("commit") == commit and not gate.unsettled(commit)

@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show the configs there are")
     parser.add_argument("--no-test", action="store_true", help="a try: test data are not read, nothing is drawn")
     parser.add_argument("--extend", type=int, metavar="N", help="train a run longer: N epochs (or steps) in all")
-    parser.add_argument("--compare", metavar="FILE", help="say, and draw, whether the run is on track with a reference")
+    parser.add_argument(
+        "--compare", metavar="FILE", help="is the run on track with a reference? or one of configs/curves"
+    )
     parser.add_argument("--help-config", action="store_true", help="show the keys of the config: meaning, type, value")
     parser.add_argument("--recipes", action="store_true", help="show the recipes of augmentation, with their sources")
     try:
@@ -98,6 +100,8 @@ def main(arguments: list[str]) -> int:
     except signals.Interrupted as stop:
         onward = f"to continue: {again}" if jax.process_count() == 1 else "the same command on all hosts continues it"
         print(f"{stop}; {onward}", file=sys.stderr)
+        if given is not None and jax.process_index() == 0:
+            compare(given, experiment.config, workdir)
         return stop.exit_code
     except KeyboardInterrupt:
         print("stopped before anything could be saved", file=sys.stderr)
@@ -129,7 +133,7 @@ def tell(text: str) -> None:
 
 
 def compare(given: dict, config: configs.Config, workdir: Path) -> None:
-    """A finished run against a reference: in words, as ``compare.json``, and as ``figures/compare.png``."""
+    """A run, as far as it is, against a reference: in words, as ``compare.json``, and as ``figures/compare.png``."""
     from ssl_jax.evals.shared import curves
     from ssl_jax.interop.files import write_json
     from ssl_jax.run import reference

@@ -64,8 +64,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError("--config.seed is not for a suite; --seeds N makes those from 0 on")
         suite = suites.read(options.suite, options.path)
         out = folder.check(options.out or Path("runs") / suite.name, "--out")
-        if options.show and not changes:
-            changes = table.changed_of(out)
+        before = table.last(out)
+        if before.get("suite", suite.name) != suite.name:
+            raise ValueError(f"{out} holds the table of the suite {before['suite']}; give another --out")
+        if options.show:
+            changes = changes or before.get("changed", [])
         asked = [row for row in suite.rows if options.rows is None or row.name in options.rows.split(",")]
         if options.rows and (unknown := set(options.rows.split(",")) - {row.name for row in suite.rows}):
             names = ", ".join(row.name for row in suite.rows)
@@ -81,9 +84,12 @@ def main(arguments: list[str]) -> int:
             workers.Job(row, seed) for seed in range(options.seeds) for row in suite.rows if row.name not in left_out
         ]
         if not options.show and not jobs:
-            said = "; ".join(f"{row.name}: {left_out[row.name]}" for row in asked)
+            names = ((why, [row.name for row in asked if left_out[row.name] == why]) for why in left_out.values())
+            said = "; ".join(f"{', '.join(of)}: {why}" for why, of in dict(names).items() if of)
             raise ValueError(f"nothing of suite {suite.name} is run here ({said}); --show writes the table of OUT")
         made = f"python experiments/reproduce.py {shlex.join(a for a in arguments if a != '--show')}"
+        if options.show:  # which makes no run
+            made = before.get("command", made)
 
         def write() -> str:
             return table.write(suite, out, left_out, changes, options.dirty, made)

@@ -33,6 +33,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.devices()  # made now: a command that a test gives first would have its own number of them
 
 
 @pytest.fixture(autouse=True, scope="module")

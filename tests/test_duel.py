@@ -159,11 +159,12 @@ def test_where_the_curves_of_the_sides_do_not_meet_is_counted():
     """At the second epoch kNN is .2 with all seeds of one and .3 of the other, and losses are 1.5 and 2."""
     pairs = [a_pair(seed, 0.5, 0.5) for seed in range(3)]
     said = duel_table.courses(duel_table.drawn(pairs))
-    assert "at 2 of 4 points of the curves the seeds' ranges of the two do not meet (simclr val knn top1 2, " in said
-    assert "simclr loss 2); of two draws of one law it is a share of 0.1, 0 points if independent." in said
+    assert said.startswith("By epoch, of 4 points of the curves: at 2 (simclr val knn top1 2; simclr loss 2) the ")
+    assert "do not meet, where two draws of one law would have 0; at 2 (" in said
+    assert said.endswith("by more than the pooled standard deviation, where two draws would have 1.")  # .288 of 4
     assert said in duel_table.markdown(duel_table.table(pairs), pairs)
     pairs[0]["val_knn_top1"]["ssl_jax"][2] = 0.31
-    assert "at 1 of 4 points" in duel_table.courses(duel_table.drawn(pairs))
+    assert "of 4 points of the curves: at 1 (simclr loss 2)" in duel_table.courses(duel_table.drawn(pairs))
 
 
 def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):

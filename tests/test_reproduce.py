@@ -294,6 +294,27 @@ def test_a_try_is_shown_as_it_was_made(made, suite, tmp_path, capsys):
     assert "is a run of another config (train.epochs)" in capsys.readouterr().err
 
 
+def test_show_names_the_command_that_made_runs(made, suite, tmp_path, capsys):
+    out = made(0).parent.parent
+    table.write(suite, out, {}, [], False, "made by this")
+    words = ["--suite", str(tmp_path / "toy.toml"), "--out", str(out), "--show", "--rows", "fine"]
+    assert reproduce.main(words) == 0
+    assert "The last command: `made by this`." in capsys.readouterr().out
+    (tmp_path / "other.toml").write_text(TOY)
+    before = (out / "table.json").read_text()
+    assert reproduce.main(["--suite", str(tmp_path / "other.toml"), "--out", str(out), "--show"]) == 2
+    assert capsys.readouterr().err == f"error: {out} holds the table of the suite toy; give another --out\n"
+    assert (out / "table.json").read_text() == before
+
+
+def test_why_nothing_is_run_is_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workers, "here", lambda cores: ("cpu", [0]))
+    words = ["--suite", "cifar10", "--dirty", "--out", str(tmp_path / "out")]
+    assert reproduce.main(words) == 2
+    assert capsys.readouterr().err.count("it needs an accelerator") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("how", "changes", "why"),
     [

@@ -106,31 +106,53 @@ def caption(pairs: Sequence[dict[str, Any]]) -> str:
         f"{one['images']:,} images of {data['source']} ({data['val_fraction']:.3g} of all images were held out before "
         f"these were taken), {one['epochs'][-1]:.3g} epoch{'s' * (one['epochs'][-1] != 1)} of {one['steps_per_epoch']} "
         f"steps, batch {data['global_batch_size']}; kNN on test, its bank these images, mean ± standard deviation over "
-        f"seeds; untrained: the network with which both began. {'; '.join(machines)}; commit "
+        f"seeds; untrained: the network with which both began. ms: the median over seeds; ratios: the medians of "
+        f"those of each pair. {'; '.join(machines)}; commit "
         f"{', '.join(map(short, commits))}{attempt}."
     )
 
 
 def courses(curves: Mapping[str, Any]) -> str:
-    """In a sentence, at how many epochs the sides' ranges over seeds do not meet, and how many that would be by chance.
+    """In a sentence, at how many epochs the sides are apart, and how many that would be of two draws of one law.
 
-    All n values of one law lie above all n of the same law in 2 n! n! / (2 n)! of cases: one in ten of three seeds.
+    All n values of one law lie above all n of the same law in 2 n! n! / (2 n)! of cases: one in ten of three seeds. Two
+    means of n are more than their pooled standard deviation apart where |t| of 2 n - 2 degrees is above sqrt(n / 2).
     """
-    parted: list[str] = []
+    disjoint: dict[str, list[float]] = {}
+    beyond: dict[str, list[float]] = {}
     points = 0
     for name, sides in curves.items():
         epochs, (a, b) = sides[SIDES[0]][0][0], (np.array([of_one for _, of_one in sides[side]]) for side in SIDES)
-        disjoint = (a.min(0) > b.max(0)) | (b.min(0) > a.max(0))
+        pooled = np.sqrt((a.var(0, ddof=1) + b.var(0, ddof=1)) / 2)
+        apart = {
+            "disjoint": (a.min(0) > b.max(0)) | (b.min(0) > a.max(0)),
+            "beyond": abs(a.mean(0) - b.mean(0)) > pooled,
+        }
         points += sum(epoch > 0 for epoch in epochs)
-        parted += [
-            f"{name.replace('_', ' ')} {epoch:g}" for epoch, is_so in zip(epochs, disjoint, strict=True) if is_so
-        ]
-    chance = 2 / math.comb(2 * len(a), len(a))
+        for found, what in ((disjoint, "disjoint"), (beyond, "beyond")):
+            if at := [epoch for epoch, is_so in zip(epochs, apart[what], strict=True) if is_so]:
+                found[name.replace("_", " ")] = at
+    n = len(a)
     return (
-        f"By epoch: at {len(parted)} of {points} points of the curves the seeds' ranges of the two do not meet"
-        + f" ({', '.join(parted)})" * bool(parted)
-        + f"; of two draws of one law it is a share of {chance:.2g}, {chance * points:.0f} points if independent."
+        f"By epoch, of {points} points of the curves: at {_listed(disjoint)} the seeds' ranges of the two do not meet, "
+        f"where two draws of one law would have {2 / math.comb(2 * n, n) * points:.0f}; at {_listed(beyond)} the means "
+        f"differ by more than the pooled standard deviation, where two draws would have "
+        f"{2 * stats.t.sf(math.sqrt(n / 2), 2 * n - 2) * points:.0f}."
     )
+
+
+def _listed(found: Mapping[str, Sequence[float]]) -> str:
+    """How many there are, and which: ``3 (simclr loss 9, 10; byol loss 2)``."""
+    said = "; ".join(f"{name} {', '.join(f'{epoch:g}' for epoch in at)}" for name, at in found.items())
+    return f"{sum(map(len, found.values()))}" + f" ({said})" * bool(found)
+
+
+def ends(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The test scores of both sides, to stand above the panels of :func:`drawn`."""
+    return {
+        f"{row['method']}_val_knn_top1": f"; test {row['ssl_jax']['knn']:.3f}, {row['lightly']['knn']:.3f}"
+        for row in rows
+    }
 
 
 def _words(machine: Mapping[str, Any]) -> str:

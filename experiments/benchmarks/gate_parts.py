@@ -9,7 +9,9 @@ what was recorded over seeds.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -269,7 +271,9 @@ def runs(seed: int) -> Figures:
 
 
 def _run(config: configs.Config) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
+    log = io.StringIO()  # of 24 runs
+    quiet = contextlib.redirect_stdout(log), contextlib.redirect_stderr(log)
+    with tempfile.TemporaryDirectory() as folder, quiet[0], quiet[1]:
         train.fit(build(config), Path(folder) / "run", test=False)
         lines = read_metrics(Path(folder) / "run" / "metrics.jsonl")
     loss = [line["train_loss"] for line in lines if "train_loss" in line]

@@ -78,10 +78,10 @@ def write(suite: Suite, out: Path, left_out: Mapping[str, str], changes: list[st
     return text
 
 
-def changed_of(out: Path) -> list[str]:
-    """Keys that were changed in every row when a table was last written."""
+def last(out: Path) -> dict[str, Any]:
+    """``table.json`` as it was last written, empty if it never was."""
     file = out / "table.json"
-    return json.loads(file.read_text())["changed"] if file.is_file() else []
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def seeds_of(out: Path, row: Row) -> list[int]:

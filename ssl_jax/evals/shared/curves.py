@@ -87,6 +87,7 @@ def learning_curves(
     table: Sequence[Sequence[str]] = (),
     columns: int | None = None,
     dashed: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Several runs in one picture: a panel per score, a colour per row, its seeds as a mean between least and most.
 
@@ -98,6 +99,7 @@ def learning_curves(
       table: rows of cells below the panels, the first one of headings.
       columns: panels side by side; default: three, or two of four.
       dashed: rows that are dashed, so that one is seen that lies beneath.
+      notes: score -> what stands behind it above its panel.
 
     Raises:
       ValueError: there is nothing to draw.
@@ -128,7 +130,8 @@ def learning_curves(
                 seeds = [(epochs, values.mean(0))]
             for epochs, values in seeds:
                 axes.plot(epochs, values, marker="o" if len(epochs) <= 25 else "", markersize=3, **style)
-        canvas.plain(axes, score.replace("_", " "), "epoch", "log scale" if score.endswith("perplexity") else "")
+        heading = f"{score.replace('_', ' ')}{(notes or {}).get(score, '')}"
+        canvas.plain(axes, heading, "epoch", "log scale" if score.endswith("perplexity") else "")
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
         if axes.dataLim.x0 == axes.dataLim.x1:  # one epoch: whole ones about it
             axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
